@@ -1,0 +1,90 @@
+"""A denoiser: a network made into `(x_t, level) -> Prediction(x0, eps)`.
+
+Samplers, guidance and editing know denoisers only; never networks, schedules, parameterizations or labels. A
+prediction carries both x0 and eps, so that no solver divides by alpha or sigma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unnoise.diffusion.levels import Level, Scalar
+from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, recover
+from unnoise.diffusion.schedules import Schedule
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says of x_t: the data and the noise in it, each (b, c, h, w)."""
+
+    x0: Tensor
+    eps: Tensor
+    var_frac: Tensor | None = None
+    """The learned share in [0, 1] of the large variance, where the network predicts it."""
+    nfe: int = 1
+    """How many network evaluations per image this took."""
+
+
+Denoiser: TypeAlias = Callable[[Tensor, Level], Prediction]
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """A network with the schedule and the parameterization it is trained for."""
+
+    network: nn.Module
+    """Called as network(x (b, c, h, w), time (b,), label (b,) or None) -> (b, c or 2c, h, w)."""
+    schedule: Schedule
+    parameterization: str
+    variance: str = "small"
+
+    def output(self, x_t: Tensor, level: Level, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The network's F and, with learned variance, its share in [0, 1] of the large one."""
+        scale = PARAMETERIZATIONS[self.parameterization](level).input_scale
+        out = self.network(_cast(scale * x_t, x_t), _times(self.schedule.network_time(level), x_t), label)
+        if self.variance != "learned":
+            return out, None
+        output, share = out.chunk(2, dim=1)
+        return output, (share + 1) / 2  # Improved DDPM's v in [-1, 1]
+
+    def denoise(
+        self, x_t: Float[Tensor, "b c h w"], level: Level, label: Int[Tensor, " b"] | None = None
+    ) -> Prediction:
+        """The prediction at one level, in the type of x_t."""
+        output, share = self.output(x_t, level, label)
+        x0, eps = recover(PARAMETERIZATIONS[self.parameterization](level), level, x_t, output.to(x_t.dtype))
+        return Prediction(x0, eps, None if share is None else share.to(x_t.dtype))
+
+
+def _cast(x: Tensor, like: Tensor) -> Tensor:
+    return x.to(like.dtype)
+
+
+def _times(time: Scalar, x: Tensor) -> Tensor:
+    """(b,) network times, from one float for all or from a (b, 1, 1, 1) tensor."""
+    if isinstance(time, Tensor):
+        return time.reshape(-1).to(x.device, torch.float32)
+    return torch.full((x.shape[0],), time, device=x.device, dtype=torch.float32)
+
+
+def conditional(model: DiffusionModel, label: Int[Tensor, " b"] | None) -> Denoiser:
+    """The denoiser of a model for given labels."""
+    return lambda x_t, level: model.denoise(x_t, level, label)
+
+
+def clip_x0(denoiser: Denoiser, bound: float = 1.0) -> Denoiser:
+    """Clamp x0 to [-bound, bound] and change eps to match: images lie in [-1, 1]."""
+
+    def clipped(x_t: Tensor, level: Level) -> Prediction:
+        prediction = denoiser(x_t, level)
+        x0 = prediction.x0.clamp(-bound, bound)
+        if isinstance(level.sigma, float) and level.sigma == 0:
+            return prediction._replace(x0=x0)
+        return prediction._replace(x0=x0, eps=(x_t - level.alpha * x0) / level.sigma)
+
+    return clipped

@@ -1,0 +1,78 @@
+"""The levels that one sampling run visits: from t_max down to data, as Python floats.
+
+A spacing lists the `steps` noisy times; `make` turns them into Levels and ends on data, so a grid has steps + 1 entries.
+On a discrete schedule leading, trailing and uniform give whole times (diffusers' spacings, 1 later); karras and log_snr
+give fractional ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from unnoise.diffusion.levels import DATA, Level
+from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
+
+KARRAS_RHO = 7.0
+
+
+def _leading(schedule: Schedule, steps: int) -> np.ndarray:
+    if schedule.steps is not None:
+        return 1.0 + np.arange(steps)[::-1] * (schedule.steps // steps)
+    return schedule.t_min + (schedule.t_max - schedule.t_min) * np.arange(steps)[::-1] / steps
+
+
+def _trailing(schedule: Schedule, steps: int) -> np.ndarray:
+    times = schedule.t_max - np.arange(steps) * schedule.t_max / steps  # Lin et al. 2023, table 2
+    return times if schedule.steps is None else np.round(times)
+
+
+def _uniform(schedule: Schedule, steps: int) -> np.ndarray:
+    times = np.linspace(schedule.t_max, schedule.t_min, steps)
+    return times if schedule.steps is None else np.round(times)
+
+
+def _noise_ends(schedule: Schedule) -> tuple[float, float]:
+    """sigma / alpha at t_max and t_min, within EDM's range where a schedule goes beyond it (alpha may be 0)."""
+    first, last = schedule.level(schedule.t_max), schedule.level(schedule.t_min)
+    bound_low, bound_high = SIGMA_RANGE
+    high = min(first.sigma / first.alpha, bound_high) if first.alpha > 0 else bound_high
+    return float(high), float(max(last.sigma / last.alpha, bound_low))
+
+
+def _by_noise(schedule: Schedule, noises: np.ndarray) -> np.ndarray:
+    times = np.array([schedule.time(float(n)) for n in noises])
+    times[0] = schedule.t_max  # every grid starts on pure noise
+    return times
+
+
+def _karras(schedule: Schedule, steps: int) -> np.ndarray:
+    high, low = (end ** (1 / KARRAS_RHO) for end in _noise_ends(schedule))
+    return _by_noise(schedule, np.linspace(high, low, steps) ** KARRAS_RHO)  # EDM (5)
+
+
+def _log_snr(schedule: Schedule, steps: int) -> np.ndarray:
+    high, low = (math.log(end) for end in _noise_ends(schedule))
+    return _by_noise(schedule, np.exp(np.linspace(high, low, steps)))  # DPM-Solver, section 3.4
+
+
+SPACINGS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
+    "leading": _leading,
+    "trailing": _trailing,
+    "uniform": _uniform,
+    "karras": _karras,
+    "log_snr": _log_snr,
+}
+"""Name -> function of a schedule and a number of steps to as many falling, noisy times."""
+
+
+def make(schedule: Schedule, steps: int, spacing: str) -> list[Level]:
+    """The steps + 1 levels from noise to data; ValueError where two steps would fall on one level."""
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}, expected 1 or more")
+    times = SPACINGS[spacing](schedule, steps)
+    if np.any(np.diff(times) >= 0):
+        raise ValueError(f"steps: got {steps} with spacing {spacing!r} on {schedule.steps} levels; expected fewer")
+    return [*(schedule.level(float(t)) for t in times), DATA]

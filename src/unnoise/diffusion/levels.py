@@ -1,0 +1,77 @@
+"""One noise level, and what lies between two of them.
+
+A `Level` says how much data and how much noise is in `x_t = alpha * x0 + sigma * eps`. Its numbers are Python floats
+when a sampler walks a grid (exact, no device synchronisation) and tensors of shape (b, 1, 1, 1) when a batch is trained
+on b levels at once; every formula below serves both.
+
+A `Transition` is a pair t > s. It is all that ancestral sampling, respacing and the variational bound need, so there are
+no `_prev` arrays and no `t == 0` masks: DDPM's tables are the pairs (t, t-1), a respaced process has other pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+Scalar: TypeAlias = float | Tensor
+
+
+def log(value: Scalar) -> Scalar:
+    """Natural logarithm of a float or a tensor."""
+    return torch.log(value) if isinstance(value, Tensor) else math.log(value)
+
+
+class Level(NamedTuple):
+    """A noise level: time t, signal factor alpha (= sqrt(alpha_bar)) and noise factor sigma."""
+
+    t: Scalar
+    alpha: Scalar
+    sigma: Scalar
+
+    @property
+    def snr(self) -> Scalar:
+        """Signal-to-noise ratio (alpha / sigma)^2; infinite on data for tensors, an error for floats."""
+        return (self.alpha / self.sigma) ** 2
+
+    @property
+    def half_log_snr(self) -> Scalar:
+        """DPM-Solver's lambda = log(alpha / sigma)."""
+        return log(self.alpha) - log(self.sigma)
+
+    def to(self, like: Tensor) -> Level:
+        """This level with alpha and sigma in the type and on the device of a tensor (floats stay floats)."""
+        return Level(*(v.to(like) if isinstance(v, Tensor) else v for v in self))
+
+
+DATA = Level(0.0, 1.0, 0.0)
+"""The level of clean data, where every grid ends."""
+
+
+class Transition(NamedTuple):
+    """The Gaussian steps between two levels t > s: q(x_t | x_s) forwards, q(x_s | x_t, x0) backwards."""
+
+    t: Level
+    s: Level
+
+    @property
+    def ratio(self) -> Scalar:
+        """alpha_t / alpha_s: the mean of q(x_t | x_s) is ratio * x_s."""
+        return self.t.alpha / self.s.alpha
+
+    @property
+    def beta(self) -> Scalar:
+        """beta_{t|s}, the variance of q(x_t | x_s); DDPM's beta_t for s = t-1."""
+        return self.t.sigma**2 - self.ratio**2 * self.s.sigma**2
+
+    @property
+    def beta_tilde(self) -> Scalar:
+        """The variance of q(x_s | x_t, x0); 0 where s is data."""  # DDPM (7)
+        return self.beta * self.s.sigma**2 / self.t.sigma**2
+
+    def posterior_mean(self, x_t: Tensor, x0: Tensor) -> Tensor:
+        """The mean of q(x_s | x_t, x0), shaped like x_t."""  # DDPM (7)
+        variance = self.t.sigma**2
+        return (self.s.alpha * self.beta / variance) * x0 + (self.ratio * self.s.sigma**2 / variance) * x_t

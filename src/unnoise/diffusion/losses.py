@@ -1,0 +1,129 @@
+"""What training minimises: which times are drawn, how they are weighed, L_simple and L_hybrid.
+
+The mean squared error is taken between the network's output F and its target, so with weighting "none" it is each
+paper's own loss: L_simple for eps (DDPM (14)), EDM's lambda(sigma)-weighted loss for edm, the velocity loss for flow.
+
+Times are drawn as quantiles: u in (0, 1) -> t. A stratified batch (one u in each 1/b) has the same distribution and less
+variance between batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unnoise.diffusion.denoiser import DiffusionModel, Prediction
+from unnoise.diffusion.gaussian import (
+    NATS_PER_BIT,
+    diffuse,
+    discretized_log_likelihood,
+    kl_divergence,
+    log_variance,
+    mean_flat,
+)
+from unnoise.diffusion.levels import Level, Scalar, Transition
+from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant, recover, target
+from unnoise.diffusion.schedules import Schedule
+
+MIN_SNR_GAMMA = 5.0
+HYBRID_WEIGHT = 0.001  # Improved DDPM (16)
+
+
+def _uniform_discrete(u: Tensor, schedule: Schedule) -> Tensor:
+    return torch.floor(u * schedule.t_max) + 1
+
+
+def _uniform(u: Tensor, schedule: Schedule) -> Tensor:
+    return schedule.t_min + u * (schedule.t_max - schedule.t_min)
+
+
+def _log_normal_sigma(u: Tensor, schedule: Schedule) -> Tensor:
+    return torch.exp(-1.2 + 1.2 * torch.special.ndtri(u))  # EDM table 1, P_mean and P_std
+
+
+def _logit_normal(u: Tensor, schedule: Schedule) -> Tensor:
+    return torch.sigmoid(torch.special.ndtri(u))  # Esser et al. 2024, section 3.1
+
+
+TIME_DISTRIBUTIONS: dict[str, Callable[[Tensor, Schedule], Tensor]] = {
+    "uniform_discrete": _uniform_discrete,
+    "uniform": _uniform,
+    "log_normal_sigma": _log_normal_sigma,
+    "logit_normal": _logit_normal,
+}
+"""Name -> function of quantiles u in (0, 1), float64 (b,), to times t."""
+
+
+def draw_times(name: str, schedule: Schedule, count: int, generator: torch.Generator, stratified: bool) -> Tensor:
+    """`count` training times, float64 (count,), on the generator's device."""
+    u = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
+    if stratified:
+        u = (torch.arange(count, device=u.device) + u) / count
+    return TIME_DISTRIBUTIONS[name](u.clamp(1e-9, 1 - 1e-9), schedule)
+
+
+def _min_snr(level: Level, det: Scalar) -> Scalar:
+    """min(SNR, gamma) on the x0 error, said in F-space: x0 - x0_hat = sigma / det * (F - F_hat)."""  # Hang et al. 2023
+    snr = torch.as_tensor(level.snr)
+    return snr.clamp(max=MIN_SNR_GAMMA) * (level.sigma / det) ** 2
+
+
+WEIGHTINGS: dict[str, Callable[[Level, Scalar], Scalar]] = {
+    "none": lambda level, det: 1.0,
+    "min_snr": _min_snr,
+}
+"""Name -> weight of the squared error of F, from the level and the parameterization's determinant there."""
+
+
+def training_loss(
+    model: DiffusionModel,
+    x0: Float[Tensor, "b c h w"],
+    eps: Float[Tensor, "b c h w"],
+    t: Float[Tensor, " b"],
+    label: Int[Tensor, " b"] | None,
+    weighting: str,
+) -> Float[Tensor, " b"]:
+    """The loss of each image: weighted MSE of F (L_simple), plus the variational term where the variance is learned."""
+    exact = model.schedule.level(t)
+    level = exact.to(x0)
+    x_t = diffuse(x0, eps, level)
+    output, var_frac = model.output(x_t, level, label)
+    output = output.to(x0.dtype)
+    coefficients = PARAMETERIZATIONS[model.parameterization](level)
+    weight = WEIGHTINGS[weighting](level, determinant(coefficients, level))
+    loss = mean_flat(weight * (output - target(coefficients, x0, eps)) ** 2)
+    if var_frac is None:
+        return loss
+    # L_hybrid: the variational bound trains the variance alone, so the mean is detached. Improved DDPM, section 3.1
+    frozen = Prediction(*recover(coefficients, level, x_t, output.detach()), var_frac)
+    step = Transition(exact, model.schedule.level(t - 1))
+    bound = vlb_term(frozen, x0, x_t, step, "learned", variance_floor(model.schedule))
+    return loss + HYBRID_WEIGHT * model.schedule.t_max * bound.to(loss.dtype)
+
+
+def variance_floor(schedule: Schedule) -> float:
+    """beta~ of the pair (2, 1), which the papers also use for the pair (1, 0), where it is 0."""
+    return float(Transition(schedule.level(2.0), schedule.level(1.0)).beta_tilde)
+
+
+def vlb_term(
+    prediction: Prediction,
+    x0: Float[Tensor, "b c h w"],
+    x_t: Float[Tensor, "b c h w"],
+    step: Transition,
+    variance: str,
+    floor: float,
+) -> Float[Tensor, " b"]:
+    """One term of the variational bound in bits/dim, float64: L_{t-1}, or the decoder's L_0 where s is data."""  # DDPM (5)
+    x0, x_t, x0_hat = x0.double(), x_t.double(), prediction.x0.double()
+    share = None if prediction.var_frac is None else prediction.var_frac.double()
+    mean = step.posterior_mean(x_t, x0_hat)
+    log_var = log_variance(variance, step, share, floor)
+    true_log_var = log_variance("small", step, None, floor)
+    kl = kl_divergence(step.posterior_mean(x_t, x0), true_log_var, mean, log_var)
+    decoder = -discretized_log_likelihood(x0, mean, log_var)
+    at_data = torch.as_tensor(step.s.sigma == 0, device=x0.device)
+    return mean_flat(torch.where(at_data, decoder, kl)) / NATS_PER_BIT

@@ -1,0 +1,41 @@
+"""The two samplers of one evaluation per step: ancestral DDPM and DDIM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from unnoise.diffusion.denoiser import Denoiser
+from unnoise.diffusion.gaussian import log_variance
+from unnoise.diffusion.levels import Level, Transition
+from unnoise.diffusion.samplers.step import Step
+
+
+def ddpm(
+    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], variance: str = "small"
+) -> Iterator[Step]:
+    """Ancestral sampling from p(x_s | x_t); a grid with fewer levels than the schedule is the respaced process."""
+    for t, s in pairwise(grid):
+        step = Transition(t, s)
+        prediction = denoiser(x, t)
+        x = step.posterior_mean(x, prediction.x0)  # DDPM Alg. 2
+        if s.sigma > 0:
+            log_var = torch.as_tensor(log_variance(variance, step, prediction.var_frac, 0.0))
+            x = x + torch.exp(0.5 * log_var).to(x.dtype) * draw()
+        yield Step(s, x, prediction)
+
+
+def ddim(
+    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], eta: float = 0.0
+) -> Iterator[Step]:
+    """The deterministic first-order step for eta = 0 (also EDM's and flow's Euler); ancestral noise for eta = 1."""
+    for t, s in pairwise(grid):
+        prediction = denoiser(x, t)
+        variance = eta**2 * Transition(t, s).beta_tilde  # DDIM (16)
+        x = s.alpha * prediction.x0 + (s.sigma**2 - variance) ** 0.5 * prediction.eps  # DDIM (12)
+        if variance > 0:
+            x = x + variance**0.5 * draw()
+        yield Step(s, x, prediction)

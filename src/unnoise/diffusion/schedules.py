@@ -1,0 +1,170 @@
+"""Schedules: maps from time t to a noise Level, and back from noise to time.
+
+Discrete schedules (linear, cosine, sigmoid) are a table of alpha_bar with T+1 entries, `alpha_bar[0] = 1`: t = 0 is data,
+t = T is noise, and t may be fractional (log-SNR is interpolated), so that any grid can be walked. Hugging Face's
+`alphas_cumprod[i]` is our `alpha_bar[i+1]`. Continuous ones (edm: t = sigma; flow: t in [0, 1]) are formulas.
+
+`network_time` is what the network is told about t. It belongs to the schedule and not to the parameterization, so that
+every parameterization runs on every schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unnoise.diffusion.levels import DATA, Level, Scalar, log
+
+SIGMA_RANGE = (0.002, 80.0)
+"""EDM's range of sigma / alpha, used for spacings by noise where a schedule itself has no finite end."""
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """What the rest of the package needs of a schedule."""
+
+    t_max: float
+    t_min: float
+    """The smallest noisy time that a network is trained on."""
+    steps: int | None
+    """T of a discrete schedule; None for a continuous one."""
+
+    def level(self, t: Scalar) -> Level:
+        """The level at time t; a tensor of shape (b,) gives factors of shape (b, 1, 1, 1)."""
+        ...
+
+    def time(self, noise_to_signal: float) -> float:
+        """The time at which sigma / alpha has this value."""
+        ...
+
+    def network_time(self, level: Level) -> Scalar:
+        """The number the network is given for this level."""
+        ...
+
+
+def _per_image(t: Tensor) -> Tensor:
+    return t.reshape(-1, 1, 1, 1)
+
+
+class Discrete:
+    """T noise levels given by their alpha_bar, float64, shape (T + 1,), from 1 down."""
+
+    t_min = 1.0
+
+    def __init__(self, alpha_bar: np.ndarray) -> None:
+        self.steps = len(alpha_bar) - 1
+        self.t_max = float(self.steps)
+        self.alpha_bar = alpha_bar
+        # log(sigma / alpha) of t = 1..T, for fractional times; entry 0 would be -inf.
+        self.log_noise = 0.5 * (np.log1p(-alpha_bar[1:]) - np.log(alpha_bar[1:]))
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def level(self, t: Scalar) -> Level:
+        if isinstance(t, Tensor):
+            factors = self._table(t.device)[t.long()]
+            return Level(_per_image(t), _per_image(factors[:, 0]), _per_image(factors[:, 1]))
+        if t <= 0:
+            return DATA
+        if float(t).is_integer():
+            alpha_bar = float(self.alpha_bar[int(t)])
+            return Level(float(t), alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
+        if t < 1:
+            raise ValueError(f"discrete time t = {t}: between 0 and 1 there is no noise level")
+        noise = math.exp(np.interp(t, np.arange(1, self.steps + 1), self.log_noise))
+        alpha = (1 + noise**2) ** -0.5
+        return Level(t, alpha, noise * alpha)
+
+    def _table(self, device: torch.device) -> Tensor:
+        if device not in self._tables:
+            factors = np.stack([self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5], axis=1)
+            if device.type == "mps":  # Apple's GPUs have no float64
+                factors = factors.astype(np.float32)
+            self._tables[device] = torch.from_numpy(factors).to(device)
+        return self._tables[device]
+
+    def time(self, noise_to_signal: float) -> float:
+        return float(np.interp(math.log(noise_to_signal), self.log_noise, np.arange(1, self.steps + 1)))
+
+    def network_time(self, level: Level) -> Scalar:
+        return level.t - 1  # the papers' networks count from 0
+
+
+class EDM:
+    """EDM's variance-exploding levels: alpha = 1, sigma = t."""
+
+    steps = None
+    t_min, t_max = SIGMA_RANGE
+
+    def level(self, t: Scalar) -> Level:
+        if isinstance(t, Tensor):
+            t = _per_image(t)
+            return Level(t, torch.ones_like(t), t)
+        return Level(t, 1.0, t)
+
+    def time(self, noise_to_signal: float) -> float:
+        return noise_to_signal
+
+    def network_time(self, level: Level) -> Scalar:
+        return log(level.t) / 4  # EDM table 1, c_noise
+
+
+class Flow:
+    """Flow matching's straight line: alpha = 1 - t, sigma = t."""
+
+    steps = None
+    t_min, t_max = 0.001, 1.0
+
+    def level(self, t: Scalar) -> Level:
+        t = _per_image(t) if isinstance(t, Tensor) else t
+        return Level(t, 1 - t, t)
+
+    def time(self, noise_to_signal: float) -> float:
+        return noise_to_signal / (1 + noise_to_signal)
+
+    def network_time(self, level: Level) -> Scalar:
+        return 1000 * level.t  # the sinusoidal embedding resolves 0..1000
+
+
+def _from_betas(betas: np.ndarray) -> Discrete:
+    return Discrete(np.concatenate([[1.0], np.cumprod(1 - betas)]))
+
+
+def _from_alpha_bar(alpha_bar: Callable[[np.ndarray], np.ndarray], steps: int) -> Discrete:
+    """Betas from a smooth alpha_bar(t / T), capped at 0.999 so that alpha_bar(T) > 0."""  # Improved DDPM, section 3.2
+    values = alpha_bar(np.arange(steps + 1) / steps)
+    return _from_betas(np.minimum(1 - values[1:] / values[:-1], 0.999))
+
+
+def linear(steps: int) -> Discrete:
+    """beta_t from 1e-4 to 0.02 for T = 1000, scaled so that other T end at the same noise."""  # DDPM, section 4
+    return _from_betas(np.minimum(np.linspace(1e-4, 0.02, steps) * 1000 / steps, 0.999))
+
+
+def cosine(steps: int) -> Discrete:
+    """alpha_bar = cos^2((t/T + 0.008) / 1.008 * pi/2), normalised at 0."""  # Improved DDPM (17)
+    return _from_alpha_bar(lambda u: np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2, steps)
+
+
+def sigmoid(steps: int) -> Discrete:
+    """alpha_bar = sigmoid from -3 to 3, tau = 1, rescaled to [0, 1]."""  # Jabri et al. 2022, algorithm 1
+
+    def alpha_bar(u: np.ndarray) -> np.ndarray:
+        low, values, high = (1 / (1 + np.exp(-v)) for v in (-3.0, 6 * u - 3, 3.0))
+        return (high - values) / (high - low)
+
+    return _from_alpha_bar(alpha_bar, steps)
+
+
+SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "edm": lambda steps: EDM(),
+    "flow": lambda steps: Flow(),
+}
+"""Name -> function of the number of steps T (which the continuous schedules ignore)."""
