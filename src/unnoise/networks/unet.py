@@ -1,0 +1,192 @@
+"""The U-Net of DDPM and its descendants: one network, told apart by `UNetConfig`.
+
+    image -> stem -> level 0: blocks (+ attention) -> half size -> level 1: .. -> middle: block, attention, block
+          <- head <- level 0: blocks (+ attention) <- double size <- level 1: .. <-
+
+The encoder leaves skips that the decoder takes from the end of the list: one per block, downsampling and stem
+("every_block", Ho et al. 2020) or one per level ("per_level"). The decoder upsamples to the size of the skip it meets, so
+any height and width works. Time (and class) become one embedding, projected for all blocks by one matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unnoise.networks.config import UNetConfig
+from unnoise.networks.layers import Attention, Downsample, ResBlock, Upsample, norm, sinusoidal_embedding, zeroed
+
+
+class UNet(nn.Module):
+    """A noise-prediction network for images (b, image_channels, h, w), output (b, out_channels, h, w).
+
+    `num_classes` > 0 adds a class embedding with one row more, the null label `num_classes`, for images without a label.
+    `image_size` (height) only serves `config.attention_sizes`. Raises ValueError on a shape that cannot be built.
+    """
+
+    def __init__(
+        self, config: UNetConfig, image_channels: int, out_channels: int, image_size: int, num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        check(config, image_size)
+        self.config = config
+        self.num_classes = num_classes
+        self._widths = [config.base_channels * m for m in config.channel_multipliers]
+        self._attention = attention_levels(config, image_size)
+        time_hidden = config.time_hidden or 4 * config.base_channels
+        time_channels = config.time_channels or 4 * config.base_channels
+        self.time_mlp = nn.Sequential(
+            nn.Linear(config.base_channels, time_hidden), nn.SiLU(), nn.Linear(time_hidden, time_channels)
+        )
+        self.class_embedding = nn.Embedding(num_classes + 1, time_channels) if num_classes else None
+        self._build_encoder(image_channels)
+        self._build_middle()
+        self._build_decoder()
+        self.out_norm = norm(self._widths[0], config)
+        self.out_conv = zeroed(nn.Conv2d(self._widths[0], out_channels, 3, padding=1))
+        blocks = [m for m in self.modules() if isinstance(m, ResBlock)]
+        for slot, block in enumerate(blocks):
+            block.slot = slot
+        self._embedding_widths = [block.embedding_channels for block in blocks]
+        self.time_projection = nn.Linear(time_channels, sum(self._embedding_widths))
+
+    def _block_with_attention(self, level: int, block: ResBlock) -> nn.ModuleList:
+        layers: list[nn.Module] = [block]
+        if level in self._attention:
+            layers.append(Attention(self._widths[level], self.config))
+        return nn.ModuleList(layers)
+
+    def _build_encoder(self, image_channels: int) -> None:
+        config, widths = self.config, self._widths
+        has_stem = config.stem == "conv"
+        self.stem = nn.Conv2d(image_channels, config.base_channels, 3, padding=1) if has_stem else None
+        channels = config.base_channels if has_stem else image_channels
+        self._skip_widths = [channels] if has_stem and config.skips == "every_block" else []
+        self.encoder, self.down = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(widths):
+            blocks = nn.ModuleList()
+            for _ in range(config.blocks_per_level):
+                raw = not has_stem and level == 0 and not blocks
+                blocks.append(self._block_with_attention(level, ResBlock(channels, width, config, raw_input=raw)))
+                channels = width
+                self._skip_widths += [channels] if config.skips == "every_block" else []
+            self.encoder.append(blocks)
+            self._skip_widths += [channels] if config.skips == "per_level" else []
+            if level < len(widths) - 1:
+                by_block = config.resample == "resblock"
+                self.down.append(ResBlock(width, width, config, "down") if by_block else Downsample(width, config))
+                self._skip_widths += [channels] if config.skips == "every_block" else []
+
+    def _build_middle(self) -> None:
+        width = self._widths[-1]
+        self.middle1 = ResBlock(width, width, self.config)
+        self.middle_attention = Attention(width, self.config)
+        self.middle2 = ResBlock(width, width, self.config)
+
+    def _build_decoder(self) -> None:
+        config, widths = self.config, self._widths
+        skips, channels = list(self._skip_widths), widths[-1]
+        every = config.skips == "every_block"
+        self.decoder, self.up = nn.ModuleList(), nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            blocks = nn.ModuleList()
+            for i in range(config.blocks_per_level + every):
+                joined = channels + (skips.pop() if every or i == 0 else 0)
+                blocks.append(self._block_with_attention(level, ResBlock(joined, widths[level], config)))
+                channels = widths[level]
+            self.decoder.append(blocks)
+            if level > 0:
+                by_block = config.resample == "resblock"
+                self.up.append(ResBlock(channels, channels, config, "up") if by_block else Upsample(channels))
+
+    def embed(self, time: Float[Tensor, " b"], label: Int[Tensor, " b"] | None) -> tuple[Tensor, ...]:
+        """Every residual block's (b, embedding_channels) slice, by its slot, of the projected time and class embedding."""
+        sinusoid = sinusoidal_embedding(time, self.config.base_channels, self.config.frequencies)
+        embedding = self.time_mlp(sinusoid.to(self.out_conv.weight.dtype))
+        if self.class_embedding is not None:
+            if label is None:
+                label = torch.full(time.shape, self.num_classes, device=time.device, dtype=torch.long)
+            embedding = embedding + self.class_embedding(label)
+        return self.time_projection(F.silu(embedding)).split(self._embedding_widths, dim=1)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"], label: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b o h w"]:
+        """The network's output F for noisy images x at network times `time`; no label is the null label."""
+        embedding = self.embed(time, label)
+        x, skips = self._encode(x, embedding)
+        x = self.middle1(x, embedding[self.middle1.slot])
+        x = self.middle2(self.middle_attention(x), embedding[self.middle2.slot])
+        x = self._decode(x, skips, embedding)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+    def _encode(self, x: Tensor, embedding: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+        every = self.config.skips == "every_block"
+        x = x if self.stem is None else self.stem(x)
+        skips = [x] if every and self.stem is not None else []
+        for level, blocks in enumerate(self.encoder):
+            for layers in blocks:
+                x = _run(layers, x, embedding)
+                skips += [x] if every else []
+            skips += [] if every else [x]
+            if level < len(self.down):
+                down = self.down[level]
+                x = down(x, embedding[down.slot]) if isinstance(down, ResBlock) else down(x)
+                skips += [x] if every else []
+        return x, skips
+
+    def _decode(self, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]) -> Tensor:
+        every = self.config.skips == "every_block"
+        for level, blocks in enumerate(self.decoder):
+            for i, layers in enumerate(blocks):
+                x = _run(layers, torch.cat([x, skips.pop()], dim=1) if every or i == 0 else x, embedding)
+            if level < len(self.up):
+                up, size = self.up[level], tuple(skips[-1].shape[-2:])
+                x = up(x, embedding[up.slot], size) if isinstance(up, ResBlock) else up(x, size)
+        return x
+
+
+def _run(layers: nn.ModuleList, x: Tensor, embedding: tuple[Tensor, ...]) -> Tensor:
+    """A residual block and, if it has one, its attention."""
+    block = layers[0]
+    x = block(x, embedding[block.slot])
+    return layers[1](x) if len(layers) > 1 else x
+
+
+def attention_levels(config: UNetConfig, image_size: int) -> set[int]:
+    """The levels with attention, by number or by height of the feature map."""
+    sizes = [image_size]
+    for _ in config.channel_multipliers[1:]:
+        sizes.append((sizes[-1] + 1) // 2)
+    return set(config.attention_levels) | {i for i, size in enumerate(sizes) if size in config.attention_sizes}
+
+
+def check(config: UNetConfig, image_size: int) -> None:
+    """ValueError, in one line, for a network that cannot be built."""
+    count = len(config.channel_multipliers)
+    if config.base_channels < 2 or config.base_channels % 2 or count == 0 or min(config.channel_multipliers) < 1:
+        raise ValueError(
+            f"network: got base_channels {config.base_channels}, channel_multipliers {config.channel_multipliers}; "
+            "expected an even number of channels and at least one multiplier, all 1 or more"
+        )
+    if config.blocks_per_level < 1:
+        raise ValueError(f"network.blocks_per_level: got {config.blocks_per_level}, expected 1 or more")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"network.dropout: got {config.dropout}, expected 0 up to, not including, 1")
+    for level in config.attention_levels:
+        if not 0 <= level < count:
+            raise ValueError(f"network.attention_levels: got level {level}, expected 0 to {count - 1} ({count} levels)")
+    sizes = [-(-image_size // 2**i) for i in range(count)]
+    for size in config.attention_sizes:
+        if size not in sizes:
+            raise ValueError(f"network.attention_sizes: got {size}, expected one of the feature-map sizes {sizes}")
+    for multiplier in config.channel_multipliers:
+        width = config.base_channels * multiplier
+        for name, parts in (("norm_groups", config.norm_groups), ("attention_heads", config.attention_heads)):
+            if parts < 1 or width % parts:
+                raise ValueError(
+                    f"network.{name}: {width} channels (base_channels x {multiplier}) are not divisible by {parts}; "
+                    f"choose a divisor of {width} or other channels"
+                )
