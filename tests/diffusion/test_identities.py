@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_grids_fall_from_noise_to_data(spacing, schedule):
         grid = grids.make(schedule, steps, spacing)
         assert len(grid) == steps + 1
         assert grid[-1] == DATA
-        assert all(a.t > b.t for a, b in zip(grid, grid[1:], strict=False))
+        assert all(a.t > b.t for a, b in pairwise(grid))
         assert spacing == "leading" or grid[0].t == schedule.t_max
 
 

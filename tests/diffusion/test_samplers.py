@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -33,10 +34,7 @@ class Ensemble:
 
 
 def last(sampler, denoiser, grid, noise, options=None):
-    step = None
-    for step in walk(sampler, denoiser, grid, noise.normal, options):
-        pass
-    assert step is not None
+    *_, step = walk(sampler, denoiser, grid, noise.normal, options)
     return step
 
 
@@ -68,7 +66,7 @@ def test_ddim_converges_with_order_one(schedule):
         for n in (32, 64, 128, 2048)
     }
     errors = [(ends[n] - ends[2048]).abs().mean().item() for n in (32, 64, 128)]
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
     assert all(0.8 < slope < 1.3 for slope in slopes), slopes
 
 

@@ -41,9 +41,9 @@ def renamed(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         mine, sampler = ("encoder", "downsamplers") if side == "down" else ("decoder", "upsamplers")
         for level in range(4):
             for i in range(count):
-                block(f"{mine}.{level}.{i}.0", f"{side}_blocks.{level}.resnets.{i}")
+                block(f"{mine}.{level}.{i}.block", f"{side}_blocks.{level}.resnets.{i}")
                 if f"{side}_blocks.{level}.attentions.{i}.to_q.weight" in theirs:
-                    attention(f"{mine}.{level}.{i}.1", f"{side}_blocks.{level}.attentions.{i}")
+                    attention(f"{mine}.{level}.{i}.attention", f"{side}_blocks.{level}.attentions.{i}")
             for p in ("weight", "bias"):
                 if level < 3:
                     ours[f"{side}.{level}.conv.{p}"] = theirs[f"{side}_blocks.{level}.{sampler}.0.conv.{p}"]

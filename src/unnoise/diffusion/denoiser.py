@@ -83,8 +83,6 @@ def clip_x0(denoiser: Denoiser, bound: float = 1.0) -> Denoiser:
     def clipped(x_t: Tensor, level: Level) -> Prediction:
         prediction = denoiser(x_t, level)
         x0 = prediction.x0.clamp(-bound, bound)
-        if isinstance(level.sigma, float) and level.sigma == 0:
-            return prediction._replace(x0=x0)
         return prediction._replace(x0=x0, eps=(x_t - level.alpha * x0) / level.sigma)
 
     return clipped

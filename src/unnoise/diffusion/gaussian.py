@@ -46,11 +46,15 @@ def kl_divergence(mean1: Tensor, log_var1: Scalar, mean2: Tensor, log_var2: Scal
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_var: Scalar) -> Tensor:
     """log P(x) of a grey value in {-1, -1 + 2/255, .., 1} under a Gaussian cut into 256 bins, in nats."""  # DDPM (13)
     inv_std = torch.exp(-0.5 * torch.as_tensor(log_var, dtype=x.dtype, device=x.device))
-    upper = torch.special.ndtr((x - mean + 1 / 255) * inv_std)
-    lower = torch.special.ndtr((x - mean - 1 / 255) * inv_std)
+    upper = _normal_cdf((x - mean + 1 / 255) * inv_std)
+    lower = _normal_cdf((x - mean - 1 / 255) * inv_std)
     upper = torch.where(x > 0.999, 1.0, upper)
     lower = torch.where(x < -0.999, 0.0, lower)
     return torch.log(torch.clamp(upper - lower, min=1e-12))
+
+
+def _normal_cdf(z: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(z / 2**0.5))
 
 
 def mean_flat(x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

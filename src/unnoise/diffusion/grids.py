@@ -50,7 +50,8 @@ def _by_noise(schedule: Schedule, noises: np.ndarray) -> np.ndarray:
 
 def _karras(schedule: Schedule, steps: int) -> np.ndarray:
     high, low = (end ** (1 / KARRAS_RHO) for end in _noise_ends(schedule))
-    return _by_noise(schedule, np.linspace(high, low, steps) ** KARRAS_RHO)  # EDM (5)
+    roots: np.ndarray = np.linspace(high, low, steps)
+    return _by_noise(schedule, roots**KARRAS_RHO)  # EDM (5)
 
 
 def _log_snr(schedule: Schedule, steps: int) -> np.ndarray:

@@ -10,10 +10,10 @@ from unnoise.diffusion.denoiser import Denoiser, DiffusionModel, Prediction, con
 from unnoise.diffusion.levels import Level
 
 
-def classifier_free(model: DiffusionModel, label: Int[Tensor, " b"], null_label: int, scale: float) -> Denoiser:
-    """D = D_null + scale * (D_label - D_null), both in one call of twice the batch; scale 1 is no guidance."""
+def classifier_free(model: DiffusionModel, label: Int[Tensor, " b"] | None, null_label: int, scale: float) -> Denoiser:
+    """D = D_null + scale * (D_label - D_null), both in one call of twice the batch; scale 1 (or no label) is no guidance."""
     # Ho & Salimans 2022 (6), whose w is scale - 1
-    if scale == 1:
+    if scale == 1 or label is None:
         return conditional(model, label)
     both = torch.cat([label, torch.full_like(label, null_label)])
 

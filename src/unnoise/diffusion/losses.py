@@ -40,12 +40,16 @@ def _uniform(u: Tensor, schedule: Schedule) -> Tensor:
     return schedule.t_min + u * (schedule.t_max - schedule.t_min)
 
 
+def _normal_quantile(u: Tensor) -> Tensor:
+    return 2**0.5 * torch.erfinv(2 * u - 1)
+
+
 def _log_normal_sigma(u: Tensor, schedule: Schedule) -> Tensor:
-    return torch.exp(-1.2 + 1.2 * torch.special.ndtri(u))  # EDM table 1, P_mean and P_std
+    return torch.exp(-1.2 + 1.2 * _normal_quantile(u))  # EDM table 1, P_mean and P_std
 
 
 def _logit_normal(u: Tensor, schedule: Schedule) -> Tensor:
-    return torch.sigmoid(torch.special.ndtri(u))  # Esser et al. 2024, section 3.1
+    return torch.sigmoid(_normal_quantile(u))  # Esser et al. 2024, section 3.1
 
 
 TIME_DISTRIBUTIONS: dict[str, Callable[[Tensor, Schedule], Tensor]] = {

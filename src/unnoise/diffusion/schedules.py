@@ -28,11 +28,20 @@ SIGMA_RANGE = (0.002, 80.0)
 class Schedule(Protocol):
     """What the rest of the package needs of a schedule."""
 
-    t_max: float
-    t_min: float
-    """The smallest noisy time that a network is trained on."""
-    steps: int | None
-    """T of a discrete schedule; None for a continuous one."""
+    @property
+    def t_max(self) -> float:
+        """The time of pure noise."""
+        ...
+
+    @property
+    def t_min(self) -> float:
+        """The smallest noisy time that a network is trained on."""
+        ...
+
+    @property
+    def steps(self) -> int | None:
+        """T of a discrete schedule; None for a continuous one."""
+        ...
 
     def level(self, t: Scalar) -> Level:
         """The level at time t; a tensor of shape (b,) gives factors of shape (b, 1, 1, 1)."""
@@ -84,7 +93,7 @@ class Discrete:
             factors = np.stack([self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5], axis=1)
             if device.type == "mps":  # Apple's GPUs have no float64
                 factors = factors.astype(np.float32)
-            self._tables[device] = torch.from_numpy(factors).to(device)
+            self._tables[device] = torch.as_tensor(factors, device=device)
         return self._tables[device]
 
     def time(self, noise_to_signal: float) -> float:

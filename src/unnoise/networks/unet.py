@@ -10,6 +10,8 @@ any height and width works. Time (and class) become one embedding, projected for
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -17,6 +19,18 @@ from torch import Tensor, nn
 
 from unnoise.networks.config import UNetConfig
 from unnoise.networks.layers import Attention, Downsample, ResBlock, Upsample, norm, sinusoidal_embedding, zeroed
+
+
+class Stage(nn.Module):
+    """A residual block and, at the levels that have it, attention."""
+
+    def __init__(self, block: ResBlock, attention: Attention | None) -> None:
+        super().__init__()
+        self.block, self.attention = block, attention
+
+    def forward(self, x: Tensor, embedding: tuple[Tensor, ...]) -> Tensor:
+        x = self.block(x, embedding[self.block.slot])
+        return x if self.attention is None else self.attention(x)
 
 
 class UNet(nn.Module):
@@ -52,11 +66,8 @@ class UNet(nn.Module):
         self._embedding_widths = [block.embedding_channels for block in blocks]
         self.time_projection = nn.Linear(time_channels, sum(self._embedding_widths))
 
-    def _block_with_attention(self, level: int, block: ResBlock) -> nn.ModuleList:
-        layers: list[nn.Module] = [block]
-        if level in self._attention:
-            layers.append(Attention(self._widths[level], self.config))
-        return nn.ModuleList(layers)
+    def _stage(self, level: int, block: ResBlock) -> Stage:
+        return Stage(block, Attention(self._widths[level], self.config) if level in self._attention else None)
 
     def _build_encoder(self, image_channels: int) -> None:
         config, widths = self.config, self._widths
@@ -69,7 +80,7 @@ class UNet(nn.Module):
             blocks = nn.ModuleList()
             for _ in range(config.blocks_per_level):
                 raw = not has_stem and level == 0 and not blocks
-                blocks.append(self._block_with_attention(level, ResBlock(channels, width, config, raw_input=raw)))
+                blocks.append(self._stage(level, ResBlock(channels, width, config, raw_input=raw)))
                 channels = width
                 self._skip_widths += [channels] if config.skips == "every_block" else []
             self.encoder.append(blocks)
@@ -92,9 +103,9 @@ class UNet(nn.Module):
         self.decoder, self.up = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(widths))):
             blocks = nn.ModuleList()
-            for i in range(config.blocks_per_level + every):
+            for i in range(config.blocks_per_level + (every and (level > 0 or self.stem is not None))):
                 joined = channels + (skips.pop() if every or i == 0 else 0)
-                blocks.append(self._block_with_attention(level, ResBlock(joined, widths[level], config)))
+                blocks.append(self._stage(level, ResBlock(joined, widths[level], config)))
                 channels = widths[level]
             self.decoder.append(blocks)
             if level > 0:
@@ -127,8 +138,8 @@ class UNet(nn.Module):
         x = x if self.stem is None else self.stem(x)
         skips = [x] if every and self.stem is not None else []
         for level, blocks in enumerate(self.encoder):
-            for layers in blocks:
-                x = _run(layers, x, embedding)
+            for stage in cast(nn.ModuleList, blocks):
+                x = stage(x, embedding)
                 skips += [x] if every else []
             skips += [] if every else [x]
             if level < len(self.down):
@@ -140,19 +151,12 @@ class UNet(nn.Module):
     def _decode(self, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]) -> Tensor:
         every = self.config.skips == "every_block"
         for level, blocks in enumerate(self.decoder):
-            for i, layers in enumerate(blocks):
-                x = _run(layers, torch.cat([x, skips.pop()], dim=1) if every or i == 0 else x, embedding)
+            for i, stage in enumerate(cast(nn.ModuleList, blocks)):
+                x = stage(torch.cat([x, skips.pop()], dim=1) if every or i == 0 else x, embedding)
             if level < len(self.up):
                 up, size = self.up[level], tuple(skips[-1].shape[-2:])
                 x = up(x, embedding[up.slot], size) if isinstance(up, ResBlock) else up(x, size)
         return x
-
-
-def _run(layers: nn.ModuleList, x: Tensor, embedding: tuple[Tensor, ...]) -> Tensor:
-    """A residual block and, if it has one, its attention."""
-    block = layers[0]
-    x = block(x, embedding[block.slot])
-    return layers[1](x) if len(layers) > 1 else x
 
 
 def attention_levels(config: UNetConfig, image_size: int) -> set[int]:

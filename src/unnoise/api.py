@@ -1,0 +1,42 @@
+"""The commands as Python functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unnoise import build
+from unnoise.config import RunConfig, override
+from unnoise.data.dataset import ImageData, load
+from unnoise.model import Model
+from unnoise.model import load as load_model
+from unnoise.presets import named
+from unnoise.training import loop
+
+
+def preset(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
+    """A preset's configuration, or `pictures` for a folder or zip, with dotted keys changed: {"train.kimg": 50}."""
+    return override(named(name), changes or {})
+
+
+def load_data(config: RunConfig, progress: bool = False) -> ImageData:
+    """The images of a configuration."""
+    return load(config.data, progress)
+
+
+def train(config: RunConfig | str, out: str | Path | None = None, changes: Mapping[str, Any] | None = None) -> Model:
+    """Train a preset, a folder of pictures or a configuration into a run folder, and give the model.
+
+    The same call goes on where an interrupted one stopped. `out` is runs/<preset> unless given.
+    """
+    config = preset(config, changes) if isinstance(config, str) else override(config, changes or {})
+    folder = Path(out) if out is not None else default_folder(config)
+    outcome = loop.train(config, load_data(config), folder)
+    return load_model(outcome.folder, str(build.device(config.device)))
+
+
+def default_folder(config: RunConfig) -> Path:
+    """runs/<preset>, or runs/<folder's name> for own pictures."""
+    name = Path(config.data.source).stem if config.preset == "pictures" else config.preset
+    return Path("runs") / name

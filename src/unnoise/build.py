@@ -1,0 +1,142 @@
+"""RunConfig -> objects: the only place where the registries meet the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from unnoise.config import ConfigError, DiffusionConfig, RunConfig, SampleConfig, nearest
+from unnoise.diffusion.denoiser import DiffusionModel
+from unnoise.diffusion.gaussian import VARIANCES
+from unnoise.diffusion.grids import SPACINGS
+from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS
+from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
+from unnoise.diffusion.samplers import SAMPLERS
+from unnoise.diffusion.schedules import SCHEDULES
+from unnoise.networks.unet import UNet
+
+V = TypeVar("V")
+
+
+def lookup(registry: Mapping[str, V], name: str, field: str) -> V:
+    """The entry of a registry, or a ConfigError with the nearest name."""
+    if name not in registry:
+        raise ConfigError(f"{field}: no {name!r}; {nearest(name, registry)}")
+    return registry[name]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network must know of its data."""
+
+    channels: int
+    height: int
+    width: int
+    num_classes: int = 0
+
+
+def network(config: RunConfig, shape: Shape) -> UNet:
+    """A freshly initialised U-Net for a data shape (initialised from `config.seed`, the global generator untouched)."""
+    learned = config.diffusion.variance == "learned"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            return UNet(
+                config.network, shape.channels, shape.channels * (2 if learned else 1), shape.height, shape.num_classes
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
+    """The network with its schedule and parameterization; ConfigError for combinations that do not exist."""
+    schedule = lookup(SCHEDULES, config.schedule, "diffusion.schedule")(config.timesteps)
+    lookup(PARAMETERIZATIONS, config.parameterization, "diffusion.parameterization")
+    lookup(TIME_DISTRIBUTIONS, config.times, "diffusion.times")
+    lookup(WEIGHTINGS, config.weighting, "diffusion.weighting")
+    lookup(dict.fromkeys(VARIANCES), config.variance, "diffusion.variance")
+    if (schedule.steps is None) == (config.times == "uniform_discrete"):
+        fix = "uniform" if schedule.steps is None else "uniform_discrete"
+        raise ConfigError(f"diffusion.times: got {config.times!r} with schedule {config.schedule!r}; expected {fix!r}")
+    if config.variance == "learned" and schedule.steps is None:
+        raise ConfigError(f"diffusion.variance: 'learned' needs a discrete schedule, got {config.schedule!r}")
+    if config.parameterization == "eps" and schedule.level(schedule.t_max).alpha == 0:
+        raise ConfigError(
+            f"diffusion.parameterization: 'eps' cannot start from pure noise on schedule {config.schedule!r}; "
+            "expected flow, v, x0 or edm"
+        )
+    return DiffusionModel(net, schedule, config.parameterization, config.variance)
+
+
+def check_sampling(config: SampleConfig) -> None:
+    """ConfigError for an unknown sampler or spacing."""
+    lookup(SAMPLERS, config.sampler, "sample.sampler")
+    lookup(SPACINGS, config.spacing, "sample.spacing")
+
+
+def device(name: str) -> torch.device:
+    """The device of a name; auto is CUDA, then Apple's GPU, then the CPU."""
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {name!r} is not there; expected auto, cpu, cuda, cuda:0 or mps") from error
+    return chosen
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a network is computed on a device: precision, memory format, compilation."""
+
+    device: torch.device
+    dtype: torch.dtype
+    channels_last: bool
+    compile: bool
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision, or nothing for fp32."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def place(self, net: nn.Module) -> nn.Module:
+        """The network on the device in this memory format."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return net.to(device=self.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def arithmetic(config: RunConfig) -> Arithmetic:
+    """The configured arithmetic; "auto" by the measurements in docs/results.md (kernels)."""
+    where = device(config.device)
+    wide = config.network.base_channels >= 64
+    if config.train.precision != "auto":
+        dtype = DTYPES[config.train.precision]
+    elif where.type == "cuda":
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    elif where.type == "cpu" and wide and torch.cpu._is_avx512_bf16_supported():
+        dtype = torch.bfloat16
+    else:
+        dtype = torch.float32
+    if dtype == torch.float16 and where.type != "cuda":
+        raise ConfigError(f"train.precision: 'fp16' needs CUDA, got device {where.type}; expected fp32 or bf16")
+    return Arithmetic(
+        where,
+        dtype,
+        _switch(config.train.channels_last, where.type == "cuda" or wide),
+        _switch(config.train.compile, where.type == "cuda"),
+    )
+
+
+def _switch(value: str, auto: bool) -> bool:
+    return auto if value == "auto" else value == "on"

@@ -1,0 +1,194 @@
+"""The run folder, its checkpoints and the model file: safetensors and JSON, no pickle.
+
+A run folder holds
+
+    config.json                      the whole configuration, and the data's fingerprint
+    metrics.jsonl                    one line per log interval
+    samples/00070000.png             fixed-seed grids by images seen
+    checkpoints/step-00001094/       network, ema, optimizer (.safetensors), state.json, manifest.json
+    model.safetensors                the averaged network alone, self-describing: what `load` and `sample` read
+
+A checkpoint is written under a temporary name, every file fsynced, its manifest of sizes and SHA-256 last, then renamed:
+it is there whole or not at all, and a damaged one is never loaded silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+MODEL_FILE = "model.safetensors"
+
+Tensors = dict[str, Tensor]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or model file that cannot be written or read; the message says which, why and what to do."""
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    _fsync(temporary)
+    os.replace(temporary, path)
+    _fsync(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON, or a CheckpointError."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+
+
+def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any]) -> Path:
+    """Write `folder/step-<step>` from named groups of tensors and a JSON state; the old ones stay if it fails."""
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".tmp-{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for name, group in tensors.items():
+            save_file({k: v.contiguous() for k, v in group.items()}, temporary / f"{name}.safetensors")
+        (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        manifest = {"format": FORMAT, "torch": torch.__version__, "files": {}}
+        for path in sorted(temporary.iterdir()):
+            _fsync(path)
+            manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        write_json(temporary / "manifest.json", manifest)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _fsync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"checkpoint {final}: not written ({_reason(error)}); earlier checkpoints are intact, make room or choose "
+            "another --out and run the same command again"
+        ) from error
+    return final
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints."""
+    for path in checkpoints(folder)[:-keep]:
+        shutil.rmtree(path)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first; half-written ones have another name and do not count."""
+    return sorted(p for p in folder.glob("step-*") if p.is_dir())
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """Read a checkpoint after verifying every file against its manifest; CheckpointError names what is wrong."""
+    verify(path)
+    tensors = {p.stem: load_file(p, device=str(device)) for p in sorted(path.glob("*.safetensors"))}
+    return tensors, json.loads((path / "state.json").read_text())
+
+
+def verify(path: Path) -> None:
+    """CheckpointError unless every file of the manifest is there, of its size and SHA-256."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        files, version = dict(manifest["files"]), manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}: its manifest.json cannot be read ({type(error).__name__})"
+        ) from error
+    if version != FORMAT:
+        raise CheckpointError(f"checkpoint {path}: format {version}, expected {FORMAT}; update unnoise")
+    for name, entry in files.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"checkpoint {path}: {name} is missing")
+        if file.stat().st_size != entry["bytes"]:
+            raise CheckpointError(
+                f"checkpoint {path}: {name} is {file.stat().st_size} bytes, expected {entry['bytes']}"
+            )
+        if sha256(file) != entry["sha256"]:
+            raise CheckpointError(f"checkpoint {path}: {name} is damaged (SHA-256 differs from the manifest's)")
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and why newer ones were skipped."""
+    skipped = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            verify(path)
+        except CheckpointError as error:
+            skipped.append(str(error))
+        else:
+            return path, skipped
+    return None, skipped
+
+
+def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
+    """Write one self-describing model file: weights, and as its header's `unnoise` entry the JSON record."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {**record, "format": FORMAT, "weights": fingerprint(tensors)}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"unnoise": json.dumps(record)})
+        _fsync(temporary)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"model file {path}: not written ({_reason(error)})") from error
+
+
+def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Weights and record of a model file; CheckpointError where it is truncated, damaged or not one of ours."""
+    try:
+        with safe_open(path, "pt") as file:
+            record = json.loads((file.metadata() or {}).get("unnoise", "null"))
+        tensors = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"model file {path}: cannot be read ({error}); it is truncated or damaged") from error
+    if not isinstance(record, dict) or not {"config", "weights"} <= record.keys():
+        raise CheckpointError(f"model file {path}: has no unnoise record; expected a file that `unnoise train` wrote")
+    if fingerprint(tensors) != record["weights"]:
+        raise CheckpointError(f"model file {path}: is damaged (its weights differ from their SHA-256)")
+    return tensors, record
+
+
+def fingerprint(tensors: Tensors) -> str:
+    """SHA-256 of names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

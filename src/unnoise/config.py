@@ -1,0 +1,249 @@
+"""The whole configuration of a run: frozen dataclasses, to and from plain dictionaries.
+
+Free of torch: the command line reads it before anything heavy is imported. Names that choose something (a schedule, a
+sampler) are checked where the registries are, in `build`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast
+
+from unnoise.data.config import DataConfig
+from unnoise.networks.config import UNetConfig
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message says what, got, expected and fix in one line."""
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The process and the objective."""
+
+    schedule: str = "cosine"
+    """linear, cosine, sigmoid, edm or flow."""
+    timesteps: int = 1000
+    """T of the discrete schedules."""
+    parameterization: str = "eps"
+    """What the network predicts: eps, x0, v, flow or edm."""
+    variance: str = "small"
+    """Of ancestral sampling: small, large, or learned (the network predicts it too, trained by the hybrid loss)."""
+    times: str = "uniform_discrete"
+    """How training times are drawn: uniform_discrete, uniform, log_normal_sigma or logit_normal."""
+    weighting: str = "none"
+    """Weight of the loss by noise level: none or min_snr."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training. It stops at the first of epochs, kimg and time; the learning rate decays towards that end."""
+
+    batch_size: int = 256
+    """Images per optimizer step."""
+    micro_batch: int | None = None
+    """Images per forward and backward pass (gradients add up); None = the whole batch."""
+    epochs: float | None = None
+    """Stop after so many passes over the training images."""
+    kimg: float | None = None
+    """Stop after so many thousand images."""
+    time: str | None = None
+    """Stop after so much training time: 90s, 20m, 1h30m."""
+    lr: float = 2e-4
+    """Peak learning rate of AdamW."""
+    lr_schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """After warm-up: cosine to 0, constant, or linear to 0."""
+    warmup_kimg: float = 10.0
+    """Linear warm-up, in thousand images."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 = no clipping."""
+    ema_halflife_kimg: float = 500.0
+    """Half-life of the averaged weights, in thousand images."""
+    ema_rampup: float = 0.05
+    """The half-life is at most this share of the images seen so far."""
+    label_dropout: float = 0.1
+    """Share of labels replaced by the null label, for classifier-free guidance."""
+    labels: bool = True
+    """Train class-conditionally where the data has labels."""
+    stratified: bool = True
+    """One time from each 1/batch of the distribution."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the network's arithmetic; auto is what is fastest on this machine for this network."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Memory format of the network."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; auto is on for CUDA."""
+    tf32: bool = True
+    """TensorFloat-32 for what stays in fp32 on CUDA."""
+    log_every_kimg: float = 5.0
+    """A line of metrics.jsonl every so many thousand images."""
+    sample_every_kimg: float = 250.0
+    """Held-out loss and a grid of samples every so many thousand images."""
+    checkpoint_every_kimg: float = 250.0
+    """A checkpoint every so many thousand images (and at every stop)."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How a trained model is sampled if nothing else is said."""
+
+    sampler: str = "ddim"
+    """ddpm or ddim."""
+    steps: int = 50
+    """Steps of the sampler; one network evaluation each."""
+    spacing: str = "trailing"
+    """leading, trailing, uniform, karras or log_snr."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 is off, above 1 costs a second evaluation per step."""
+    eta: float = 0.0
+    """DDIM's share of ancestral noise."""
+    clip_x0: bool = True
+    """Clamp the predicted image to the range of images at each step."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a training run."""
+
+    preset: str = "digits"
+    """The preset this started from."""
+    data: DataConfig = field(default_factory=DataConfig)
+    network: UNetConfig = field(default_factory=UNetConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    seed: int = 0
+    """Of everything random in the run."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean 'x'?', or the known names where none is near."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """A configuration as a plain dictionary, ready for JSON."""
+    return dataclasses.asdict(config)  # type: ignore[call-overload]
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """The inverse of `to_dict`; ConfigError names an unknown key (and the nearest known) or a wrong type."""
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"{where}{key}: unknown key; {nearest(key, hints)}")
+    return kind(**{key: _coerce(hints[key], value, where + key) for key, value in values.items()})
+
+
+def override(config: T, changes: Mapping[str, Any]) -> T:
+    """A copy with dotted keys changed: {"train.batch_size": 64}."""
+    values = to_dict(config)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        part = values
+        for name in path:
+            if not isinstance(part.get(name), dict):
+                raise ConfigError(f"{key}: unknown key; {nearest(name, part)}")
+            part = part[name]
+        if last not in part:
+            raise ConfigError(f"{key}: unknown key; {nearest(last, part)}")
+        part[last] = value
+    return from_dict(type(config), values)
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type, or a ConfigError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_dict(cast("type[Any]", hint), cast("Mapping[str, Any]", value), where + ".")
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _coerce(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        parts = cast("list[Any]", list(value))  # pyright: ignore[reportUnknownArgumentType]
+        if arguments[-1] is not ... and len(parts) != len(arguments):
+            raise ConfigError(f"{where}: got {len(parts)} values, expected {len(arguments)}")
+        return tuple(_coerce(arguments[0], part, where) for part in parts)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{where}: got {value!r}; {nearest(str(value), map(str, arguments))}")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where}: got {value!r}, expected {getattr(hint, '__name__', hint)}")
+
+
+def flat(config: object) -> dict[str, Any]:
+    """A configuration's values by dotted key."""
+    values: dict[str, Any] = {}
+    for key, value in to_dict(config).items():
+        inner = cast("dict[str, Any]", value) if isinstance(value, dict) else None
+        values |= {key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()}
+    return values
+
+
+def differences(a: object, b: object) -> list[str]:
+    """The dotted fields in which two configurations of a kind differ: 'train.lr: 0.1 -> 0.2'."""
+    before, after = flat(a), flat(b)
+    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+
+
+def seconds(text: str) -> float:
+    """90s, 20m, 1h30m or plain seconds, in seconds."""
+    import re
+
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not text.strip() or match is None:
+        raise ConfigError(f"train.time: got {text!r}, expected a time such as 90s, 20m or 1h30m")
+    hours, minutes, rest = (float(g or 0) for g in match.groups())
+    return 3600 * hours + 60 * minutes + rest
+
+
+def check(config: RunConfig) -> None:
+    """ConfigError for numbers out of range."""
+    positive = {
+        "diffusion.timesteps": config.diffusion.timesteps,
+        "train.batch_size": config.train.batch_size,
+        "train.lr": config.train.lr,
+        "train.log_every_kimg": config.train.log_every_kimg,
+        "train.sample_every_kimg": config.train.sample_every_kimg,
+        "train.checkpoint_every_kimg": config.train.checkpoint_every_kimg,
+        "train.ema_halflife_kimg": config.train.ema_halflife_kimg,
+        "train.keep_checkpoints": config.train.keep_checkpoints,
+        "sample.steps": config.sample.steps,
+    }
+    optional = {
+        "train.micro_batch": config.train.micro_batch,
+        "train.epochs": config.train.epochs,
+        "train.kimg": config.train.kimg,
+        "train.time": None if config.train.time is None else seconds(config.train.time),
+    }
+    for name, value in {**positive, **{k: v for k, v in optional.items() if v is not None}}.items():
+        if not value > 0:
+            raise ConfigError(f"{name}: got {value}, expected more than 0")
+    if not 0 <= config.train.label_dropout <= 1:
+        raise ConfigError(f"train.label_dropout: got {config.train.label_dropout}, expected 0 to 1")
+    if not 0 <= config.sample.eta <= 1:
+        raise ConfigError(f"sample.eta: got {config.sample.eta}, expected 0 to 1")
+    if all(value is None for name, value in optional.items() if name != "train.micro_batch"):
+        raise ConfigError("train: no end is set; give one of --epochs, --kimg or --time (such as --time 20m)")

@@ -1,0 +1,179 @@
+"""Ready configurations: one function each, listed in PRESETS."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from unnoise.config import ConfigError, DiffusionConfig, RunConfig, SampleConfig, TrainConfig, nearest
+from unnoise.data.config import DataConfig
+from unnoise.networks.config import UNetConfig
+
+
+def digits() -> RunConfig:
+    """Class-conditional 8x8 digits: recognisable in under two minutes on two CPU cores."""
+    return RunConfig(
+        preset="digits",
+        data=DataConfig(source="digits"),
+        network=UNetConfig(
+            base_channels=32,
+            channel_multipliers=(1, 2),
+            blocks_per_level=1,
+            attention_levels=(1,),
+            attention_heads=2,
+            norm_groups=8,
+        ),
+        diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
+        train=TrainConfig(
+            batch_size=64,
+            kimg=70,
+            lr=2e-3,
+            warmup_kimg=2,
+            ema_halflife_kimg=5,
+            log_every_kimg=1,
+            sample_every_kimg=35,
+            checkpoint_every_kimg=35,
+        ),
+        sample=SampleConfig(steps=12, guidance_scale=1.5),
+    )
+
+
+def mnist() -> RunConfig:
+    """Class-conditional MNIST, 28x28."""
+    return RunConfig(
+        preset="mnist",
+        data=DataConfig(source="mnist"),
+        network=UNetConfig(
+            base_channels=32, channel_multipliers=(1, 2, 2), blocks_per_level=1, attention_levels=(2,), norm_groups=8
+        ),
+        diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
+        train=TrainConfig(batch_size=128, epochs=10, lr=1e-3, ema_halflife_kimg=20),
+        sample=SampleConfig(steps=25),
+    )
+
+
+def cifar10() -> RunConfig:
+    """Ho et al. 2020 on CIFAR-10: 35.7M parameters, linear schedule, 800,000 steps of 128."""
+    return RunConfig(
+        preset="cifar10",
+        data=DataConfig(source="cifar10"),
+        network=UNetConfig(attention_sizes=(16,), dropout=0.1, norm_eps=1e-6, downsample_padding="same"),
+        diffusion=DiffusionConfig(schedule="linear", variance="large"),
+        train=TrainConfig(
+            batch_size=128,
+            kimg=102_400,
+            lr=2e-4,
+            lr_schedule="constant",
+            warmup_kimg=640,
+            ema_halflife_kimg=887,  # decay 0.9999 per step of 128
+            labels=False,
+        ),
+    )
+
+
+def cifar10_small() -> RunConfig:
+    """A class-conditional CIFAR-10 network for a CPU: 1.5M parameters."""
+    return RunConfig(
+        preset="cifar10-small",
+        data=DataConfig(source="cifar10"),
+        network=UNetConfig(
+            base_channels=32,
+            channel_multipliers=(1, 2, 2, 2),
+            blocks_per_level=1,
+            attention_sizes=(8,),
+            attention_heads=2,
+            norm_groups=8,
+        ),
+        diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
+        train=TrainConfig(
+            batch_size=64, time="20m", lr=1e-3, ema_halflife_kimg=10, sample_every_kimg=20, checkpoint_every_kimg=20
+        ),
+    )
+
+
+def ddpm() -> RunConfig:
+    """The network and recipe of the small DDPM project that unnoise started from: 132M parameters, 500 epochs."""
+    return RunConfig(
+        preset="ddpm",
+        data=DataConfig(source="cifar10"),
+        network=UNetConfig(
+            channel_multipliers=(1, 2, 4, 8),
+            blocks_per_level=1,
+            attention_levels=(2, 3),
+            skips="per_level",
+            stem="block",
+            time_hidden=512,
+            time_channels=128,
+        ),
+        diffusion=DiffusionConfig(schedule="cosine"),
+        train=TrainConfig(
+            batch_size=256, epochs=500, lr=2e-5, sample_every_kimg=1250, checkpoint_every_kimg=1250, labels=False
+        ),
+    )
+
+
+def iddpm() -> RunConfig:
+    """Nichol & Dhariwal 2021 on CIFAR-10: 52.5M parameters, cosine schedule, learned variance, hybrid loss."""
+    return RunConfig(
+        preset="iddpm",
+        data=DataConfig(source="cifar10"),
+        network=UNetConfig(
+            blocks_per_level=3,
+            attention_sizes=(16, 8),
+            attention_heads=4,
+            conditioning="scale_shift",
+            dropout=0.3,
+            frequencies="iddpm",
+        ),
+        diffusion=DiffusionConfig(schedule="cosine", timesteps=4000, variance="learned"),
+        train=TrainConfig(
+            batch_size=128,
+            kimg=64_000,
+            lr=1e-4,
+            lr_schedule="constant",
+            warmup_kimg=0,
+            ema_halflife_kimg=887,
+            labels=False,
+        ),
+    )
+
+
+def pictures() -> RunConfig:
+    """A folder or zip of your own pictures, 32x32 unless --image-size says more."""
+    return RunConfig(
+        preset="pictures",
+        data=DataConfig(source="pictures", image_size=32, channels=3),
+        network=UNetConfig(
+            base_channels=64,
+            channel_multipliers=(1, 2, 2),
+            blocks_per_level=1,
+            attention_levels=(2,),
+            attention_heads=2,
+            norm_groups=16,
+        ),
+        diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
+        train=TrainConfig(batch_size=64, time="1h", lr=5e-4, ema_halflife_kimg=20, sample_every_kimg=20),
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "digits": digits,
+    "mnist": mnist,
+    "cifar10": cifar10,
+    "cifar10-small": cifar10_small,
+    "ddpm": ddpm,
+    "iddpm": iddpm,
+    "pictures": pictures,
+}
+"""Name -> configuration. `unnoise train NAME`; a folder or zip in place of a name trains `pictures` on it."""
+
+
+def named(target: str) -> RunConfig:
+    """The preset of a name, or `pictures` for the path of a folder or zip."""
+    if target in PRESETS:
+        return PRESETS[target]()
+    if not Path(target).exists():
+        raise ConfigError(f"train: no preset, folder or zip {target!r}; {nearest(target, PRESETS)}")
+    config = pictures()
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, source=target))

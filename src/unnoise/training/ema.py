@@ -1,0 +1,24 @@
+"""The exponential moving average of the weights, its half-life counted in images.
+
+torch.optim.swa_utils.AveragedModel has one fixed decay; a half-life in images with a ramp changes it with every step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def decay(batch_size: int, nimg: int, halflife_nimg: float, rampup: float) -> float:
+    """The factor beta on the old average after a batch that brings the images seen to nimg."""
+    # EDM's ramp: the average never reaches further back than a share of the run.
+    halflife = min(halflife_nimg, nimg * rampup) if rampup > 0 else halflife_nimg
+    return 0.5 ** (batch_size / max(halflife, 1e-8))
+
+
+@torch.no_grad()
+def update(average: nn.Module, network: nn.Module, beta: float) -> None:
+    """average = beta * average + (1 - beta) * network, parameter by parameter."""
+    pairs = zip(average.parameters(), network.parameters(), strict=True)
+    old, new = (list(values) for values in zip(*pairs, strict=True))
+    torch._foreach_lerp_(old, new, 1 - beta)  # pyright: ignore[reportPrivateImportUsage]

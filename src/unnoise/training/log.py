@@ -1,0 +1,64 @@
+"""What training says: a progress line for people, metrics.jsonl for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Log:
+    """Appends to metrics.jsonl and keeps one progress bar (plain lines where there is no terminal)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plain_at = 0.0
+        layout = "{percentage:3.0f}%|{bar:20}| {desc}"
+        self.bar = tqdm(total=1.0, bar_format=layout, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def cut(self, step: int) -> None:
+        """Forget the lines after a step: a resumed run writes them again, so that no curve doubles back."""
+        if self.path.exists():
+            lines = self.path.read_text().splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            self.path.write_text("".join(line + "\n" for line in kept))
+
+    def metrics(self, values: dict[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def progress(self, done: float, values: dict[str, Any], remaining_sec: float) -> None:
+        """Move the bar, or print a line at most every ten seconds."""
+        text = (
+            f"step {values['step']} · {values['nimg'] / 1000:.1f} kimg · loss {values['loss']:.4f} · "
+            f"grad {values['grad_norm']:.2f} · {values['img_per_sec']:.0f} img/s · {duration(remaining_sec)} left"
+        )
+        if not self.bar.disable:
+            self.bar.n = done
+            self.bar.set_description_str(text)
+        elif time.monotonic() - self.plain_at > 10:
+            self.plain_at = time.monotonic()
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self.bar.disable:
+            print(text, flush=True)
+        else:
+            self.bar.write(text)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def duration(sec: float) -> str:
+    """Seconds as people write them: 1h 02m, 3m 05s, 12s."""
+    whole = round(sec)
+    if whole >= 3600:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m {whole % 60:02d}s" if whole >= 60 else f"{whole}s"

@@ -1,0 +1,325 @@
+"""The training loop: from a RunConfig to a run folder with a model in it.
+
+Its clock is images seen (nimg). Batches, noise, times and dropout come from (seed, step, stream), so a run that was
+interrupted and goes on is the same run, bit for bit (same machine, same number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from unnoise import build, checkpoint
+from unnoise.config import ConfigError, RunConfig, check, differences, from_dict, seconds, to_dict
+from unnoise.data.batches import Batches
+from unnoise.data.dataset import ImageData
+from unnoise.data.images import grid, save_png
+from unnoise.model import Model
+from unnoise.training import state as states
+from unnoise.training.log import Log
+from unnoise.training.state import TrainState
+from unnoise.training.step import Objective, draw, held_out_loss, learning_rate, train_step
+
+PREVIEW_IMAGES = 64
+HELD_OUT_IMAGES = 1000
+MAY_CHANGE = ("train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
+              "train.checkpoint_every", "train.keep_", "sample.", "device", "data.cache", "data.path")  # fmt: skip
+"""Fields that a resumed run may change: they do not change what is learned up to the same point."""
+
+
+@dataclass
+class Run:
+    """Everything the loop holds."""
+
+    config: RunConfig
+    folder: Path
+    data: ImageData
+    arithmetic: build.Arithmetic
+    objective: Objective
+    state: TrainState
+    log: Log
+    shape: build.Shape
+
+    @property
+    def total_nimg(self) -> float:
+        """Where the run ends by images; infinite if only time ends it."""
+        train = self.config.train
+        by_epochs = math.inf if train.epochs is None else train.epochs * self.data.num_train
+        return min(by_epochs, math.inf if train.kimg is None else 1000 * train.kimg)
+
+    @property
+    def total_sec(self) -> float:
+        return math.inf if self.config.train.time is None else seconds(self.config.train.time)
+
+    def progress(self) -> float:
+        """The share of the run that is done, by whichever end is nearer."""
+        return min(1.0, max(self.state.nimg / self.total_nimg, self.state.train_sec / self.total_sec))
+
+    def record(self) -> dict[str, Any]:
+        """What the model file says of itself."""
+        from unnoise import __version__
+
+        return {
+            "config": to_dict(self.config),
+            "shape": to_dict(self.shape),
+            "class_names": list(self.data.class_names) if self.shape.num_classes else [],
+            "data": {
+                "name": self.data.name, "fingerprint": self.data.fingerprint, "num_train": self.data.num_train,
+            },
+            "training": {name: getattr(self.state, name) for name in ("step", "nimg", "train_sec", "loss")}
+            | {"held_out_loss": _finite(self.state.held_out_loss), "unnoise": __version__, "torch": torch.__version__},
+        }  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended."""
+
+    folder: Path
+    finished: bool
+    signal: int | None = None
+
+
+def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
+    """Check everything that can be wrong and build what is needed, before the first step."""
+    check(config)
+    build.check_sampling(config.sample)
+    arithmetic = build.arithmetic(config)
+    if config.train.tf32 and arithmetic.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    classes = len(data.class_names) if config.train.labels and data.labels is not None else 0
+    shape = build.Shape(*data.images.shape[1:], num_classes=classes)
+    state = states.create(config, shape, arithmetic)
+    network = cast(nn.Module, torch.compile(state.network)) if arithmetic.compile else state.network
+    model = build.diffusion_model(config.diffusion, network)
+    log = Log(folder / "metrics.jsonl")
+    return Run(config, folder, data, arithmetic, Objective(model, config, arithmetic, classes), state, log, shape)
+
+
+def resume(run: Run) -> None:
+    """Go on from the newest sound checkpoint of the run folder, if there is one."""
+    written = run.folder / "config.json"
+    if not written.exists():
+        return
+    record = checkpoint.read_json(written)
+    before = from_dict(RunConfig, record["config"])
+    changed = [line for line in differences(before, run.config) if not line.startswith(MAY_CHANGE)]
+    if changed:
+        raise ConfigError(
+            f"{run.folder}: was trained with another configuration ({'; '.join(changed[:3])}); "
+            "use the same one, or another --out"
+        )
+    if record["data"] != run.data.fingerprint:
+        raise ConfigError(f"{run.folder}: the training images have changed since; use another --out")
+    path, skipped = checkpoint.newest(run.folder / "checkpoints")
+    for reason in skipped:
+        run.log.say(f"skipped: {reason}")
+    if path is None:
+        if skipped:
+            raise checkpoint.CheckpointError(f"{run.folder}: no sound checkpoint is left; {skipped[0]}")
+        return
+    states.restore(path, run.state)
+    run.log.cut(run.state.step)
+    run.log.say(f"going on from {path} ({run.state.nimg / 1000:.1f} kimg)")
+
+
+def train(config: RunConfig, data: ImageData, folder: Path) -> Outcome:
+    """Train until the configured end or a signal; the run folder then holds a model either way."""
+    run = prepare(config, data, folder)
+    resume(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(folder / "config.json", {"config": to_dict(config), "data": data.fingerprint})
+    try:
+        with _signals() as caught:
+            finished = _loop(run, caught)
+            return Outcome(folder, finished, caught[0] if caught else None)
+    finally:
+        run.log.close()
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM: the step in hand ends, a checkpoint is written. A second one leaves at once."""
+    caught: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    try:
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, as in some notebooks: signals stay with their owner
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _loop(run: Run, caught: list[int]) -> bool:
+    """Step until the end (True) or a signal (False)."""
+    state, train = run.state, run.config.train
+    batches = Batches(run.data, run.config.seed, run.arithmetic.device)
+    total = torch.tensor(state.loss_sum)
+    window = (time.monotonic(), state.nimg)
+    saved_at = state.nimg
+    run.state.network.train()
+    while run.progress() < 1 and not caught:
+        began, before = time.monotonic(), state.nimg
+        batch = draw(run.objective, state.step, *batches.get(state.nimg, train.batch_size))
+        lr = learning_rate(train, state.nimg, run.progress())
+        loss, norm = train_step(run.objective, state, batch, lr)
+        total = total.to(loss.device) + loss
+        state.loss_steps += 1
+        state.train_sec += time.monotonic() - began
+        if _due(before, state.nimg, train.log_every_kimg):
+            window = _log(run, total, norm, lr, window)
+            total = torch.zeros(())
+        if _due(before, state.nimg, train.sample_every_kimg):
+            preview(run)
+        if _due(before, state.nimg, train.checkpoint_every_kimg):
+            _save(run, total)
+            saved_at = state.nimg
+    if saved_at != state.nimg or not (run.folder / checkpoint.MODEL_FILE).exists():
+        if not caught:
+            preview(run)
+        _save(run, total)
+    return not caught
+
+
+def _due(before: int, after: int, every_kimg: float) -> bool:
+    """Whether a multiple of `every_kimg` lies in (before, after] images."""
+    every = 1000 * every_kimg
+    return math.floor(after / every) > math.floor(before / every)
+
+
+def _log(run: Run, total: torch.Tensor, norm: torch.Tensor, lr: float, window: tuple[float, int]) -> tuple[float, int]:
+    """Write the mean loss since the last line; gives the new window of the speed measurement."""
+    state, now = run.state, time.monotonic()
+    state.loss, state.loss_sum = float(total) / state.loss_steps, 0.0
+    state.loss_steps = 0
+    if not math.isfinite(state.loss):
+        raise DivergedError(
+            f"training diverged: the loss is {state.loss} at step {state.step}; the last checkpoint is intact, "
+            "try a lower --train.lr or --train.precision fp32"
+        )
+    values = {
+        "step": state.step,
+        "nimg": state.nimg,
+        "epoch": state.nimg / run.data.num_train,
+        "loss": state.loss,
+        "grad_norm": float(norm),
+        "lr": lr,
+        "img_per_sec": (state.nimg - window[1]) / max(now - window[0], 1e-9),
+        "train_sec": state.train_sec,
+    }
+    run.log.metrics(values)
+    done = run.progress()
+    run.log.progress(done, values, state.train_sec * (1 - done) / max(done, 1e-9))
+    return now, state.nimg
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite any more."""
+
+
+def preview(run: Run) -> None:
+    """Held-out loss of the averaged weights, and a grid of samples with fixed seeds."""
+    state, data = run.state, run.data
+    ema = replace(run.objective, model=replace(run.objective.model, network=state.ema))
+    values: dict[str, Any] = {"step": state.step, "nimg": state.nimg}
+    rows = slice(data.num_train, min(len(data.images), data.num_train + HELD_OUT_IMAGES))
+    if rows.stop > rows.start:
+        images = torch.from_numpy(data.images[rows].copy()).to(run.arithmetic.device)
+        labels = None if data.labels is None else torch.from_numpy(data.labels[rows].copy())
+        state.held_out_loss = values["held_out_loss"] = held_out_loss(ema, images, labels)
+    began = time.monotonic()
+    images = _model(run).sample(PREVIEW_IMAGES)
+    values["sample_sec"] = time.monotonic() - began
+    path = run.folder / "samples" / f"{state.nimg:010d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(path, grid(images), {"unnoise": f"nimg {state.nimg}, seeds 0-{PREVIEW_IMAGES - 1}"})
+    run.log.metrics(values)
+    held = f"held-out loss {state.held_out_loss:.4f} · " if "held_out_loss" in values else ""
+    run.log.say(f"{state.nimg / 1000:.1f} kimg: {held}samples in {path}")
+
+
+def _model(run: Run) -> Model:
+    """The averaged weights as a model."""
+    return Model(run.state.ema, run.config, run.record())
+
+
+def _save(run: Run, total: torch.Tensor) -> None:
+    """A checkpoint and the model file; older checkpoints beyond the configured number go."""
+    run.state.loss_sum = float(total)
+    folder = run.folder / "checkpoints"
+    path = states.save(folder, run.state, {"epoch": run.state.nimg / run.data.num_train, "config": to_dict(run.config)})
+    _model(run).save(run.folder / checkpoint.MODEL_FILE)
+    checkpoint.prune(folder, run.config.train.keep_checkpoints)
+    run.log.say(f"saved {path}")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a dry run measured."""
+
+    parameters: int
+    gflop_per_image: float
+    """Of one forward pass."""
+    img_per_sec: float
+    memory_bytes: int
+    """Largest resident (CPU) or allocated (GPU) memory."""
+    remaining_sec: float
+
+
+def dry_run(config: RunConfig, data: ImageData, steps: int = 3) -> Probe:
+    """A few real steps in memory, nothing written: parameters, GFLOP, speed, memory, time to the end."""
+    run = prepare(config, data, Path("dry-run"))
+    run.log.close()
+    batches = Batches(data, config.seed, run.arithmetic.device)
+    size, times = config.train.batch_size, []
+    for _ in range(steps):
+        began = time.monotonic()
+        batch = draw(run.objective, run.state.step, *batches.get(run.state.nimg, size))
+        loss, _ = train_step(run.objective, run.state, batch, 0.0)
+        float(loss)
+        times.append(time.monotonic() - began)
+    speed = size / min(times)
+    remaining = min(run.total_sec, run.total_nimg / speed)
+    parameters = sum(p.numel() for p in run.state.network.parameters())
+    return Probe(parameters, _gflop(run), speed, _peak_memory(run.arithmetic.device), remaining)
+
+
+def _gflop(run: Run) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = torch.zeros(1, run.shape.channels, run.shape.height, run.shape.width, device=run.arithmetic.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run.state.ema(x, torch.ones(1, device=x.device))
+    return counter.get_total_flops() / 1e9
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
