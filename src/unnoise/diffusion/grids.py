@@ -7,7 +7,6 @@ give fractional ones.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -49,14 +48,14 @@ def _by_noise(schedule: Schedule, noises: np.ndarray) -> np.ndarray:
 
 
 def _karras(schedule: Schedule, steps: int) -> np.ndarray:
-    high, low = (end ** (1 / KARRAS_RHO) for end in _noise_ends(schedule))
-    roots: np.ndarray = np.linspace(high, low, steps)
+    high, low = (float(end ** (1 / KARRAS_RHO)) for end in _noise_ends(schedule))
+    roots = np.linspace(high, low, steps)
     return _by_noise(schedule, roots**KARRAS_RHO)  # EDM (5)
 
 
 def _log_snr(schedule: Schedule, steps: int) -> np.ndarray:
-    high, low = (math.log(end) for end in _noise_ends(schedule))
-    return _by_noise(schedule, np.exp(np.linspace(high, low, steps)))  # DPM-Solver, section 3.4
+    high, low = _noise_ends(schedule)
+    return _by_noise(schedule, np.geomspace(high, low, steps))  # DPM-Solver, section 3.4
 
 
 SPACINGS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
