@@ -1,36 +1,97 @@
+"""Data sets by name, and what is said of them.
+
+To add one: a file with a function DataConfig -> Source, and a line in DATASETS.
+"""
+
 from __future__ import annotations
 
-import hashlib
+import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from unnoise.data.config import DataConfig
+from unnoise.data import cifar10, digits, folder, mnist
+from unnoise.data.cache import Source, cached
+from unnoise.data.config import DataConfig, DataError, check
 
 
 @dataclass(frozen=True)
 class ImageData:
+    """Images of one size, in memory or in a read-only memory map."""
+
     name: str
     images: np.ndarray
+    """uint8 (n, c, h, w), the held-out rows last."""
     labels: np.ndarray | None
-    class_names: tuple
+    """int64 (n,)."""
+    class_names: tuple[str, ...]
+    """() without labels."""
     num_train: int
+    """images[:num_train] are for training, the rest is held out."""
     flip: bool
+    """Whether a mirrored image is still one of the set, so that training may flip at random."""
     fingerprint: str
-    skipped: tuple = ()
-    notes: tuple = ()
+    """SHA-256 of shape, split, labels and pixels."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(file, reason)."""
+    notes: tuple[str, ...] = ()
 
 
-def load(config: DataConfig, progress: bool = False):
-    from sklearn.datasets import load_digits
-
-    d: Any = load_digits()
-    im = np.round(d.images * 255 / 16).astype(np.uint8)[:, None]
-    p = np.random.default_rng(0).permutation(len(im))
-    im, y = im[p], d.target[p].astype(np.int64)
-    return ImageData("digits", im, y, tuple("0123456789"), 1500, False, hashlib.sha256(im.tobytes()).hexdigest())
+DATASETS: dict[str, Callable[[DataConfig, bool], Source]] = {
+    "digits": digits.source,
+    "mnist": mnist.source,
+    "cifar10": cifar10.source,
+}
+"""Name -> function of the configuration and whether to show progress."""
 
 
-def report(d):
-    return f"{d.name} {d.images.shape}"
+def load(config: DataConfig, progress: bool = False) -> ImageData:
+    """The images of a configuration, through the cache; DataError where there are none."""
+    check(config)
+    if config.source in DATASETS:
+        source = DATASETS[config.source](config, progress)
+    elif Path(config.source).exists():
+        source = folder.source(config, progress)
+    else:
+        close = difflib.get_close_matches(config.source, DATASETS, 1, 0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(DATASETS)} or a path"
+        raise DataError(f"data: no data set, folder or zip {config.source!r}; {hint}")
+    images, labels, meta = cached(config, source)
+    return ImageData(
+        name=source.name,
+        images=images,
+        labels=labels if source.class_names else None,
+        class_names=source.class_names,
+        num_train=meta["num_train"],
+        flip=source.flip if config.flip is None else config.flip,
+        fingerprint=meta["fingerprint"],
+        skipped=tuple((name, reason) for name, reason in meta["skipped"]),
+        notes=tuple(meta["notes"]),
+    )
+
+
+def report(data: ImageData) -> str:
+    """What was found, what was skipped and why, in some lines."""
+    n, c, h, w = data.images.shape
+    sample = data.images[np.linspace(0, n - 1, min(n, 5000)).astype(int)] / 255.0
+    mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
+    split = f"{data.num_train:,} to train on, {n - data.num_train:,} held out"
+    kind = f"{h} x {w}, {'grey' if c == 1 else 'RGB'}, flips {'on' if data.flip else 'off'}"
+    pixels = f"mean {_numbers(mean)}, std {_numbers(std)} of 0..1 · fingerprint {data.fingerprint[:12]}"
+    lines = [f"{data.name}: {n:,} images ({split}), {kind}", f"  pixels: {pixels}"]
+    if data.labels is not None:
+        counts = np.bincount(data.labels, minlength=len(data.class_names))
+        named = [f"{name} {count:,}" for name, count in zip(data.class_names, counts, strict=True)]
+        lines.append(f"  {len(named)} classes: {', '.join(named[:20])}{', ..' if len(named) > 20 else ''}")
+    lines += [f"  note: {note}" for note in data.notes]
+    if data.skipped:
+        lines.append(f"  skipped {len(data.skipped)}:")
+        lines += [f"    {name}: {reason}" for name, reason in data.skipped[:10]]
+        lines += [f"    and {len(data.skipped) - 10} more"] if len(data.skipped) > 10 else []
+    return "\n".join(lines)
+
+
+def _numbers(values: np.ndarray) -> str:
+    return " ".join(f"{v:.3f}" for v in values)

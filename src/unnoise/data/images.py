@@ -1,56 +1,80 @@
+"""Pixels and the numbers a network sees; grids; PNGs that carry their recipe."""
+
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from unnoise.data.config import DataError
+from unnoise.data.dataset import ImageData
+
+MOSAIC_HEIGHT = 48
+"""Tiny images are enlarged by a whole factor to about this many pixels in a mosaic."""
 
 
-def to_model(x):
-    return x.float() / 127.5 - 1
+def to_model(images: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
 
 
-def from_model(x):
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def from_model(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] -> uint8, rounded and clamped; not-a-number becomes 0."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).nan_to_num(0).to(torch.uint8)
 
 
-def grid(images, columns=None, padding=2, scale=1):
+def to_pil(image: Tensor) -> Image.Image:
+    """uint8 (c, h, w), c = 1 or 3, as a picture."""
+    array = image.cpu().permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def grid(images: Tensor, columns: int | None = None, padding: int = 2, scale: int = 1) -> Image.Image:
+    """uint8 (n, c, h, w) side by side on white, each pixel enlarged to scale x scale; near square by default."""
     n, c, h, w = images.shape
-    images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    h *= scale
-    w *= scale
     columns = columns or math.ceil(n**0.5)
-    rows = -(-n // columns)
-    out = torch.full((c, rows * (h + padding) + padding, columns * (w + padding) + padding), 255, dtype=torch.uint8)
-    for i in range(n):
-        r, k = divmod(i, columns)
-        out[
-            :,
-            padding + r * (h + padding) : padding + r * (h + padding) + h,
-            padding + k * (w + padding) : padding + k * (w + padding) + w,
-        ] = images[i]
-    return to_pil(out)
+    rows = math.ceil(n / columns)
+    height, width = h * scale + padding, w * scale + padding
+    sheet = torch.full((c, rows * height + padding, columns * width + padding), 255, dtype=torch.uint8)
+    large = images.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    for i, image in enumerate(large):
+        top, left = i // columns * height + padding, i % columns * width + padding
+        sheet[:, top : top + h * scale, left : left + w * scale] = image
+    return to_pil(sheet)
 
 
-def to_pil(x):
-    a = x.permute(1, 2, 0).numpy()
-    return Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a)
+def mosaic(data: ImageData, count: int = 100, seed: int = 0) -> Image.Image:
+    """A grid of random training images."""
+    random = np.random.Generator(np.random.Philox(key=seed))
+    rows = np.sort(random.permutation(data.num_train)[:count])
+    images = torch.from_numpy(np.array(data.images[rows]))
+    return grid(images, scale=max(1, MOSAIC_HEIGHT // images.shape[-2]))
 
 
-def save_png(path, image, text):
-    info = PngInfo()
-    for k, v in text.items():
-        info.add_text(k, v)
-    image = to_pil(image) if isinstance(image, torch.Tensor) else image
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, pnginfo=info)
+def save_png(path: Path | str, image: Image.Image | Tensor, text: Mapping[str, str]) -> None:
+    """Write a picture with text chunks, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        chunks.add_itxt(key, value)
+    temporary = path.with_name(f".{path.name}.tmp")
+    picture = to_pil(image) if isinstance(image, Tensor) else image
+    picture.save(temporary, "PNG", pnginfo=chunks)
+    os.replace(temporary, path)
 
 
-def read_png_text(path):
-    return dict(Image.open(path).info)
-
-
-def mosaic(data, count=64, seed=0):
-    return grid(torch.from_numpy(data.images[:count].copy()), scale=4)
+def read_png_text(path: Path | str) -> dict[str, str]:
+    """The text chunks of a PNG; DataError where it is none."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{path}: cannot be read as a picture ({error})") from error

@@ -1,0 +1,66 @@
+"""Downloads that go on where they broke off and are checked before they count."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from unnoise.data.config import DataError
+
+TIMEOUT_SEC = 30
+
+
+def download(urls: Sequence[str], path: Path, md5: str, progress: bool) -> None:
+    """Fetch the first url that works into `path`, unless it is there; DataError if none gives the expected MD5."""
+    if path.exists():
+        return
+    part = path.with_name(path.name + ".part")
+    reasons = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path.parent}: cannot be written ({error.strerror}); choose --data.cache FOLDER") from error
+    for url in urls:
+        try:
+            _fetch(url, part, progress)
+        except OSError as error:  # URLError, timeouts and broken connections; the part stays for the next try
+            reasons.append(f"{url}: {error}")
+            continue
+        if hashlib.md5(part.read_bytes()).hexdigest() == md5:
+            os.replace(part, path)
+            return
+        part.unlink()
+        reasons.append(f"{url}: the file's MD5 is not {md5}")
+    raise DataError(
+        f"download of {path.name} failed ({'; '.join(reasons)}); run the command again to go on, or give a local copy "
+        "with --data.path"
+    )
+
+
+def _fetch(url: str, part: Path, progress: bool) -> None:
+    """Append what is missing of `url` to `part`."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SEC)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is missing
+            return
+        raise
+    with response:
+        resumed = response.status == 206
+        total = int(response.headers.get("Content-Length") or 0) + (have if resumed else 0)
+        bar = tqdm(total=total, initial=have if resumed else 0, unit="B", unit_scale=True, desc=part.stem,
+                   disable=None if progress else True)  # fmt: skip
+        with bar, part.open("ab" if resumed else "wb") as file:
+            while block := response.read(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+        if total and part.stat().st_size < total:
+            raise OSError(f"connection lost after {part.stat().st_size} of {total} bytes")

@@ -1,0 +1,86 @@
+"""Any picture made one size and one kind: uint8 (c, h, w)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from unnoise.data.cache import Writer
+from unnoise.data.config import DataConfig
+
+FOLDER_SIZE = 32
+BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
+
+
+class Unusable(Exception):
+    """Why one picture is skipped."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every picture becomes."""
+
+    height: int
+    width: int
+    channels: int
+    background: str
+
+
+def target(config: DataConfig, own_size: int = FOLDER_SIZE, own_channels: int = 3) -> Target:
+    """The configured size and kind, or the data set's own."""
+    height = config.image_size or own_size
+    return Target(height, config.image_width or height, config.channels or own_channels, config.background)
+
+
+def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: np.ndarray) -> None:
+    """Add uint8 images (n, c, h, w) of a data set, resized or recoloured where the configuration asks for it."""
+    c, h, w = images.shape[1:]
+    wanted = target(config, h, c)
+    same = (wanted.channels, wanted.height, wanted.width) == (c, h, w)
+    for image, label in zip(images, labels, strict=True):
+        if not same:
+            image = fit(Image.fromarray(image.transpose(1, 2, 0).squeeze()), wanted)
+        writer.add(image, int(label))
+
+
+def fit(picture: Image.Image, wanted: Target) -> np.ndarray:
+    """Upright, 8 bits, on the background, in the asked colours, centre-cropped to the aspect and resized."""
+    picture = ImageOps.exif_transpose(picture)
+    picture = flatten(eight_bits(picture), wanted.background)
+    picture = picture.convert("L" if wanted.channels == 1 else "RGB")
+    size = (wanted.width, wanted.height)
+    if picture.size != size:
+        shrinks = picture.width >= size[0] and picture.height >= size[1]
+        method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
+        picture = ImageOps.fit(picture, size, method)
+    array = np.asarray(picture, np.uint8)
+    return array[None] if wanted.channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit and floating-point greys scaled to 0..255 by their range; Pillow alone would clip them."""
+    if not (picture.mode.startswith("I") or picture.mode == "F"):
+        return picture
+    values = np.asarray(picture).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(values).all() or low < 0:
+        raise Unusable(f"grey values from {low:g} to {high:g}, expected 0 to 1, 255 or 65535")
+    top = 1.0 if picture.mode == "F" and high <= 1 else 255.0 if picture.mode == "F" and high <= 255 else 65535.0
+    if high > top:
+        raise Unusable(f"grey values up to {high:g}, expected at most {top:g}")
+    return Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
+
+
+def flatten(picture: Image.Image, background: str) -> Image.Image:
+    """Transparent pixels composited on the background."""
+    if not picture.has_transparency_data:
+        return picture
+    picture = picture.convert("RGBA")
+    if background == "refuse":
+        lowest = picture.getchannel("A").getextrema()[0]
+        if lowest != 255:
+            raise Unusable("has transparent pixels (data.background is refuse)")
+        return picture.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUNDS[background]), picture).convert("RGB")
