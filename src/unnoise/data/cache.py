@@ -72,7 +72,7 @@ def cached(config: DataConfig, source: Source) -> tuple[np.ndarray, np.ndarray, 
     entry = root(config) / f"{source.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     try:
         return _read(entry)
-    except (OSError, ValueError, KeyError):  # not there yet, or damaged
+    except (OSError, EOFError, ValueError, KeyError):  # not there yet, or damaged
         pass
     try:
         _write(entry, source)

@@ -69,9 +69,13 @@ def source(config: DataConfig, progress: bool) -> Source:
 def _list(path: Path) -> tuple[list[Entry], int]:
     """The pictures by name, sorted, and how many other files there are. Hidden files do not count."""
     found = list(_zip(path) if path.is_file() else _walk(path))
-    found = [e for e in found if not any(p.startswith(".") or p == "__MACOSX" for p in PurePosixPath(e.name).parts)]
+    found = [e for e in found if not _hidden(e.name)]
     pictures = [e for e in found if e.name.lower().endswith(SUFFIXES)]
     return sorted(pictures, key=lambda e: e.name), len(found) - len(pictures)
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def _walk(path: Path) -> Iterator[Entry]:
@@ -102,17 +106,18 @@ def _zip(path: Path) -> Iterator[Entry]:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path}: cannot be read as a zip ({error}); expected a folder or a zip of pictures") from error
-    members = [m for m in archive.infolist() if not m.is_dir()]
-    common = os.path.commonpath([os.path.dirname(m.filename) for m in members]) if members else ""
-    for member in members:
-        name = os.path.relpath(member.filename, common) if common else member.filename
+    members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
+    names = [PurePosixPath("/" + m.filename).parts[1:] for m in members]
+    wrapped = len({parts[:1] for parts in names}) == 1 and all(len(parts) > 1 for parts in names)
+    for member, parts in zip(members, names, strict=True):
+        name = "/".join(parts[1:] if wrapped else parts)  # a zip of one folder is that folder
 
         def opened(m: zipfile.ZipInfo = member) -> IO[bytes]:
             if m.flag_bits & 1:
                 raise Unusable("is encrypted")
             return archive.open(m)
 
-        yield Entry(name.replace(os.sep, "/"), (member.file_size, member.CRC), opened)
+        yield Entry(name, (member.file_size, member.CRC), opened)
 
 
 def _class_names(names: list[str]) -> list[str]:

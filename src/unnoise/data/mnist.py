@@ -30,10 +30,10 @@ def source(config: DataConfig, progress: bool) -> Source:
         for name, md5 in FILES.items():
             download([mirror + name + ".gz" for mirror in MIRRORS], path / (name + ".gz"), md5, progress)
     if not path.exists():
-        raise DataError(f"data.path: {path} does not exist; expected a folder with the four idx files of MNIST")
+        raise DataError(f"data.path: {path} does not exist; expected a folder with the four idx files of MNIST, or mnist.npz")
 
     def fill(writer: Writer) -> None:
-        train_images, train_labels, test_images, test_labels = _npz(path) if path.is_file() else _idx_folder(path)
+        train_images, train_labels, test_images, test_labels = _npz(path) if path.is_file() else _folder(path)
         add_arrays(writer, config, train_images[:, None], train_labels)
         writer.end_of_training_images()
         add_arrays(writer, config, test_images[:, None], test_labels)
@@ -50,7 +50,9 @@ def _npz(path: Path) -> list[np.ndarray]:
         raise DataError(f"MNIST {path}: expected an .npz with x_train, y_train, x_test, y_test ({error})") from error
 
 
-def _idx_folder(folder: Path) -> list[np.ndarray]:
+def _folder(folder: Path) -> list[np.ndarray]:
+    if (folder / "mnist.npz").exists():
+        return _npz(folder / "mnist.npz")
     arrays = []
     for name in FILES:
         plain, packed = folder / name, folder / (name + ".gz")
@@ -64,7 +66,7 @@ def _idx_folder(folder: Path) -> list[np.ndarray]:
 
 def read_idx(content: bytes, name: str) -> np.ndarray:
     """The uint8 array of an idx file."""
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+    if content[:3] != b"\0\0\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
         raise DataError(f"MNIST {name}: is no idx file of bytes")
     rank = content[3]
     shape = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
