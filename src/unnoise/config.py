@@ -241,6 +241,8 @@ def check(config: RunConfig) -> None:
     for name, value in {**positive, **{k: v for k, v in optional.items() if v is not None}}.items():
         if not value > 0:
             raise ConfigError(f"{name}: got {value}, expected more than 0")
+    if not 0 <= config.seed < 2**63:
+        raise ConfigError(f"seed: got {config.seed}, expected 0 or more, below 2**63")
     if not 0 <= config.train.label_dropout <= 1:
         raise ConfigError(f"train.label_dropout: got {config.train.label_dropout}, expected 0 to 1")
     if not 0 <= config.sample.eta <= 1:

@@ -101,12 +101,14 @@ class Model:
             yield step
 
     def settings(self, **changes: Any) -> SampleConfig:
-        """The model's sampling defaults with changes; ConfigError for unknown names."""
+        """The model's sampling defaults with changes; ConfigError for unknown names, or for guidance without classes."""
         merged = from_dict(SampleConfig, {**to_dict(self.config.sample), **changes}, "sample.")
         build.check_sampling(merged)
-        if merged.guidance_scale != 1 and not self.shape.num_classes:
+        if self.shape.num_classes:
+            return merged
+        if changes.get("guidance_scale", 1) != 1:
             raise ConfigError("sample.guidance_scale: this model has no classes; expected 1")
-        return merged
+        return dataclasses.replace(merged, guidance_scale=1.0)
 
     def labels(self, seeds: Sequence[int], label: int | str | None) -> Tensor | None:
         """(n,) labels on the device, or None for a model without classes."""

@@ -168,7 +168,14 @@ def png_header(width, height):
     """A PNG that declares a size and has no pixels."""
     data = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + data
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\x09IDAT" + b"\0" * 20
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + b"\0\0\0\x09IDAT"
+        + b"\0" * 20
+    )
 
 
 BROKEN = {
@@ -236,7 +243,9 @@ def test_classes_are_the_first_sub_folders_in_order(folder, read):
         Image.new("RGB", (32, 32), (i, 0, 0)).save(folder / name / "same name.png")
     data = read(folder)
     assert data.class_names == ("ant", "cat ü", "zebra")
-    by_red = {int(image[0, 0, 0]): data.class_names[label] for image, label in zip(data.images, data.labels, strict=True)}
+    by_red = {
+        int(image[0, 0, 0]): data.class_names[label] for image, label in zip(data.images, data.labels, strict=True)
+    }
     assert by_red == {0: "zebra", 1: "ant", 2: "ant", 3: "cat ü"}
 
 

@@ -72,7 +72,7 @@ def test_cifar10_that_is_incomplete_truncated_or_something_else(cifar, tmp_path)
     third = path / "cifar-10-batches-bin" / "data_batch_3.bin"
     content = third.read_bytes()
     third.write_bytes(content[:-1])
-    with pytest.raises(DataError, match="data_batch_3.bin: got 12291 bytes, expected a multiple of 3073"):
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: got 12291 bytes, expected a multiple of 3073"):
         load(config)
     third.write_bytes(b"\x0b" + content[1:])
     with pytest.raises(DataError, match="got label 11, expected 0 to 9"):
@@ -139,7 +139,9 @@ def test_a_truncated_or_foreign_idx_file():
 
 
 def test_the_real_mnist_has_the_published_statistics(shared_data, tmp_path):
-    data = load(DataConfig(source="mnist", path=str(shared_data / "mnist" / "mnist.npz"), cache=str(tmp_path / "cache")))
+    data = load(
+        DataConfig(source="mnist", path=str(shared_data / "mnist" / "mnist.npz"), cache=str(tmp_path / "cache"))
+    )
     assert data.images.shape == (70_000, 1, 28, 28) and data.num_train == 60_000
     train = data.images[:60_000] / np.float32(255)
     assert abs(train.mean(dtype=float) - 0.1307) < 5e-5 and abs(train.std(dtype=float) - 0.3081) < 5e-5

@@ -30,7 +30,9 @@ def source(config: DataConfig, progress: bool) -> Source:
         for name, md5 in FILES.items():
             download([mirror + name + ".gz" for mirror in MIRRORS], path / (name + ".gz"), md5, progress)
     if not path.exists():
-        raise DataError(f"data.path: {path} does not exist; expected a folder with the four idx files of MNIST, or mnist.npz")
+        raise DataError(
+            f"data.path: {path} does not exist; expected a folder with the four idx files of MNIST, or mnist.npz"
+        )
 
     def fill(writer: Writer) -> None:
         train_images, train_labels, test_images, test_labels = _npz(path) if path.is_file() else _folder(path)

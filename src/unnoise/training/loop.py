@@ -128,9 +128,10 @@ def resume(run: Run) -> None:
     path, skipped = checkpoint.newest(run.folder / "checkpoints")
     for reason in skipped:
         run.log.say(f"skipped: {reason}")
-    if path is None:
-        if skipped:
-            raise checkpoint.CheckpointError(f"{run.folder}: no sound checkpoint is left; {skipped[0]}")
+    if path is None and skipped:
+        raise checkpoint.CheckpointError(f"{run.folder}: no sound checkpoint is left; {skipped[0]}")
+    if path is None:  # interrupted before the first checkpoint: from the start
+        run.log.cut(0)
         return
     states.restore(path, run.state)
     run.log.cut(run.state.step)
@@ -179,7 +180,7 @@ def _loop(run: Run, caught: list[int]) -> bool:
     batches = Batches(run.data, run.config.seed, run.arithmetic.device)
     total = torch.tensor(state.loss_sum)
     window = (time.monotonic(), state.nimg)
-    saved_at = state.nimg
+    saved_at = previewed_at = state.nimg
     run.state.network.train()
     while run.progress() < 1 and not caught:
         began, before = time.monotonic(), state.nimg
@@ -194,11 +195,12 @@ def _loop(run: Run, caught: list[int]) -> bool:
             total = torch.zeros(())
         if _due(before, state.nimg, train.sample_every_kimg):
             preview(run)
+            previewed_at = state.nimg
         if _due(before, state.nimg, train.checkpoint_every_kimg):
             _save(run, total)
             saved_at = state.nimg
     if saved_at != state.nimg or not (run.folder / checkpoint.MODEL_FILE).exists():
-        if not caught:
+        if not caught and previewed_at != state.nimg:
             preview(run)
         _save(run, total)
     return not caught

@@ -1,0 +1,98 @@
+"""The configuration: to JSON and back, changed by dotted keys, and refused in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unnoise.config import ConfigError, RunConfig, check, differences, flat, from_dict, override, seconds, to_dict
+from unnoise.presets import PRESETS, named
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_json_and_can_run(name):
+    config = PRESETS[name]()
+    assert config.preset == name
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+    check(config)
+
+
+def test_override_changes_exactly_what_is_named():
+    before = named("cifar10")
+    after = override(before, {"train.lr": 1, "network.channel_multipliers": [1, 2], "data.image_size": 64, "seed": 7})
+    assert after.train.lr == 1.0 and isinstance(after.train.lr, float) and after.network.channel_multipliers == (1, 2)
+    assert differences(before, after) == [
+        "data.image_size: None -> 64",
+        "network.channel_multipliers: (1, 2, 2, 2) -> (1, 2)",
+        "train.lr: 0.0002 -> 1.0",
+        "seed: 0 -> 7",
+    ]
+    assert differences(after, after) == [] and flat(after)["train.lr"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train.batchsize": 3}, r"train\.batchsize: unknown key; did you mean 'batch_size'\?"),
+        ({"trian.lr": 3}, r"trian\.lr: unknown key; did you mean 'train'\?"),
+        ({"seed.lr": 3}, r"seed\.lr: unknown key"),
+        ({"zzz": 3}, r"zzz: unknown key; expected one of preset, data"),
+        ({"train.lr": "fast"}, r"train\.lr: got 'fast', expected float"),
+        ({"train.batch_size": 1.5}, r"train\.batch_size: got 1\.5, expected int"),
+        ({"train.batch_size": True}, r"train\.batch_size: got True, expected int"),
+        ({"train.lr": None}, r"train\.lr: got None, expected float"),
+        ({"train.betas": [0.9]}, r"train\.betas: got 1 values, expected 2"),
+        ({"train.precision": "bf61"}, r"train\.precision: got 'bf61'; did you mean 'bf16'\?"),
+        ({"network": 3}, r"network: got 3"),
+    ],
+)
+def test_what_override_refuses(change, message):
+    with pytest.raises(ConfigError, match=message):
+        override(RunConfig(), change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train.batch_size": 0}, r"train\.batch_size: got 0, expected more than 0"),
+        ({"train.lr": -1.0}, r"train\.lr: got -1\.0"),
+        ({"train.lr": float("nan")}, r"train\.lr: got nan"),
+        ({"train.epochs": 0.0}, r"train\.epochs: got 0\.0"),
+        ({"train.time": "0s"}, r"train\.time: got 0\.0"),
+        ({"train.kimg": None}, r"no end is set; give one of --epochs, --kimg or --time"),
+        ({"train.label_dropout": 1.5}, r"train\.label_dropout: got 1\.5, expected 0 to 1"),
+        ({"sample.eta": -0.1}, r"sample\.eta: got -0\.1, expected 0 to 1"),
+        ({"seed": -1}, r"seed: got -1, expected 0 or more"),
+        ({"diffusion.timesteps": 0}, r"diffusion\.timesteps: got 0"),
+    ],
+)
+def test_numbers_out_of_range(change, message):
+    with pytest.raises(ConfigError, match=message):
+        check(override(named("digits"), change))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("90", 90), ("90s", 90), ("20m", 1200), ("1h30m", 5400), ("1h2m3s", 3723), ("0.5h", 1800)]
+)
+def test_times(text, value):
+    assert seconds(text) == value
+
+
+@given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
+def test_times_add_up(h, m, s):
+    assert seconds(f"{h}h{m}m{s}s") == 3600 * h + 60 * m + s
+
+
+@pytest.mark.parametrize("text", ["", " ", "h", "20 minutes", "m20", "-5m", "1m1h"])
+def test_what_is_no_time(text):
+    with pytest.raises(ConfigError, match=r"expected a time such as 90s, 20m or 1h30m"):
+        seconds(text)
+
+
+def test_a_folder_is_the_pictures_preset_and_a_misspelt_preset_is_suggested(tmp_path):
+    assert named(str(tmp_path)).data.source == str(tmp_path)
+    with pytest.raises(ConfigError, match="no preset, folder or zip 'cifra10'; did you mean 'cifar10'"):
+        named("cifra10")

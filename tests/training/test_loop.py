@@ -1,0 +1,271 @@
+"""The training loop: interrupted anywhere, it is the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import unnoise
+from unnoise import checkpoint
+from unnoise.config import ConfigError, override
+from unnoise.data.dataset import load
+from unnoise.presets import named
+from unnoise.training import loop
+
+TINY = {
+    "network.base_channels": 8,
+    "train.batch_size": 16,
+    "train.kimg": 0.32,  # 20 steps
+    "train.warmup_kimg": 0.1,
+    "train.ema_halflife_kimg": 0.1,
+    "train.log_every_kimg": 0.048,
+    "train.sample_every_kimg": 0.16,
+    "train.checkpoint_every_kimg": 0.08,
+    "train.keep_checkpoints": 100,
+    "sample.steps": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(unnoise.DataConfig())
+
+
+def tiny(**changes):
+    return override(named("digits"), {**TINY, **changes})
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Make the next run get a signal while step number `at` is computed."""
+
+    def arm(at: int, number: int = signal.SIGINT):
+        real = loop.train_step
+
+        def step(objective, state, batch, lr):
+            if state.step == at:
+                os.kill(os.getpid(), number)
+            return real(objective, state, batch, lr)
+
+        monkeypatch.setattr(loop, "train_step", step)
+        return lambda: monkeypatch.setattr(loop, "train_step", real)
+
+    return arm
+
+
+def curve(folder: Path):
+    """metrics.jsonl without what a clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("img_per_sec", "train_sec", "sample_sec")} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path):
+    """Bit for bit: weights, averages, optimizer, losses, pictures."""
+    last = [checkpoint.checkpoints(folder / "checkpoints")[-1] for folder in (a, b)]
+    assert last[0].name == last[1].name
+    for name in ("network", "ema", "optimizer"):
+        left, right = (load_file(path / f"{name}.safetensors") for path in last)
+        assert left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left), name
+    weights = [checkpoint.read_model(folder / "model.safetensors")[1]["weights"] for folder in (a, b)]
+    assert weights[0] == weights[1]
+    assert curve(a) == curve(b)
+    for picture in sorted((a / "samples").iterdir()):
+        assert picture.read_bytes() == (b / "samples" / picture.name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert loop.train(tiny(), data, folder).finished
+    return folder
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    names = {str(p.relative_to(whole)) for p in whole.rglob("*") if p.is_file()}
+    assert {"config.json", "metrics.jsonl", "model.safetensors", "samples/0000000160.png"} <= names
+    state = json.loads((whole / "checkpoints" / "step-00000020" / "state.json").read_text())
+    assert state["nimg"] == 320 and state["epoch"] == pytest.approx(320 / 1500) and "config" in state
+    assert np.isfinite(state["loss"]) and np.isfinite(state["held_out_loss"])
+    losses = [line["loss"] for line in curve(whole) if "loss" in line]
+    assert len(losses) == 6 and losses[-1] < losses[0]
+
+
+# inside a log window, on a checkpoint, on a log line, on a checkpoint with samples, at the last step
+@pytest.mark.parametrize("stops", [[3], [4], [8], [9], [18], [1, 2, 7, 13], [19]])
+def test_stopped_by_ctrl_c_and_run_again_it_is_bitwise_the_same_run(whole, data, tmp_path, interrupt, stops):
+    for stop in stops:
+        disarm = interrupt(stop)
+        outcome = loop.train(tiny(), data, tmp_path)
+        disarm()
+        assert (outcome.finished, outcome.signal) == (False, signal.SIGINT)
+        assert checkpoint.checkpoints(tmp_path / "checkpoints")[-1].name == f"step-{stop + 1:08d}"
+    assert loop.train(tiny(), data, tmp_path).finished
+    assert_same_run(whole, tmp_path)
+
+
+def test_killed_between_checkpoints_it_is_bitwise_the_same_run(whole, data, tmp_path, monkeypatch):
+    """What kill -9 leaves: later metrics lines, and no checkpoint of them."""
+    real = loop.train_step
+
+    def step(objective, state, batch, lr):
+        if state.step == 13:
+            raise MemoryError
+        return real(objective, state, batch, lr)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(MemoryError):
+        loop.train(tiny(), data, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 14, "lo')  # torn
+    monkeypatch.undo()
+    assert checkpoint.checkpoints(tmp_path / "checkpoints")[-1].name == "step-00000010"
+    assert loop.train(tiny(), data, tmp_path).finished
+    assert_same_run(whole, tmp_path)
+
+
+def test_killed_before_the_first_checkpoint_it_starts_again(whole, data, tmp_path, monkeypatch):
+    real = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda o, s, b, lr: 1 / 0 if s.step == 4 else real(o, s, b, lr))
+    with pytest.raises(ZeroDivisionError):
+        loop.train(tiny(), data, tmp_path)
+    monkeypatch.undo()
+    assert loop.train(tiny(), data, tmp_path).finished
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_damaged_newest_checkpoint_is_skipped_and_the_run_is_still_the_same(whole, data, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    for name in ("step-00000020", "step-00000015"):
+        os.truncate(tmp_path / "checkpoints" / name / "ema.safetensors", 1000)
+    assert loop.train(tiny(), data, tmp_path).finished
+    out = capsys.readouterr().out
+    assert "skipped: checkpoint" in out and "step-00000020" in out and "ema.safetensors is 1000 bytes" in out
+    assert "going on from" in out and "step-00000010" in out
+    assert_same_run(whole, tmp_path)
+
+
+def test_no_sound_checkpoint_is_an_error_and_not_a_new_start(whole, data, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for path in checkpoint.checkpoints(tmp_path / "checkpoints"):
+        os.truncate(path / "network.safetensors", 10)
+    with pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint is left"):
+        loop.train(tiny(), data, tmp_path)
+
+
+def test_sigterm_stops_the_same_way(data, tmp_path, interrupt):
+    disarm = interrupt(2, signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM)
+    outcome = loop.train(tiny(), data, tmp_path)
+    disarm()
+    assert outcome.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_finished_run_does_nothing_and_a_longer_end_goes_on(whole, data, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    assert loop.train(tiny(), data, tmp_path).finished
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    assert loop.train(tiny(**{"train.kimg": 0.4}), data, tmp_path).finished
+    assert checkpoint.checkpoints(tmp_path / "checkpoints")[-1].name == "step-00000025"
+
+
+@pytest.mark.parametrize(
+    "change", [{"train.lr": 1e-3}, {"network.base_channels": 16}, {"seed": 1}, {"diffusion.schedule": "linear"}]
+)
+def test_another_configuration_is_refused_by_name_and_nothing_is_touched(whole, data, change):
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
+    with pytest.raises(ConfigError, match=rf"was trained with another configuration \({next(iter(change))}: "):
+        loop.train(tiny(**change), data, whole)
+    assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
+
+
+def test_other_data_is_refused(whole, data):
+    with pytest.raises(ConfigError, match="the training images have changed since"):
+        loop.train(tiny(), dataclasses.replace(data, fingerprint="other"), whole)
+
+
+def test_off_the_main_thread_training_works_without_signals(data, tmp_path):
+    outcome = []
+    thread = threading.Thread(target=lambda: outcome.append(loop.train(tiny(**{"train.kimg": 0.032}), data, tmp_path)))
+    thread.start()
+    thread.join()
+    assert outcome[0].finished
+
+
+@pytest.mark.parametrize(("change", "steps"), [
+    ({"train.kimg": None, "train.epochs": 0.1}, 10),  # 150 images of 16
+    ({"train.epochs": 1.0}, 20),  # the nearer end counts
+    ({"train.kimg": 0.001}, 1),
+])  # fmt: skip
+def test_ends(data, tmp_path, change, steps):
+    loop.train(tiny(**change), data, tmp_path)
+    assert checkpoint.checkpoints(tmp_path / "checkpoints")[-1].name == f"step-{steps:08d}"
+
+
+def test_training_for_a_time_ends_then_and_brings_the_rate_to_zero(data, tmp_path):
+    loop.train(tiny(**{"train.kimg": None, "train.time": "2s", "train.sample_every_kimg": 1e6}), data, tmp_path)
+    lines = [line for line in (json.loads(text) for text in (tmp_path / "metrics.jsonl").open()) if "lr" in line]
+    state = json.loads((checkpoint.checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text())
+    assert 2 <= state["train_sec"] < 3
+    assert lines[-1]["lr"] < 0.02 * max(line["lr"] for line in lines)
+
+
+def test_a_diverged_run_stops_with_a_line_and_writes_no_checkpoint_of_it(data, tmp_path):
+    config = tiny(**{"train.lr": 1e30, "train.clip": 0.0})
+    with pytest.raises(loop.DivergedError, match=r"training diverged: the loss is (nan|inf) at step"):
+        loop.train(config, data, tmp_path)
+    found, _ = checkpoint.newest(tmp_path / "checkpoints")
+    assert found is None or all(v.isfinite().all() for v in load_file(found / "network.safetensors").values())
+
+
+def test_hybrid_loss_trains_and_samples_with_learned_variance(data, tmp_path):
+    config = tiny(**{"diffusion.variance": "learned", "diffusion.parameterization": "eps", "sample.sampler": "ddpm"})
+    loop.train(config, data, tmp_path)
+    assert unnoise.load(tmp_path).sample(2, steps=4).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(("schedule", "parameterization", "times"), [
+    ("edm", "edm", "log_normal_sigma"), ("flow", "flow", "logit_normal"), ("linear", "x0", "uniform_discrete"),
+    ("sigmoid", "eps", "uniform_discrete"),
+])  # fmt: skip
+def test_every_objective_trains_on_digits(data, tmp_path, schedule, parameterization, times):
+    config = tiny(**{
+        "diffusion.schedule": schedule, "diffusion.parameterization": parameterization, "diffusion.times": times,
+        "train.kimg": 0.64,
+    })  # fmt: skip
+    loop.train(config, data, tmp_path)
+    losses = [line["loss"] for line in curve(tmp_path) if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_unlabelled_data_trains_without_classes(data, tmp_path):
+    loop.train(tiny(), dataclasses.replace(data, labels=None, class_names=()), tmp_path)
+    model = unnoise.load(tmp_path)
+    assert model.shape.num_classes == 0 and model.sample(2).shape == (2, 1, 8, 8)
+
+
+def test_dry_run_counts_what_is_there_and_writes_nothing(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    probe = loop.dry_run(tiny(), data)
+    assert list(tmp_path.iterdir()) == []
+    model = loop.prepare(tiny(), data, tmp_path).state.network
+    assert probe.parameters == sum(p.numel() for p in model.parameters())
+    assert probe.img_per_sec > 1 and probe.memory_bytes > 1e6
+
+
+def test_four_times_the_pixels_are_four_times_the_flops():
+    small, large = (
+        loop.dry_run(tiny(**{"data.image_size": s}), load(unnoise.DataConfig(image_size=s))) for s in (8, 16)
+    )
+    assert large.gflop_per_image / small.gflop_per_image == pytest.approx(4, rel=0.2)
