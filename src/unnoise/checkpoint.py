@@ -62,7 +62,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         for name, group in tensors.items():
-            save_file({k: v.contiguous() for k, v in group.items()}, temporary / f"{name}.safetensors")
+            _save_tensors(group, temporary / f"{name}.safetensors")
         (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
         manifest = {"format": FORMAT, "torch": torch.__version__, "files": {}}
         for path in sorted(temporary.iterdir()):
@@ -80,6 +80,13 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
             "another --out and run the same command again"
         ) from error
     return final
+
+
+def _save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
+    path.touch()
+    mode = path.stat().st_mode  # as for any new file; safetensors' own would be readable by nobody else
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
+    path.chmod(mode)
 
 
 def _reason(error: Exception) -> str:
@@ -146,7 +153,7 @@ def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {**record, "format": FORMAT, "weights": fingerprint(tensors)}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"unnoise": json.dumps(record)})
+        _save_tensors(tensors, temporary, {"unnoise": json.dumps(record)})
         _fsync(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)

@@ -154,7 +154,7 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
     from unnoise.config import flat
 
     arguments = [_long(a) for a in arguments] if prog.startswith("unnoise train") else arguments
-    known = ["--" + key.replace("_", "-") for key in flat(default)]
+    known = [flag for key, value in flat(default).items() for flag in _flags(key.replace("_", "-"), value)]
     if not {"--help", "-h"} & set(arguments):
         everything = [*known, *extra, *(SHORT_FLAGS if prog.startswith("unnoise train") else ())]
         for argument in arguments:
@@ -169,6 +169,12 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
         if end.code:
             raise UsageError(_one_line(complaint.getvalue())) from None
         raise
+
+
+def _flags(key: str, value: object) -> list[str]:
+    """--train.tf32, and --train.no-tf32 for a switch."""
+    group, dot, name = key.rpartition(".")
+    return [f"--{key}", f"--{group}{dot}no-{name}"] if isinstance(value, bool) else [f"--{key}"]
 
 
 def _long(argument: str) -> str:

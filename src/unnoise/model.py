@@ -148,14 +148,14 @@ def bundled() -> dict[str, Path]:
 def find(name: str | Path) -> Path:
     """The model file of a bundled name, a run folder or a path; CheckpointError if there is none."""
     path = Path(name)
-    if path.is_dir():
-        if (path / MODEL_FILE).is_file():
-            return path / MODEL_FILE
-        raise CheckpointError(f"{path}: no {MODEL_FILE} in this folder; expected a run folder of `unnoise train`")
+    if (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
     if path.is_file():
         return path
     if str(name) in bundled():
         return bundled()[str(name)]
+    if path.is_dir():
+        raise CheckpointError(f"{path}: no {MODEL_FILE} in this folder; expected a run folder of `unnoise train`")
     raise CheckpointError(f"{name}: no such run folder, model file or bundled model; {nearest(str(name), bundled())}")
 
 

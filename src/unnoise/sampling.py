@@ -43,7 +43,6 @@ def write_samples(
             save_png(out / f"seed-{seed:06d}.png", images[i], {"unnoise": json.dumps(text)})
         shown += [images] if start < GRID_IMAGES else []
     together = torch.cat(shown)[:GRID_IMAGES]
-    scale = scale or max(1, 64 // together.shape[-2])
     path = out / "grid.png"
     seen = [int(s) for s in seeds[: len(together)]]
     save_png(path, grid(together, scale=scale), {"unnoise": json.dumps({**recipe, "seeds": seen, "label": label})})

@@ -15,8 +15,8 @@ from torch import Tensor
 from unnoise.data.config import DataError
 from unnoise.data.dataset import ImageData
 
-MOSAIC_HEIGHT = 48
-"""Tiny images are enlarged by a whole factor to about this many pixels in a mosaic."""
+GRID_HEIGHT = 64
+"""Tiny images are enlarged by a whole factor to at most this many pixels in a grid."""
 
 
 def to_model(images: Tensor) -> Tensor:
@@ -35,9 +35,13 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
-def grid(images: Tensor, columns: int | None = None, padding: int = 2, scale: int = 1) -> Image.Image:
-    """uint8 (n, c, h, w) side by side on white, each pixel enlarged to scale x scale; near square by default."""
+def grid(images: Tensor, columns: int | None = None, padding: int = 2, scale: int | None = None) -> Image.Image:
+    """uint8 (n, c, h, w) side by side on white; near square, and images about 64 pixels high unless told.
+
+    Each pixel is enlarged to scale x scale.
+    """
     n, c, h, w = images.shape
+    scale = scale or max(1, GRID_HEIGHT // h)
     columns = columns or math.ceil(n**0.5)
     rows = math.ceil(n / columns)
     height, width = h * scale + padding, w * scale + padding
@@ -54,7 +58,7 @@ def mosaic(data: ImageData, count: int = 100, seed: int = 0) -> Image.Image:
     random = np.random.Generator(np.random.Philox(key=seed))
     rows = np.sort(random.permutation(data.num_train)[:count])
     images = torch.from_numpy(np.array(data.images[rows]))
-    return grid(images, scale=max(1, MOSAIC_HEIGHT // images.shape[-2]))
+    return grid(images)
 
 
 def save_png(path: Path | str, image: Image.Image | Tensor, text: Mapping[str, str]) -> None:
@@ -66,8 +70,12 @@ def save_png(path: Path | str, image: Image.Image | Tensor, text: Mapping[str, s
         chunks.add_itxt(key, value)
     temporary = path.with_name(f".{path.name}.tmp")
     picture = to_pil(image) if isinstance(image, Tensor) else image
-    picture.save(temporary, "PNG", pnginfo=chunks)
-    os.replace(temporary, path)
+    try:
+        picture.save(temporary, "PNG", pnginfo=chunks)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def read_png_text(path: Path | str) -> dict[str, str]:

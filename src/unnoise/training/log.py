@@ -25,7 +25,9 @@ class Log:
         if self.path.exists():
             lines = self.path.read_text().splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            temporary = self.path.with_name(f".{self.path.name}.tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.replace(self.path)
 
     def metrics(self, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""

@@ -31,6 +31,8 @@ from unnoise.training.step import Objective, draw, held_out_loss, learning_rate,
 
 PREVIEW_IMAGES = 64
 HELD_OUT_IMAGES = 1000
+DRY_RUN_SEC = 20
+"""A dry run starts no further step after so long."""
 MAY_CHANGE = ("train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
               "train.checkpoint_every", "train.keep_", "sample.", "device", "data.cache", "data.path")  # fmt: skip
 """Fields that a resumed run may change: they do not change what is learned up to the same point."""
@@ -148,6 +150,11 @@ def train(config: RunConfig, data: ImageData, folder: Path) -> Outcome:
         with _signals() as caught:
             finished = _loop(run, caught)
             return Outcome(folder, finished, caught[0] if caught else None)
+    except OSError as error:
+        raise checkpoint.CheckpointError(
+            f"{folder}: cannot be written ({error.strerror}); its checkpoints are intact, make room and run the same "
+            "command again"
+        ) from error
     finally:
         run.log.close()
 
@@ -292,7 +299,7 @@ class Probe:
 
 
 def dry_run(config: RunConfig, data: ImageData, steps: int = 3) -> Probe:
-    """A few real steps in memory, nothing written: parameters, GFLOP, speed, memory, time to the end."""
+    """Up to `steps` real steps in memory, nothing written: parameters, GFLOP, speed, memory, time to the end."""
     run = prepare(config, data, Path("dry-run"))
     run.log.close()
     batches = Batches(data, config.seed, run.arithmetic.device)
@@ -303,6 +310,8 @@ def dry_run(config: RunConfig, data: ImageData, steps: int = 3) -> Probe:
         loss, _ = train_step(run.objective, run.state, batch, 0.0)
         float(loss)
         times.append(time.monotonic() - began)
+        if sum(times) > DRY_RUN_SEC:
+            break
     speed = size / min(times)
     remaining = min(run.total_sec, run.total_nimg / speed)
     parameters = sum(p.numel() for p in run.state.network.parameters())

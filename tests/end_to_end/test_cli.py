@@ -1,0 +1,330 @@
+"""The commands as a user types them: what they write, how they fail, and that nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import unnoise
+from unnoise import checkpoint, cli
+from unnoise.config import RunConfig, from_dict
+
+TINY = [
+    "--network.base-channels", "8", "--batch-size", "16", "--kimg", "0.32", "--train.warmup-kimg", "0.1",
+    "--train.log-every-kimg", "0.048", "--train.sample-every-kimg", "0.16", "--train.checkpoint-every-kimg", "0.08",
+    "--sample.steps", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "digits"
+    assert cli.main(["train", "digits", "--out", str(folder), *TINY]) == 0
+    return folder
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def one_line(capsys, *arguments: str) -> str:
+    """Run a command that must fail with exit code 2 and exactly one line on stderr."""
+    capsys.readouterr()
+    assert cli.main(list(arguments)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("unnoise: ") and err.count("\n") == 1, err
+    return err
+
+
+def command(*arguments: str, **options) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "unnoise", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def pictures(folder: Path, count: int = 12, classes: tuple[str, ...] = ("cats", "dogs")) -> Path:
+    random = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / classes[i % len(classes)] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
+    return folder
+
+
+# --- help
+
+
+def test_help_is_quick_and_imports_no_torch():
+    for arguments in (["--help"], ["train", "cifar10", "--help"], ["sample", "--help"], ["data", "--help"]):
+        code = f"""import sys; from unnoise import cli
+try: cli.main({arguments!r})
+except SystemExit: pass
+assert not {{"torch", "numpy", "PIL"}} & set(sys.modules)"""
+        text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert "unnoise" in text
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "unnoise", "--help"], capture_output=True, check=True)
+        times.append(time.monotonic() - began)
+    assert min(times) < 0.3
+
+
+def test_no_command_shows_the_usage_and_fails(capsys):
+    assert cli.main([]) == 2
+    assert "unnoise train PRESET|FOLDER|ZIP" in capsys.readouterr().out
+
+
+# --- train
+
+
+def test_print_config_is_the_whole_config_with_the_flags_in_it(capsys):
+    assert cli.main(["train", "cifar10", "--train.batch-size", "64", "--print-config"]) == 0
+    config = from_dict(RunConfig, json.loads(capsys.readouterr().out))
+    assert config == unnoise.preset("cifar10", {"train.batch_size": 64})
+
+
+def test_switches_lists_and_none(capsys):
+    flags = ["--train.no-labels", "--data.flip", "True", "--network.attention-levels", "0", "1", "--train.kimg", "None"]
+    assert cli.main(["train", "digits", *flags, "--epochs=2", "--print-config"]) == 0
+    config = from_dict(RunConfig, json.loads(capsys.readouterr().out))
+    assert (config.train.labels, config.data.flip, config.network.attention_levels) == (False, True, (0, 1))
+    assert (config.train.kimg, config.train.epochs) == (None, 2)
+
+
+def test_dry_run_prints_its_figures_and_writes_nothing(inside, capsys):
+    assert cli.main(["train", "digits", "--dry-run", *TINY]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("parameters", "GFLOP per image", "images/s", "GiB", "to the end"))
+    assert list(inside.iterdir()) == []
+
+
+def test_the_same_command_on_a_finished_run_changes_nothing(run, capsys):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*.*") if p.name != "config.json"}
+    assert cli.main(["train", "digits", "--out", str(run), *TINY]) == 0
+    assert "done" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*.*") if p.name != "config.json"}
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_by_a_real_signal_the_same_command_ends_in_the_same_model(run, tmp_path, way):
+    folder = tmp_path / "stopped"
+    arguments = ["train", "digits", "--out", str(folder), *TINY]
+    process = command(*arguments)
+    while process.poll() is None and not (folder / "checkpoints" / "step-00000005").exists():
+        time.sleep(0.005)
+    process.send_signal(way)
+    out, err = process.communicate()
+    assert process.returncode == (-9 if way == signal.SIGKILL else 128 + way), err
+    assert way == signal.SIGKILL or ("the same command goes on from there" in out and err == "")
+    again = command(*arguments)
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "going on from" in out
+    got, expected = (load_file(f / "model.safetensors") for f in (folder, run))
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+    last = "checkpoints/step-00000020/optimizer.safetensors"
+    assert (folder / last).read_bytes() == (run / last).read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of the operating system")
+def test_a_full_disk_is_one_line_and_the_checkpoints_stay(run, tmp_path):
+    """A limit on file sizes stands in for the full disk: the optimizer's file does not fit."""
+    import resource
+
+    folder = tmp_path / "full"
+    shutil.copytree(run, folder)
+    limit = (folder / "model.safetensors").stat().st_size + 50_000
+    process = command(
+        "train", "digits", "--out", str(folder), *TINY, "--kimg", "0.4",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    _, err = process.communicate()
+    assert process.returncode == 2 and err.count("\n") == 1
+    assert "not written" in err and "earlier checkpoints are intact" in err
+    found, skipped = checkpoint.newest(folder / "checkpoints")
+    assert found is not None and found.name == "step-00000020" and not skipped
+    assert cli.main(["train", "digits", "--out", str(folder), *TINY, "--kimg", "0.4"]) == 0
+    assert checkpoint.checkpoints(folder / "checkpoints")[-1].name == "step-00000025"
+
+
+def test_metrics_that_cannot_be_written_are_one_line(run, tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unnoise.training.log.Log.metrics", full)
+    err = one_line(capsys, "train", "digits", "--out", str(tmp_path / "a"), *TINY)
+    assert "cannot be written (No space left on device)" in err and "run the same command again" in err
+
+
+def test_own_pictures_train_and_sample_in_two_commands(inside, capsys):
+    pictures(inside / "pets")
+    (inside / "pets" / "cats" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    small = ["--network.base-channels", "16", "--kimg", "0.03", "--batch-size", "8", "--sample.steps", "2"]
+    assert cli.main(["train", "pets", "--image-size", "12", *small]) == 0
+    out = capsys.readouterr().out
+    assert "12 images" in out and "broken.png" in out and "2 classes: cats 6, dogs 6" in out
+    assert cli.main(["sample", "runs/pets", "--num", "3", "--label", "dogs", "--out", "new"]) == 0
+    assert Image.open("new/seed-000000.png").size == (12, 12)
+
+
+# --- sample
+
+
+def test_sample_writes_pictures_that_say_how_they_were_made(run, inside, capsys):
+    assert cli.main(["sample", str(run), "--num", "5", "--label", "3", "--steps", "4", "--out", "a"]) == 0
+    assert sorted(p.name for p in (inside / "a").iterdir()) == [
+        "grid.png", *(f"seed-{i:06d}.png" for i in range(5)),
+    ]  # fmt: skip
+    capsys.readouterr()
+    assert cli.main(["info", "a/seed-000004.png"]) == 0
+    text = json.loads(capsys.readouterr().out)
+    assert (text["seed"], text["label"], text["sampler"], text["steps"]) == (4, 3, "ddim", 4)
+    assert text["model"] == checkpoint.read_model(run / "model.safetensors")[1]["weights"][:12]
+    assert cli.main(["info", "a/grid.png"]) == 0
+    assert json.loads(capsys.readouterr().out)["seeds"] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_a_picture_depends_on_its_seed_and_not_on_its_batch(run, inside, sampler):
+    flags = ["--sampler", sampler, "--steps", "3"]
+    assert cli.main(["sample", str(run), "--seeds", "0-9", "--out", "a", *flags]) == 0
+    assert cli.main(["sample", str(run), "--seeds", "7,2-4", "--batch-size", "3", "--out", "b", *flags]) == 0
+    for seed in (2, 3, 4, 7):
+        one, two = (np.asarray(Image.open(f"{f}/seed-{seed:06d}.png"), int) for f in ("a", "b"))
+        # bitwise up to the rounding of float32 kernels that differ with the batch's size
+        assert np.abs(one - two).max() <= 1
+    assert not np.array_equal(np.asarray(Image.open("a/seed-000002.png")), np.asarray(Image.open("a/seed-000003.png")))
+
+
+def test_labels_by_number_name_and_none(run):
+    model = unnoise.load(run)
+    assert torch.equal(model.sample(2, label=3), model.sample(2, label="3"))
+    by_seed = model.sample(4)
+    assert torch.equal(by_seed[3:4], model.sample(seeds=[3], label=3))
+    assert not torch.equal(model.sample(2, label="none"), model.sample(2, label=3))
+
+
+def test_generate_samples_is_the_originals_call(run):
+    model = unnoise.load(run)
+    images = unnoise.generate_samples(model, num_samples=8, device=torch.device("cpu"))
+    assert images.shape == (8, 1, 8, 8) and images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+
+
+# --- data and info
+
+
+def test_data_prints_the_report_and_writes_a_mosaic(inside, capsys):
+    pictures(inside / "pets")
+    assert cli.main(["data", "pets", "--size", "16", "--out", "m.png"]) == 0
+    out = capsys.readouterr().out
+    assert "12 images" in out and "16 x 16, RGB" in out and "mosaic: m.png" in out
+    assert Image.open("m.png").width > 100
+
+
+def test_info_of_a_run(run, capsys):
+    assert cli.main(["info", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "1 x 8 x 8 · 10 classes" in out and "step 20" in out and '"preset": "digits"' in out
+
+
+# --- one clear line
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ("trian digits", "no command 'trian'; did you mean 'train'?"),
+    ("train", "expected a preset, a folder or a zip"),
+    ("train digitz", "did you mean 'digits'?"),
+    ("train digits --train.bach-size 3", "no flag --train.bach-size; did you mean --train.batch-size?"),
+    ("train digits --train.batch-size many", "many"),
+    ("train digits --train.labels False", "False"),
+    ("train digits --batch-size 0", "train.batch_size: got 0, expected more than 0"),
+    ("train digits --image-size 0", "image_size: got 0"),
+    ("train digits --image-size -4", "image_size: got -4"),
+    ("train digits --network.attention-levels 7", "attention_levels: got 7, expected 0 to 1"),
+    ("train digits --network.base-channels 12", "norm_groups"),
+    ("train digits --diffusion.schedule cosin", "did you mean 'cosine'?"),
+    ("train digits --sample.sampler dim", "did you mean 'ddim'?"),
+    ("train digits --time soon", "expected a time such as"),
+    ("train digits --seed -1", "seed: got -1"),
+    ("train digits --device cuda:9", "device: 'cuda:9' is not there"),
+    ("train digits --train.precision fp16", "needs CUDA"),
+    ("train digits --out", "--out: expected a value"),
+    ("sample nothing", "nothing: no such run folder, model file or bundled model"),
+    ("sample digits --seeds 9-3", "expected numbers and rising ranges"),
+    ("sample digits --num 0", "--num: got 0"),
+    ("sample digits --label 10", "label: got 10, expected 0 to 9"),
+    ("sample digits --label cat", "label: no class 'cat'"),
+    ("sample digits --sampler euler", "sample.sampler: no 'euler'"),
+    ("sample digits --steps 0", "steps: got 0, expected 1 or more"),
+    ("sample digits --steps 1001", "steps: got 1001"),
+    ("sample digits --eta 2", "eta"),
+    ("sample digits --batch-size 0", "expected 1 or more"),
+    ("info pyproject.toml", "cannot be read"),
+    ("data nowhere", "nowhere"),
+    ("info digits --x", "no flag --x"),
+])  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    words = arguments.split()
+    device = ["--device", "cpu"] if "precision" in arguments else []
+    assert expected in one_line(capsys, *words, *device)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pyproject.toml"]
+
+
+def test_an_empty_folder_and_one_of_broken_pictures_only(inside, capsys):
+    (inside / "empty").mkdir()
+    assert "empty: no images" in one_line(capsys, "train", "empty")
+    (inside / "empty" / "a.png").write_bytes(b"not a picture")
+    assert "a.png" in one_line(capsys, "train", "empty")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 1000, -1])
+def test_a_truncated_model_file(run, inside, capsys, keep):
+    content = (run / "model.safetensors").read_bytes()
+    (inside / "m.safetensors").write_bytes(content[:keep])
+    assert "truncated or damaged" in one_line(capsys, "sample", "m.safetensors")
+
+
+def test_a_truncated_checkpoint_without_another(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    for path in checkpoint.checkpoints(folder / "checkpoints"):
+        os.truncate(path / "network.safetensors", 100)
+    err = one_line(capsys, "train", "digits", "--out", str(folder), *TINY, "--kimg", "1")
+    assert "no sound checkpoint is left" in err and "network.safetensors is 100 bytes" in err
+
+
+def test_a_config_that_does_not_match_the_weights(run, inside, capsys):
+    tensors, record = checkpoint.read_model(run / "model.safetensors")
+    record["config"]["network"]["base_channels"] = 16
+    checkpoint.save_model(inside / "m.safetensors", tensors, record)
+    err = one_line(capsys, "sample", "m.safetensors")
+    assert "the weights do not match the configuration" in err and "expected" in err
+
+
+def test_another_config_in_the_same_folder_is_refused(run, capsys):
+    err = one_line(capsys, "train", "digits", "--out", str(run), *TINY, "--lr", "0.5")
+    assert "train.lr: 0.002 -> 0.5" in err and "another --out" in err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(unnoise.CheckpointError):
+        cli.main(["sample", str(tmp_path / "no"), "--debug"])

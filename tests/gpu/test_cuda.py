@@ -1,0 +1,86 @@
+"""On a CUDA device: the same numbers as on the CPU, every precision, compilation, and exact resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import unnoise
+from unnoise import build
+from unnoise.config import override
+from unnoise.data.dataset import load
+from unnoise.presets import named
+from unnoise.training import loop
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+TINY = {
+    "train.kimg": 1.28,
+    "train.batch_size": 64,
+    "train.sample_every_kimg": 0.64,
+    "train.checkpoint_every_kimg": 0.64,
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(unnoise.DataConfig())
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10", "ddpm", "iddpm"])
+def test_the_network_computes_on_the_gpu_what_it_does_on_the_cpu(preset):
+    size, channels = (8, 1) if preset == "digits" else (32, 3)
+    net = build.network(named(preset), build.Shape(channels, size, size))
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    net.eval()
+    x, t = torch.randn(2, channels, size, size), torch.tensor([3.0, 700.0])
+    expected = net.double()(x.double(), t).float()
+    with torch.no_grad():
+        got = net.cuda()(x.double().cuda(), t.cuda()).float().cpu()
+        half = net.float()
+        with torch.autocast("cuda", torch.bfloat16):
+            rough = half(x.cuda(), t.cuda()).float().cpu()
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert (rough - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_training_in_every_precision_compiled_or_not(data, tmp_path, precision, compiled):
+    config = override(named("digits"), {**TINY, "train.precision": precision, "train.compile": compiled})
+    assert loop.train(config, data, tmp_path).finished
+    assert unnoise.load(tmp_path).sample(8).shape == (8, 1, 8, 8)
+
+
+def test_seeds_give_the_same_pictures_on_either_device():
+    model = unnoise.load("digits", "cpu")
+    on_cpu = model.sample(16).int()
+    config = dataclasses.replace(model.config.train, precision="fp32")
+    gpu = unnoise.Model(model.network, dataclasses.replace(model.config, device="cuda", train=config), model.record)
+    assert (gpu.sample(16).int() - on_cpu).abs().float().mean() < 1
+
+
+def test_interrupted_on_a_gpu_it_is_the_same_run(data, tmp_path, monkeypatch):
+    """To rounding: cuDNN's convolution gradients may add in another order."""
+    config = override(named("digits"), {**TINY, "train.compile": "off"})
+    loop.train(config, data, tmp_path / "whole")
+    folder = tmp_path / "stopped"
+    first = loop.train_step
+
+    def stopping(objective, state, batch, lr):
+        if state.step == 12:
+            raise MemoryError
+        return first(objective, state, batch, lr)
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    with pytest.raises(MemoryError):
+        loop.train(config, data, folder)
+    monkeypatch.setattr(loop, "train_step", first)
+    assert loop.train(config, data, folder).finished
+    a, b = (load_file(f / "model.safetensors") for f in (tmp_path / "whole", folder))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-2)
