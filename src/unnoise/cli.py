@@ -154,13 +154,20 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
     from unnoise.config import flat
 
     arguments = [_long(a) for a in arguments] if prog.startswith("unnoise train") else arguments
-    known = [flag for key, value in flat(default).items() for flag in _flags(key.replace("_", "-"), value)]
+    switches: dict[str, list[str]] = {}
+    known: list[str] = []
+    for key, value in flat(default).items():
+        flags = _flags(key.replace("_", "-"), value)
+        known += flags
+        switches |= dict.fromkeys(flags, flags) if len(flags) > 1 else {}
     if not {"--help", "-h"} & set(arguments):
         everything = [*known, *extra, *(SHORT_FLAGS if prog.startswith("unnoise train") else ())]
-        for argument in arguments:
+        for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
             flag = argument.split("=")[0].replace("_", "-")
             if flag.startswith("--") and flag not in known:
                 raise UsageError(f"no flag {flag}; {_nearest(flag, everything)}")
+            if flag in switches and after.lower() in ("true", "false"):
+                raise UsageError(f"{flag}: got {after}, expected nothing after it; {' or '.join(switches[flag])}")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -187,7 +194,11 @@ def _one_line(box: str) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", box)
     text = re.split(r"For full helptext|Argument helptext", text)[0]
     text = re.sub(r"\s+", " ", text).strip()
-    return re.sub(r"^(Parsing error|Value error|Invalid choice|Missing argument)\s*(Error parsing )?", "", text)
+    return re.sub(
+        r"^(Parsing error|Value error|Invalid choice|Missing argument|Unrecognized options)\s*(Error parsing )?",
+        "",
+        text,
+    )
 
 
 def train(arguments: list[str]) -> int:

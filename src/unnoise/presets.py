@@ -87,8 +87,16 @@ def cifar10_small() -> RunConfig:
         ),
         diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
         train=TrainConfig(
-            batch_size=64, time="20m", lr=1e-3, ema_halflife_kimg=10, sample_every_kimg=20, checkpoint_every_kimg=20
+            batch_size=16,  # of 64, 32, 16: on two cores the number of steps is what there is too little of
+            time="20m",
+            lr=1e-3,
+            warmup_kimg=2,
+            ema_halflife_kimg=10,
+            log_every_kimg=1,
+            sample_every_kimg=30,
+            checkpoint_every_kimg=30,
         ),
+        sample=SampleConfig(steps=25, guidance_scale=1.5),
     )
 
 
