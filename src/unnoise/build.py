@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -74,9 +75,13 @@ def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
 
 
 def check_sampling(config: SampleConfig) -> None:
-    """ConfigError for an unknown sampler or spacing."""
+    """ConfigError for an unknown sampler or spacing, or a number out of range."""
     lookup(SAMPLERS, config.sampler, "sample.sampler")
     lookup(SPACINGS, config.spacing, "sample.spacing")
+    if not 0 <= config.eta <= 1:
+        raise ConfigError(f"sample.eta: got {config.eta:g}, expected 0 (deterministic) to 1 (ancestral)")
+    if not math.isfinite(config.guidance_scale):
+        raise ConfigError(f"sample.guidance_scale: got {config.guidance_scale}, expected a number; 1 is off")
 
 
 def device(name: str) -> torch.device:

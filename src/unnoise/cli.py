@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -162,7 +163,7 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
         switches |= dict.fromkeys(flags, flags) if len(flags) > 1 else {}
     if not {"--help", "-h"} & set(arguments):
         everything = [*known, *extra, *(SHORT_FLAGS if prog.startswith("unnoise train") else ())]
-        for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        for argument, after in itertools.pairwise([*arguments, ""]):
             flag = argument.split("=")[0].replace("_", "-")
             if flag.startswith("--") and flag not in known:
                 raise UsageError(f"no flag {flag}; {_nearest(flag, everything)}")
@@ -276,6 +277,9 @@ def sample(arguments: list[str]) -> int:
     if target is None:
         return 0
     seeds = _seeds(flags)
+    for name, value in (("--batch-size", flags.batch_size), ("--scale", flags.scale)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name}: got {value}, expected 1 or more")
     from unnoise.model import load
     from unnoise.sampling import write_samples
 

@@ -245,7 +245,5 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"seed: got {config.seed}, expected 0 or more, below 2**63")
     if not 0 <= config.train.label_dropout <= 1:
         raise ConfigError(f"train.label_dropout: got {config.train.label_dropout}, expected 0 to 1")
-    if not 0 <= config.sample.eta <= 1:
-        raise ConfigError(f"sample.eta: got {config.sample.eta}, expected 0 to 1")
     if all(value is None for name, value in optional.items() if name != "train.micro_batch"):
         raise ConfigError("train: no end is set; give one of --epochs, --kimg or --time (such as --time 20m)")

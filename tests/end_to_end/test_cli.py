@@ -251,7 +251,7 @@ def test_info_of_a_run(run, capsys):
     ("trian digits", "no command 'trian'; did you mean 'train'?"),
     ("train", "expected a preset, a folder or a zip"),
     ("train digitz", "did you mean 'digits'?"),
-    ("train digits --train.bach-size 3", "no flag --train.bach-size; did you mean --train.batch-size?"),
+    ("train digits --train.bach-size 3", "no flag --train.bach-size; did you mean '--train.batch-size'?"),
     ("train digits --train.batch-size many", "many"),
     ("train digits --train.labels False", "expected nothing after it; --train.labels or --train.no-labels"),
     ("train digits --batch-size 0", "train.batch_size: got 0, expected more than 0"),
@@ -274,7 +274,9 @@ def test_info_of_a_run(run, capsys):
     ("sample digits --sampler euler", "sample.sampler: no 'euler'"),
     ("sample digits --steps 0", "steps: got 0, expected 1 or more"),
     ("sample digits --steps 1001", "steps: got 1001"),
-    ("sample digits --eta 2", "eta"),
+    ("sample digits --eta 2", "sample.eta: got 2, expected 0"),
+    ("sample digits --guidance-scale nan", "sample.guidance_scale: got nan"),
+    ("sample digits --scale 0", "--scale: got 0"),
     ("sample digits --batch-size 0", "expected 1 or more"),
     ("info pyproject.toml", "cannot be read"),
     ("data nowhere", "nowhere"),
@@ -291,7 +293,7 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, ar
 
 def test_an_empty_folder_and_one_of_broken_pictures_only(inside, capsys):
     (inside / "empty").mkdir()
-    assert "empty: no images" in one_line(capsys, "train", "empty")
+    assert "empty: no pictures" in one_line(capsys, "train", "empty")
     (inside / "empty" / "a.png").write_bytes(b"not a picture")
     assert "a.png" in one_line(capsys, "train", "empty")
 

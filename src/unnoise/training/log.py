@@ -25,6 +25,8 @@ class Log:
         if self.path.exists():
             lines = self.path.read_text().splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            if kept == lines:
+                return
             temporary = self.path.with_name(f".{self.path.name}.tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(self.path)
