@@ -31,7 +31,7 @@ lint: install  ## ruff and basedpyright
 
 gpu-check: install  ## the tests marked gpu and the throughput benchmark, on a CUDA machine
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/kernels.py --device cuda
+	$(BIN)/python benchmarks/kernels.py --device cuda --out benchmarks/results/h200-kernels.json
 
 clean:  ## remove what make made (not runs/)
 	rm -rf .venv .pytest_cache .ruff_cache dist

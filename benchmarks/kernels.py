@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -147,9 +148,19 @@ def table(results: dict[str, dict[str, float]]) -> str:
     lines = ["| work | median ms |", "|---|---|"]
     for name, values in results.items():
         best = min(values.values())
-        cells = (f"**{k} {v:.3g}**" if v == best else f"{k} {v:.3g}" for k, v in values.items())
+        texts = {k: f"{k} {v:.0f}" if v >= 100 else f"{k} {v:.3g}" for k, v in values.items()}
+        cells = (f"**{text}**" if values[k] == best else text for k, text in texts.items())
         lines.append(f"| {name} | {' · '.join(cells)} |")
     return "\n".join(lines)
+
+
+def machine(device: torch.device) -> str:
+    """The GPU's name, or the processor's and its widest instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    return f"{found[1] if found else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def main() -> None:
@@ -160,13 +171,10 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     results = run(device, arguments.repeats)
-    machine = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    )
     print(table(results))
     if arguments.out:
         record = {
-            "machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "machine": machine(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
             "date": time.strftime("%Y-%m-%d"), "repeats": arguments.repeats, "median_ms": results,
         }  # fmt: skip
         arguments.out.write_text(json.dumps(record, indent=2) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,16 @@ def test_every_public_name_resolves():
 
     for name in unnoise.__all__:
         assert getattr(unnoise, name) is not None
+
+
+def test_pictures_in_the_docs_are_made_by_the_program():
+    from unnoise.data.images import read_png_text
+
+    root = SOURCE.parent.parent
+    pictures = sorted((root / "docs" / "images").glob("*.png"))
+    assert pictures
+    for path in pictures:
+        assert "unnoise" in read_png_text(path), f"{path} says nothing of how it was made"
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        for link in re.findall(r'(?:src="|\]\()((?!http)[^")#]+)', page.read_text()):
+            assert (page.parent / link).exists(), f"{page} links to {link}, which is not there"

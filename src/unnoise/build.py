@@ -129,7 +129,7 @@ def arithmetic(config: RunConfig) -> Arithmetic:
         dtype = DTYPES[config.train.precision]
     elif where.type == "cuda":
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    elif where.type == "cpu" and wide and torch.cpu._is_avx512_bf16_supported():
+    elif where.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         dtype = torch.bfloat16
     else:
         dtype = torch.float32

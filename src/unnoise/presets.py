@@ -31,6 +31,7 @@ def digits() -> RunConfig:
             lr=2e-3,
             warmup_kimg=2,
             ema_halflife_kimg=5,
+            precision="fp32",  # as fast as bf16 at 8x8, and the same on every CPU
             log_every_kimg=1,
             sample_every_kimg=35,
             checkpoint_every_kimg=35,
