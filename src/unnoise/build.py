@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -17,7 +18,7 @@ from unnoise.diffusion.gaussian import VARIANCES
 from unnoise.diffusion.grids import SPACINGS
 from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
-from unnoise.diffusion.samplers import SAMPLERS
+from unnoise.diffusion.samplers import SAMPLERS, options
 from unnoise.diffusion.schedules import SCHEDULES
 from unnoise.networks.unet import UNet
 
@@ -80,6 +81,16 @@ def check_sampling(config: SampleConfig) -> None:
     lookup(SPACINGS, config.spacing, "sample.spacing")
     if not 0 <= config.eta <= 1:
         raise ConfigError(f"sample.eta: got {config.eta:g}, expected 0 (deterministic) to 1 (ancestral)")
+    for name, option in (("eta", "eta"), ("churn", "churned")):
+        takers = [sampler for sampler in SAMPLERS if option in options(sampler)]
+        if getattr(config, name) and config.sampler not in takers:
+            raise ConfigError(
+                f"sample.{name}: sampler {config.sampler!r} has none; expected one of {', '.join(takers)}"
+            )
+    if config.churn < 0:
+        raise ConfigError(f"sample.churn: got {config.churn:g}, expected 0 or more")
+    if any(not 0 < b < a for a, b in pairwise(config.noises)):
+        raise ConfigError(f"sample.noises: got {config.noises}, expected falling values of sigma / alpha above 0")
     if not math.isfinite(config.guidance_scale):
         raise ConfigError(f"sample.guidance_scale: got {config.guidance_scale}, expected a number; 1 is off")
 

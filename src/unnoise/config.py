@@ -101,15 +101,23 @@ class SampleConfig:
     """How a trained model is sampled if nothing else is said."""
 
     sampler: str = "ddim"
-    """ddpm or ddim."""
+    """ddpm, ddim (= euler), heun, heun_edm, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc_2, unipc_3, ipndm or ipndm_edm."""
     steps: int = 50
-    """Steps of the sampler; one network evaluation each."""
+    """Steps of the sampler; one network evaluation each, two for heun."""
     spacing: str = "trailing"
     """leading, trailing, uniform, karras or log_snr."""
     guidance_scale: float = 1.0
     """Classifier-free guidance; 1 is off, above 1 costs a second evaluation per step."""
+    noises: tuple[float, ...] = ()
+    """The grid itself, as falling values of sigma / alpha, in place of steps and spacing."""
     eta: float = 0.0
     """DDIM's share of ancestral noise."""
+    churn: float = 0.0
+    """EDM's S_churn, for heun: how much noise is added and taken away again, over all steps."""
+    churn_range: tuple[float, float] = (0.0, 1e9)
+    """EDM's S_min and S_max: the sigma / alpha between which there is churn."""
+    churn_noise: float = 1.0
+    """EDM's S_noise."""
     clip_x0: bool = True
     """Clamp the predicted image to the range of images at each step."""
 

@@ -21,11 +21,11 @@ from unnoise import build, checkpoint
 from unnoise.checkpoint import MODEL_FILE, CheckpointError
 from unnoise.config import ConfigError, RunConfig, SampleConfig, from_dict, nearest, to_dict
 from unnoise.data.images import from_model
-from unnoise.diffusion import grids
+from unnoise.diffusion import grids, samplers
 from unnoise.diffusion.denoiser import DiffusionModel, clip_x0
 from unnoise.diffusion.guidance import classifier_free
+from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
-from unnoise.diffusion.samplers import walk
 from unnoise.diffusion.samplers.step import Step
 
 SAMPLE_BATCH = 64
@@ -85,20 +85,37 @@ class Model:
         denoiser = classifier_free(self.diffusion, labels, self.shape.num_classes, chosen.guidance_scale)
         if chosen.clip_x0:
             denoiser = clip_x0(denoiser)
-        try:
-            grid = grids.make(self.diffusion.schedule, chosen.steps, chosen.spacing)
-        except ValueError as error:
-            raise ConfigError(f"sample.{error}") from error
-        options = {"ddim": {"eta": chosen.eta}, "ddpm": {"variance": self.config.diffusion.variance}}[chosen.sampler]
+        grid = self.grid(chosen)
+        options = self._options(chosen, grid)
         shape = (self.shape.channels, self.shape.height, self.shape.width)
         noise = Noise(seeds, shape, self.arithmetic.device)
-        stepper = walk(chosen.sampler, denoiser, grid, noise.normal, options)
+        stepper = samplers.walk(chosen.sampler, denoiser, grid, noise.normal, options)
         while True:  # the modes are entered per step, so that the caller's code between steps is not under them
             with torch.inference_mode(), self.arithmetic.autocast():
                 step = next(stepper, None)
             if step is None:
                 return
             yield step
+
+    def grid(self, chosen: SampleConfig) -> list[Level]:
+        """The levels that sampling with these settings visits."""
+        try:
+            if chosen.noises:
+                return grids.from_noises(self.diffusion.schedule, chosen.noises)
+            return grids.make(self.diffusion.schedule, chosen.steps, chosen.spacing)
+        except ValueError as error:
+            raise ConfigError(f"sample.{error}") from error
+
+    def _options(self, chosen: SampleConfig, grid: list[Level]) -> dict[str, Any]:
+        """What the sampler takes of all that a sampler may take."""
+        low, high = chosen.churn_range
+        values: dict[str, Any] = {
+            "eta": chosen.eta,
+            "variance": self.config.diffusion.variance,
+            "churned": grids.churned(self.diffusion.schedule, grid, chosen.churn, low, high),
+            "churn_noise": chosen.churn_noise,
+        }
+        return {name: values[name] for name in samplers.options(chosen.sampler) & values.keys()}
 
     def settings(self, **changes: Any) -> SampleConfig:
         """The model's sampling defaults with changes; ConfigError for unknown names, or for guidance without classes."""

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
 from tests.mixture import Mixture
 
+import unnoise
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import DiffusionModel, Prediction, clip_x0, conditional
 from unnoise.diffusion.guidance import classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant
-from unnoise.diffusion.samplers import SAMPLERS, walk
+from unnoise.diffusion.samplers import SAMPLERS, evaluations, options, steps_within, walk
+from unnoise.diffusion.samplers.step import Step
 from unnoise.diffusion.schedules import SCHEDULES
 
 MIXTURE = Mixture([[-0.6, 0.3], [0.5, 0.1], [0.2, -0.7]], std=0.2)
+ORDERS = {"ddim": 1, "euler": 1}
+"""Global order with first-order steps at both ends; 2 for the others: one first-order step has a local error of order 2."""
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
+STOCHASTIC = {"ddpm", "dpmpp_2m_sde"}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
@@ -42,8 +48,8 @@ def last(sampler, denoiser, grid, noise, options=None):
 @every_schedule
 def test_samples_have_the_moments_of_the_data(sampler, schedule):
     process = SCHEDULES[schedule](1000)
-    grid = grids.make(process, 250, "log_snr")
-    x = last(sampler, MIXTURE.denoise, grid, Ensemble(20_000)).x.flatten(1)
+    grid = grids.make(process, 250 if sampler in {"ddpm", *ORDERS} else 60, "log_snr")
+    x = last(sampler, MIXTURE.denoise, grid, Ensemble(10_000)).x.flatten(1)
     torch.testing.assert_close(x.mean(0), MIXTURE.mean(), rtol=0, atol=0.02)
     torch.testing.assert_close(torch.cov(x.T), MIXTURE.covariance(), rtol=0.05, atol=0.01)
     nearest = torch.cdist(x, MIXTURE.means).argmin(1).bincount(minlength=3) / len(x)
@@ -57,17 +63,45 @@ def test_eta_keeps_the_distribution(eta):
     torch.testing.assert_close(torch.cov(x.T), MIXTURE.covariance(), rtol=0.05, atol=0.01)
 
 
+@cache
+def ode_end(sampler: str, schedule: str, steps: int) -> torch.Tensor:
+    """Where a deterministic sampler brings fixed noise, from sigma / alpha = 20 to 0.05 in even log-SNR steps."""
+    process, high, low = SCHEDULES[schedule](1000), 20.0, 0.05
+    noises = high * (low / high) ** (torch.arange(steps + 1, dtype=torch.float64) / steps)
+    grid = [process.level(process.time(float(noise))) for noise in noises]
+    x = grid[0].sigma * Ensemble(50).normal()
+    *_, step = SAMPLERS[sampler](MIXTURE.denoise, x, grid, Ensemble(50).normal)
+    return step.x
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in STOCHASTIC])
 @every_schedule
-def test_ddim_converges_with_order_one(schedule):
-    process = SCHEDULES[schedule](1000)
-    # A spacing that is smooth in the step number; tabled schedules are piecewise, so not beyond their resolution.
-    ends = {
-        n: last("ddim", MIXTURE.denoise, grids.make(process, n, "log_snr"), Ensemble(200)).x
-        for n in (32, 64, 128, 2048)
-    }
-    errors = [(ends[n] - ends[2048]).abs().mean().item() for n in (32, 64, 128)]
+def test_order_of_convergence(sampler, schedule):
+    reference = ode_end("dpmpp_3m", schedule, 2048)
+    errors = [(ode_end(sampler, schedule, n) - reference).abs().mean().item() for n in (32, 64, 128)]
     slopes = [math.log2(a / b) for a, b in pairwise(errors)]
-    assert all(0.8 < slope < 1.3 for slope in slopes), slopes
+    order = ORDERS.get(sampler, 2)
+    assert all(order - 0.2 < slope < order + 0.4 for slope in slopes), slopes
+
+
+@pytest.mark.parametrize(("sampler", "order"), [("dpmpp_2m", 2), ("dpmpp_3m", 3), ("unipc_2", 3), ("unipc_3", 4)])
+def test_order_between_the_ends(sampler, order):
+    """With fine first and last steps (of length h^2) the order of the formulas themselves shows."""
+
+    def end(name: str, steps: int) -> torch.Tensor:
+        h = 1 / steps
+        fine = torch.arange(1, 5, dtype=torch.float64) * h**2
+        u = torch.cat([torch.arange(steps + 1, dtype=torch.float64) * h, fine, 1 - fine]).sort().values
+        noises = (20.0 * (0.05 / 20.0) ** u).tolist()
+        grid = [Level(0.0, (1 + r * r) ** -0.5, r * (1 + r * r) ** -0.5) for r in noises]
+        x = grid[0].sigma * Ensemble(100).normal()
+        *_, step = SAMPLERS[name](MIXTURE.denoise, x, grid, Ensemble(100).normal)
+        return step.x
+
+    reference = end("unipc_3", 1024)
+    errors = [(end(sampler, n) - reference).abs().mean().item() for n in (64, 128, 256)]
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert all(order - 0.5 < slope < order + 0.4 for slope in slopes), slopes
 
 
 @every_sampler
@@ -81,7 +115,7 @@ def test_perfect_denoiser_is_exact_at_every_step_count(sampler):
         grid = grids.make(SCHEDULES["cosine"](1000), steps, "trailing")
         end = last(sampler, perfect, grid, Ensemble(5))
         torch.testing.assert_close(end.x, x0)
-        assert end.level.sigma == 0 and end.nfe == steps
+        assert end.level.sigma == 0 and end.nfe == evaluations(sampler, steps)
 
 
 @every_sampler
@@ -92,6 +126,28 @@ def test_an_image_depends_on_its_seed_only(sampler):
     for i, seed in enumerate((7, 8, 9)):
         alone = last(sampler, double, grid, Noise([seed], (1, 1, 2))).x
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-12, atol=1e-12)
+
+
+@every_sampler
+def test_evaluations_within_a_budget(sampler):
+    for nfe in (5, 8, 10, 15, 20):
+        steps = steps_within(sampler, nfe)
+        assert evaluations(sampler, steps) <= nfe < evaluations(sampler, steps + 1)
+
+
+def test_a_new_sampler_is_one_function_and_one_line(monkeypatch):
+    def halfway(denoiser, x, grid, draw, share: float = 0.5):
+        for t, s in pairwise(grid):
+            prediction = denoiser(x, t)
+            yield Step(s, s.alpha * prediction.x0 + share * s.sigma * prediction.eps, prediction)
+
+    monkeypatch.setitem(SAMPLERS, "halfway", halfway)
+    test_perfect_denoiser_is_exact_at_every_step_count("halfway")
+    test_an_image_depends_on_its_seed_only("halfway")
+    assert options("halfway") == {"share"}
+    model = unnoise.load("digits", "cpu")
+    images = model.sample(2, sampler="halfway", steps=5)
+    assert images.shape == (2, 1, 8, 8)
 
 
 def test_ddim_with_eta_1_is_the_ancestral_sampler():

@@ -7,7 +7,7 @@ give fractional ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -72,7 +72,26 @@ def make(schedule: Schedule, steps: int, spacing: str) -> list[Level]:
     """The steps + 1 levels from noise to data; ValueError where two steps would fall on one level."""
     if steps < 1:
         raise ValueError(f"steps: got {steps}, expected 1 or more")
-    times = SPACINGS[spacing](schedule, steps)
+    return _levels(schedule, SPACINGS[spacing](schedule, steps), spacing)
+
+
+def from_noises(schedule: Schedule, noises: Sequence[float]) -> list[Level]:
+    """The grid with sigma / alpha at these falling values; the first stands for pure noise, whatever it is."""
+    return _levels(schedule, _by_noise(schedule, np.asarray(noises, dtype=float)), "noises")
+
+
+def _levels(schedule: Schedule, times: np.ndarray, name: str) -> list[Level]:
     if np.any(np.diff(times) >= 0):
-        raise ValueError(f"steps: got {steps} with spacing {spacing!r} on {schedule.steps} levels; expected fewer")
+        raise ValueError(f"steps: got {len(times)} with spacing {name!r} on {schedule.steps} levels; expected fewer")
     return [*(schedule.level(float(t)) for t in times), DATA]
+
+
+def churned(schedule: Schedule, grid: Sequence[Level], churn: float, low: float, high: float) -> list[Level]:
+    """For each noisy level of a grid the one that EDM's churn raises it to, where low <= sigma / alpha <= high."""
+    gamma = min(churn / (len(grid) - 1), 2**0.5 - 1)  # EDM Alg. 2, line 5
+    raised = list(grid)
+    for i, level in enumerate(grid[:-1]):
+        if gamma > 0 and level.alpha > 0 and low <= level.sigma / level.alpha <= high:
+            t = min(schedule.time(float((1 + gamma) * level.sigma / level.alpha)), schedule.t_max)
+            raised[i] = schedule.level(t) if t > float(level.t) else level
+    return raised

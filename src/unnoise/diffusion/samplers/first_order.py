@@ -1,4 +1,4 @@
-"""The two samplers of one evaluation per step: ancestral DDPM and DDIM."""
+"""First order, one evaluation per step: ancestral DDPM and DDIM, which is Euler's method in every frame."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from unnoise.diffusion.denoiser import Denoiser
+from unnoise.diffusion.denoiser import Denoiser, Prediction
 from unnoise.diffusion.gaussian import log_variance
 from unnoise.diffusion.levels import Level, Transition
 from unnoise.diffusion.samplers.step import Step
+
+
+def euler(prediction: Prediction, s: Level) -> Tensor:
+    """x_s = alpha_s * x0 + sigma_s * eps: the first-order step of every ODE solver, exact where s is data."""
+    return s.alpha * prediction.x0 + s.sigma * prediction.eps  # DDIM (12), eta = 0
 
 
 def ddpm(
