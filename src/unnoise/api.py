@@ -11,13 +11,16 @@ from unnoise.config import RunConfig, override
 from unnoise.data.dataset import ImageData, load
 from unnoise.model import Model
 from unnoise.model import load as load_model
-from unnoise.presets import named
+from unnoise.presets import named, with_objective
 from unnoise.training import loop
 
 
-def preset(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
-    """A preset's configuration, or `pictures` for a folder or zip, with dotted keys changed: {"train.kimg": 50}."""
-    return override(named(name), changes or {})
+def preset(name: str, changes: Mapping[str, Any] | None = None, objective: str | None = None) -> RunConfig:
+    """A preset's configuration, or `pictures` for a folder or zip, with dotted keys changed: {"train.kimg": 50}.
+
+    `objective` is ddpm, iddpm, v, edm or flow in place of the preset's own.
+    """
+    return override(named(name, objective), changes or {})
 
 
 def load_data(config: RunConfig, progress: bool = False) -> ImageData:
@@ -25,18 +28,25 @@ def load_data(config: RunConfig, progress: bool = False) -> ImageData:
     return load(config.data, progress)
 
 
-def train(config: RunConfig | str, out: str | Path | None = None, changes: Mapping[str, Any] | None = None) -> Model:
+def train(
+    config: RunConfig | str,
+    out: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+    objective: str | None = None,
+) -> Model:
     """Train a preset, a folder of pictures or a configuration into a run folder, and give the model.
 
-    The same call goes on where an interrupted one stopped. `out` is runs/<preset> unless given.
+    The same call goes on where an interrupted one stopped. `out` is runs/<preset> unless given; `objective` as in
+    `preset`.
     """
-    config = preset(config, changes) if isinstance(config, str) else override(config, changes or {})
-    folder = Path(out) if out is not None else default_folder(config)
+    config = named(config) if isinstance(config, str) else config
+    config = override(config if objective is None else with_objective(config, objective), changes or {})
+    folder = Path(out) if out is not None else default_folder(config, objective)
     outcome = loop.train(config, load_data(config), folder)
     return load_model(outcome.folder, str(build.device(config.device)))
 
 
-def default_folder(config: RunConfig) -> Path:
-    """runs/<preset>, or runs/<folder's name> for own pictures."""
+def default_folder(config: RunConfig, objective: str | None = None) -> Path:
+    """runs/<preset>, or runs/<folder's name> for own pictures; with -<objective> if another one was asked for."""
     name = Path(config.data.source).stem if config.preset == "pictures" else config.preset
-    return Path("runs") / name
+    return Path("runs") / (name if objective is None else f"{name}-{objective}")

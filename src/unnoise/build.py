@@ -91,6 +91,14 @@ def check_sampling(config: SampleConfig) -> None:
         raise ConfigError(f"sample.churn: got {config.churn:g}, expected 0 or more")
     if any(not 0 < b < a for a, b in pairwise(config.noises)):
         raise ConfigError(f"sample.noises: got {config.noises}, expected falling values of sigma / alpha above 0")
+    for name in ("guidance_interval", "churn_range"):
+        low, high = getattr(config, name)
+        if not 0 <= low <= high:
+            raise ConfigError(f"sample.{name}: got {low:g} to {high:g}, expected sigma / alpha from 0, low before high")
+    if not 0 <= config.dynamic_threshold <= 1:
+        raise ConfigError(
+            f"sample.dynamic_threshold: got {config.dynamic_threshold:g}, expected a quantile in 0 to 1 (0 is off)"
+        )
     if not math.isfinite(config.guidance_scale):
         raise ConfigError(f"sample.guidance_scale: got {config.guidance_scale}, expected a number; 1 is off")
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
+MANIFEST = "manifest.json"
 
 Tensors = dict[str, Tensor]
 
@@ -68,7 +69,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
         for path in sorted(temporary.iterdir()):
             _fsync(path)
             manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        write_json(temporary / "manifest.json", manifest)
+        write_json(temporary / MANIFEST, manifest)
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)
@@ -114,7 +115,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
 def verify(path: Path) -> None:
     """CheckpointError unless every file of the manifest is there, of its size and SHA-256."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads((path / MANIFEST).read_text())
         files, version = dict(manifest["files"]), manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(

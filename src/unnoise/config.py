@@ -39,7 +39,7 @@ class DiffusionConfig:
     times: str = "uniform_discrete"
     """How training times are drawn: uniform_discrete, uniform, log_normal_sigma or logit_normal."""
     weighting: str = "none"
-    """Weight of the loss by noise level: none or min_snr."""
+    """Weight of the loss by noise level: none, min_snr or learned (EDM2's uncertainty)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class TrainConfig:
     """Train class-conditionally where the data has labels."""
     stratified: bool = True
     """One time from each 1/batch of the distribution."""
+    pairing: Literal["independent", "optimal_transport"] = "independent"
+    """Which noise goes with which image of a batch: any, or the nearest overall among those of its class."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the network's arithmetic; auto is what is fastest on this machine for this network."""
     channels_last: Literal["auto", "on", "off"] = "auto"
@@ -107,7 +109,9 @@ class SampleConfig:
     spacing: str = "trailing"
     """leading, trailing, uniform, karras or log_snr."""
     guidance_scale: float = 1.0
-    """Classifier-free guidance; 1 is off, above 1 costs a second evaluation per step."""
+    """Classifier-free guidance (or, with a guide, autoguidance); 1 is off, others cost a second evaluation per step."""
+    guidance_interval: tuple[float, float] = (0.0, 1e9)
+    """Guide only where sigma / alpha is between these; elsewhere there is one evaluation."""
     noises: tuple[float, ...] = ()
     """The grid itself, as falling values of sigma / alpha, in place of steps and spacing."""
     eta: float = 0.0
@@ -119,7 +123,9 @@ class SampleConfig:
     churn_noise: float = 1.0
     """EDM's S_noise."""
     clip_x0: bool = True
-    """Clamp the predicted image to the range of images at each step."""
+    """Clamp the predicted image to the range of images at each step (static thresholding)."""
+    dynamic_threshold: float = 0.0
+    """Imagen's dynamic thresholding instead, at this quantile of |x0|, such as 0.995; 0 is off."""
 
 
 @dataclass(frozen=True)

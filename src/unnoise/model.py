@@ -22,8 +22,8 @@ from unnoise.checkpoint import MODEL_FILE, CheckpointError
 from unnoise.config import ConfigError, RunConfig, SampleConfig, from_dict, nearest, to_dict
 from unnoise.data.images import from_model
 from unnoise.diffusion import grids, samplers
-from unnoise.diffusion.denoiser import DiffusionModel, clip_x0
-from unnoise.diffusion.guidance import classifier_free
+from unnoise.diffusion.denoiser import Denoiser, DiffusionModel, clip_x0, conditional, dynamic_threshold
+from unnoise.diffusion.guidance import autoguidance, classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
@@ -61,41 +61,52 @@ class Model:
         seeds: Sequence[int] | None = None,
         label: int | str | None = None,
         batch_size: int = SAMPLE_BATCH,
+        guide: Model | None = None,
         **settings: Any,
     ) -> UInt8[Tensor, "n c h w"]:
         """Images of seeds seed .. seed + num - 1 (or of `seeds`), uint8 (n, c, h, w) on the CPU.
 
         An image depends on its seed and label, not on its batch. `label` is a number or a class name; by default each
-        image's is its seed modulo the number of classes; "none" samples without one. `settings` change fields of the
-        model's own SampleConfig: sampler, steps, spacing, guidance_scale, eta, clip_x0.
+        image's is its seed modulo the number of classes; "none" samples without one. `guide` is a worse model for
+        autoguidance. `settings` change fields of the model's own SampleConfig: sampler, steps, guidance_scale, ..
         """
         seeds = list(range(seed, seed + num)) if seeds is None else list(seeds)
         if not seeds or batch_size < 1:
             raise ConfigError(f"sample: got {len(seeds)} images in batches of {batch_size}, expected 1 or more of both")
         parts = []
         for start in range(0, len(seeds), batch_size):
-            last = deque(self.steps(seeds[start : start + batch_size], label, **settings), maxlen=1).pop()
-            parts.append(from_model(last.x.cpu()))
+            steps = self.steps(seeds[start : start + batch_size], label, guide, **settings)
+            parts.append(from_model(last(steps).x.cpu()))
         return torch.cat(parts)
 
-    def steps(self, seeds: Sequence[int], label: int | str | None = None, **settings: Any) -> Iterator[Step]:
+    def steps(
+        self, seeds: Sequence[int], label: int | str | None = None, guide: Model | None = None, **settings: Any
+    ) -> Iterator[Step]:
         """The steps of one batch, from noise to data: for pictures of the process, previews and cancelling."""
-        chosen = self.settings(**settings)
-        labels = self.labels(seeds, label)
-        denoiser = classifier_free(self.diffusion, labels, self.shape.num_classes, chosen.guidance_scale)
-        if chosen.clip_x0:
-            denoiser = clip_x0(denoiser)
-        grid = self.grid(chosen)
-        options = self._options(chosen, grid)
-        shape = (self.shape.channels, self.shape.height, self.shape.width)
-        noise = Noise(seeds, shape, self.arithmetic.device)
-        stepper = samplers.walk(chosen.sampler, denoiser, grid, noise.normal, options)
-        while True:  # the modes are entered per step, so that the caller's code between steps is not under them
-            with torch.inference_mode(), self.arithmetic.autocast():
-                step = next(stepper, None)
-            if step is None:
-                return
-            yield step
+        chosen = self.settings(guide=guide, **settings)
+        denoiser = self.denoiser(self.labels(seeds, label), chosen, guide)
+        return self.walk(denoiser, self.grid(chosen), self.noise(seeds), chosen)
+
+    def denoiser(self, labels: Tensor | None, chosen: SampleConfig, guide: Model | None = None) -> Denoiser:
+        """This network as a denoiser for (n,) labels: guided and thresholded as the settings say."""
+        scale, interval = chosen.guidance_scale, chosen.guidance_interval
+        if guide is None:
+            denoiser = classifier_free(self.diffusion, labels, self.shape.num_classes, scale, interval)
+        else:
+            worse = conditional(guide.diffusion, labels)
+            denoiser = autoguidance(conditional(self.diffusion, labels), worse, scale, interval)
+        return self.thresholded(denoiser, chosen)
+
+    @staticmethod
+    def thresholded(denoiser: Denoiser, chosen: SampleConfig) -> Denoiser:
+        """The denoiser with its x0 clipped as the settings say."""
+        if chosen.dynamic_threshold > 0:
+            return dynamic_threshold(denoiser, chosen.dynamic_threshold)
+        return clip_x0(denoiser) if chosen.clip_x0 else denoiser
+
+    def noise(self, seeds: Sequence[int]) -> Noise:
+        """The noise of images of these seeds."""
+        return Noise(seeds, (self.shape.channels, self.shape.height, self.shape.width), self.arithmetic.device)
 
     def grid(self, chosen: SampleConfig) -> list[Level]:
         """The levels that sampling with these settings visits."""
@@ -105,6 +116,22 @@ class Model:
             return grids.make(self.diffusion.schedule, chosen.steps, chosen.spacing)
         except ValueError as error:
             raise ConfigError(f"sample.{error}") from error
+
+    def walk(
+        self, denoiser: Denoiser, grid: list[Level], noise: Noise, chosen: SampleConfig, start: Tensor | None = None
+    ) -> Iterator[Step]:
+        """The chosen sampler's steps along a grid, from pure noise or from `start`, in this model's arithmetic."""
+        options = self._options(chosen, grid)
+        return self.compute(samplers.walk(chosen.sampler, denoiser, grid, noise.normal, options, start))
+
+    def compute(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """Steps computed without gradients and in this model's precision."""
+        while True:  # the modes are entered per step, so that the caller's code between steps is not under them
+            with torch.inference_mode(), self.arithmetic.autocast():
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
     def _options(self, chosen: SampleConfig, grid: list[Level]) -> dict[str, Any]:
         """What the sampler takes of all that a sampler may take."""
@@ -117,15 +144,46 @@ class Model:
         }
         return {name: values[name] for name in samplers.options(chosen.sampler) & values.keys()}
 
-    def settings(self, **changes: Any) -> SampleConfig:
-        """The model's sampling defaults with changes; ConfigError for unknown names, or for guidance without classes."""
+    @property
+    def tuned(self) -> dict[str, dict[str, Any]]:
+        """Settings that `unnoise tune-sampler` found, by name: fast, balanced, best, and one per budget."""
+        return self.record.get("tuned", {})
+
+    def settings(self, guide: Model | None = None, **changes: Any) -> SampleConfig:
+        """The model's sampling defaults with changes; a tuned name as `sampler` brings its whole settings.
+
+        ConfigError for unknown names, or for guidance without classes or a guide.
+        """
+        changes = {**self.tuned.get(str(changes.get("sampler")), {}), **self._untuned(changes)}
+        if "noises" not in changes and changes.keys() & {"steps", "spacing"}:
+            changes["noises"] = ()
         merged = from_dict(SampleConfig, {**to_dict(self.config.sample), **changes}, "sample.")
         build.check_sampling(merged)
-        if self.shape.num_classes:
-            return merged
-        if changes.get("guidance_scale", 1) != 1:
-            raise ConfigError("sample.guidance_scale: this model has no classes; expected 1")
-        return dataclasses.replace(merged, guidance_scale=1.0)
+        if guide is not None:
+            self._check_guide(guide, merged)
+        elif not self.shape.num_classes:
+            if changes.get("guidance_scale", 1) != 1:
+                raise ConfigError("sample.guidance_scale: this model has no classes; expected 1, or a guide")
+            return dataclasses.replace(merged, guidance_scale=1.0)
+        return merged
+
+    def _untuned(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Changes without a sampler that is a tuned name; a line that says so where nothing is tuned."""
+        name = changes.get("sampler")
+        if name in self.tuned:
+            return {key: value for key, value in changes.items() if key != "sampler"}
+        if name in ("fast", "balanced", "best"):
+            raise ConfigError(f"sample.sampler: {name!r} is not tuned for this model; run `unnoise tune-sampler` on it")
+        return changes
+
+    def _check_guide(self, guide: Model, chosen: SampleConfig) -> None:
+        if guide.shape != self.shape or guide.config.diffusion.schedule != self.config.diffusion.schedule:
+            raise ConfigError(
+                f"guide: its images and schedule ({guide.shape}, {guide.config.diffusion.schedule}) differ from the "
+                f"model's ({self.shape}, {self.config.diffusion.schedule}); expected a worse model of the same kind"
+            )
+        if chosen.guidance_scale == 1:
+            raise ConfigError("guide: guidance_scale is 1, which is no guidance; give one such as 2")
 
     def labels(self, seeds: Sequence[int], label: int | str | None) -> Tensor | None:
         """(n,) labels on the device, or None for a model without classes."""
@@ -156,6 +214,11 @@ class Model:
         checkpoint.save_model(Path(path), self.network.state_dict(), self.record)
 
 
+def last(steps: Iterator[Step]) -> Step:
+    """The last of some steps."""
+    return deque(steps, maxlen=1).pop()
+
+
 def bundled() -> dict[str, Path]:
     """The models that ship with the package, by name."""
     folder = Path(str(resources.files("unnoise"))) / "models"
@@ -177,9 +240,14 @@ def find(name: str | Path) -> Path:
 
 
 def load(name: str | Path, device: str = "auto") -> Model:
-    """A model by bundled name, run folder or model file, ready to sample."""
-    path = find(name)
-    tensors, record = checkpoint.read_model(path)
+    """A model by bundled name, run folder, model file or checkpoint folder (its averaged weights), ready to sample."""
+    path = Path(name)
+    if (path / checkpoint.MANIFEST).is_file():
+        groups, record = checkpoint.load(path)
+        tensors = groups["ema"]
+    else:
+        path = find(name)
+        tensors, record = checkpoint.read_model(path)
     config = dataclasses.replace(from_dict(RunConfig, record["config"]), device=device)
     network = build.network(config, build.Shape(**record["shape"]))
     fit(network, tensors, path)

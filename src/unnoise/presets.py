@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from unnoise.config import ConfigError, DiffusionConfig, RunConfig, SampleConfig, TrainConfig, nearest
 from unnoise.data.config import DataConfig
@@ -148,6 +149,26 @@ def iddpm() -> RunConfig:
     )
 
 
+def v() -> RunConfig:
+    """Velocity prediction (Salimans & Ho 2022) on a cosine schedule, with the network of `cifar10`."""
+    return with_objective(dataclasses.replace(cifar10(), preset="v"), "v")
+
+
+def edm() -> RunConfig:
+    """EDM (Karras et al. 2022) with EDM2's learned weighting and the network of `cifar10`; its batch, rate and length."""
+    config = with_objective(dataclasses.replace(cifar10(), preset="edm"), "edm")
+    train = dataclasses.replace(
+        config.train, batch_size=512, kimg=200_000, lr=1e-3, warmup_kimg=10_000, ema_halflife_kimg=500
+    )
+    return dataclasses.replace(config, network=dataclasses.replace(config.network, dropout=0.13), train=train)
+
+
+def flow() -> RunConfig:
+    """Flow matching (Lipman et al. 2023) with logit-normal times and the network of `cifar10`."""
+    config = with_objective(dataclasses.replace(cifar10(), preset="flow"), "flow")
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, kimg=51_200))
+
+
 def pictures() -> RunConfig:
     """A folder or zip of your own pictures, 32x32 unless --image-size says more."""
     return RunConfig(
@@ -173,13 +194,45 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "cifar10-small": cifar10_small,
     "ddpm": ddpm,
     "iddpm": iddpm,
+    "v": v,
+    "edm": edm,
+    "flow": flow,
     "pictures": pictures,
 }
 """Name -> configuration. `unnoise train NAME`; a folder or zip in place of a name trains `pictures` on it."""
 
 
-def named(target: str) -> RunConfig:
-    """The preset of a name, or `pictures` for the path of a folder or zip."""
+OBJECTIVES: dict[str, tuple[DiffusionConfig, dict[str, Any]]] = {
+    "ddpm": (DiffusionConfig(), {"sampler": "unipc_2", "spacing": "log_snr"}),
+    "iddpm": (DiffusionConfig(variance="learned"), {"sampler": "unipc_2", "spacing": "log_snr"}),
+    "v": (DiffusionConfig(parameterization="v"), {"sampler": "unipc_2", "spacing": "log_snr"}),
+    "edm": (
+        DiffusionConfig(schedule="edm", parameterization="edm", times="log_normal_sigma", weighting="learned"),
+        {"sampler": "heun", "spacing": "karras"},
+    ),
+    "flow": (
+        DiffusionConfig(schedule="flow", parameterization="flow", times="logit_normal"),
+        {"sampler": "heun", "spacing": "uniform"},
+    ),
+}
+"""Name -> what is predicted on which schedule, and the sampler that suits it: `--objective NAME` on any preset."""
+
+
+def with_objective(config: RunConfig, name: str) -> RunConfig:
+    """A configuration with another objective: same data, network and length of training."""
+    if name not in OBJECTIVES:
+        raise ConfigError(f"objective: no {name!r}; {nearest(name, OBJECTIVES)}")
+    diffusion, sampling = OBJECTIVES[name]
+    return dataclasses.replace(config, diffusion=diffusion, sample=dataclasses.replace(config.sample, **sampling))
+
+
+def named(target: str, objective: str | None = None) -> RunConfig:
+    """The preset of a name, or `pictures` for the path of a folder or zip; with another objective if one is named."""
+    config = _named(target)
+    return config if objective is None else with_objective(config, objective)
+
+
+def _named(target: str) -> RunConfig:
     if target in PRESETS:
         return PRESETS[target]()
     if not Path(target).exists():

@@ -17,7 +17,7 @@ from unnoise.diffusion.guidance import classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant
-from unnoise.diffusion.samplers import SAMPLERS, evaluations, options, steps_within, walk
+from unnoise.diffusion.samplers import SAMPLERS, STOCHASTIC, evaluations, options, steps_within, walk
 from unnoise.diffusion.samplers.step import Step
 from unnoise.diffusion.schedules import SCHEDULES
 
@@ -25,7 +25,6 @@ MIXTURE = Mixture([[-0.6, 0.3], [0.5, 0.1], [0.2, -0.7]], std=0.2)
 ORDERS = {"ddim": 1, "euler": 1}
 """Global order with first-order steps at both ends; 2 for the others: one first-order step has a local error of order 2."""
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
-STOCHASTIC = {"ddpm", "dpmpp_2m_sde"}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 

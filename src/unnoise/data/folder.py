@@ -66,6 +66,18 @@ def source(config: DataConfig, progress: bool) -> Source:
     return Source(path.resolve().stem or "pictures", key, fill, tuple(names))
 
 
+def read_picture(path: str | Path, wanted: Target, max_pixels: int = DataConfig.max_pixels) -> np.ndarray:
+    """One picture file as uint8 (c, h, w), made as the pictures of a folder are; DataError says why it cannot be."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        return _decode(Entry(path.name, (size, 0), lambda: path.open("rb")), wanted, max_pixels)
+    except Unusable as reason:
+        raise DataError(f"{path}: {reason}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a picture") from error
+
+
 def _list(path: Path) -> tuple[list[Entry], int]:
     """The pictures by name, sorted, and how many other files there are. Hidden files do not count."""
     found = list(_zip(path) if path.is_file() else _walk(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,19 +63,44 @@ def mosaic(data: ImageData, count: int = 100, seed: int = 0) -> Image.Image:
 
 def save_png(path: Path | str, image: Image.Image | Tensor, text: Mapping[str, str]) -> None:
     """Write a picture with text chunks, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     chunks = PngImagePlugin.PngInfo()
     for key, value in text.items():
         chunks.add_itxt(key, value)
-    temporary = path.with_name(f".{path.name}.tmp")
     picture = to_pil(image) if isinstance(image, Tensor) else image
+    _save_whole(Path(path), lambda file: picture.save(file, "PNG", pnginfo=chunks))
+
+
+def save_animation(path: Path | str, frames: Sequence[Image.Image], frame_ms: int, last_ms: int) -> None:
+    """Write an endless GIF or (lossless) WebP, by the suffix, that rests on its last frame."""
+    durations = [frame_ms] * (len(frames) - 1) + [last_ms]
+    options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
+    if Path(path).suffix == ".webp":
+        _save_whole(Path(path), lambda file: frames[0].save(file, "WEBP", lossless=True, **options))
+    else:
+        _save_whole(Path(path), lambda file: frames[0].save(file, "GIF", **options))
+
+
+def _save_whole(path: Path, save: Callable[[Path], None]) -> None:
+    """Write a file under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        picture.save(temporary, "PNG", pnginfo=chunks)
+        save(temporary)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def side_by_side(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image:
+    """Pictures of one height in a row, on white."""
+    width = sum(picture.width + gap for picture in pictures) - gap
+    sheet = Image.new(pictures[0].mode, (width, max(p.height for p in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width + gap
+    return sheet
 
 
 def read_png_text(path: Path | str) -> dict[str, str]:

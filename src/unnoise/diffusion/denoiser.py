@@ -78,11 +78,27 @@ def conditional(model: DiffusionModel, label: Int[Tensor, " b"] | None) -> Denoi
 
 
 def clip_x0(denoiser: Denoiser, bound: float = 1.0) -> Denoiser:
-    """Clamp x0 to [-bound, bound] and change eps to match: images lie in [-1, 1]."""
+    """Static thresholding: x0 clamped to [-bound, bound], where images lie, and eps to match."""
+    return _with_x0(denoiser, lambda x0: x0.clamp(-bound, bound))
 
-    def clipped(x_t: Tensor, level: Level) -> Prediction:
+
+def dynamic_threshold(denoiser: Denoiser, quantile: float) -> Denoiser:
+    """Clamp x0 to its own quantile of |x0| where that is beyond 1, and divide by it."""  # Saharia et al. 2022, 2.3
+
+    def threshold(x0: Tensor) -> Tensor:
+        bound = torch.quantile(x0.float().abs().flatten(1), quantile, dim=1).clamp(min=1).to(x0)
+        bound = bound.reshape(-1, 1, 1, 1)
+        return x0.clamp(-bound, bound) / bound
+
+    return _with_x0(denoiser, threshold)
+
+
+def _with_x0(denoiser: Denoiser, change: Callable[[Tensor], Tensor]) -> Denoiser:
+    """A denoiser with its x0 changed and eps such that x_t = alpha * x0 + sigma * eps still holds."""
+
+    def changed(x_t: Tensor, level: Level) -> Prediction:
         prediction = denoiser(x_t, level)
-        x0 = prediction.x0.clamp(-bound, bound)
+        x0 = change(prediction.x0)
         return prediction._replace(x0=x0, eps=(x_t - level.alpha * x0) / level.sigma)
 
-    return clipped
+    return changed

@@ -1,26 +1,93 @@
-"""Guidance: functions from denoisers to denoisers. No sampler knows about them."""
+"""Guidance: functions from denoisers to denoisers. No sampler knows about them.
+
+All of it is one formula, a weighted sum of predictions whose weights add up to 1:
+
+    classifier-free   scale * D(label) + (1 - scale) * D(null)          Ho & Salimans 2022 (6), whose w is scale - 1
+    autoguidance      scale * D        + (1 - scale) * D_worse          Karras et al. 2024 (3)
+    morphing          (1 - w) * D(label a) + w * D(label b)
+
+so scale 1 is no guidance. x0 and eps are mixed alike: both are linear in each other at a given x_t.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unnoise.diffusion.denoiser import Denoiser, DiffusionModel, Prediction, conditional
 from unnoise.diffusion.levels import Level
 
+EVERYWHERE = (0.0, 1e9)
+"""An interval of sigma / alpha that holds every level, pure noise too."""
 
-def classifier_free(model: DiffusionModel, label: Int[Tensor, " b"] | None, null_label: int, scale: float) -> Denoiser:
-    """D = D_null + scale * (D_label - D_null), both in one call of twice the batch; scale 1 (or no label) is no guidance."""
-    # Ho & Salimans 2022 (6), whose w is scale - 1
-    if scale == 1 or label is None:
-        return conditional(model, label)
-    both = torch.cat([label, torch.full_like(label, null_label)])
+
+def mixture(
+    model: DiffusionModel, labels: Sequence[Int[Tensor, " b"]], weights: Sequence[float | Float[Tensor, " b"]]
+) -> Denoiser:
+    """D = sum of weight_i * D(label_i), in one network call of len(labels) times the batch.
+
+    Weights are numbers or one per image, and add up to 1. The learned variance is the first label's.
+    """
+    together = torch.cat(list(labels))
+
+    def mixed(x_t: Tensor, level: Level) -> Prediction:
+        prediction = model.denoise(torch.cat([x_t] * len(labels)), level, together)
+        x0, eps = (_sum(part.chunk(len(labels)), weights) for part in (prediction.x0, prediction.eps))
+        share = None if prediction.var_frac is None else prediction.var_frac[: len(x_t)]
+        return Prediction(x0, eps, share, nfe=len(labels))
+
+    return mixed
+
+
+def _sum(parts: Sequence[Tensor], weights: Sequence[float | Tensor]) -> Tensor:
+    """The last part, plus each other one's weighted distance from it: exact where all parts are equal."""
+    last = parts[-1]
+    total = last
+    for part, weight in zip(parts[:-1], weights[:-1], strict=True):
+        factor = weight.to(part).reshape(-1, 1, 1, 1) if isinstance(weight, Tensor) else weight
+        total = total + factor * (part - last)
+    return total
+
+
+def classifier_free(
+    model: DiffusionModel,
+    label: Int[Tensor, " b"] | None,
+    null_label: int,
+    scale: float,
+    interval: tuple[float, float] = EVERYWHERE,
+) -> Denoiser:
+    """D_null + scale * (D_label - D_null) where sigma / alpha is in the interval, D_label elsewhere (one evaluation)."""
+    plain = conditional(model, label)
+    if scale == 1 or label is None or bool((label == null_label).all()):
+        return plain
+    guided = mixture(model, [label, torch.full_like(label, null_label)], [scale, 1 - scale])
+    return within(interval, guided, plain)
+
+
+def autoguidance(
+    denoiser: Denoiser, worse: Denoiser, scale: float, interval: tuple[float, float] = EVERYWHERE
+) -> Denoiser:
+    """D_worse + scale * (D - D_worse) in the interval of sigma / alpha, D elsewhere: away from a worse model's errors."""
 
     def guided(x_t: Tensor, level: Level) -> Prediction:
-        prediction = model.denoise(torch.cat([x_t, x_t]), level, both)
-        (x0, x0_null), (eps, eps_null) = prediction.x0.chunk(2), prediction.eps.chunk(2)
-        share = None if prediction.var_frac is None else prediction.var_frac.chunk(2)[0]
-        return Prediction(x0_null + scale * (x0 - x0_null), eps_null + scale * (eps - eps_null), share, nfe=2)
+        good, bad = denoiser(x_t, level), worse(x_t, level)
+        x0, eps = (_sum(pair, [scale, 1 - scale]) for pair in ((good.x0, bad.x0), (good.eps, bad.eps)))
+        return Prediction(x0, eps, good.var_frac, nfe=good.nfe + bad.nfe)
 
-    return guided
+    return within(interval, guided, denoiser)
+
+
+def within(interval: tuple[float, float], inside: Denoiser, outside: Denoiser) -> Denoiser:
+    """One denoiser where low <= sigma / alpha <= high, another elsewhere."""  # Kynkaanniemi et al. 2024
+    if interval == EVERYWHERE:
+        return inside
+    low, high = interval
+
+    def chosen(x_t: Tensor, level: Level) -> Prediction:
+        noise = float(level.sigma / level.alpha) if level.alpha > 0 else EVERYWHERE[1]
+        return (inside if low <= noise <= high else outside)(x_t, level)
+
+    return chosen

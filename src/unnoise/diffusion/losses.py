@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.diffusion.denoiser import DiffusionModel, Prediction
 from unnoise.diffusion.gaussian import (
@@ -78,8 +78,36 @@ def _min_snr(level: Level, det: Scalar) -> Scalar:
 WEIGHTINGS: dict[str, Callable[[Level, Scalar], Scalar]] = {
     "none": lambda level, det: 1.0,
     "min_snr": _min_snr,
+    "learned": lambda level, det: 1.0,  # `Uncertainty` weighs the loss of each image afterwards
 }
 """Name -> weight of the squared error of F, from the level and the parameterization's determinant there."""
+
+
+class Uncertainty(nn.Module):
+    """u(level), the logarithm of the squared error to expect there, learned beside the network.
+
+    Minimising loss / e^u + u weighs every level by the inverse of its error, so that none dominates.  # EDM2 (21)
+    u is linear in cosines of log(sigma / alpha), and 0 at first: then this is the plain loss.
+    """
+
+    def __init__(self, features: int = 128) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("frequency", torch.randn(features, generator=generator))
+        self.register_buffer("phase", 2 * torch.pi * torch.rand(features, generator=generator))
+        self.linear = nn.Linear(features, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, level: Level) -> Float[Tensor, " b"]:
+        noise = torch.as_tensor(level.sigma / level.alpha).reshape(-1, 1).clamp(1e-4, 1e4).log().to(self.linear.weight)
+        features = torch.cos(noise * self.get_buffer("frequency") + self.get_buffer("phase"))
+        return self.linear(2**0.5 * features)[:, 0]
+
+    def weigh(self, loss: Float[Tensor, " b"], level: Level) -> Float[Tensor, " b"]:
+        """loss / e^u + u."""
+        u = self(level)
+        return loss / u.exp() + u
 
 
 def training_loss(

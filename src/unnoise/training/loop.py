@@ -279,7 +279,7 @@ def _save(run: Run, total: torch.Tensor) -> None:
     """A checkpoint and the model file; older checkpoints beyond the configured number go."""
     run.state.loss_sum = float(total)
     folder = run.folder / "checkpoints"
-    path = states.save(folder, run.state, {"epoch": run.state.nimg / run.data.num_train, "config": to_dict(run.config)})
+    path = states.save(folder, run.state, {"epoch": run.state.nimg / run.data.num_train, **run.record()})
     _model(run).save(run.folder / checkpoint.MODEL_FILE)
     checkpoint.prune(folder, run.config.train.keep_checkpoints)
     run.log.say(f"saved {path}")

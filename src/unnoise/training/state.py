@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unnoise import build, checkpoint
 from unnoise.config import RunConfig
+from unnoise.diffusion.losses import Uncertainty
 from unnoise.model import fit
 
 
@@ -24,6 +25,8 @@ class TrainState:
     ema: nn.Module
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
+    uncertainty: Uncertainty | None = None
+    """Trained beside the network where the weighting is learned."""
     step: int = 0
     nimg: int = 0
     train_sec: float = 0.0
@@ -40,11 +43,19 @@ def create(config: RunConfig, shape: build.Shape, arithmetic: build.Arithmetic) 
     network = arithmetic.place(build.network(config, shape))
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     train = config.train
+    uncertainty = Uncertainty().to(arithmetic.device) if config.diffusion.weighting == "learned" else None
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True
-    )
+        _parameters(network, uncertainty).values(),
+        lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True,
+    )  # fmt: skip
     scaler = torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16)
-    return TrainState(network, ema, optimizer, scaler)
+    return TrainState(network, ema, optimizer, scaler, uncertainty)
+
+
+def _parameters(network: nn.Module, uncertainty: nn.Module | None) -> dict[str, nn.Parameter]:
+    """All that the optimizer moves, by name."""
+    beside = {} if uncertainty is None else dict(uncertainty.named_parameters(prefix="uncertainty"))
+    return {**dict(network.named_parameters()), **beside}
 
 
 COUNTERS = ("step", "nimg", "train_sec", "loss_sum", "loss_steps", "loss", "held_out_loss")
@@ -55,8 +66,10 @@ def save(folder: Path, state: TrainState, extra: dict[str, Any]) -> Path:
     groups = {
         "network": state.network.state_dict(),
         "ema": state.ema.state_dict(),
-        "optimizer": _flatten(state.optimizer, state.network),
+        "optimizer": _flatten(state.optimizer, _parameters(state.network, state.uncertainty)),
     }
+    if state.uncertainty is not None:
+        groups["uncertainty"] = state.uncertainty.state_dict()
     record = {name: getattr(state, name) for name in COUNTERS}
     return checkpoint.save(folder, state.step, groups, {**record, "scaler": state.scaler.state_dict(), **extra})
 
@@ -66,7 +79,9 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
     tensors, record = checkpoint.load(path)
     fit(state.network, tensors["network"], path)
     fit(state.ema, tensors["ema"], path)
-    _unflatten(state.optimizer, state.network, tensors["optimizer"])
+    if state.uncertainty is not None:
+        fit(state.uncertainty, tensors["uncertainty"], path)
+    _unflatten(state.optimizer, _parameters(state.network, state.uncertainty), tensors["optimizer"])
     if record["scaler"]:
         state.scaler.load_state_dict(record["scaler"])
     for name in COUNTERS:
@@ -74,17 +89,18 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
     return record
 
 
-def _flatten(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+def _flatten(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     """The optimizer's state as named tensors: exp_avg/<parameter>, .."""
     return {
         f"{kind}/{name}": value
-        for name, parameter in network.named_parameters()
+        for name, parameter in parameters.items()
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def _unflatten(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(network.named_parameters())
+def _unflatten(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]
+) -> None:
     optimizer.state.clear()
     for key, value in tensors.items():
         kind, name = key.split("/", 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.losses import draw_times, training_loss
 from unnoise.diffusion.noise import derive_seed, stream
 from unnoise.training import ema
+from unnoise.training.pairing import optimal_transport
 from unnoise.training.state import TrainState
 
 
@@ -57,25 +58,33 @@ def draw(objective: Objective, step: int, images: Tensor, labels: Tensor | None)
     eps = torch.randn(x0.shape, generator=stream(config.seed, step, "noise", where), device=where)
     times = stream(config.seed, step, "times")
     t = draw_times(config.diffusion.times, objective.model.schedule, len(x0), times, config.train.stratified)
-    if labels is None or not objective.num_classes:
-        return Batch(x0, eps, t.to(where), None)
-    coins = torch.rand(len(x0), generator=stream(config.seed, step, "label_dropout")).to(where)
-    return Batch(x0, eps, t.to(where), torch.where(coins < config.train.label_dropout, objective.num_classes, labels))
+    label = None
+    if labels is not None and objective.num_classes:
+        coins = torch.rand(len(x0), generator=stream(config.seed, step, "label_dropout")).to(where)
+        label = torch.where(coins < config.train.label_dropout, objective.num_classes, labels)
+    return Batch(x0, eps, t.to(where), label)
 
 
 def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
-    """Gradients of the batch, clipping, optimizer, average; gives the mean loss and the gradient's norm before it."""
+    """Gradients of the batch, clipping, optimizer, average; gives the mean loss and the gradient's norm before it.
+
+    The loss it gives is the one before a learned weighting, which would hide how well the network does.
+    """
     train, count = objective.config.train, len(batch.x0)
     if objective.config.network.dropout > 0:  # nn.Dropout draws from the global generator
         torch.manual_seed(derive_seed(objective.config.seed, state.step, "dropout"))
+    if train.pairing == "optimal_transport":
+        batch = replace(batch, eps=optimal_transport(batch.x0, batch.eps, batch.label))
     size = train.micro_batch or count
     total = torch.zeros((), device=batch.x0.device)
     for start in range(0, count, size):
         part = slice(start, start + size)
         label = None if batch.label is None else batch.label[part]
-        loss = objective.loss(batch.x0[part], batch.eps[part], batch.t[part], label).sum() / count
-        state.scaler.scale(loss).backward()
-        total += loss.detach()
+        loss = objective.loss(batch.x0[part], batch.eps[part], batch.t[part], label)
+        total += loss.detach().sum() / count
+        if state.uncertainty is not None:
+            loss = state.uncertainty.weigh(loss, objective.model.schedule.level(batch.t[part]))
+        state.scaler.scale(loss.sum() / count).backward()
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.scaler.unscale_(state.optimizer)

@@ -40,6 +40,9 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
 TWO_PER_STEP = {"heun", "heun_edm"}
 """Samplers with two evaluations in every step but the last."""
 
+STOCHASTIC = {"ddpm", "dpmpp_2m_sde"}
+"""Samplers that always draw noise on the way: where they end is no function of where they start."""
+
 
 def evaluations(sampler: str, steps: int) -> int:
     """Network evaluations per image of so many steps, unguided."""
@@ -62,8 +65,9 @@ def walk(
     grid: Sequence[Level],
     draw: Callable[[], Tensor],
     options: Mapping[str, Any] | None = None,
+    start: Tensor | None = None,
 ) -> Iterator[Step]:
-    """Sample from pure noise x = sigma_max * eps along a grid; each Step says the network evaluations so far.
+    """Sample along a grid from pure noise x = sigma_max * eps, or from `start`; each Step says the evaluations so far.
 
     `draw` gives the next standard normal noise of the batch: Noise(...).normal.
     """
@@ -75,6 +79,6 @@ def walk(
         nfe += prediction.nfe
         return prediction
 
-    x = grid[0].sigma * draw()
+    x = grid[0].sigma * draw() if start is None else start
     for step in SAMPLERS[sampler](counted, x, grid, draw, **(options or {})):
         yield step._replace(nfe=nfe)
