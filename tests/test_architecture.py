@@ -16,7 +16,7 @@ LAYERS = [
     {"config"},
     {"presets", "checkpoint", "build"},
     {"model"},
-    {"training", "sampling"},
+    {"training", "sampling", "editing", "tuning"},
     {"api"},
     {"cli"},
     {"__main__"},

@@ -209,6 +209,10 @@ class Model:
             raise ConfigError(f"label: got {number}, expected 0 to {count - 1} or a class name or none")
         return number
 
+    def with_tuned(self, tuned: dict[str, dict[str, Any]]) -> Model:
+        """This model with named sampling settings in its record."""
+        return Model(self.network, self.config, {**self.record, "tuned": tuned})
+
     def save(self, path: Path | str) -> None:
         """Write the model as one self-describing file."""
         checkpoint.save_model(Path(path), self.network.state_dict(), self.record)

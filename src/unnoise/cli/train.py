@@ -1,0 +1,74 @@
+"""unnoise train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unnoise.cli.flags import SHORT_FLAGS, first_word, option, parse, switch
+
+if TYPE_CHECKING:
+    from unnoise.config import RunConfig
+    from unnoise.data.dataset import ImageData
+
+
+def train(arguments: list[str]) -> int:
+    """unnoise train PRESET|FOLDER|ZIP."""
+    target, arguments = first_word(arguments, "train", "a preset, a folder or a zip of pictures")
+    out, arguments = option(arguments, "--out")
+    dry, arguments = switch(arguments, "--dry-run")
+    show, arguments = switch(arguments, "--print-config")
+    objective, arguments = option(arguments, "--objective")
+    from unnoise.presets import OBJECTIVES, named
+
+    if target is None:
+        print(
+            "unnoise train PRESET|FOLDER|ZIP [--objective NAME] [--out FOLDER] [--dry-run] [--print-config] [flags]\n"
+        )
+        print(f"objectives: {', '.join(OBJECTIVES)}")
+        print("short forms: " + ", ".join(f"{a} = {b}" for a, b in SHORT_FLAGS.items()) + "\n")
+    config = parse(
+        named(target or "digits", objective), arguments, f"unnoise train {target or ''}".strip(), TRAIN_EXTRA
+    )
+    if show:
+        import json
+
+        from unnoise.config import to_dict
+
+        print(json.dumps(to_dict(config), indent=2))
+        return 0
+    from unnoise import api
+    from unnoise.data.dataset import report
+
+    images = api.load_data(config, progress=True)
+    print(report(images))
+    if dry:
+        return _dry_run(config, images)
+    return _train(config, images, Path(out) if out else api.default_folder(config, objective))
+
+
+TRAIN_EXTRA = ("--out", "--objective", "--dry-run", "--print-config")
+
+
+def _dry_run(config: RunConfig, images: ImageData) -> int:
+    from unnoise.training.log import duration
+    from unnoise.training.loop import dry_run
+
+    probe = dry_run(config, images)
+    print(
+        f"dry run: {probe.parameters:,} parameters · {probe.gflop_per_image:.3f} GFLOP per image forward · "
+        f"{probe.img_per_sec:.1f} images/s · {probe.memory_bytes / 2**30:.2f} GiB · "
+        f"{duration(probe.remaining_sec)} to the end"
+    )
+    return 0
+
+
+def _train(config: RunConfig, images: ImageData, folder: Path) -> int:
+    from unnoise.training import loop
+
+    outcome = loop.train(config, images, folder)
+    if outcome.finished:
+        print(f"done: {folder}\nnext: unnoise sample {folder}")
+        return 0
+    print(f"stopped: everything is saved in {folder}; the same command goes on from there")
+    return 128 + (outcome.signal or 2)

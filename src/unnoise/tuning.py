@@ -1,0 +1,261 @@
+"""Tuned sampling: for each budget of evaluations the solver and the time steps that come nearest to the exact ODE.
+
+The error that is minimised is the root mean square pixel difference (pixels in 0..1) between the pictures of few steps and
+those of a 128-step reference from the same seeds: how far from the exact solution, not how good the model is.
+
+1. Every deterministic solver on every spacing and, for the spacings by noise, several end-points.
+2. For the best solvers, time steps by dynamic programming over the reference trajectory: the path through its levels with
+   the least sum of Euler errors (GITS, Chen et al. 2024, without its scaling factor).
+3. The best few of both refined: each level in turn is moved between its neighbours while the error falls, with the solver
+   itself in the loop.
+
+The errors that are reported and compared are those on other seeds than the ones used for the search.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from unnoise.config import ConfigError, SampleConfig
+from unnoise.diffusion import grids
+from unnoise.diffusion.denoiser import Prediction
+from unnoise.diffusion.levels import Level
+from unnoise.diffusion.samplers import SAMPLERS, STOCHASTIC, steps_within
+from unnoise.diffusion.samplers.first_order import euler
+from unnoise.model import Model, last
+
+BUDGETS = (5, 8, 10, 15, 20)
+NAMES = ("fast", "balanced", "best")
+REFERENCE = {"sampler": "dpmpp_3m", "steps": 128, "spacing": "log_snr"}
+ENDS = tuple((high, low) for high in (80.0, 30.0, 12.0) for low in (0.002, 0.02, 0.06, 0.15))
+"""sigma / alpha at the first and last noisy level, for the spacings by noise."""
+RHOS = (3.0, 7.0)
+SEARCH_IMAGES = 16
+FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A solver on a grid of falling sigma / alpha; `origin` says where the grid comes from."""
+
+    sampler: str
+    noises: tuple[float, ...]
+    origin: str
+
+    def settings(self, chosen: SampleConfig) -> dict[str, Any]:
+        """What changes in a model's sampling settings."""
+        return {
+            "sampler": self.sampler,
+            "steps": len(self.noises),
+            "noises": list(self.noises),
+            "guidance_scale": chosen.guidance_scale,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result for one budget: errors on held-out seeds of the best untuned and the tuned candidate."""
+
+    budget: int
+    untuned: Candidate
+    untuned_error: float
+    tuned: Candidate
+    tuned_error: float
+
+    @property
+    def best(self) -> Candidate:
+        return self.tuned if self.tuned_error < self.untuned_error else self.untuned
+
+
+class Trajectory:
+    """Reference pictures of some seeds, and the errors of candidates against them."""
+
+    def __init__(self, model: Model, chosen: SampleConfig, seeds: Sequence[int]) -> None:
+        self.model, self.chosen, self.seeds = model, chosen, list(seeds)
+        self.denoiser = model.denoiser(model.labels(self.seeds, None), chosen)
+        reference = replace(chosen, noises=(), eta=0.0, churn=0.0, **REFERENCE)
+        self.grid = model.grid(reference)
+        self.start = self.grid[0].sigma * model.noise(self.seeds).normal()
+        self.nodes: list[tuple[Level, Tensor, Prediction]] = []
+        at, x = self.grid[0], self.start
+        for step in model.walk(self.denoiser, self.grid, model.noise(self.seeds), reference, self.start):
+            self.nodes.append((at, x, step.prediction))
+            at, x = step.level, step.x
+        self.end = x.clamp(-1, 1)
+
+    def error(self, candidate: Candidate, images: int | None = None) -> float:
+        """Root mean square pixel difference to the reference, over the first `images` seeds or all."""
+        model, seeds = self.model, self.seeds[:images]
+        denoiser = self.denoiser
+        if len(seeds) < len(self.seeds):
+            denoiser = model.denoiser(model.labels(seeds, None), self.chosen)
+        settings = replace(self.chosen, sampler=candidate.sampler, noises=candidate.noises, eta=0.0, churn=0.0)
+        try:
+            grid = model.grid(settings)
+        except ConfigError:  # two levels of a discrete schedule fall together
+            return math.inf
+        x = last(model.walk(denoiser, grid, model.noise(seeds), settings, self.start[: len(seeds)])).x
+        error = float((x.clamp(-1, 1) - self.end[: len(seeds)]).double().pow(2).mean()) ** 0.5 / 2
+        return error if math.isfinite(error) else math.inf
+
+
+def tune(
+    model: Model,
+    budgets: Sequence[int] = BUDGETS,
+    images: int = 32,
+    evaluations: int = 40_000,
+    say: Callable[[str], None] = print,
+    **settings: Any,
+) -> tuple[dict[str, dict[str, Any]], list[Row]]:
+    """Settings by name (nfe_5, .., fast, balanced, best) and the table behind them.
+
+    A budget counts evaluations of the denoiser per image; a guided one costs two network evaluations. `evaluations` is how
+    many of them, times images, the refinement of one budget may spend.
+    """
+    if not budgets or min(budgets) < 2 or images < 1:
+        raise ConfigError(f"tune-sampler: got budgets {list(budgets)} and {images} images, expected 2 and 1 or more")
+    chosen = model.settings(**settings)
+    search = Trajectory(model, chosen, range(10_000, 10_000 + images))
+    held_out = Trajectory(model, chosen, range(20_000, 20_000 + 2 * images))
+    dp = DynamicProgram(search.nodes)
+    rows = []
+    for budget in sorted(set(budgets)):
+        row = _tune_budget(search, held_out, dp, budget, evaluations)
+        rows.append(row)
+        say(f"{budget} evaluations: {row.best.sampler}, error {min(row.tuned_error, row.untuned_error):.4f}")
+    tuned = {f"nfe_{row.budget}": row.best.settings(chosen) for row in rows}
+    named = [rows[0], rows[(len(rows) - 1) // 2], rows[-1]]
+    return {**{name: row.best.settings(chosen) for name, row in zip(NAMES, named, strict=True)}, **tuned}, rows
+
+
+def _tune_budget(search: Trajectory, held_out: Trajectory, dp: DynamicProgram, budget: int, evaluations: int) -> Row:
+    plain = _ranked(search, _untuned(search.model, budget))
+    untuned = min(plain[:FINALISTS], key=search.error)
+    solvers = list(dict.fromkeys(c.sampler for c in plain))[: 2 * FINALISTS]
+    ends = _ranked(search, (c for s in solvers[:FINALISTS] for c in _ends(s, steps_within(s, budget))))
+    paths = [Candidate(s, dp.path(steps_within(s, budget)), "trajectory") for s in solvers]
+    finalists = sorted({*plain[:FINALISTS], *ends[:FINALISTS], *paths}, key=search.error)[:FINALISTS]
+    trials = evaluations // (budget * len(search.seeds) * FINALISTS)
+    tuned = min((refine(search, c, trials) for c in finalists), key=search.error)
+    return Row(budget, untuned, held_out.error(untuned), tuned, held_out.error(tuned))
+
+
+def _ranked(search: Trajectory, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Those that can run, the nearest to the reference first, by a few images."""
+    errors = {c: search.error(c, SEARCH_IMAGES) for c in candidates}
+    return sorted((c for c in errors if math.isfinite(errors[c])), key=errors.__getitem__)
+
+
+def _untuned(model: Model, budget: int) -> Iterable[Candidate]:
+    """Every deterministic solver on every spacing."""
+    for sampler in SAMPLERS:
+        if sampler in STOCHASTIC or sampler == "euler":  # euler is ddim
+            continue
+        for name in grids.SPACINGS:
+            try:
+                grid = grids.make(model.diffusion.schedule, steps_within(sampler, budget), name)
+            except ValueError:
+                continue
+            yield Candidate(sampler, _noises(grid), name)
+
+
+def _ends(sampler: str, steps: int) -> Iterable[Candidate]:
+    """A solver on spacings by noise between other end-points: even in noise^(1 / rho), or in its logarithm."""
+    for high, low in ENDS:
+        for rho in RHOS:
+            roots = np.linspace(high ** (1 / rho), low ** (1 / rho), steps)
+            yield Candidate(sampler, tuple((roots**rho).tolist()), f"rho {rho:g}, {high:g} to {low:g}")
+        yield Candidate(sampler, tuple(np.geomspace(high, low, steps).tolist()), f"log, {high:g} to {low:g}")
+
+
+def _noises(grid: Sequence[Level]) -> tuple[float, ...]:
+    """sigma / alpha of the noisy levels; pure noise, where alpha is 0, is written as a large number."""
+    values = [float(level.sigma / level.alpha) if level.alpha > 0 else math.inf for level in grid[:-1]]
+    return tuple(min(value, 1e6) for value in values)
+
+
+class DynamicProgram:
+    """The cheapest paths through the levels of a reference trajectory; a jump costs its Euler error there."""
+
+    def __init__(self, nodes: Sequence[tuple[Level, Tensor, Prediction]], keep: int = 64) -> None:
+        every = max(1, len(nodes) // keep)
+        self.nodes = [*nodes[:-1:every], nodes[-1]]
+        count = len(self.nodes)
+        self.noises = _noises([level for level, _, _ in self.nodes] + [self.nodes[-1][0]])
+        self.cost = np.full((count, count), np.inf)
+        for i, (_, _, prediction) in enumerate(self.nodes):
+            for j in range(i + 1, count):
+                level, x, _ = self.nodes[j]
+                distance = (euler(prediction, level) - x).double().pow(2).mean() ** 0.5
+                self.cost[i, j] = float(distance) / float(level.alpha + level.sigma)
+
+    def path(self, steps: int) -> tuple[float, ...]:
+        """The noises of `steps` levels, from the first to the last, with the least sum of costs."""
+        if steps == 1:
+            return self.noises[:1]
+        total, back = self.cost[0], []
+        for _ in range(steps - 2):
+            through = total[:, None] + self.cost
+            back.append(through.argmin(axis=0))
+            total = through.min(axis=0)
+        # The last step, from the chosen level to data, is an Euler step too: its error is the distance to the end.
+        end = np.array([self._to_data(i) for i in range(len(self.nodes))])
+        at = int(np.argmin(total + end))
+        indices = [at]
+        for choice in reversed(back):
+            at = int(choice[at])
+            indices.append(at)
+        return tuple(self.noises[i] for i in [0, *reversed(indices)])
+
+    def _to_data(self, i: int) -> float:
+        last_x0 = self.nodes[-1][2].x0
+        return float((self.nodes[i][2].x0 - last_x0).double().pow(2).mean() ** 0.5)
+
+
+def refine(search: Trajectory, candidate: Candidate, trials: int) -> Candidate:
+    """Move one level at a time between its neighbours, on a logarithmic scale, while the error falls."""
+    best, error, share = candidate, search.error(candidate), 0.4
+    while trials > 0 and share > 0.02 and len(best.noises) > 1:
+        improved = False
+        for i in range(1, len(best.noises)):
+            for direction in (-1, 1):
+                if trials <= 0:
+                    break
+                moved = _moved(best, i, direction * share)
+                trials -= 1
+                after = search.error(moved)
+                if after < error:
+                    best, error, improved = moved, after, True
+                    break
+        share = share if improved else share / 2
+    return best
+
+
+def _moved(candidate: Candidate, i: int, share: float) -> Candidate:
+    """The candidate with level i moved by a share of its way to the neighbour above (< 0) or below (> 0)."""
+    log = [math.log(noise) for noise in candidate.noises]
+    below = log[i + 1] if i + 1 < len(log) else log[i] - (log[i - 1] - log[i])
+    above = min(log[i - 1], log[i] + 3)  # the first level may stand for infinity
+    log[i] -= share * (log[i] - below if share > 0 else above - log[i])
+    return Candidate(
+        candidate.sampler, tuple(math.exp(v) for v in log), candidate.origin.removesuffix(", refined") + ", refined"
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text."""
+    lines = ["evaluations  best untuned                     error    tuned                 error   ratio"]
+    for row in rows:
+        untuned = f"{row.untuned.sampler}, {row.untuned.origin}"
+        ratio = row.tuned_error / max(row.untuned_error, 1e-12)
+        lines.append(
+            f"{row.budget:<12} {untuned:<32} {row.untuned_error:.5f}  {row.tuned.sampler:<21} {row.tuned_error:.5f}  "
+            f"{ratio:.2f}"
+        )
+    return "\n".join(lines)
