@@ -86,9 +86,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_says_what_to_do(tmp_path, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(
-        CheckpointError, match=r"not written \(No space left on device\); earlier checkpoints are intact"
-    ):
+    with pytest.raises(CheckpointError, match=r"not written \(No space left on device\); step-00000001 is intact"):
         checkpoint.save(tmp_path, 2, GROUPS, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
     with pytest.raises(CheckpointError, match="not written"):
@@ -112,7 +110,7 @@ def test_a_write_beyond_the_file_size_limit_is_the_same_in_a_real_process(tmp_pa
             print(error)
     """)
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
-    assert "earlier checkpoints are intact" in done.stdout, done.stderr
+    assert "step-00000001 is intact" in done.stdout, done.stderr
     found, skipped = checkpoint.newest(tmp_path)
     assert found is not None and found.name == "step-00000001" and not skipped
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001"]
@@ -146,7 +144,7 @@ def test_a_killed_writer_never_leaves_a_checkpoint_that_loads_wrongly(tmp_path):
 
 def test_model_files_describe_themselves_and_damage_is_found(tmp_path):
     path = tmp_path / "model.safetensors"
-    checkpoint.save_model(path, GROUPS["network"], {"config": {"x": 1}})
+    checkpoint.save_model(path, GROUPS["network"], {"config": {"x": 1}, "shape": {}})
     tensors, record = checkpoint.read_model(path)
     assert record["config"] == {"x": 1} and record["weights"] == checkpoint.fingerprint(tensors)
     content = bytearray(path.read_bytes())
@@ -175,7 +173,9 @@ def test_the_fingerprint_sees_names_shapes_types_and_values():
 
 def test_memory_format_does_not_change_what_is_written(tmp_path):
     x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
-    checkpoint.save_model(tmp_path / "m.safetensors", {"a": x.to(memory_format=torch.channels_last)}, {"config": {}})
+    checkpoint.save_model(
+        tmp_path / "m.safetensors", {"a": x.to(memory_format=torch.channels_last)}, {"config": {}, "shape": {}}
+    )
     assert torch.equal(load_file(tmp_path / "m.safetensors")["a"], x)
 
 

@@ -36,17 +36,19 @@ def train(
 ) -> Model:
     """Train a preset, a folder of pictures or a configuration into a run folder, and give the model.
 
-    The same call goes on where an interrupted one stopped. `out` is runs/<preset> unless given; `objective` as in
+    The same call goes on where an interrupted one stopped: Ctrl-C saves and then raises KeyboardInterrupt. `out` is runs/<preset> unless given; `objective` as in
     `preset`.
     """
     config = named(config) if isinstance(config, str) else config
     config = override(config if objective is None else with_objective(config, objective), changes or {})
     folder = Path(out) if out is not None else default_folder(config, objective)
     outcome = loop.train(config, load_data(config), folder)
+    if not outcome.finished:
+        raise KeyboardInterrupt(f"stopped: everything is saved in {folder}; the same call goes on from there")
     return load_model(outcome.folder, str(build.device(config.device)))
 
 
 def default_folder(config: RunConfig, objective: str | None = None) -> Path:
     """runs/<preset>, or runs/<folder's name> for own pictures; with -<objective> if another one was asked for."""
-    name = Path(config.data.source).stem if config.preset == "pictures" else config.preset
+    name = Path(config.data.source).resolve().stem if config.preset == "pictures" else config.preset
     return Path("runs") / (name if objective is None else f"{name}-{objective}")

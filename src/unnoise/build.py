@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 from unnoise.config import ConfigError, DiffusionConfig, RunConfig, SampleConfig, nearest
+from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.gaussian import VARIANCES
 from unnoise.diffusion.grids import SPACINGS
+from unnoise.diffusion.levels import Level
 from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
 from unnoise.diffusion.samplers import SAMPLERS, options
-from unnoise.diffusion.schedules import SCHEDULES
+from unnoise.diffusion.schedules import SCHEDULES, Schedule
 from unnoise.networks.unet import UNet
 
 V = TypeVar("V")
@@ -101,6 +103,16 @@ def check_sampling(config: SampleConfig) -> None:
         )
     if not math.isfinite(config.guidance_scale):
         raise ConfigError(f"sample.guidance_scale: got {config.guidance_scale}, expected a number; 1 is off")
+
+
+def grid(config: SampleConfig, schedule: Schedule) -> list[Level]:
+    """The levels that sampling with these settings visits; ConfigError where there are too few for the steps."""
+    try:
+        if config.noises:
+            return grids.from_noises(schedule, config.noises)
+        return grids.make(schedule, config.steps, config.spacing)
+    except ValueError as error:
+        raise ConfigError(f"sample.{error}") from error
 
 
 def device(name: str) -> torch.device:

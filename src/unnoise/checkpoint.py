@@ -77,8 +77,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"checkpoint {final}: not written ({_reason(error)}); earlier checkpoints are intact, make room or choose "
-            "another --out and run the same command again"
+            f"checkpoint {final}: not written ({_reason(error)}); {intact(folder)}, make room or choose another --out "
+            "and run the same command again"
         ) from error
     return final
 
@@ -95,9 +95,15 @@ def _reason(error: Exception) -> str:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints."""
-    for path in checkpoints(folder)[:-keep]:
+    """Delete all but the `keep` newest checkpoints, and what a crash left half-written."""
+    for path in [*checkpoints(folder)[:-keep], *folder.glob(".tmp-step-*")]:
         shutil.rmtree(path)
+
+
+def intact(folder: Path) -> str:
+    """What is still there, for a message that says why something is not."""
+    there = checkpoints(folder)
+    return f"{there[-1].name} is intact" if there else "there is no earlier checkpoint"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -171,7 +177,7 @@ def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"model file {path}: cannot be read ({error}); it is truncated or damaged") from error
-    if not isinstance(record, dict) or not {"config", "weights"} <= record.keys():
+    if not isinstance(record, dict) or not {"config", "weights", "shape"} <= record.keys():
         raise CheckpointError(f"model file {path}: has no unnoise record; expected a file that `unnoise train` wrote")
     if fingerprint(tensors) != record["weights"]:
         raise CheckpointError(f"model file {path}: is damaged (its weights differ from their SHA-256)")

@@ -255,6 +255,18 @@ def check(config: RunConfig) -> None:
     for name, value in {**positive, **{k: v for k, v in optional.items() if v is not None}}.items():
         if not value > 0:
             raise ConfigError(f"{name}: got {value}, expected more than 0")
+    not_negative = {
+        "train.warmup_kimg": config.train.warmup_kimg,
+        "train.ema_rampup": config.train.ema_rampup,
+        "train.weight_decay": config.train.weight_decay,
+        "train.clip": config.train.clip,
+        "network.norm_eps": config.network.norm_eps,
+    }
+    for name, value in not_negative.items():
+        if not 0 <= value < float("inf"):
+            raise ConfigError(f"{name}: got {value}, expected 0 or more")
+    if not all(0 <= beta < 1 for beta in config.train.betas):
+        raise ConfigError(f"train.betas: got {config.train.betas}, expected two numbers from 0 up to, not including, 1")
     if not 0 <= config.seed < 2**63:
         raise ConfigError(f"seed: got {config.seed}, expected 0 or more, below 2**63")
     if not 0 <= config.train.label_dropout <= 1:

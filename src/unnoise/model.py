@@ -6,6 +6,7 @@ images = model.sample(8, label=3)           # uint8 (8, 1, 8, 8)
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -49,9 +50,11 @@ class Model:
         return str(self.record.get("weights") or checkpoint.fingerprint(self.network.state_dict()))[:12]
 
     def to(self, device: str | torch.device) -> Model:
-        """This model on another device."""
+        """This model on a device: itself where it is there already, else a copy."""
+        if build.device(str(device)) == self.arithmetic.device:
+            return self
         config = dataclasses.replace(self.config, device=str(device))
-        return Model(self.network, config, self.record)
+        return Model(copy.deepcopy(self.network), config, self.record)
 
     def sample(
         self,
@@ -110,12 +113,7 @@ class Model:
 
     def grid(self, chosen: SampleConfig) -> list[Level]:
         """The levels that sampling with these settings visits."""
-        try:
-            if chosen.noises:
-                return grids.from_noises(self.diffusion.schedule, chosen.noises)
-            return grids.make(self.diffusion.schedule, chosen.steps, chosen.spacing)
-        except ValueError as error:
-            raise ConfigError(f"sample.{error}") from error
+        return build.grid(chosen, self.diffusion.schedule)
 
     def walk(
         self, denoiser: Denoiser, grid: list[Level], noise: Noise, chosen: SampleConfig, start: Tensor | None = None
@@ -154,9 +152,10 @@ class Model:
 
         ConfigError for unknown names, or for guidance without classes or a guide.
         """
-        changes = {**self.tuned.get(str(changes.get("sampler")), {}), **self._untuned(changes)}
-        if "noises" not in changes and changes.keys() & {"steps", "spacing"}:
-            changes["noises"] = ()
+        asked = self._untuned(changes)
+        if "noises" not in asked and asked.keys() & {"steps", "spacing"}:
+            asked = {**asked, "noises": ()}
+        changes = {**self.tuned.get(str(changes.get("sampler")), {}), **asked}
         merged = from_dict(SampleConfig, {**to_dict(self.config.sample), **changes}, "sample.")
         build.check_sampling(merged)
         if guide is not None:
@@ -252,7 +251,10 @@ def load(name: str | Path, device: str = "auto") -> Model:
     else:
         path = find(name)
         tensors, record = checkpoint.read_model(path)
-    config = dataclasses.replace(from_dict(RunConfig, record["config"]), device=device)
+    try:
+        config = dataclasses.replace(from_dict(RunConfig, record["config"]), device=device)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its configuration cannot be read ({error}); update unnoise") from error
     network = build.network(config, build.Shape(**record["shape"]))
     fit(network, tensors, path)
     return Model(network, config, record)

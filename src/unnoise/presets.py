@@ -238,4 +238,4 @@ def _named(target: str) -> RunConfig:
     if not Path(target).exists():
         raise ConfigError(f"train: no preset, folder or zip {target!r}; {nearest(target, PRESETS)}")
     config = pictures()
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, source=target))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(Path(target))))

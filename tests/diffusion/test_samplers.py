@@ -13,7 +13,6 @@ from tests.mixture import Mixture
 import unnoise
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import DiffusionModel, Prediction, clip_x0, conditional
-from unnoise.diffusion.guidance import classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant
@@ -169,36 +168,6 @@ def test_one_ode_in_three_frames():
         ends.append(step.x / levels[-1].alpha)
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ends[1], ends[2], rtol=1e-9, atol=1e-9)
-
-
-class ByLabel(torch.nn.Module):
-    """Outputs its label as F everywhere, and counts the images it saw."""
-
-    seen = 0
-
-    def forward(self, x, time, label=None):
-        self.seen += len(x)
-        return torch.zeros_like(x) + label.reshape(-1, 1, 1, 1).to(x)
-
-
-def test_guidance_extrapolates_in_one_call_and_counts_double():
-    net = ByLabel()
-    model = DiffusionModel(net, SCHEDULES["cosine"](100), "x0")
-    x, level, label = torch.randn(2, 1, 2, 2), model.schedule.level(40.0), torch.tensor([3, 5])
-    plain = conditional(model, label)(x, level)
-    guided = classifier_free(model, label, 10, 2.5)(x, level)
-    assert guided.nfe == 2 and plain.nfe == 1 and net.seen == 6
-    torch.testing.assert_close(guided.x0[:, 0, 0, 0], 10 + 2.5 * (label - 10.0))
-    torch.testing.assert_close(level.alpha * guided.x0 + level.sigma * guided.eps, x, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(classifier_free(model, label, 10, 1.0)(x, level).x0, plain.x0)
-
-
-def test_clipping_keeps_x_t():
-    level = SCHEDULES["cosine"](100).level(30.0)
-    x = torch.randn(4, 1, 2, 2)
-    clipped = clip_x0(lambda x_t, level: Prediction(5 * x_t, x_t))(x, level)
-    assert clipped.x0.abs().max() <= 1
-    torch.testing.assert_close(level.alpha * clipped.x0 + level.sigma * clipped.eps, x)
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)

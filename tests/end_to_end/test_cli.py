@@ -70,7 +70,15 @@ def pictures(folder: Path, count: int = 12, classes: tuple[str, ...] = ("cats", 
 
 
 def test_help_is_quick_and_imports_no_torch():
-    for arguments in (["--help"], ["train", "cifar10", "--help"], ["sample", "--help"], ["data", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["train", "cifar10", "--help"],
+        ["sample", "--help"],
+        ["data", "--help"],
+        ["edit", "morph", "--help"],
+        ["edit", "--help"],
+        ["tune-sampler", "--help"],
+    ):
         code = f"""import sys; from unnoise import cli
 try: cli.main({arguments!r})
 except SystemExit: pass
@@ -156,7 +164,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoints_stay(run, tmp_path):
     )  # fmt: skip
     _, err = process.communicate()
     assert process.returncode == 2 and err.count("\n") == 1
-    assert "not written" in err and "earlier checkpoints are intact" in err
+    assert "not written" in err and "step-00000020 is intact" in err
     found, skipped = checkpoint.newest(folder / "checkpoints")
     assert found is not None and found.name == "step-00000020" and not skipped
     assert cli.main(["train", "digits", "--out", str(folder), *TINY, "--kimg", "0.4"]) == 0
@@ -184,6 +192,92 @@ def test_own_pictures_train_and_sample_in_two_commands(inside, capsys):
 
 
 # --- sample
+
+
+def test_animation_and_trajectory_show_the_process(inside):
+    words = ["sample", "digits", "--num", "3", "--steps", "5", "--sampler", "dpmpp_2m"]
+    assert cli.main([*words, "--animate", "--trajectory"]) == 0
+    assert cli.main([*words, "--animate", "webp"]) == 0
+    for name in ("denoising.gif", "denoising.webp"):
+        with Image.open(inside / "samples" / name) as animation:
+            assert animation.n_frames == 5
+            animation.seek(4)
+            last = np.asarray(animation.convert("L"))
+    with Image.open(inside / "samples" / "grid.png") as grid:
+        both = np.asarray(grid)
+    # The last frame: x_t at data on the left, and the x0 that led there on the right, are the samples themselves.
+    assert np.array_equal(last[:, : both.shape[1]], both)
+    with Image.open(inside / "samples" / "trajectory.png") as sheet:
+        assert sheet.size == (5 * 66 + 2, 2 * 3 * 66 + 2)
+    assert json.loads(unnoise_text(inside / "samples" / "trajectory.png"))["seeds"] == [0, 1, 2]
+
+
+def unnoise_text(path: Path) -> str:
+    with Image.open(path) as picture:
+        return picture.info["unnoise"]
+
+
+def test_autoguidance_by_an_early_checkpoint_of_the_same_run(run, inside):
+    early = run / "checkpoints" / "step-00000015"
+    words = ["sample", str(run), "--num", "2", "--steps", "4"]
+    assert cli.main([*words, "--guide", str(early), "--guidance-scale", "3", "--out", "guided"]) == 0
+    assert cli.main([*words, "--guidance-scale", "1", "--out", "plain"]) == 0
+    guided, plain = (np.asarray(Image.open(inside / d / "seed-000000.png")) for d in ("guided", "plain"))
+    assert not np.array_equal(guided, plain)
+    recipe = json.loads(unnoise_text(inside / "guided" / "seed-000000.png"))
+    assert recipe["guide"] == unnoise.load(early, "cpu").weights_hash != recipe["model"]
+
+
+def test_sampling_with_noises_thresholds_and_an_interval(inside):
+    flags = ["--noises", "50", "5", "1", "0.2", "--dynamic-threshold", "0.99", "--guidance-interval", "0.3", "10"]
+    assert cli.main(["sample", "digits", "--num", "2", "--sampler", "unipc_2", *flags]) == 0
+    recipe = json.loads(unnoise_text(inside / "samples" / "seed-000000.png"))
+    assert (recipe["noises"], recipe["guidance_interval"]) == ([50, 5, 1, 0.2], [0.3, 10])
+    model = unnoise.load("digits", "cpu")
+    settings = {name: recipe[name] for name in recipe if name not in ("model", "seed", "label")}
+    again = model.sample(seeds=[0], **settings)  # a picture's own recipe makes it again
+    assert np.array_equal(np.asarray(Image.open(inside / "samples" / "seed-000000.png")), again[0, 0].numpy())
+
+
+def test_tune_sampler_keeps_what_it_found(run, inside, capsys):
+    words = ["tune-sampler", str(run), "--budgets", "3", "4", "--images", "2", "--evaluations", "50"]
+    assert cli.main([*words, "--out", "tuned.safetensors"]) == 0
+    out = capsys.readouterr().out
+    assert "best untuned" in out and "--sampler balanced" in out
+    assert cli.main(["sample", "tuned.safetensors", "--sampler", "fast", "--num", "2"]) == 0
+    assert cli.main(["info", "tuned.safetensors"]) == 0
+    assert "fast (" in capsys.readouterr().out
+
+
+def test_moving_a_model_leaves_the_original_where_it_is():
+    model = unnoise.load("digits", "cpu")
+    assert model.to("cpu") is model
+    model.to("meta")
+    assert model.sample(1, steps=2).shape == (1, 1, 8, 8)
+
+
+def test_ctrl_c_in_python_saves_and_is_raised(inside, monkeypatch):
+    from unnoise.training import loop
+
+    real = loop.train_step
+
+    def step(objective, state, batch, lr):
+        if state.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(objective, state, batch, lr)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    changes = {"network.base_channels": 8, "train.batch_size": 16, "train.kimg": 0.1, "sample.steps": 2}
+    with pytest.raises(KeyboardInterrupt, match="everything is saved"):
+        unnoise.train("digits", changes=changes)
+    assert (inside / "runs" / "digits" / "checkpoints" / "step-00000004").is_dir()
+
+
+def test_a_closed_pipe_is_no_error():
+    process = command("info", "digits")
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""
 
 
 def test_sample_writes_pictures_that_say_how_they_were_made(run, inside, capsys):
@@ -271,7 +365,18 @@ def test_info_of_a_run(run, capsys):
     ("sample digits --num 0", "--num: got 0"),
     ("sample digits --label 10", "label: got 10, expected 0 to 9"),
     ("sample digits --label cat", "label: no class 'cat'"),
-    ("sample digits --sampler euler", "sample.sampler: no 'euler'"),
+    ("sample digits --sampler eulr", "did you mean 'euler'"),
+    ("sample digits --sampler balanced", "run `unnoise tune-sampler`"),
+    ("sample digits --animate mp4", "--animate: got 'mp4', expected gif or webp"),
+    ("sample digits --guide digits --guidance-scale 1", "guidance_scale is 1"),
+    ("sample digits --noises 1 2", "expected falling values"),
+    ("sample digits --guidance-interval 3 1", "low before high"),
+    ("sample digits --dynamic-threshold 2", "expected a quantile"),
+    ("sample digits --churn 3", "has none; expected one of heun"),
+    ("sample digits --steps x", "--steps: got 'x', expected a whole number"),
+    ("tune-sampler digits", "belongs to the package"),
+    ("train digits --objective edn", "did you mean 'edm'?"),
+    ("train digits --kimg x", "--train.kimg: got 'x', expected a number"),
     ("sample digits --steps 0", "steps: got 0, expected 1 or more"),
     ("sample digits --steps 1001", "steps: got 1001"),
     ("sample digits --eta 2", "sample.eta: got 2, expected 0"),

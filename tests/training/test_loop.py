@@ -107,7 +107,7 @@ def test_stopped_by_ctrl_c_and_run_again_it_is_bitwise_the_same_run(whole, data,
         disarm = interrupt(stop)
         outcome = loop.train(tiny(), data, tmp_path)
         disarm()
-        assert (outcome.finished, outcome.signal) == (False, signal.SIGINT)
+        assert (outcome.finished, outcome.signal) == (stop == 19, signal.SIGINT)
         assert checkpoint.checkpoints(tmp_path / "checkpoints")[-1].name == f"step-{stop + 1:08d}"
     assert loop.train(tiny(), data, tmp_path).finished
     assert_same_run(whole, tmp_path)
@@ -269,3 +269,75 @@ def test_four_times_the_pixels_are_four_times_the_flops():
         loop.dry_run(tiny(**{"data.image_size": s}), load(unnoise.DataConfig(image_size=s))) for s in (8, 16)
     )
     assert large.gflop_per_image / small.gflop_per_image == pytest.approx(4, rel=0.2)
+
+
+@pytest.mark.parametrize("every", [0.08, 0.16, 100])
+def test_the_end_has_its_preview_and_held_out_loss_whatever_the_intervals(data, tmp_path, every):
+    loop.train(tiny(**{"train.checkpoint_every_kimg": every, "train.sample_every_kimg": 50}), data, tmp_path)
+    assert [p.name for p in (tmp_path / "samples").iterdir()] == ["0000000320.png"]
+    assert [line["nimg"] for line in curve(tmp_path) if "held_out_loss" in line] == [320]
+    assert checkpoint.read_model(tmp_path / "model.safetensors")[1]["training"]["held_out_loss"] is not None
+
+
+def test_a_model_file_that_is_not_the_last_checkpoints_is_written_again(whole, data, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    file = folder / "model.safetensors"
+    right = checkpoint.read_model(file)[1]["weights"]
+    tensors, record = checkpoint.read_model(file)
+    stale = {name: value + 1 for name, value in tensors.items()}
+    checkpoint.save_model(file, stale, record)
+    assert loop.train(tiny(), data, folder).finished
+    assert checkpoint.read_model(file)[1]["weights"] == right
+    os.truncate(file, 1000)
+    assert loop.train(tiny(**{"sample.steps": 3}), data, folder).finished
+    _, record = checkpoint.read_model(file)
+    assert record["weights"] == right and record["config"]["sample"]["steps"] == 3
+
+
+def test_what_cannot_be_sampled_is_said_before_the_first_step(data, tmp_path):
+    with pytest.raises(ConfigError, match=r"sample.steps: got 12 .* on 10 levels"):
+        loop.train(tiny(**{"diffusion.timesteps": 10, "sample.steps": 12}), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"config": {"nettwork": 1}, "data": "x"}'])
+def test_a_damaged_config_is_named(whole, data, tmp_path, text):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(checkpoint.CheckpointError, match=r"config.json"):
+        loop.train(tiny(), data, folder)
+
+
+def test_lines_that_a_crash_left_in_pieces_are_dropped(whole, data, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b"\0\0\0}\n")
+    assert loop.train(tiny(), data, folder).finished
+    assert curve(folder) == curve(whole)
+
+
+def test_pictures_may_move(tmp_path, monkeypatch):
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for i in range(20):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "a" / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    changes = {**TINY, "network.norm_groups": 8, "network.attention_heads": 1, "data.image_size": 8}
+    changes |= {"network.attention_levels": (), "train.time": None}
+
+    def run(source):
+        config = override(named(source), changes)
+        return loop.train(config, load(config.data), tmp_path / "run")
+
+    assert run("a/").finished and run("./a").finished
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert run(str(tmp_path / "b")).finished
+
+
+def test_half_written_checkpoints_are_swept_up(whole, data, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / "checkpoints" / ".tmp-step-00000017").mkdir()
+    loop.train(tiny(**{"train.kimg": 0.4}), data, folder)
+    assert not list((folder / "checkpoints").glob(".tmp*"))

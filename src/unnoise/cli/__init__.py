@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     try:
         return _dispatch(arguments)
+    except BrokenPipeError:  # `unnoise ... | head`: for `entry`
+        raise
     except (ValueError, OSError, KeyboardInterrupt, RuntimeError) as error:
         if debug:
             raise

@@ -56,7 +56,9 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
 
     from unnoise.config import flat
 
-    arguments = [_long(a) for a in arguments] if prog.startswith("unnoise train") else arguments
+    if prog.startswith("unnoise train"):
+        arguments = [_long(a) for a in arguments]
+        arguments = [a.capitalize() if a in ("true", "false", "none") else a for a in arguments]
     switches: dict[str, list[str]] = {}
     known: list[str] = []
     for key, value in flat(default).items():
@@ -97,11 +99,20 @@ def _one_line(box: str) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", box)
     text = re.split(r"For full helptext|Argument helptext", text)[0]
     text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(
+        r"no type matching (\{None\}\|)?[{\[]*([A-Z]+).*? could be instantiated from (\[.*?\])\..*", _expected, text
+    )
     return re.sub(
         r"^(Parsing error|Value error|Invalid choice|Missing argument|Unrecognized options)\s*(Error parsing )?",
         "",
         text,
     )
+
+
+def _expected(match: re.Match[str]) -> str:
+    """tyro's account of every type it tried, as got and expected."""
+    kinds = {"FLOAT": "a number", "INT": "a whole number"}
+    return f"got {match[3].strip('[]')}, expected {kinds.get(match[2], match[2])}"
 
 
 def option(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:

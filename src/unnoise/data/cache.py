@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +21,7 @@ import numpy as np
 
 from unnoise.data.config import DataConfig, DataError
 
-VERSION = 1
+VERSION = 2
 SETTINGS = ("image_size", "image_width", "channels", "background", "held_out", "max_pixels")
 
 
@@ -29,6 +30,10 @@ class Writer:
     """Takes images one by one, training images first."""
 
     file: BinaryIO
+    folder: Path
+    """Of the cache."""
+    class_names: Sequence[str]
+    """The source's own, unless it changes them while it fills."""
     shape: tuple[int, ...] = ()
     count: int = 0
     num_train: int | None = None
@@ -41,7 +46,8 @@ class Writer:
         assert image.dtype == np.uint8 and (not self.shape or image.shape == self.shape)
         self.shape, self.count = image.shape, self.count + 1
         self.labels.append(label)
-        self.file.write(image.tobytes())
+        with _writing(self.folder):
+            self.file.write(image.tobytes())
 
     def end_of_training_images(self) -> None:
         """What follows is held out."""
@@ -58,6 +64,35 @@ class Source:
     fill: Callable[[Writer], None]
     class_names: tuple[str, ...] = ()
     flip: bool = False
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(file, reason): what was passed over before anything was read; not kept in the cache, nor are these notes."""
+    notes: tuple[str, ...] = ()
+
+
+def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """A key for a source: name, size and time of the files that it reads."""
+    return [(str(file.resolve()), state.st_size, state.st_mtime_ns) for file in files for state in [file.stat()]]
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """An OSError on the way is about the source's files."""
+    try:
+        yield
+    except OSError as error:
+        name, reason = error.filename or what, error.strerror or error
+        raise DataError(f"{name}: cannot be read ({reason}); expected a readable file") from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """An OSError on the way is about the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"data cache {folder}: cannot be written ({error.strerror}); choose another with --data.cache FOLDER"
+        ) from error
 
 
 def root(config: DataConfig) -> Path:
@@ -70,17 +105,11 @@ def cached(config: DataConfig, source: Source) -> tuple[np.ndarray, np.ndarray, 
     settings = {name: value for name, value in asdict(config).items() if name in SETTINGS}
     text = json.dumps([VERSION, source.name, source.key, settings], sort_keys=True)
     entry = root(config) / f"{source.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    try:
+    with suppress(OSError, EOFError, ValueError, KeyError):  # not there yet, or damaged
         return _read(entry)
-    except (OSError, EOFError, ValueError, KeyError):  # not there yet, or damaged
-        pass
-    try:
+    with _writing(entry.parent):
         _write(entry, source)
         return _read(entry)
-    except OSError as error:
-        raise DataError(
-            f"data cache {entry.parent}: cannot be written ({error.strerror}); choose another with --data.cache FOLDER"
-        ) from error
 
 
 def _write(entry: Path, source: Source) -> None:
@@ -88,8 +117,9 @@ def _write(entry: Path, source: Source) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     try:
         with (temporary / "pixels.u8").open("wb") as file:
-            writer = Writer(file)
-            source.fill(writer)
+            writer = Writer(file, entry.parent, source.class_names)
+            with reading(source.name):
+                source.fill(writer)
             file.flush()
             os.fsync(file.fileno())
         labels = np.array(writer.labels, np.int64)
@@ -100,6 +130,7 @@ def _write(entry: Path, source: Source) -> None:
             "shape": shape,
             "num_train": num_train,
             "fingerprint": _fingerprint(temporary / "pixels.u8", f"{shape} {num_train}".encode() + labels.tobytes()),
+            "class_names": writer.class_names,
             "skipped": writer.skipped,
             "notes": writer.notes,
         }

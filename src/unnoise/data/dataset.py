@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from unnoise.data import cifar10, digits, folder, mnist
-from unnoise.data.cache import Source, cached
+from unnoise.data.cache import Source, cached, reading
 from unnoise.data.config import DataConfig, DataError, check
 
 
@@ -46,37 +46,44 @@ DATASETS: dict[str, Callable[[DataConfig, bool], Source]] = {
 }
 """Name -> function of the configuration and whether to show progress."""
 
+COUNTED_PIXELS = 1 << 20
+"""numpy counts bytes as 8-byte integers: at most so many at once."""
+
 
 def load(config: DataConfig, progress: bool = False) -> ImageData:
     """The images of a configuration, through the cache; DataError where there are none."""
     check(config)
-    if config.source in DATASETS:
-        source = DATASETS[config.source](config, progress)
-    elif Path(config.source).exists():
-        source = folder.source(config, progress)
-    else:
-        close = difflib.get_close_matches(config.source, DATASETS, 1, 0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(DATASETS)} or a path"
-        raise DataError(f"data: no data set, folder or zip {config.source!r}; {hint}")
+    with reading(config.path or config.source):
+        source = _source(config, progress)
     images, labels, meta = cached(config, source)
+    class_names = tuple(meta["class_names"])
     return ImageData(
         name=source.name,
         images=images,
-        labels=labels if source.class_names else None,
-        class_names=source.class_names,
+        labels=labels if class_names else None,
+        class_names=class_names,
         num_train=meta["num_train"],
         flip=source.flip if config.flip is None else config.flip,
         fingerprint=meta["fingerprint"],
-        skipped=tuple((name, reason) for name, reason in meta["skipped"]),
-        notes=tuple(meta["notes"]),
+        skipped=(*source.skipped, *((name, reason) for name, reason in meta["skipped"])),
+        notes=(*source.notes, *meta["notes"]),
     )
+
+
+def _source(config: DataConfig, progress: bool) -> Source:
+    if config.source in DATASETS:
+        return DATASETS[config.source](config, progress)
+    if Path(config.source).exists():
+        return folder.source(config, progress)
+    close = difflib.get_close_matches(config.source, DATASETS, 1, 0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(DATASETS)} or a path"
+    raise DataError(f"data: no data set, folder or zip {config.source!r}; {hint}")
 
 
 def report(data: ImageData) -> str:
     """What was found, what was skipped and why, in some lines."""
     n, c, h, w = data.images.shape
-    sample = data.images[np.linspace(0, n - 1, min(n, 5000)).astype(int)] / 255.0
-    mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
+    mean, std = _mean_and_std(data.images, np.linspace(0, n - 1, min(n, 5000)).astype(int))
     split = f"{data.num_train:,} to train on, {n - data.num_train:,} held out"
     kind = f"{h} x {w}, {'grey' if c == 1 else 'RGB'}, flips {'on' if data.flip else 'off'}"
     pixels = f"mean {_numbers(mean)}, std {_numbers(std)} of 0..1 · fingerprint {data.fingerprint[:12]}"
@@ -91,6 +98,18 @@ def report(data: ImageData) -> str:
         lines += [f"    {name}: {reason}" for name, reason in data.skipped[:10]]
         lines += [f"    and {len(data.skipped) - 10} more"] if len(data.skipped) > 10 else []
     return "\n".join(lines)
+
+
+def _mean_and_std(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel, of 0..1: exact, from how often each of the 256 values occurs, so no image is held as floats."""
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for row in rows:
+        for channel, pixels in enumerate(images[row].reshape(len(counts), -1)):
+            for start in range(0, len(pixels), COUNTED_PIXELS):
+                counts[channel] += np.bincount(pixels[start : start + COUNTED_PIXELS], minlength=256)
+    values, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+    mean = shares @ values
+    return mean, (shares * (values - mean[:, None]) ** 2).sum(1) ** 0.5
 
 
 def _numbers(values: np.ndarray) -> str:

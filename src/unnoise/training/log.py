@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -23,8 +24,8 @@ class Log:
     def cut(self, step: int) -> None:
         """Forget the lines after a step: a resumed run writes them again, so that no curve doubles back."""
         if self.path.exists():
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            lines = self.path.read_text(errors="replace").splitlines()
+            kept = [line for line in lines if _step(line) <= step]
             if kept == lines:
                 return
             temporary = self.path.with_name(f".{self.path.name}.tmp")
@@ -58,6 +59,14 @@ class Log:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinite for one that a crash left in pieces."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def duration(sec: float) -> str:

@@ -6,6 +6,7 @@ interrupted and goes on is the same run, bit for bit (same machine, same number 
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import time
@@ -33,9 +34,12 @@ PREVIEW_IMAGES = 64
 HELD_OUT_IMAGES = 1000
 DRY_RUN_SEC = 20
 """A dry run starts no further step after so long."""
-MAY_CHANGE = ("train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
+MAY_CHANGE = ("data.source", "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
               "train.checkpoint_every", "train.keep_", "sample.", "device", "data.cache", "data.path")  # fmt: skip
-"""Fields that a resumed run may change: they do not change what is learned up to the same point."""
+"""Fields that a resumed run may change: they do not change what is learned up to the same point.
+
+The images themselves are compared by their fingerprint, wherever they lie.
+"""
 
 
 @dataclass
@@ -108,6 +112,7 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
     state = states.create(config, shape, arithmetic)
     network = cast(nn.Module, torch.compile(state.network)) if arithmetic.compile else state.network
     model = build.diffusion_model(config.diffusion, network)
+    build.grid(config.sample, model.schedule)  # what cannot be sampled is said before the first step
     log = Log(folder / "metrics.jsonl")
     return Run(config, folder, data, arithmetic, Objective(model, config, arithmetic, classes), state, log, shape)
 
@@ -117,27 +122,40 @@ def resume(run: Run) -> None:
     written = run.folder / "config.json"
     if not written.exists():
         return
-    record = checkpoint.read_json(written)
-    before = from_dict(RunConfig, record["config"])
+    before, fingerprint = _started(written)
     changed = [line for line in differences(before, run.config) if not line.startswith(MAY_CHANGE)]
     if changed:
         raise ConfigError(
             f"{run.folder}: was trained with another configuration ({'; '.join(changed[:3])}); "
             "use the same one, or another --out"
         )
-    if record["data"] != run.data.fingerprint:
+    if fingerprint != run.data.fingerprint:
         raise ConfigError(f"{run.folder}: the training images have changed since; use another --out")
     path, skipped = checkpoint.newest(run.folder / "checkpoints")
     for reason in skipped:
         run.log.say(f"skipped: {reason}")
     if path is None and skipped:
-        raise checkpoint.CheckpointError(f"{run.folder}: no sound checkpoint is left; {skipped[0]}")
+        raise checkpoint.CheckpointError(
+            f"{run.folder}: no sound checkpoint is left; {skipped[0]}; delete {run.folder / 'checkpoints'} to start "
+            "again, or use another --out"
+        )
     if path is None:  # interrupted before the first checkpoint: from the start
         run.log.cut(0)
         return
     states.restore(path, run.state)
     run.log.cut(run.state.step)
     run.log.say(f"going on from {path} ({run.state.nimg / 1000:.1f} kimg)")
+
+
+def _started(written: Path) -> tuple[RunConfig, str]:
+    """The configuration and the data's fingerprint that a run folder was started with."""
+    record = checkpoint.read_json(written)
+    try:
+        return from_dict(RunConfig, record["config"]), str(record["data"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise checkpoint.CheckpointError(
+            f"{written}: is damaged or of another version ({error}); mend it or use another --out"
+        ) from error
 
 
 def train(config: RunConfig, data: ImageData, folder: Path) -> Outcome:
@@ -152,8 +170,8 @@ def train(config: RunConfig, data: ImageData, folder: Path) -> Outcome:
             return Outcome(folder, finished, caught[0] if caught else None)
     except OSError as error:
         raise checkpoint.CheckpointError(
-            f"{folder}: cannot be written ({error.strerror}); its checkpoints are intact, make room and run the same "
-            "command again"
+            f"{folder}: cannot be written ({error.strerror}); {checkpoint.intact(folder / 'checkpoints')}, make room and "
+            "run the same command again"
         ) from error
     finally:
         run.log.close()
@@ -187,7 +205,7 @@ def _loop(run: Run, caught: list[int]) -> bool:
     batches = Batches(run.data, run.config.seed, run.arithmetic.device)
     total = torch.tensor(state.loss_sum)
     window = (time.monotonic(), state.nimg)
-    saved_at = previewed_at = state.nimg
+    saved_at = state.nimg if state.step else -1
     run.state.network.train()
     while run.progress() < 1 and not caught:
         began, before = time.monotonic(), state.nimg
@@ -200,17 +218,22 @@ def _loop(run: Run, caught: list[int]) -> bool:
         if _due(before, state.nimg, train.log_every_kimg):
             window = _log(run, total, norm, lr, window)
             total = torch.zeros(())
+        if run.progress() >= 1:
+            break  # what is due at the end is done below, once
         if _due(before, state.nimg, train.sample_every_kimg):
             preview(run)
-            previewed_at = state.nimg
         if _due(before, state.nimg, train.checkpoint_every_kimg):
             _save(run, total)
             saved_at = state.nimg
-    if saved_at != state.nimg or not (run.folder / checkpoint.MODEL_FILE).exists():
-        if not caught and previewed_at != state.nimg:
-            preview(run)
+    finished = run.progress() >= 1
+    if finished and state.previewed_nimg != state.nimg:
+        preview(run)
+        saved_at = -1  # the held-out loss belongs into the last checkpoint
+    if saved_at != state.nimg:
         _save(run, total)
-    return not caught
+    elif not _model_is_current(run):  # lost, damaged, or of an older checkpoint
+        _model(run).save(run.folder / checkpoint.MODEL_FILE)
+    return finished
 
 
 def _due(before: int, after: int, every_kimg: float) -> bool:
@@ -226,8 +249,8 @@ def _log(run: Run, total: torch.Tensor, norm: torch.Tensor, lr: float, window: t
     state.loss_steps = 0
     if not math.isfinite(state.loss):
         raise DivergedError(
-            f"training diverged: the loss is {state.loss} at step {state.step}; the last checkpoint is intact, "
-            "try a lower --train.lr or --train.precision fp32"
+            f"training diverged: the loss is {state.loss} at step {state.step}; "
+            f"{checkpoint.intact(run.folder / 'checkpoints')}, try a lower --train.lr or --train.precision fp32"
         )
     values = {
         "step": state.step,
@@ -252,6 +275,7 @@ class DivergedError(RuntimeError):
 def preview(run: Run) -> None:
     """Held-out loss of the averaged weights, and a grid of samples with fixed seeds."""
     state, data = run.state, run.data
+    state.previewed_nimg = state.nimg
     ema = replace(run.objective, model=replace(run.objective.model, network=state.ema))
     values: dict[str, Any] = {"step": state.step, "nimg": state.nimg}
     rows = slice(data.num_train, min(len(data.images), data.num_train + HELD_OUT_IMAGES))
@@ -273,6 +297,17 @@ def preview(run: Run) -> None:
 def _model(run: Run) -> Model:
     """The averaged weights as a model."""
     return Model(run.state.ema, run.config, run.record())
+
+
+def _model_is_current(run: Run) -> bool:
+    """Whether the model file is sound and says just what this run would write."""
+    try:
+        _, record = checkpoint.read_model(run.folder / checkpoint.MODEL_FILE)
+    except checkpoint.CheckpointError:
+        return False
+    mine = json.loads(json.dumps(run.record()))  # tuples are lists there
+    same = all(record.get(name) == mine[name] for name in ("config", "shape", "class_names"))
+    return same and record["weights"] == checkpoint.fingerprint(run.state.ema.state_dict())
 
 
 def _save(run: Run, total: torch.Tensor) -> None:

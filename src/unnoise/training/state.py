@@ -36,6 +36,8 @@ class TrainState:
     loss: float = math.nan
     """The last logged mean."""
     held_out_loss: float = math.nan
+    previewed_nimg: int = -1
+    """Images seen at the last preview."""
 
 
 def create(config: RunConfig, shape: build.Shape, arithmetic: build.Arithmetic) -> TrainState:
@@ -58,7 +60,7 @@ def _parameters(network: nn.Module, uncertainty: nn.Module | None) -> dict[str, 
     return {**dict(network.named_parameters()), **beside}
 
 
-COUNTERS = ("step", "nimg", "train_sec", "loss_sum", "loss_steps", "loss", "held_out_loss")
+COUNTERS = ("step", "nimg", "train_sec", "loss_sum", "loss_steps", "loss", "held_out_loss", "previewed_nimg")
 
 
 def save(folder: Path, state: TrainState, extra: dict[str, Any]) -> Path:
@@ -85,7 +87,7 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
     if record["scaler"]:
         state.scaler.load_state_dict(record["scaler"])
     for name in COUNTERS:
-        setattr(state, name, record[name])
+        setattr(state, name, record.get(name, getattr(state, name)))
     return record
 
 

@@ -1,0 +1,101 @@
+"""What lies in a folder or zip: which files may be pictures, without opening them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from unnoise.data.config import DataError
+from unnoise.data.fit import Unusable
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that may be a picture."""
+
+    name: str
+    """Relative, with slashes."""
+    stamp: tuple[int, int]
+    """Size and time: the cache is made anew when one changes."""
+    open: Callable[[], IO[bytes]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A folder or zip without its hidden files."""
+
+    pictures: list[Entry]
+    """By their names' endings, sorted by name."""
+    runs: list[str]
+    """Run folders of unnoise: nothing in them is listed."""
+    others: int
+    """How many more files there are."""
+
+
+def list_pictures(path: Path) -> Listing:
+    """What lies in a folder or zip; DataError for a file that is no zip."""
+    found = [e for e in (_zip(path) if path.is_file() else _walk(path)) if not _hidden(e.name)]
+    runs = _run_folders([e.name for e in found])
+    found = [e for e in found if not e.name.startswith(tuple(runs))]
+    pictures = [e for e in found if e.name.lower().endswith(SUFFIXES)]
+    return Listing(sorted(pictures, key=lambda e: e.name), runs, len(found) - len(pictures))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def _run_folders(names: list[str]) -> list[str]:
+    """Sub-folders, ending in a slash, with config.json and something in checkpoints or samples, as training leaves."""
+    folders = [name.removesuffix("config.json") for name in names if name.endswith("/config.json")]
+    made = [(folder + "checkpoints/", folder + "samples/") for folder in folders]
+    return sorted(f for f, inside in zip(folders, made, strict=True) if any(n.startswith(inside) for n in names))
+
+
+def _walk(path: Path) -> Iterator[Entry]:
+    """Files below a folder; links to folders are followed once each, so that loops end."""
+    seen: set[str] = set()
+    for base, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(base)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in files:
+            file = Path(base) / name
+            relative = file.relative_to(path).as_posix().encode("utf-8", "replace").decode()
+            try:
+                state = file.stat()
+            except OSError:
+                state = None
+            if state is None or stat.S_ISREG(state.st_mode):  # no pipes, no devices
+                yield Entry(
+                    relative, (state.st_size, state.st_mtime_ns) if state else (0, 0), lambda f=file: f.open("rb")
+                )
+
+
+def _zip(path: Path) -> Iterator[Entry]:
+    """Members of a zip, read in place: nothing is extracted, so no name can reach the disk."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a zip ({error}); expected a folder or a zip of pictures") from error
+    members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
+    names = [PurePosixPath("/" + m.filename).parts[1:] for m in members]
+    wrapped = len({parts[:1] for parts in names}) == 1 and all(len(parts) > 1 for parts in names)
+    for member, parts in zip(members, names, strict=True):
+        name = "/".join(parts[1:] if wrapped else parts)  # a zip of one folder is that folder
+
+        def opened(m: zipfile.ZipInfo = member) -> IO[bytes]:
+            if m.flag_bits & 1:
+                raise Unusable("is encrypted")
+            return archive.open(m)
+
+        yield Entry(name, (member.file_size, member.CRC), opened)

@@ -1,0 +1,151 @@
+"""Learned weighting, optimal-transport pairing, and every objective from training to samples."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import unnoise
+from unnoise import checkpoint
+from unnoise.config import ConfigError, override
+from unnoise.data.dataset import load
+from unnoise.diffusion.losses import Uncertainty
+from unnoise.diffusion.samplers import SAMPLERS
+from unnoise.diffusion.schedules import SCHEDULES
+from unnoise.presets import OBJECTIVES, named, with_objective
+from unnoise.training import loop
+from unnoise.training.pairing import optimal_transport
+
+TINY = {
+    "network.base_channels": 8,
+    "train.batch_size": 16,
+    "train.kimg": 0.32,
+    "train.log_every_kimg": 0.16,
+    "train.sample_every_kimg": 1,
+    "train.checkpoint_every_kimg": 0.16,
+    "sample.steps": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(unnoise.DataConfig())
+
+
+def test_the_learned_weighting_is_the_plain_loss_at_first():
+    level = SCHEDULES["edm"](0).level(torch.tensor([0.1, 1.0, 60.0]))
+    loss = torch.tensor([0.3, 0.2, 0.1])
+    torch.testing.assert_close(Uncertainty().weigh(loss, level), loss)
+
+
+@pytest.mark.parametrize("schedule", ["edm", "flow", "cosine"])
+def test_the_learned_weighting_finds_the_logarithm_of_the_loss(schedule):
+    """The minimum of loss / e^u + u over u is log(loss), at every noise level."""
+    process = SCHEDULES[schedule](1000)
+    random = torch.Generator().manual_seed(0)
+
+    def expected(level):
+        return 0.05 + 0.5 * torch.sigmoid(torch.log(level.sigma / level.alpha).reshape(-1)).float()
+
+    uncertainty = Uncertainty()
+    adam = torch.optim.Adam(uncertainty.parameters(), 0.02)
+    noise = torch.exp(-0.5 + 1.5 * torch.randn(256, generator=random, dtype=torch.float64))
+    t = torch.tensor([process.time(float(n)) for n in noise])
+    level = process.level(t.round() if process.steps else t)
+    for _ in range(1500):
+        adam.zero_grad()
+        uncertainty.weigh(expected(level), level).mean().backward()
+        adam.step()
+    error = (uncertainty(level) - expected(level).log()).abs()
+    assert float(error.mean()) < 0.05, error
+
+
+def test_pure_noise_has_a_finite_weight():
+    level = SCHEDULES["flow"](0).level(torch.tensor([0.5, 1.0]))
+    assert Uncertainty().weigh(torch.ones(2), level).isfinite().all()
+
+
+def test_optimal_transport_is_the_best_of_all_permutations():
+    random = torch.Generator().manual_seed(0)
+    x0, eps = (torch.randn(6, 1, 2, 2, generator=random) for _ in range(2))
+
+    def cost(noise):
+        return float((x0 - noise).pow(2).sum())
+
+    best = min(cost(eps[list(order)]) for order in itertools.permutations(range(6)))
+    paired = optimal_transport(x0, eps, None)
+    assert cost(paired) == pytest.approx(best, rel=1e-6)
+    assert sorted(paired.flatten().tolist()) == sorted(eps.flatten().tolist())
+
+
+def test_only_images_of_one_class_exchange_their_noises():
+    x0, eps = torch.randn(12, 1, 2, 2), torch.randn(12, 1, 2, 2)
+    label = torch.arange(12) % 3
+    paired = optimal_transport(x0, eps, label)
+    for value in range(3):
+        rows = label == value
+        assert sorted(paired[rows].flatten().tolist()) == sorted(eps[rows].flatten().tolist())
+    assert not torch.equal(paired, eps)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_trains_and_samples_with_every_solver(name, data, tmp_path):
+    config = with_objective(override(named("digits"), TINY), name)
+    assert loop.train(config, data, tmp_path / "whole").finished
+    whole = checkpoint.checkpoints(tmp_path / "whole" / "checkpoints")
+    assert [p.name for p in whole] == ["step-00000010", "step-00000020"]
+    losses = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(line["loss"]) and line["loss"] > 0 for line in losses if "loss" in line)
+    if name == "edm":
+        assert "uncertainty.safetensors" in {p.name for p in whole[-1].iterdir()}
+        assert float(load_file(whole[-1] / "uncertainty.safetensors")["linear.weight"].abs().sum()) > 0
+    model = unnoise.load(tmp_path / "whole", "cpu")
+    for sampler in SAMPLERS:
+        images = model.sample(3, sampler=sampler, steps=4)
+        assert images.shape == (3, 1, 8, 8) and images.float().std() > 0
+
+
+def test_a_learned_weighting_resumes_bit_for_bit(data, tmp_path, monkeypatch):
+    config = with_objective(override(named("digits"), {**TINY, "train.pairing": "optimal_transport"}), "edm")
+    loop.train(config, data, tmp_path / "a")
+    real = loop.train_step
+
+    def dies(objective, state, batch, lr):
+        if state.step == 13:
+            raise RuntimeError("killed")
+        return real(objective, state, batch, lr)
+
+    monkeypatch.setattr(loop, "train_step", dies)
+    with pytest.raises(RuntimeError):
+        loop.train(config, data, tmp_path / "b")
+    monkeypatch.setattr(loop, "train_step", real)
+    loop.train(config, data, tmp_path / "b")
+    for group in ("network", "ema", "optimizer", "uncertainty"):
+        a, b = (
+            load_file(checkpoint.checkpoints(tmp_path / run / "checkpoints")[-1] / f"{group}.safetensors")
+            for run in ("a", "b")
+        )
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), group
+
+
+def test_an_objective_changes_only_the_objective():
+    base, changed = named("digits"), named("digits", "flow")
+    assert (changed.data, changed.network, changed.train) == (base.data, base.network, base.train)
+    assert changed.diffusion.schedule == "flow" and changed.sample.guidance_scale == base.sample.guidance_scale
+    with pytest.raises(ConfigError, match="objective: no 'edn'; did you mean 'edm'"):
+        named("digits", "edn")
+
+
+@pytest.mark.parametrize("name", ["v", "edm", "flow", "iddpm"])
+def test_the_presets_of_objectives_can_be_built(name):
+    from unnoise import build
+
+    config = named(name)
+    build.check_sampling(config.sample)
+    build.diffusion_model(config.diffusion, torch.nn.Identity())
+    assert config.preset == name
