@@ -16,7 +16,7 @@ LAYERS = [
     {"config"},
     {"presets", "checkpoint", "build"},
     {"model"},
-    {"training", "sampling", "editing", "tuning"},
+    {"training", "sampling", "editing", "tuning", "evaluation"},
     {"api"},
     {"cli"},
     {"__main__"},

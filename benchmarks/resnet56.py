@@ -1,0 +1,49 @@
+"""A CIFAR-10 ResNet-56 (He et al. 2016, option A shortcuts) from a file of weights: 64 features and 10 logits per image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, which the weights were trained with."""
+
+
+class ResNet56:
+    """Features of uint8 images (n, 3, 32, 32)."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.w = {name: torch.from_numpy(value) for name, value in np.load(path).items()}
+
+    def _normed(self, x: Tensor, name: str) -> Tensor:
+        parts = (self.w[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, *parts)
+
+    def _block(self, x: Tensor, name: str, stride: int) -> Tensor:
+        y = F.relu(self._normed(F.conv2d(x, self.w[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"))
+        y = self._normed(F.conv2d(y, self.w[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+        if stride > 1:  # option A: every other pixel, and zeros for the new channels
+            more = (y.shape[1] - x.shape[1]) // 2
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, more, more))
+        return F.relu(x + y)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor, batch: int = 256) -> Tensor:
+        """The 64 pooled features, float32 (n, 64)."""
+        parts = []
+        for part in images.split(batch):
+            x = (part.float() / 255 - torch.tensor(MEAN).reshape(3, 1, 1)) / torch.tensor(STD).reshape(3, 1, 1)
+            x = F.relu(self._normed(F.conv2d(x, self.w["conv1.weight"], padding=1), "bn1"))
+            for layer in (1, 2, 3):
+                for block in range(9):
+                    x = self._block(x, f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1)
+            parts.append(x.mean((2, 3)))
+        return torch.cat(parts)
+
+    def classes(self, features: Tensor) -> Tensor:
+        """The most likely class of each feature vector."""
+        return F.linear(features, self.w["linear.weight"], self.w["linear.bias"]).argmax(1)
