@@ -61,6 +61,20 @@ def test_outpainting_keeps_the_picture_and_fills_any_canvas(model, three):
         assert (images[:, :, :, : left or None].float().flatten(1).std(1) > 10).all()
 
 
+def test_outpainting_paints_every_pixel_once(model, three, monkeypatch):
+    real = editing._inpaint
+
+    def spy(model, pictures, unknown, *rest):
+        marked = torch.where(unknown, 255, pictures).to(torch.uint8)
+        calls.append(int(unknown.sum()))
+        return real(model, marked, unknown, *rest)
+
+    calls: list[int] = []
+    monkeypatch.setattr(editing, "_inpaint", spy)
+    editing.outpaint(model, three, (11, 4, 9, 5), range(1), steps=2)
+    assert sum(calls) == 17 * 28 - 64
+
+
 def test_strength_is_the_distance_from_the_picture(model, three):
     def distance(strength):
         images = editing.image_to_image(model, three, strength, range(16), steps=20)
@@ -99,6 +113,8 @@ def test_variations_are_nearer_the_smaller_the_strength(model):
         for strength in (0.1, 0.9)
     )
     assert near < far / 2
+    others = editing.variations(model, 5, 1.0, [7, 8], label=5)
+    assert torch.equal(others, model.sample(seeds=[7, 8], label=5))
 
 
 def test_what_cannot_be_edited_is_said(model, three):

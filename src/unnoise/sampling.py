@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,6 +16,9 @@ from unnoise.config import to_dict
 from unnoise.data.images import from_model, grid, read_png_text, save_animation, save_png, side_by_side
 from unnoise.diffusion.samplers.step import Step
 from unnoise.model import Model, find
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 GRID_IMAGES = 400
 """The grid shows at most so many."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import os
 import time
 
@@ -86,6 +88,26 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be written .*--data.cache FOLDER"):
         load(dataclasses.replace(config, cache=str(tmp_path / "file")))
+
+
+class Full(io.BytesIO):
+    def write(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_error_on_the_way_is_blamed_on_the_side_it_belongs_to(config, tmp_path):
+    def reads(writer):
+        (tmp_path / "gone").read_bytes()
+
+    def writes(writer):
+        writer.file = Full()
+        writer.add(np.zeros((1, 2, 2), np.uint8))
+
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'gone'}: cannot be read \(No such file"):
+        cache.cached(config, cache.Source("some", 1, reads))
+    with pytest.raises(DataError, match=rf"^data cache {config.cache}: cannot be written \(No space"):
+        cache.cached(config, cache.Source("some", 1, writes))
+    assert os.listdir(config.cache) == []
 
 
 def test_the_fingerprint_covers_labels_and_split_and_not_the_place(config, folder, tmp_path, fills):

@@ -17,6 +17,9 @@ from PIL import Image
 
 from unnoise.data.config import DataConfig, DataError
 from unnoise.data.dataset import load, report
+from unnoise.data.fit import Target
+from unnoise.data.folder import read_picture
+from unnoise.data.images import save_png
 
 ORIENTATION = 0x0112
 
@@ -204,7 +207,7 @@ def test_broken_pictures_are_named_with_their_reason_and_the_rest_goes_on(folder
     assert len(data.images) == 5
     skipped = dict(data.skipped)
     assert skipped.keys() == BROKEN.keys()
-    assert skipped["bomb.png"] == "more pixels than data.max_pixels 50,000,000"
+    assert skipped["bomb.png"] == "100000 x 100000 pixels, more than data.max_pixels 50,000,000"
     assert skipped["large.png"] == "9000 x 9000 pixels, more than data.max_pixels 50,000,000"
     assert skipped["text.png"] == "is not a picture"
     text = report(data)
@@ -235,6 +238,15 @@ def test_the_pixel_cap_is_checked_before_decoding(folder, read):
     noise(30, 30).save(folder / "b.png")
     data = read(folder, max_pixels=400)
     assert len(data.images) == 1 and data.skipped[0][0] == "b.png"
+
+
+def test_our_pixel_cap_is_the_only_one_and_pillows_stays_as_it_was(folder, read, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # it refuses more than twice as many
+    noise(32, 32).save(folder / "a.png")
+    assert len(read(folder).images) == 1
+    with pytest.raises(DataError, match=r"32 x 32 pixels, more than data\.max_pixels 1,000"):
+        read(folder, max_pixels=1000)
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 def test_classes_are_the_first_sub_folders_in_order(folder, read):
@@ -345,3 +357,141 @@ def test_the_split_is_seeded_by_names_and_covers_all_classes(folder, read):
     data = read(folder, held_out=0.2)
     assert (data.num_train, len(data.images)) == (80, 100)
     assert set(data.labels[:80]) == set(data.labels[80:]) == {0, 1}
+
+
+# --- classes without a picture
+
+
+@pytest.fixture
+def pets(folder):
+    """Ten cats and ten dogs, told apart by their red."""
+    for red, name in enumerate(("cats", "dogs")):
+        (folder / name).mkdir()
+        for i in range(10):
+            Image.new("RGB", (32, 32), (red, i, 0)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_a_sub_folder_without_a_usable_picture_is_no_class_and_says_so(pets, read):
+    for name in ("broken", "cows"):
+        (pets / name).mkdir()
+        (pets / name / "1.png").write_text("no picture")
+    data = read(pets)
+    assert data.class_names == ("cats", "dogs") and data.labels.tolist() == data.images[:, 0, 0, 0].tolist()
+    assert "2 classes, from the sub-folders" in data.notes
+    assert "broken is no class: none of its pictures can be used" in report(data)
+    assert read(pets).class_names == ("cats", "dogs"), "from the cache too"
+
+
+def test_a_single_class_that_is_left_is_none(pets, read):
+    for file in (pets / "cats").iterdir():
+        file.write_text("no picture")
+    data = read(pets)
+    assert data.labels is None and data.class_names == () and len(data.images) == 10
+    assert "cats is no class: none of its pictures can be used" in data.notes
+
+
+def test_a_broken_picture_beside_the_sub_folders_leaves_the_classes(pets, read):
+    (pets / "stray.png").write_text("no picture")
+    assert read(pets).class_names == ("cats", "dogs")
+
+
+def test_a_class_that_is_held_out_as_a_whole_is_said(pets, read):
+    rare = ("ants", "cows", "eels", "emus")
+    for name in rare:
+        (pets / name).mkdir()
+        Image.new("RGB", (32, 32)).save(pets / name / "1.png")
+    data = read(pets, held_out=0.5)
+    trained = {data.class_names[label] for label in data.labels[: data.num_train]}
+    assert data.class_names == tuple(sorted({*rare, "cats", "dogs"})) and 0 < len(trained & {*rare}) < 4
+    for name in data.class_names:
+        assert (f"class {name} is not trained: all its pictures are held out" in data.notes) == (name not in trained)
+
+
+# --- what unnoise made itself
+
+
+def add_run(path, pictures="samples"):
+    """What training leaves, with one picture that lost its text."""
+    (path / pictures).mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    (path / "metrics.jsonl").write_text("")
+    noise(32, 32).save(path / pictures / "00070000.png")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_unnoise_made_is_passed_over_and_changes_nothing(pets, read, tmp_path, packed):
+    before = read(pets, held_out=0.2)
+    save_png(pets / "mosaic.png", noise(64, 64), {"unnoise": "data pets"})
+    save_png(pets / "cats" / "seed-000000.PNG", noise(32, 32), {"unnoise": "{}"})
+    add_run(pets / "runs" / "pets")
+    add_run(pets / "runs" / "more", "checkpoints")
+    source = shutil.make_archive(str(tmp_path / "z"), "zip", pets) if packed else pets
+    data = read(source, held_out=0.2)
+    assert data.fingerprint == before.fingerprint and data.class_names == before.class_names == ("cats", "dogs")
+    assert dict(data.skipped) == {
+        "mosaic.png": "made by unnoise", "cats/seed-000000.PNG": "made by unnoise",
+        "runs/pets/": "a run folder made by unnoise", "runs/more/": "a run folder made by unnoise",
+    }  # fmt: skip
+    assert not any("no pictures by their names" in note for note in data.notes), "the run's files are not counted"
+
+
+def test_a_run_that_appears_in_the_folder_is_said_without_reading_the_pictures_again(pets, read, tmp_path):
+    read(pets)
+    add_run(pets / "run")
+    assert ("run/", "a run folder made by unnoise") in read(pets).skipped
+    assert len(os.listdir(tmp_path / "cache")) == 1
+
+
+def test_a_folder_of_nothing_but_unnoises_own_pictures(folder, read):
+    add_run(folder / "run")
+    with pytest.raises(DataError, match=r"no pictures; found 0 other files, run/ \(a run folder made by unnoise\)"):
+        read(folder)
+    save_png(folder / "a.png", noise(32, 32), {"unnoise": "{}"})
+    with pytest.raises(DataError, match=r"none of 1 pictures can be used; the first, a.png: made by unnoise"):
+        read(folder)
+
+
+def test_a_config_file_or_samples_alone_make_no_run_folder(folder, read):
+    for name in ("a/samples/1.png", "b/1.png"):
+        (folder / name).parent.mkdir(parents=True)
+        noise(32, 32).save(folder / name)
+    (folder / "b" / "config.json").write_text("{}")
+    assert read(folder).class_names == ("a", "b")
+
+
+# --- one picture, for editing
+
+
+WANTED = Target(32, 32, 3, "white")
+
+
+def test_one_picture_is_read_as_a_folder_reads_it(folder, read):
+    picture = noise(50, 40, 4)  # with alpha
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    picture.save(folder / "a.png", exif=exif)
+    assert np.array_equal(read_picture(folder / "a.png", WANTED), read(folder).images[0])
+    grey = read_picture(str(folder / "a.png"), Target(16, 8, 1, "black"))
+    assert np.array_equal(grey, read(folder, image_size=16, image_width=8, channels=1, background="black").images[0])
+
+
+def test_one_picture_may_be_made_by_unnoise(folder):
+    picture = noise(32, 32)
+    save_png(folder / "a.png", picture, {"unnoise": "{}"})
+    assert np.array_equal(read_picture(folder / "a.png", WANTED).transpose(1, 2, 0), np.asarray(picture))
+
+
+def test_one_picture_that_cannot_be_used_is_one_line_with_its_path(folder):
+    (folder / "text.png").write_text("hello, this is no picture")
+    noise(40, 40).save(folder / "large.png")
+    Image.new("RGBA", (32, 32)).save(folder / "clear.png")
+    for name, wanted, reason in (
+        ("none.png", WANTED, r"cannot be read \(No such file or directory\); expected a picture"),
+        ("text.png", WANTED, "is not a picture"),
+        ("large.png", WANTED, "40 x 40 pixels, more than data.max_pixels 1,500"),
+        ("clear.png", Target(32, 32, 3, "refuse"), "has transparent pixels"),
+        (".", WANTED, "Is a directory"),
+    ):
+        with pytest.raises(DataError, match=rf"^{folder / name}: .*{reason}"):
+            read_picture(folder / name, wanted, max_pixels=1500)

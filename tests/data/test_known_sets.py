@@ -1,25 +1,25 @@
-"""digits, MNIST and CIFAR-10: exact records, published statistics, downloads over a real connection."""
+"""digits and CIFAR-10: exact records, published statistics, downloads over a real connection."""
 
 from __future__ import annotations
 
 import functools
-import gzip
 import hashlib
 import http.server
 import io
-import struct
+import os
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from unnoise.data import cifar10, download, mnist
+from unnoise.data import cifar10, download
 from unnoise.data.config import DataConfig, DataError
-from unnoise.data.dataset import load
+from unnoise.data.dataset import load, report
 
 
 def test_digits_are_scikit_learns(tmp_path):
@@ -87,10 +87,111 @@ def test_cifar10_that_is_incomplete_truncated_or_something_else(cifar, tmp_path)
         load(DataConfig(source="cifar10", path=str(path / "nowhere"), cache=str(tmp_path / "cache")))
 
 
+def overwrite(file, content):
+    """As a user does, some time later: two writes within a tick of the file system's clock look like one."""
+    file.write_bytes(content)
+    os.utime(file, (time.time() + 5, time.time() + 5))
+
+
+def test_cifar10_that_was_overwritten_in_place_is_read_again(cifar, tmp_path):
+    folder = cifar[0] / "cifar-10-batches-bin"
+    config = DataConfig(source="cifar10", path=str(folder), cache=str(tmp_path / "cache"))
+    before = load(config).fingerprint
+    overwrite(folder / "data_batch_1.bin", records(4, 99).tobytes())
+    assert load(config).fingerprint != before
+    assert np.array_equal(load(config).images[:4].reshape(4, -1), records(4, 99)[:, 1:])
+
+
+def test_a_file_of_cifar10_that_cannot_be_read_is_named(cifar, tmp_path):
+    path, _ = cifar
+    file = path / "cifar-10-batches-bin" / "data_batch_2.bin"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(DataError, match=rf"^{file}: cannot be read \(Is a directory\)"):
+        load(DataConfig(source="cifar10", path=str(path), cache=str(tmp_path / "cache")))
+
+
+MEMBER = 512 + 25 * 512
+"""Bytes of a member of 4 records in a tar: its header and whole blocks."""
+
+
+def bad_header(content):
+    """The third member's header is damaged."""
+    return content[: 2 * MEMBER + 20] + b"\xff" + content[2 * MEMBER + 21 :]
+
+
+def bad_pixel(content):
+    """A byte of a stored (uncompressed) block is another one: only the checksum at the end shows it."""
+    return content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
+
+
+DAMAGES = {
+    "no archive": ("tar.gz", lambda content: b"no archive"),
+    "empty": ("tar.gz", lambda content: b""),
+    "truncated": ("tar.gz", lambda content: content[: len(content) // 2]),
+    "without its end": ("tar.gz", lambda content: content[:-6]),
+    "bad pixel": ("tar.gz", bad_pixel),
+    "bad header": ("tar", bad_header),
+    "truncated tar": ("tar", lambda content: content[:30_000]),
+    "tar cut between members": ("tar", lambda content: content[: 3 * MEMBER]),
+    "truncated xz": ("tar.xz", lambda content: content[: len(content) // 2]),
+}
+
+
+def archive_of(folder, path):
+    """An archive of the files of a folder, without the folder itself."""
+    kind = path.suffixes[-1].removeprefix(".").replace("tar", "")
+    level = {"compresslevel": 0} if kind == "gz" else {}
+    with tarfile.open(path, f"w:{kind}", format=tarfile.GNU_FORMAT, **level) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.add(file, file.name)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_archive_is_said_to_be_damaged_and_the_users_file_is_not_to_be_deleted(cifar, tmp_path, damage):
+    suffix, harm = DAMAGES[damage]
+    path = tmp_path / f"my.{suffix}"
+    archive_of(cifar[0] / "cifar-10-batches-bin", path)
+    config = DataConfig(source="cifar10", path=str(path), cache=str(tmp_path / "cache"))
+    assert len(load(config).images) == 24
+    overwrite(path, harm(path.read_bytes()))
+    with pytest.raises(
+        DataError, match=rf"^CIFAR-10 archive {path}: cannot be read, it is damaged \(.*\); get a new"
+    ) as e:
+        load(config)
+    assert "delete" not in str(e.value) and "\n" not in str(e.value) and "MD5" not in str(e.value)
+
+
+@pytest.mark.parametrize("known_by", ["name", "size", "download"])
+def test_a_damaged_official_archive_shows_its_md5(tmp_path, monkeypatch, known_by):
+    content = b"the official archive, damaged"
+    path = tmp_path / ("c.tar.gz" if known_by == "size" else "cifar-10-binary.tar.gz")
+    if known_by == "size":
+        monkeypatch.setattr(cifar10, "SIZE_BYTES", len(content))
+    if known_by == "download":
+        path = tmp_path / "cache" / "downloads" / path.name
+        path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    given = None if known_by == "download" else str(path)
+    with pytest.raises(DataError) as error:
+        load(DataConfig(source="cifar10", path=given, cache=str(tmp_path / "cache")))
+    text = str(error.value)
+    assert f"got MD5 {hashlib.md5(content).hexdigest()}, expected {cifar10.MD5}" in text
+    assert ("delete it to download it again" in text) == (known_by == "download")
+
+
+def test_a_whole_archive_without_the_files_is_not_called_damaged(cifar, tmp_path):
+    (cifar[0] / "cifar-10-batches-bin" / "data_batch_1.bin").unlink()
+    archive_of(cifar[0] / "cifar-10-batches-bin", tmp_path / "my.tar.gz")
+    with pytest.raises(DataError, match=r"data_batch_1\.bin is missing"):
+        load(DataConfig(source="cifar10", path=str(tmp_path / "my.tar.gz"), cache=str(tmp_path / "cache")))
+
+
 def test_the_real_cifar10_has_the_published_statistics(shared_data, tmp_path):
     subprocess.run([sys.executable, shared_data / "cifar10" / "unpack.py", tmp_path], check=True, capture_output=True)
     data = load(DataConfig(source="cifar10", path=str(tmp_path), cache=str(tmp_path / "cache")))
     assert data.num_train == 50_000
+    assert "mean 0.490 0.483 0.446, std 0.246 0.243 0.262 of 0..1 · fingerprint 5067714f9489" in report(data)
     train = data.images[:50_000]
     assert np.bincount(data.labels[:50_000]).tolist() == [5000] * 10
     counts = np.stack([np.bincount(train[:, c].reshape(-1), minlength=256) for c in range(3)]).astype(float)
@@ -99,53 +200,6 @@ def test_the_real_cifar10_has_the_published_statistics(shared_data, tmp_path):
     std = np.sqrt(counts @ values**2 / counts.sum(1) - mean**2)
     np.testing.assert_allclose(mean, [0.49140, 0.48216, 0.44653], atol=5e-6)
     np.testing.assert_allclose(std, [0.24703, 0.24349, 0.26159], atol=5e-6)
-
-
-def idx(array):
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-@pytest.mark.parametrize("form", ["plain", "gz", "npz"])
-def test_mnist_from_idx_gzip_and_npz(tmp_path, form):
-    random = np.random.default_rng(0)
-    arrays = [
-        random.integers(0, 256, (6, 28, 28), np.uint8), random.integers(0, 10, 6, np.uint8),
-        random.integers(0, 256, (2, 28, 28), np.uint8), random.integers(0, 10, 2, np.uint8),
-    ]  # fmt: skip
-    path = tmp_path / "mnist"
-    path.mkdir()
-    if form == "npz":
-        path = path / "mnist.npz"
-        np.savez(path, **dict(zip(("x_train", "y_train", "x_test", "y_test"), arrays, strict=True)))
-    else:
-        for name, array in zip(mnist.FILES, arrays, strict=True):
-            content = idx(array)
-            (path / (name + (".gz" if form == "gz" else ""))).write_bytes(
-                gzip.compress(content) if form == "gz" else content
-            )
-    data = load(DataConfig(source="mnist", path=str(path), cache=str(tmp_path / "cache")))
-    assert np.array_equal(data.images[:, 0], np.concatenate([arrays[0], arrays[2]])) and data.num_train == 6
-    assert np.array_equal(data.labels, np.concatenate([arrays[1], arrays[3]])) and not data.flip
-
-
-def test_a_truncated_or_foreign_idx_file():
-    content = idx(np.zeros((2, 3), np.uint8))
-    assert mnist.read_idx(content, "x").shape == (2, 3)
-    with pytest.raises(DataError, match="got 5 values, expected 6; the file is truncated"):
-        mnist.read_idx(content[:-1], "x")
-    for bad in (b"", b"\0\0\x08", content[:6], b"PK" + content):
-        with pytest.raises(DataError):
-            mnist.read_idx(bad, "x")
-
-
-def test_the_real_mnist_has_the_published_statistics(shared_data, tmp_path):
-    data = load(
-        DataConfig(source="mnist", path=str(shared_data / "mnist" / "mnist.npz"), cache=str(tmp_path / "cache"))
-    )
-    assert data.images.shape == (70_000, 1, 28, 28) and data.num_train == 60_000
-    train = data.images[:60_000] / np.float32(255)
-    assert abs(train.mean(dtype=float) - 0.1307) < 5e-5 and abs(train.std(dtype=float) - 0.3081) < 5e-5
-    assert np.bincount(data.labels[:60_000]).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
 class Server(http.server.SimpleHTTPRequestHandler):

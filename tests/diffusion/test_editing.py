@@ -31,6 +31,20 @@ def test_known_pixels_come_out_bit_for_bit(sampler, schedule):
     assert step.x.isfinite().all() and not torch.allclose(step.x[..., 0], known[..., 0])
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "unipc_2"])
+def test_the_denoiser_sees_known_pixels_on_their_own_path(sampler):
+    grid = grids.make(SCHEDULES["cosine"](1000), 10, "log_snr")
+    known, noise, seen = 0.3 * normal(7, 1), normal(7), []
+
+    def spy(x_t, level):
+        torch.testing.assert_close(x_t[..., 1], level.alpha * known[..., 1] + level.sigma * noise[..., 1])
+        seen.append(level)
+        return MIXTURE.denoise(x_t, level)
+
+    denoiser = inpaint(spy, known, torch.tensor([[[[True, False]]]]), noise)
+    assert len(list(walk(sampler, denoiser, grid, lambda: normal(7, 2), start=grid[0].sigma * noise))) == len(seen)
+
+
 def test_what_is_painted_fits_what_is_known():
     """The second pixel at -0.7 is only had by the third component: the first pixel then lies near its 0.2."""
     grid = grids.make(SCHEDULES["cosine"](1000), 200, "trailing")

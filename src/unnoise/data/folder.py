@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -37,7 +37,8 @@ def source(config: DataConfig, progress: bool) -> Source:
         entries = _shuffled(_without_own(writer, listing.pictures))
         held_out = min(MOST_HELD_OUT, round(config.held_out * len(entries)), len(entries) - 1)
         used: list[str] = []
-        for number, entry in enumerate(tqdm(entries, path.name, unit="img", disable=None if progress else True, leave=False)):
+        bar = tqdm(entries, path.name, unit="img", disable=None if progress else True, leave=False)
+        for number, entry in enumerate(bar):
             if number == len(entries) - held_out:
                 writer.end_of_training_images()
             try:
@@ -71,9 +72,13 @@ def read_picture(path: str | Path, wanted: Target, max_pixels: int = DataConfig.
 
 def _without_own(writer: Writer, entries: list[Entry]) -> list[Entry]:
     """The pictures that unnoise did not make. They go before the shuffle: a mosaic must not change who is held out."""
-    own = {entry.name for entry in entries if _is_own(entry)}
-    writer.skipped += [(name, MADE_BY_UNNOISE) for name in sorted(own)]
-    return [entry for entry in entries if entry.name not in own]
+    kept = []
+    for entry in entries:
+        if _is_own(entry):
+            writer.skipped.append((entry.name, MADE_BY_UNNOISE))
+        else:
+            kept.append(entry)
+    return kept
 
 
 def _is_own(entry: Entry) -> bool:
@@ -90,27 +95,25 @@ def _shuffled(entries: list[Entry]) -> list[Entry]:
 
 
 def _label(writer: Writer, used: list[str]) -> None:
-    """Classes and labels from the names of the pictures that were used, so that every class has pictures."""
-    writer.class_names = _class_names(used)
-    numbers = {name: i for i, name in enumerate(writer.class_names)}
-    writer.labels = [numbers.get(PurePosixPath(name).parts[0], 0) for name in used]
-    writer.notes.append(_class_note(writer.class_names))
-    unused = [PurePosixPath(name).parts for name, _ in writer.skipped]
-    empty = sorted({parts[0] for parts in unused if len(parts) > 1} - {PurePosixPath(name).parts[0] for name in used})
-    writer.notes += [f"{name} is no class: none of its pictures can be used" for name in empty]
+    """Classes are the first sub-folders, if every picture that was used lies in one and there are two or more."""
+    folders = [_sub_folder(name) for name in used]
+    names = sorted(set(folders)) if len(set(folders)) > 1 and "" not in folders else []
+    numbers = {name: i for i, name in enumerate(names)}
+    writer.class_names, writer.labels = names, [numbers.get(folder, 0) for folder in folders]
+    writer.notes.append(
+        f"{len(names)} classes, from the sub-folders"
+        if names
+        else "no classes: for classes put every picture into one of two or more sub-folders"
+    )
+    unused = {_sub_folder(name) for name, _ in writer.skipped} - {*folders, ""} if "" not in folders else ()
+    writer.notes += [f"{name} is no class: none of its pictures can be used" for name in sorted(unused)]
+    untrained = {*names} - {*folders[: writer.num_train]}
+    writer.notes += [f"class {name} is not trained: all its pictures are held out" for name in sorted(untrained)]
 
 
-def _class_names(names: list[str]) -> list[str]:
-    """The first sub-folders, if every picture lies in one and there are two or more."""
-    parts = [PurePosixPath(name).parts for name in names]
-    classes = sorted({p[0] for p in parts})
-    return classes if len(classes) > 1 and all(len(p) > 1 for p in parts) else []
-
-
-def _class_note(names: list[str]) -> str:
-    if names:
-        return f"{len(names)} classes, from the sub-folders"
-    return "no classes: for classes put every picture into one of two or more sub-folders"
+def _sub_folder(name: str) -> str:
+    """The first folder of a picture's name, "" where it lies in none."""
+    return name.partition("/")[0] if "/" in name else ""
 
 
 def _decode(entry: Entry, wanted: Target, max_pixels: int) -> np.ndarray:
