@@ -3,6 +3,8 @@
 A run folder holds
 
     config.json                      the whole configuration, and the data's fingerprint
+    environment.json                 versions, machine and arithmetic of every start
+    data.png                         a mosaic of the training images
     metrics.jsonl                    one line per log interval
     samples/00070000.png             fixed-seed grids by images seen
     checkpoints/step-00001094/       network, ema, optimizer (.safetensors), state.json, manifest.json

@@ -20,7 +20,7 @@ from unnoise import checkpoint
 from unnoise.config import ConfigError, override
 from unnoise.data.dataset import load
 from unnoise.presets import named
-from unnoise.training import loop
+from unnoise.training import loop, plan
 
 TINY = {
     "network.base_channels": 8,
@@ -257,7 +257,7 @@ def test_unlabelled_data_trains_without_classes(data, tmp_path):
 
 def test_dry_run_counts_what_is_there_and_writes_nothing(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    probe = loop.dry_run(tiny(), data)
+    probe = plan.dry_run(tiny(), data)
     assert list(tmp_path.iterdir()) == []
     model = loop.prepare(tiny(), data, tmp_path).state.network
     assert probe.parameters == sum(p.numel() for p in model.parameters())
@@ -266,7 +266,7 @@ def test_dry_run_counts_what_is_there_and_writes_nothing(data, tmp_path, monkeyp
 
 def test_four_times_the_pixels_are_four_times_the_flops():
     small, large = (
-        loop.dry_run(tiny(**{"data.image_size": s}), load(unnoise.DataConfig(image_size=s))) for s in (8, 16)
+        plan.dry_run(tiny(**{"data.image_size": s}), load(unnoise.DataConfig(image_size=s))) for s in (8, 16)
     )
     assert large.gflop_per_image / small.gflop_per_image == pytest.approx(4, rel=0.2)
 

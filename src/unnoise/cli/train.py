@@ -52,7 +52,7 @@ TRAIN_EXTRA = ("--out", "--objective", "--dry-run", "--print-config")
 
 def _dry_run(config: RunConfig, images: ImageData) -> int:
     from unnoise.training.log import duration
-    from unnoise.training.loop import dry_run
+    from unnoise.training.plan import dry_run
 
     probe = dry_run(config, images)
     print(

@@ -23,17 +23,17 @@ from unnoise import build, checkpoint
 from unnoise.config import ConfigError, RunConfig, check, differences, from_dict, seconds, to_dict
 from unnoise.data.batches import Batches
 from unnoise.data.dataset import ImageData
-from unnoise.data.images import grid, save_png
+from unnoise.data.images import grid, mosaic, save_png
 from unnoise.model import Model
+from unnoise.training import environment
 from unnoise.training import state as states
 from unnoise.training.log import Log
 from unnoise.training.state import TrainState
 from unnoise.training.step import Objective, draw, held_out_loss, learning_rate, train_step
 
 PREVIEW_IMAGES = 64
+MOSAIC = "data.png"
 HELD_OUT_IMAGES = 1000
-DRY_RUN_SEC = 20
-"""A dry run starts no further step after so long."""
 MAY_CHANGE = ("data.source", "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
               "train.checkpoint_every", "train.keep_", "sample.", "device", "data.cache", "data.path")  # fmt: skip
 """Fields that a resumed run may change: they do not change what is learned up to the same point.
@@ -163,8 +163,8 @@ def train(config: RunConfig, data: ImageData, folder: Path) -> Outcome:
     run = prepare(config, data, folder)
     resume(run)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(folder / "config.json", {"config": to_dict(config), "data": data.fingerprint})
     try:
+        _begin(run)
         with _signals() as caught:
             finished = _loop(run, caught)
             return Outcome(folder, finished, caught[0] if caught else None)
@@ -175,6 +175,16 @@ def train(config: RunConfig, data: ImageData, folder: Path) -> Outcome:
         ) from error
     finally:
         run.log.close()
+
+
+def _begin(run: Run) -> None:
+    """What the run folder says before the first step: configuration, environment, a mosaic of the data."""
+    record = {"config": to_dict(run.config), "data": run.data.fingerprint}
+    checkpoint.write_json(run.folder / "config.json", record)
+    if run.progress() < 1:
+        environment.write(run.folder, run.arithmetic, run.state.step)
+    if not (run.folder / MOSAIC).exists():
+        save_png(run.folder / MOSAIC, mosaic(run.data), {"unnoise": f"data {run.data.name}"})
 
 
 @contextmanager
@@ -318,54 +328,3 @@ def _save(run: Run, total: torch.Tensor) -> None:
     _model(run).save(run.folder / checkpoint.MODEL_FILE)
     checkpoint.prune(folder, run.config.train.keep_checkpoints)
     run.log.say(f"saved {path}")
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a dry run measured."""
-
-    parameters: int
-    gflop_per_image: float
-    """Of one forward pass."""
-    img_per_sec: float
-    memory_bytes: int
-    """Largest resident (CPU) or allocated (GPU) memory."""
-    remaining_sec: float
-
-
-def dry_run(config: RunConfig, data: ImageData, steps: int = 3) -> Probe:
-    """Up to `steps` real steps in memory, nothing written: parameters, GFLOP, speed, memory, time to the end."""
-    run = prepare(config, data, Path("dry-run"))
-    run.log.close()
-    batches = Batches(data, config.seed, run.arithmetic.device)
-    size, times = config.train.batch_size, []
-    for _ in range(steps):
-        began = time.monotonic()
-        batch = draw(run.objective, run.state.step, *batches.get(run.state.nimg, size))
-        loss, _ = train_step(run.objective, run.state, batch, 0.0)
-        float(loss)
-        times.append(time.monotonic() - began)
-        if sum(times) > DRY_RUN_SEC:
-            break
-    speed = size / min(times)
-    remaining = min(run.total_sec, run.total_nimg / speed)
-    parameters = sum(p.numel() for p in run.state.network.parameters())
-    return Probe(parameters, _gflop(run), speed, _peak_memory(run.arithmetic.device), remaining)
-
-
-def _gflop(run: Run) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    x = torch.zeros(1, run.shape.channels, run.shape.height, run.shape.width, device=run.arithmetic.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run.state.ema(x, torch.ones(1, device=x.device))
-    return counter.get_total_flops() / 1e9
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-    import sys
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
