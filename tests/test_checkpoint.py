@@ -72,11 +72,11 @@ def test_a_foreign_format_says_so(tmp_path):
         checkpoint.load(path)
 
 
-def test_prune_keeps_the_newest(tmp_path):
+def test_prune_keeps_the_newest_and_those_named(tmp_path):
     for step in (1, 5, 20, 100):
         checkpoint.save(tmp_path, step, GROUPS, {})
-    checkpoint.prune(tmp_path, 2)
-    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000020", "step-00000100"]
+    checkpoint.prune(tmp_path, {"step-00000005"})
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000005", "step-00000100"]
 
 
 def test_a_full_disk_leaves_the_older_checkpoint_and_says_what_to_do(tmp_path, monkeypatch):

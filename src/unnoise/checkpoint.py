@@ -58,14 +58,14 @@ def read_json(path: Path) -> Any:
 
 def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any]) -> Path:
     """Write `folder/step-<step>` from named groups of tensors and a JSON state; the old ones stay if it fails."""
-    final = folder / f"step-{step:08d}"
+    final = folder / name(step)
     temporary = folder / f".tmp-{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        for name, group in tensors.items():
-            _save_tensors(group, temporary / f"{name}.safetensors")
+        for part, group in tensors.items():
+            _save_tensors(group, temporary / f"{part}.safetensors")
         (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
         manifest = {"format": FORMAT, "torch": torch.__version__, "files": {}}
         for path in sorted(temporary.iterdir()):
@@ -96,9 +96,15 @@ def _reason(error: Exception) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints, and what a crash left half-written."""
-    for path in [*checkpoints(folder)[:-keep], *folder.glob(".tmp-step-*")]:
+def name(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
+def prune(folder: Path, kept: set[str]) -> None:
+    """Delete all checkpoints but the newest and those kept by name, and what a crash left half-written."""
+    old = [path for path in checkpoints(folder)[:-1] if path.name not in kept]
+    for path in [*old, *folder.glob(".tmp-step-*")]:
         shutil.rmtree(path)
 
 

@@ -96,6 +96,18 @@ class TrainConfig:
     """A checkpoint every so many thousand images (and at every stop)."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay."""
+    keep_best: bool = True
+    """The checkpoint of the lowest held-out loss stays too."""
+    keep_every_kimg: float | None = None
+    """Checkpoints at multiples of so many thousand images stay too."""
+    max_skipped: int = 10
+    """Stop after so many steps in a row whose loss or gradient is not finite; none of them is applied."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """When a checkpoint cannot be written: stop, or say so and go on."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: every rank has the whole network (ddp), or a part of each tensor (fsdp)."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the metrics also go; each needs its package."""
 
 
 @dataclass(frozen=True)
@@ -244,12 +256,14 @@ def check(config: RunConfig) -> None:
         "train.checkpoint_every_kimg": config.train.checkpoint_every_kimg,
         "train.ema_halflife_kimg": config.train.ema_halflife_kimg,
         "train.keep_checkpoints": config.train.keep_checkpoints,
+        "train.max_skipped": config.train.max_skipped,
         "sample.steps": config.sample.steps,
     }
     optional = {
         "train.micro_batch": config.train.micro_batch,
         "train.epochs": config.train.epochs,
         "train.kimg": config.train.kimg,
+        "train.keep_every_kimg": config.train.keep_every_kimg,
         "train.time": None if config.train.time is None else seconds(config.train.time),
     }
     for name, value in {**positive, **{k: v for k, v in optional.items() if v is not None}}.items():
@@ -271,5 +285,5 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"seed: got {config.seed}, expected 0 or more, below 2**63")
     if not 0 <= config.train.label_dropout <= 1:
         raise ConfigError(f"train.label_dropout: got {config.train.label_dropout}, expected 0 to 1")
-    if all(value is None for name, value in optional.items() if name != "train.micro_batch"):
+    if all(optional[f"train.{name}"] is None for name in ("epochs", "kimg", "time")):
         raise ConfigError("train: no end is set; give one of --epochs, --kimg or --time (such as --time 20m)")

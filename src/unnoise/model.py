@@ -262,6 +262,12 @@ def load(name: str | Path, device: str = "auto") -> Model:
 
 def fit(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Load weights, or a CheckpointError that names the first that does not fit the configuration."""
+    check_fit(network, tensors, path)
+    network.load_state_dict(tensors)
+
+
+def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """CheckpointError for the first tensor that is missing, unknown or of another shape."""
     expected = network.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         got, want = tensors.get(name), expected.get(name)
@@ -270,7 +276,6 @@ def fit(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             raise CheckpointError(
                 f"{path}: the weights do not match the configuration: {name} is {shapes[0]}, expected {shapes[1]}"
             )
-    network.load_state_dict(tensors)
 
 
 def generate_samples(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unnoise.cli.flags import SHORT_FLAGS, first_word, option, parse, switch
+from unnoise.cli.flags import SHORT_FLAGS, UsageError, first_word, option, parse, switch
 
 if TYPE_CHECKING:
     from unnoise.config import RunConfig
@@ -19,11 +19,12 @@ def train(arguments: list[str]) -> int:
     dry, arguments = switch(arguments, "--dry-run")
     show, arguments = switch(arguments, "--print-config")
     objective, arguments = option(arguments, "--objective")
+    resume, arguments = option(arguments, "--resume")
     from unnoise.presets import OBJECTIVES, named
 
     if target is None:
         print(
-            "unnoise train PRESET|FOLDER|ZIP [--objective NAME] [--out FOLDER] [--dry-run] [--print-config] [flags]\n"
+            "unnoise train PRESET|FOLDER|ZIP [--objective NAME] [--out FOLDER] [--resume auto|anyway|never] [--dry-run] [--print-config] [flags]\n"
         )
         print(f"objectives: {', '.join(OBJECTIVES)}")
         print("short forms: " + ", ".join(f"{a} = {b}" for a, b in SHORT_FLAGS.items()) + "\n")
@@ -38,22 +39,29 @@ def train(arguments: list[str]) -> int:
         print(json.dumps(to_dict(config), indent=2))
         return 0
     from unnoise import api
+
+    folder = Path(out) if out else api.default_folder(config, objective)
+    return _dry_run(config) if dry else _train(config, folder, resume or "auto")
+
+
+TRAIN_EXTRA = ("--out", "--objective", "--resume", "--dry-run", "--print-config")
+
+
+def _images(config: RunConfig, aloud: bool = True) -> ImageData:
+    from unnoise import api
     from unnoise.data.dataset import report
 
-    images = api.load_data(config, progress=True)
-    print(report(images))
-    if dry:
-        return _dry_run(config, images)
-    return _train(config, images, Path(out) if out else api.default_folder(config, objective))
+    images = api.load_data(config, progress=aloud)
+    if aloud:
+        print(report(images))
+    return images
 
 
-TRAIN_EXTRA = ("--out", "--objective", "--dry-run", "--print-config")
-
-
-def _dry_run(config: RunConfig, images: ImageData) -> int:
+def _dry_run(config: RunConfig) -> int:
     from unnoise.training.log import duration
     from unnoise.training.plan import dry_run
 
+    images = _images(config)
     probe = dry_run(config, images)
     print(
         f"dry run: {probe.parameters:,} parameters · {probe.gflop_per_image:.3f} GFLOP per image forward · "
@@ -63,12 +71,20 @@ def _dry_run(config: RunConfig, images: ImageData) -> int:
     return 0
 
 
-def _train(config: RunConfig, images: ImageData, folder: Path) -> int:
-    from unnoise.training import loop
+def _train(config: RunConfig, folder: Path, resume: str) -> int:
+    import dataclasses
 
-    outcome = loop.train(config, images, folder)
-    if outcome.finished:
+    from unnoise import build
+    from unnoise.training import distributed, loop
+
+    if resume not in loop.RESUME:
+        raise UsageError(f"--resume: got {resume!r}, expected {', '.join(loop.RESUME)}")
+    config = dataclasses.replace(config, device=distributed.device_name(config.device))
+    with distributed.joined(build.device(config.device)) as here:
+        images = here.main_first(lambda: _images(config, here.main))
+        outcome = loop.train(config, images, folder, resume)
+    if here.main and outcome.finished:
         print(f"done: {folder}\nnext: unnoise sample {folder}")
-        return 0
-    print(f"stopped: everything is saved in {folder}; the same command goes on from there")
-    return 128 + (outcome.signal or 2)
+    elif here.main:
+        print(f"stopped: everything is saved in {folder}; the same command goes on from there")
+    return 0 if outcome.finished else 128 + (outcome.signal or 2)

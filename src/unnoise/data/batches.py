@@ -34,17 +34,18 @@ class Batches:
             self._epoch = (epoch, random.permutation(self.count), random.random(self.count) < 0.5)
         return self._epoch[1], self._epoch[2]
 
-    def get(self, start: int, count: int) -> tuple[Tensor, Tensor | None]:
-        """Images start .. start + count of the stream: uint8 (count, c, h, w), and labels (count,) or None."""
+    def get(self, start: int, count: int, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
+        """Images start .. start + count of the stream, or a part of them: uint8 (n, c, h, w), and labels (n,) or None."""
         rows, flips = np.empty(count, np.int64), np.empty(count, bool)
         filled = 0
         while filled < count:
             epoch, position = divmod(start + filled, self.count)
             order, flipped = self._plan(epoch)
-            part = min(count - filled, self.count - position)
-            rows[filled : filled + part] = order[position : position + part]
-            flips[filled : filled + part] = flipped[position : position + part]
-            filled += part
+            more = min(count - filled, self.count - position)
+            rows[filled : filled + more] = order[position : position + more]
+            flips[filled : filled + more] = flipped[position : position + more]
+            filled += more
+        rows, flips = rows[part], flips[part]
         index = torch.from_numpy(rows)
         if isinstance(self.images, Tensor):
             images = self.images[index.to(self.device)]

@@ -103,6 +103,13 @@ def side_by_side(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image:
     return sheet
 
 
+def read_png(path: Path | str) -> Tensor:
+    """The pixels of a PNG that unnoise wrote: uint8 (c, h, w)."""
+    with Image.open(path) as picture:
+        array = np.array(picture)
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
 def read_png_text(path: Path | str) -> dict[str, str]:
     """The text chunks of a PNG; DataError where it is none."""
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from unnoise.training.distributed import local
+
 
 def decay(batch_size: int, nimg: int, halflife_nimg: float, rampup: float) -> float:
     """The factor beta on the old average after a batch that brings the images seen to nimg."""
@@ -20,5 +22,5 @@ def decay(batch_size: int, nimg: int, halflife_nimg: float, rampup: float) -> fl
 def update(average: nn.Module, network: nn.Module, beta: float) -> None:
     """average = beta * average + (1 - beta) * network, parameter by parameter."""
     pairs = zip(average.parameters(), network.parameters(), strict=True)
-    old, new = (list(values) for values in zip(*pairs, strict=True))
+    old, new = ([local(value) for value in values] for values in zip(*pairs, strict=True))
     torch._foreach_lerp_(old, new, 1 - beta)  # pyright: ignore[reportPrivateImportUsage]

@@ -11,19 +11,30 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unnoise.config import RunConfig, to_dict
+from unnoise.training.trackers import CLOCKS, Tracker, start
+
 
 class Log:
-    """Appends to metrics.jsonl and keeps one progress bar (plain lines where there is no terminal)."""
+    """Appends to metrics.jsonl and keeps one progress bar (plain lines where there is no terminal).
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Of several ranks one speaks; the others are silent and write nothing.
+    """
+
+    def __init__(self, path: Path, speaks: bool = True) -> None:
+        self.path, self.speaks = path, speaks
+        self.trackers: list[Tracker] = []
         self.plain_at = 0.0
         layout = "{percentage:3.0f}%|{bar:20}| {desc}"
-        self.bar = tqdm(total=1.0, bar_format=layout, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self.bar = tqdm(total=1.0, bar_format=layout, disable=not (speaks and sys.stderr.isatty()), dynamic_ncols=True)
+
+    def open(self, config: RunConfig, nimg: int) -> None:
+        """Start the configured trackers of a run that goes on after nimg images."""
+        self.trackers = [start(name, self.path.parent, to_dict(config), nimg) for name in config.train.trackers]
 
     def cut(self, step: int) -> None:
         """Forget the lines after a step: a resumed run writes them again, so that no curve doubles back."""
-        if self.path.exists():
+        if self.speaks and self.path.exists():
             lines = self.path.read_text(errors="replace").splitlines()
             kept = [line for line in lines if _step(line) <= step]
             if kept == lines:
@@ -32,10 +43,16 @@ class Log:
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(self.path)
 
-    def metrics(self, values: dict[str, Any]) -> None:
-        """One line of metrics.jsonl."""
+    def metrics(self, values: dict[str, Any], picture: Path | None = None) -> None:
+        """One line of metrics.jsonl; trackers also get the picture."""
+        if not self.speaks:
+            return
         with self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
+        for tracker in self.trackers:
+            tracker.metrics({key: value for key, value in values.items() if key not in CLOCKS}, values["nimg"])
+            if picture is not None:
+                tracker.picture(picture, values["nimg"])
 
     def progress(self, done: float, values: dict[str, Any], remaining_sec: float) -> None:
         """Move the bar, or print a line at most every ten seconds."""
@@ -52,6 +69,8 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
+        if not self.speaks:
+            return
         if self.bar.disable:
             print(text, flush=True)
         else:
@@ -59,6 +78,8 @@ class Log:
 
     def close(self) -> None:
         self.bar.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def _step(line: str) -> float:

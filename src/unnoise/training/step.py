@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from unnoise.build import Arithmetic
-from unnoise.config import RunConfig, TrainConfig
+from unnoise.config import ConfigError, RunConfig, TrainConfig
 from unnoise.data.images import to_model
 from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.losses import draw_times, training_loss
 from unnoise.diffusion.noise import derive_seed, stream
 from unnoise.training import ema
+from unnoise.training.distributed import World, synchronised, whole
+from unnoise.training.faults import is_finite, out_of_memory
 from unnoise.training.pairing import optimal_transport
 from unnoise.training.state import TrainState
 
@@ -27,6 +29,7 @@ class Objective:
     config: RunConfig
     arithmetic: Arithmetic
     num_classes: int
+    world: World = field(default_factory=World)
 
     def loss(self, x0: Tensor, eps: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """(b,) losses, fp32."""
@@ -36,12 +39,14 @@ class Objective:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch with all its randomness drawn, so that it can be cut into micro-batches."""
+    """This rank's part of a batch with all its randomness drawn, so that it can be cut into micro-batches."""
 
     x0: Tensor
     eps: Tensor
     t: Tensor
     label: Tensor | None
+    count: int
+    """Images of the whole batch, over all ranks."""
 
 
 def learning_rate(config: TrainConfig, nimg: int, progress: float) -> float:
@@ -51,62 +56,106 @@ def learning_rate(config: TrainConfig, nimg: int, progress: float) -> float:
     return config.lr * warmup * shape[config.lr_schedule]
 
 
-def draw(objective: Objective, step: int, images: Tensor, labels: Tensor | None) -> Batch:
-    """Noise, times and dropped labels of one step, each from its own (seed, step, stream)."""
-    config, where = objective.config, images.device
+def draw(objective: Objective, step: int, images: Tensor, labels: Tensor | None, count: int | None = None) -> Batch:
+    """Noise, times and dropped labels of one step, each from its own (seed, step, stream).
+
+    They are drawn for the whole batch of `count` images, of which `images` are this rank's.
+    """
+    config, where, rows = objective.config, images.device, objective.world.rows
+    count = len(images) if count is None else count
     x0 = to_model(images)
-    eps = torch.randn(x0.shape, generator=stream(config.seed, step, "noise", where), device=where)
+    eps = torch.randn((count, *x0.shape[1:]), generator=stream(config.seed, step, "noise", where), device=where)[rows]
     times = stream(config.seed, step, "times")
-    t = draw_times(config.diffusion.times, objective.model.schedule, len(x0), times, config.train.stratified)
+    t = draw_times(config.diffusion.times, objective.model.schedule, count, times, config.train.stratified)[rows]
     label = None
     if labels is not None and objective.num_classes:
-        coins = torch.rand(len(x0), generator=stream(config.seed, step, "label_dropout")).to(where)
+        coins = torch.rand(count, generator=stream(config.seed, step, "label_dropout"))[rows].to(where)
         label = torch.where(coins < config.train.label_dropout, objective.num_classes, labels)
-    return Batch(x0, eps, t.to(where), label)
+    return Batch(x0, eps, t.to(where), label, count)
 
 
 def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
     """Gradients of the batch, clipping, optimizer, average; gives the mean loss and the gradient's norm before it.
 
-    The loss it gives is the one before a learned weighting, which would hide how well the network does.
+    The loss it gives is the one before a learned weighting, which would hide how well the network does. A step whose loss or
+    gradient is not finite changes no weight and is counted (with fp16 an infinite gradient is the scaler's business).
     """
-    train, count = objective.config.train, len(batch.x0)
-    if objective.config.network.dropout > 0:  # nn.Dropout draws from the global generator
-        torch.manual_seed(derive_seed(objective.config.seed, state.step, "dropout"))
+    train = objective.config.train
     if train.pairing == "optimal_transport":
         batch = replace(batch, eps=optimal_transport(batch.x0, batch.eps, batch.label))
-    size = train.micro_batch or count
-    total = torch.zeros((), device=batch.x0.device)
-    for start in range(0, count, size):
-        part = slice(start, start + size)
-        label = None if batch.label is None else batch.label[part]
-        loss = objective.loss(batch.x0[part], batch.eps[part], batch.t[part], label)
-        total += loss.detach().sum() / count
-        if state.uncertainty is not None:
-            loss = state.uncertainty.weigh(loss, objective.model.schedule.level(batch.t[part]))
-        state.scaler.scale(loss.sum() / count).backward()
+    loss = objective.world.sum(_gradients(objective, state, batch))
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), train.clip or math.inf)
-    state.scaler.step(state.optimizer)
+    norm = whole(torch.nn.utils.clip_grad_norm_(state.network.parameters(), train.clip or math.inf))
+    sound = is_finite(loss) if state.scaler.is_enabled() else is_finite(loss, norm)
+    state.step += 1
+    state.nimg += batch.count
+    if sound:
+        state.scaler.step(state.optimizer)
+        beta = ema.decay(batch.count, state.nimg, 1000 * train.ema_halflife_kimg, train.ema_rampup)
+        ema.update(state.ema, state.network, beta)
+        state.skipped_in_row, state.skipped_noise = 0, []
+    else:
+        level = objective.model.schedule.level(batch.t)
+        state.skipped, state.skipped_in_row = state.skipped + 1, state.skipped_in_row + 1
+        state.skipped_noise.append(torch.as_tensor(level.sigma / level.alpha).flatten().cpu())
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    state.nimg += count
-    beta = ema.decay(count, state.nimg, 1000 * train.ema_halflife_kimg, train.ema_rampup)
-    ema.update(state.ema, state.network, beta)
-    return total, norm
+    return loss, norm
+
+
+def _gradients(objective: Objective, state: TrainState, batch: Batch) -> Tensor:
+    """Gradients and mean loss; where memory runs out, the same again in micro-batches of half the size."""
+    while True:
+        size = state.micro_batch or objective.config.train.micro_batch or len(batch.x0)
+        try:
+            return _accumulate(objective, state, batch, min(size, len(batch.x0)))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or objective.world.size > 1:  # other ranks wait in the middle of theirs
+                raise
+            if size == 1:
+                raise ConfigError(
+                    "out of memory with one image at a time; expected a smaller network or image"
+                ) from error
+        state.optimizer.zero_grad(set_to_none=True)
+        state.micro_batch = (min(size, len(batch.x0)) + 1) // 2
+        if objective.arithmetic.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _accumulate(objective: Objective, state: TrainState, batch: Batch, size: int) -> Tensor:
+    """Add up the gradients of micro-batches of `size` images; gives this rank's share of the mean loss."""
+    here, network = objective.world, objective.model.network
+    if objective.config.network.dropout > 0:  # nn.Dropout draws from the global generator
+        parts = (objective.config.seed, state.step, "dropout") + ((here.rank,) if here.rank else ())
+        torch.manual_seed(derive_seed(*parts))
+    total = torch.zeros((), device=batch.x0.device)
+    for start in range(0, len(batch.x0), size):
+        part = slice(start, start + size)
+        label = None if batch.label is None else batch.label[part]
+        with synchronised(network, start + size >= len(batch.x0)):
+            loss = objective.loss(batch.x0[part], batch.eps[part], batch.t[part], label)
+            total += loss.detach().sum() / batch.count
+            if state.uncertainty is not None:
+                loss = state.uncertainty.weigh(loss, objective.model.schedule.level(batch.t[part]))
+            # DDP and FSDP average over the ranks; the sum of all images over their number is wanted.
+            state.scaler.scale(loss.sum() / batch.count * here.size).backward()
+    if state.uncertainty is not None and here.size > 1:
+        for parameter in state.uncertainty.parameters():
+            if parameter.grad is not None:
+                parameter.grad = here.sum(parameter.grad) / here.size
+    return total
 
 
 @torch.no_grad()
-def held_out_loss(objective: Objective, images: Tensor, labels: Tensor | None) -> float:
-    """Mean loss of images with noise and times that are the same every time it is asked."""
-    batch = draw(objective, -1, images, None)
-    total, size = 0.0, 128
+def held_out_losses(objective: Objective, images: Tensor, labels: Tensor | None) -> Tensor:
+    """(n,) losses of images, by rising noise level, with noise and times that are the same every time it is asked."""
+    batch = draw(replace(objective, world=World()), -1, images, None)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # times are stratified in order
+    losses, size = [], 128
     for start in range(0, len(images), size):
         part = slice(start, start + size)
         label = None if labels is None or not objective.num_classes else labels[part].to(images.device)
-        total += float(objective.loss(batch.x0[part], batch.eps[part], batch.t[order][part], label).sum())
-    return total / len(images)
+        losses.append(objective.loss(batch.x0[part], batch.eps[part], batch.t[order][part], label))
+    return torch.cat(losses)[torch.argsort(batch.t[order], stable=True)]

@@ -1,0 +1,149 @@
+"""More than one process: who they are, and what they tell each other. Started by torchrun, on torch.distributed.
+
+Every process computes the same run: the batch, its noise and its times are defined by image number for the whole batch, and
+rank r of n takes images r, r + n, r + 2n, .. of it. So 1, 2 and 4 ranks see the same images and noise, and a run may go
+on with another number of ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+V = TypeVar("V")
+
+TIMEOUT = timedelta(minutes=30)
+"""A rank that is silent for so long is taken for dead; the others end, and torchrun starts all again."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its like; one alone unless started by torchrun."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    @property
+    def rows(self) -> slice:
+        """This rank's part of a batch."""
+        return slice(self.rank, None, self.size)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all ranks, the same on each."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def from_main(self, value: Any) -> Any:
+        """What rank 0 has."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def main_first(self, make: Callable[[], V]) -> V:
+        """What `make` gives, on rank 0 before the others: it may fill a cache that they then find."""
+        if not self.main:
+            self.wait()
+        value = make()
+        if self.main:
+            self.wait()
+        return value
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def world() -> World:
+    """This process, by the variables that torchrun sets."""
+    numbers = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    return World(*numbers)
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The group of all ranks, for as long as they train together; nothing for one process alone."""
+    here = world()
+    if here.size == 1 or dist.is_initialized():
+        yield here
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield here
+    finally:
+        dist.destroy_process_group()
+
+
+def device_name(name: str) -> str:
+    """cuda means this rank's own GPU of its machine."""
+    here = world()
+    if here.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{here.local_rank}"
+    return name
+
+
+def shard(network: nn.Module) -> None:
+    """FSDP2: the parameters of every block, and then the rest, are cut over the ranks; in place, before the optimizer."""
+    for module in network.modules():
+        if type(module).__name__ in ("ResBlock", "Attention"):
+            fully_shard(module)
+    fully_shard(network)
+
+
+def replicated(network: nn.Module, here: World, device: torch.device) -> nn.Module:
+    """DDP: the same network on each rank, gradients averaged; FSDP's and a lone network as they are."""
+    if here.size == 1 or isinstance(network, FSDPModule):
+        return network
+    return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+@contextmanager
+def synchronised(network: nn.Module, now: bool) -> Iterator[None]:
+    """Gradients are averaged over the ranks in this backward pass, or only added up on each."""
+    network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(now)
+    with network.no_sync() if isinstance(network, DistributedDataParallel) and not now else nullcontext():
+        yield
+
+
+def whole(value: Tensor) -> Tensor:
+    """A sharded tensor put together (all ranks must ask), another as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor cut as another one is."""
+    if isinstance(other, DTensor):
+        return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
+    return value
+
+
+def local(value: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor, another as it is."""
+    return value.to_local() if isinstance(value, DTensor) else value

@@ -1,0 +1,101 @@
+"""What can go wrong from outside: signals, a second trainer, numbers that are not finite."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unnoise.config import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".lock"
+
+
+class DivergedError(RuntimeError):
+    """The loss or the gradient was not finite too many times in a row."""
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collect SIGINT, SIGTERM and SIGUSR1: the step in hand ends, a checkpoint is written. A second one leaves at once."""
+    caught: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    names = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is how SLURM warns; Windows has none
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    try:
+        before = {number: signal.signal(number, handler) for number in numbers}
+    except ValueError:  # not the main thread, as in some notebooks: signals stay with their owner
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def exclusive(folder: Path, main: bool = True) -> Iterator[None]:
+    """This run folder is this process's, until it ends (however it ends); ConfigError if it is another's.
+
+    Ranks other than the main one trust it.
+    """
+    if not main or fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 20).decode() or "unknown"
+            raise ConfigError(
+                f"{folder}: another trainer (process {owner}) is at work here; wait for it, stop it, or use another --out"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+def histogram(noise: Tensor, bins: int = 8) -> str:
+    """Where on the scale of sigma / alpha some noise levels lie: "0.01 to 0.05: 3, 0.05 to 0.2: 11"."""
+    logs = noise.double().flatten().clamp(1e-6, 1e6).log10()
+    low, high = float(logs.min()), float(logs.max()) + 1e-9
+    counts = torch.histc(logs, bins, low, high).int().tolist()
+    edges = [10 ** (low + (high - low) * i / bins) for i in range(bins + 1)]
+    parts = [f"{edges[i]:.2g} to {edges[i + 1]:.2g}: {count}" for i, count in enumerate(counts) if count]
+    return ", ".join(parts)
+
+
+def is_finite(*values: Tensor) -> bool:
+    """Whether all numbers are; one synchronisation with the device."""
+    return all(math.isfinite(float(value)) for value in values)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out, on a GPU or a CPU."""
+    text = str(error)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "allocate memory" in text
+        or "not enough memory" in text
+    )
