@@ -17,11 +17,13 @@ USAGE = """\
 usage: unnoise COMMAND ...
 
   unnoise train PRESET|FOLDER|ZIP [flags]   train a model; the same command goes on after an interruption
+  unnoise plan PRESET|FOLDER|ZIP --budget 2h   what fits: speed, epochs, memory, disk, and what to change
   unnoise sample RUN|FILE|NAME [flags]      make pictures with a trained model
   unnoise edit KIND RUN PICTURE.. [flags]   inpaint, outpaint, image, interpolate, reconstruct, variations, morph
   unnoise tune-sampler RUN [flags]          find the best solver and time steps for few evaluations
   unnoise data PATH [flags]                 report on a data set, and a mosaic of it
   unnoise info RUN|FILE|PNG                 what is in a run, a model file or a picture
+  unnoise report RUN [--out FILE.html]      one page about a run: samples over time, curves, settings
 
   unnoise COMMAND --help                    the flags of a command
   unnoise --version
@@ -34,11 +36,13 @@ start with:  unnoise sample digits          a model that comes with the package
 
 COMMANDS = {
     "train": "train",
+    "plan": "plan",
     "sample": "sample",
     "edit": "edit",
     "tune-sampler": "tune",
     "data": "data",
     "info": "data",
+    "report": "report",
 }
 """Command -> the module of this package that has it, as a function of its name."""
 

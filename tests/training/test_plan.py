@@ -1,0 +1,393 @@
+"""The planner: its arithmetic exactly, its probe on a tiny network, its predictions against real runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import unnoise
+from unnoise import checkpoint, cli
+from unnoise.config import ConfigError, override
+from unnoise.data.dataset import load
+from unnoise.presets import named
+from unnoise.training import loop, plan
+from unnoise.training.plan import Measured, Speed
+
+GIB = 2**30
+TINY = {
+    "network.base_channels": 8,
+    "train.batch_size": 16,
+    "train.kimg": 0.8,
+    "train.warmup_kimg": 0.1,
+    "train.log_every_kimg": 0.1,
+    "train.sample_every_kimg": 0.4,
+    "train.checkpoint_every_kimg": 0.4,
+    "sample.steps": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(unnoise.DataConfig())
+
+
+def speeds(*peaks: float, pass_sec: float = 0.1, update_sec: float = 0.2) -> tuple[Speed, ...]:
+    """Micro-batches 1, 2, 4, .. at `pass_sec` per image, with these peaks in GiB."""
+    return tuple(
+        Speed(2**i, pass_sec * 2**i, update_sec, int(peak * GIB)) for i, peak in enumerate(peaks)
+    )  # fmt: skip
+
+
+def measured(**changes) -> Measured:
+    usual = Measured(
+        device="cpu", precision="float32", probe_sec=1, parameters=1000, gflop_per_image=1, speeds=speeds(1, 2, 3, 5),
+        too_large=None, image_bytes=0, available_bytes=100 * GIB, preview_sec=0, checkpoint_bytes=0, model_bytes=0, sample_bytes=0,
+        free_bytes=100 * GIB, num_train=1000,
+    )  # fmt: skip
+    return dataclasses.replace(usual, **changes)
+
+
+def config(**changes):
+    """Batch 8, as fast as 8 images/s with the speeds above; no end but what is given."""
+    usual = {"train.batch_size": 8, "train.kimg": None, "train.warmup_kimg": 0.0, "train.keep_best": False}
+    return override(named("digits"), {**usual, **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+# --- arithmetic
+
+
+def test_a_step_is_its_passes_and_one_update():
+    known = (Speed(2, 0.5, 0.25, 0), Speed(8, 1.0, 0.25, 0))
+    assert plan.step_sec(known, 16, 2) == 8 * 0.5 + 0.25
+    assert plan.step_sec(known, 16, 8) == plan.step_sec(known, 16, 16) == 2 * 1.0 + 0.25
+    assert plan.step_sec(known, 16, 4) == 8 * 0.5 + 0.25  # the nearest measured below
+    assert plan.step_sec(known, 16, 1) == 8 * 0.5 + 0.25
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(1, [1]), (2, [1, 2]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])])
+def test_sizes(batch, expected):
+    assert plan.sizes(batch) == expected
+
+
+def test_memory_beyond_what_was_measured_is_on_the_last_line():
+    known = speeds(1, 1.5, 3)  # 0.75 GiB per image from 2 to 4
+    assert [plan.peak_bytes(known, m) / GIB for m in (1, 2, 4, 8)] == [1, 1.5, 3, 6]
+    assert plan.peak_bytes((), 8) == 0
+    assert plan.peak_bytes(speeds(2, 1), 8, GIB) == 7 * GIB  # rising at least so much per image
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"), [(10 * GIB, 8), (8.5 * GIB, 4), (5 * GIB, 4), (2.3 * GIB, 2), (0.5 * GIB, None)]
+)
+def test_largest_fit_leaves_a_tenth_of_the_memory(available, expected):
+    assert plan.largest_fit(measured(speeds=speeds(1, 2, 4), available_bytes=int(available)), 8) == expected
+
+
+def test_what_ran_out_of_memory_does_not_fit_whatever_the_line_says():
+    assert plan.largest_fit(measured(speeds=speeds(1, 1, 1), too_large=8), 64) == 4
+    assert plan.largest_fit(measured(speeds=(), too_large=1), 64) is None
+
+
+def test_a_micro_batch_is_advised_where_the_batch_does_not_fit():
+    made = plan.make(config(), measured(available_bytes=4 * GIB), 3600)
+    advice = plan.advise(made)
+    assert made.micro_batch == 4 and advice[0].text.startswith("micro-batch: 8 images at once do not fit, 4 do")
+    assert plan.follow(made.config, advice).train.micro_batch == 4
+
+
+def test_a_micro_batch_is_advised_where_it_is_clearly_faster_and_only_there():
+    def chosen(sec: float) -> int | None:
+        known = (Speed(4, sec, 0, 0), Speed(8, 1.0, 0, 0))
+        return plan.best_micro_batch(measured(speeds=known), config())
+
+    assert (chosen(0.40), chosen(0.45)) == (4, 8)  # 1.25 and 1.11 times as fast
+    only_small = measured(speeds=(Speed(1, 0.01, 0, 0), Speed(4, 1.0, 0, 0)))
+    assert plan.best_micro_batch(only_small, config()) == 8  # 8 was not measured: nothing is known to be faster
+    assert plan.best_micro_batch(measured(), config(train__micro_batch=2)) == 2
+
+
+def test_images_epochs_and_end_within_a_budget():
+    made = plan.make(config(), measured(), 100)  # a step of 8 takes 8 * 0.1 + 0.2 s
+    assert (made.img_per_sec, made.train_sec, made.nimg, made.epochs) == (8, 100, 800, 0.8)
+    whole = plan.make(config(train__kimg=1.6), measured())
+    assert (whole.train_sec, whole.wall_sec, whole.ends_itself) == (200, 200, True)
+    assert plan.make(config(train__epochs=0.5, train__kimg=1.6), measured()).nimg == 500
+    assert plan.make(config(train__time="10s", train__kimg=1.6), measured()).nimg == 80
+
+
+def test_previews_and_checkpoints_are_within_the_budget():
+    costs = measured(preview_sec=10, checkpoint_bytes=int(plan.WRITE_BYTES_PER_SEC))
+    every = {"train__sample_every_kimg": 0.4, "train__checkpoint_every_kimg": 0.8}  # every 50 s and 100 s
+    made = plan.make(config(**every), costs, 232)
+    # 200 s of training: previews at 50, 100, 150 and the end, checkpoints at 100 and the end; 232 s leave none for a fifth
+    assert (made.previews, made.checkpoints) == (4, 2)
+    assert made.train_sec == pytest.approx(190, abs=0.01) and made.wall_sec == pytest.approx(232, abs=0.01)
+    assert made.preview_share == pytest.approx(0.2)
+    assert plan.make(config(**every, train__keep_best=True), costs, 232).checkpoints == 6
+
+
+def test_disk_counts_what_is_kept_and_what_is_being_written():
+    sizes = measured(checkpoint_bytes=100, model_bytes=10, sample_bytes=1)
+    every = {"train__sample_every_kimg": 0.1, "train__checkpoint_every_kimg": 0.1, "train__kimg": 1.0}
+    made = plan.make(config(**every, train__keep_checkpoints=2), sizes)
+    assert made.run_bytes == 3 * 100 + 2 * 10 + 10 * 1
+    assert plan.make(config(**every, train__keep_best=True), sizes).kept == 3
+    assert plan.make(config(**every, train__keep_every_kimg=0.25), sizes).kept == 6
+
+
+# --- advice
+
+
+def texts(made) -> list[str]:
+    return [line.text.split(":")[0] for line in plan.advise(made)]
+
+
+def test_a_run_that_fits_has_no_advice():
+    assert plan.advise(plan.make(config(train__kimg=10, train__ema_halflife_kimg=1), measured())) == []
+
+
+@pytest.mark.parametrize(("changes", "costs", "kind", "flag"), [
+    ({"train__warmup_kimg": 8}, {}, "warm-up", "--train.warmup-kimg 0.5"),
+    ({"train__ema_halflife_kimg": 11, "train__ema_rampup": 0.0}, {}, "average", "--train.ema-halflife-kimg 0.5"),
+    ({"train__sample_every_kimg": 0.8}, {"preview_sec": 20}, "previews", "--train.sample-every-kimg 2"),
+    ({"train__sample_every_kimg": 0.8}, {"preview_sec": 200}, "previews", "--sample.steps"),
+    ({"train__kimg": 100.0, "train__checkpoint_every_kimg": 50}, {}, "checkpoints", "--train.checkpoint-every-kimg 14"),
+    ({}, {"checkpoint_bytes": 90 * GIB}, "disk", "--train.keep-checkpoints 1"),
+    ({"train__batch_size": 8}, {"num_train": 10_000}, "length", "--network.base-channels 16"),
+])  # fmt: skip
+def test_one_line_of_advice_with_flag_and_value(changes, costs, kind, flag):
+    made = plan.make(config(**{"train__kimg": 10, "train__ema_halflife_kimg": 1, **changes}), measured(**costs))
+    advice = {line.text.split(":")[0]: line for line in plan.advise(made)}
+    assert kind in advice and flag in advice[kind].text
+    if advice[kind].changes and kind != "disk":  # followed, it is not said again
+        assert kind not in texts(plan.make(plan.follow(made.config, [advice[kind]]), made.measured))
+
+
+def test_a_long_half_life_is_no_matter_with_a_ramp():
+    made = plan.make(config(train__kimg=10, train__ema_halflife_kimg=500), measured())
+    assert made.config.train.ema_rampup > 0 and texts(made) == []
+
+
+def test_too_small_a_budget_names_a_smaller_preset_and_network():
+    made = plan.make(named("cifar10"), measured(num_train=50_000), 7200)
+    text = next(line.text for line in plan.advise(made) if line.text.startswith("length"))
+    assert "`unnoise plan cifar10-small`" in text and "--network.base-channels 64" in text  # 57,600 of 150,000
+
+
+def test_a_budget_beyond_the_end_says_how_to_use_it():
+    assert "--train.kimg None" in plan.advise(plan.make(config(train__kimg=10), measured(), 9000))[0].text
+
+
+def test_a_budget_that_holds_nothing_gets_one_line():
+    made = plan.make(config(train__warmup_kimg=5), measured(preview_sec=100), 50)
+    assert made.nimg == pytest.approx(8) and texts(made) == ["budget"]
+    assert "(1.0s) and the preview at the end (100.0s); 3 epochs" in plan.advise(made)[0].text
+
+
+def test_narrower_is_whole_groups_and_never_wider():
+    made = named("cifar10")  # 128 channels in groups of 32
+    assert [plan.narrower(made, share) for share in (1, 0.57, 0.25, 1e-6, 9)] == [128, 96, 64, 32, 128]
+
+
+def test_not_one_image_fits():
+    with pytest.raises(ConfigError, match=r"not one image fits into 0\.5 GiB; try --network.base-channels"):
+        plan.make(config(), measured(available_bytes=GIB // 2), 60)
+
+
+# --- the machine
+
+
+def test_container_limits_of_both_versions(tmp_path):
+    def group(folder: Path, **values: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in values.items():
+            (folder / name.replace("__", ".")).write_text(f"{value}\n")
+
+    mine, root = tmp_path / "mine", tmp_path / "cgroup"
+    mine.write_text("0::/a/b\n")
+    group(root / "a", memory__max=1000, memory__current=600, memory__stat="anon 5\ninactive_file 100")
+    group(root / "a/b", memory__max="max", memory__current=600, memory__stat="")
+    assert list(plan._cgroup_bytes(root, mine)) == [500]
+    mine.write_text("4:memory:/x\n3:cpu:/x\n")
+    group(root / "memory/x", memory__limit_in_bytes=70, memory__usage_in_bytes=50, memory__stat="")
+    group(root / "memory", memory__limit_in_bytes=90, memory__usage_in_bytes=50, memory__stat="")
+    assert sorted(plan._cgroup_bytes(root, mine)) == [20, 40]
+    assert list(plan._cgroup_bytes(root, tmp_path / "none")) == []
+
+
+def test_peak_memory_is_of_what_came_after_the_reset():
+    cpu = torch.device("cpu")
+    large = torch.ones(64 << 18)
+    before = plan._peak_memory(cpu)
+    del large
+    plan._reset_peak(cpu)
+    assert plan._peak_memory(cpu) < before - (50 << 20)
+    assert plan.available_bytes(cpu) > plan._peak_memory(cpu)
+
+
+def test_the_probe_measures_and_writes_nothing(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "STEPS_SEC", 2.0)
+    made = override(named("digits"), TINY)
+    got = plan.measure(made, data, tmp_path / "runs" / "x")
+    assert list(tmp_path.iterdir()) == []
+    network = loop.prepare(made, data, tmp_path).state.network
+    assert got.parameters == sum(p.numel() for p in network.parameters())
+    assert [s.micro_batch for s in got.speeds] == [1, 2, 4, 8, 16][: len(got.speeds)] and len(got.speeds) > 1
+    assert all(s.pass_sec > 0 and s.update_sec > 0 and s.peak_bytes > 1e7 and s.warm for s in got.speeds)
+    assert got.preview_sec > 0 and got.num_train == data.num_train and got.too_large is None
+
+
+@pytest.mark.parametrize("fails_from", [1, 4])
+def test_a_size_that_runs_out_of_memory_ends_the_probe(data, tmp_path, monkeypatch, fails_from):
+    real = plan.train_step
+
+    def step(objective, state, batch, lr):
+        if len(batch.x0) >= fails_from:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(objective, state, batch, lr)
+
+    monkeypatch.setattr(plan, "train_step", step)
+    made = override(named("digits"), TINY)
+    got = plan.measure(made, data, tmp_path)
+    assert got.too_large == fails_from
+    assert plan.largest_fit(got, 16) == (None if fails_from == 1 else 2)
+
+
+def test_a_gpu_is_tried_from_the_whole_batch_down(monkeypatch):
+    def run(compiled: bool) -> SimpleNamespace:
+        arithmetic = SimpleNamespace(device=torch.device("cuda"), compile=compiled)
+        return SimpleNamespace(arithmetic=arithmetic, config=config(train__batch_size=24), data=None)
+
+    def speed(run, batches, size, ends):
+        tried.append(size)
+        return None if size > 8 else Speed(size, 0.001, 0.001, size)
+
+    monkeypatch.setattr(plan, "Batches", lambda *_: None)
+    monkeypatch.setattr(plan, "_measure_speed", speed)
+    tried: list[int] = []
+    found, too_large = plan._measure_speeds(run(False), 0, 0)
+    assert (tried, [s.micro_batch for s in found], too_large) == ([24, 16, 8, 4, 2, 1], [1, 2, 4, 8], 16)
+    tried.clear()
+    found, too_large = plan._measure_speeds(run(True), 0, 0)
+    assert (tried, [s.micro_batch for s in found], too_large) == ([24, 16, 8], [8], 16)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("compiled", ["on", "off"])
+def test_the_probe_on_a_gpu(data, tmp_path, compiled):
+    made = override(named("digits"), {**TINY, "device": "cuda", "train.compile": compiled})
+    got = plan.measure(made, data, tmp_path)
+    assert got.speeds[-1].micro_batch == 16 and got.speeds[-1].warm and got.too_large is None
+    assert plan.make(made, got, 60).micro_batch in (8, 16)
+
+
+def test_memory_bounds_the_probe(data, tmp_path, monkeypatch):
+    """No size is tried that would not fit by those before it."""
+    grows = iter(range(1, 100))
+    monkeypatch.setattr(plan, "available_bytes", lambda _: 6 * GIB)
+    monkeypatch.setattr(plan, "_peak_memory", lambda _: next(grows) * 2 * GIB)
+    got = plan.measure(override(named("digits"), TINY), data, tmp_path)
+    assert [s.micro_batch for s in got.speeds] == [1, 2]  # 2 and 4 GiB; 4 images would be 8 GiB
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_made(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "available_bytes", lambda _: 1 << 20)
+    with pytest.raises(ConfigError, match=r"parameters need .* try --network.base-channels 8"):
+        plan.measure(named("digits"), data, tmp_path)
+
+
+@pytest.mark.parametrize("objective", ["v", "edm"])
+def test_sizes_and_time_are_those_of_a_real_run(data, tmp_path, objective):
+    made = override(named("digits", objective), TINY)
+    for attempt in range(3):  # a busy machine may change its speed between the two
+        folder = tmp_path / str(attempt)
+        got = plan.make(made, plan.measure(made, data, folder))
+        began = time.monotonic()
+        loop.train(made, data, folder)
+        took = time.monotonic() - began
+        if got.wall_sec / 1.5 < took < got.wall_sec * 1.5:
+            break
+    assert got.wall_sec / 1.5 < took < got.wall_sec * 1.5
+    newest = checkpoint.checkpoints(folder / "checkpoints")[-1]
+    on_disk = sum(path.stat().st_size for path in newest.iterdir())
+    assert got.measured.checkpoint_bytes == pytest.approx(on_disk, rel=0.01)
+    model = (folder / "model.safetensors").stat().st_size
+    assert got.measured.model_bytes == pytest.approx(model, rel=0.02)
+
+
+# --- the command
+
+
+WORDS = [word for key, value in TINY.items() for word in ("--" + key.replace("_", "-"), str(value))]
+
+
+def test_the_command_ends_with_the_run_that_fits(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "STEPS_SEC", 1.0)
+    words = ["digits", "--objective", "flow", *WORDS, "--train.warmup-kimg", "5", "--kimg", "100"]
+    assert cli.main(["plan", *words, "--budget", "4s"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "digits within 4s, on cpu in float32" and lines[1].startswith("measured now")
+    assert max(map(len, lines[:-1])) <= 130 and len(lines) < 25
+    assert list(tmp_path.iterdir()) == []
+    final = shlex.split(lines[-1])
+    assert final[: len(words) + 2] == ["unnoise", "train", *words]
+    assert final[final.index("--time") + 1] in ("1s", "2s", "3s")
+    assert float(final[-1]) < 5 and "--train.warmup-kimg" in final[len(words) + 2 :]
+    assert cli.main([*final[1:], "--print-config"]) == 0
+
+
+def test_without_a_budget_it_says_how_long_it_takes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "STEPS_SEC", 1.0)
+    assert cli.main(["plan", "digits", *WORDS]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("digits to its end") and "0.8 of 0.8 kimg" in out and "--time" not in out
+
+
+def test_a_busy_machine_is_said(monkeypatch):
+    from unnoise.cli.plan import _busy
+
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.getloadavg", lambda: (2.1, 0, 0))
+    assert _busy() == ["  note      the machine is busy (load 2.1 on 4 cores); alone it is faster"]
+    monkeypatch.setattr("os.getloadavg", lambda: (1.9, 9, 9))
+    assert _busy() == []
+
+
+@pytest.mark.parametrize(("sec", "expected"), [
+    (0.3, "1s"), (59.9, "59s"), (60, "1m"), (340, "5m40s"), (6899, "1h54m"), (7200, "2h"), (7201, "2h"),
+])  # fmt: skip
+def test_times_are_rounded_down_to_what_the_flag_reads(sec, expected):
+    from unnoise.cli.plan import brief
+    from unnoise.config import seconds
+
+    assert brief(sec) == expected and seconds(expected) <= math.ceil(sec)
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ("cifar11", "did you mean 'cifar10'?"),
+    ("no/such/folder", "no preset, folder or zip 'no/such/folder'"),
+    ("", "plan: expected a preset, a folder or a zip of pictures as the first word"),
+    ("digits --budget soon", "--budget: got 'soon', expected a time such as 90s, 20m or 1h30m"),
+    ("digits --budget 0m", "--budget: got '0m', expected a time"),
+    ("digits --budget", "--budget: expected a value after it"),
+    ("digits --budget 2m --time 3m", "--budget: got --time too"),
+    ("digits --budgit 2m", "no flag --budgit; did you mean '--budget'?"),
+    ("digits --train.warmup-kimg -1", "train.warmup_kimg: got -1.0"),
+    ("digits --objective edn", "did you mean 'edm'?"),
+])  # fmt: skip
+def test_bad_input_is_one_line(arguments, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", *arguments.split()]) == 2
+    err = capsys.readouterr().err
+    assert expected in err and err.count("\n") == 1, err
