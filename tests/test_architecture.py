@@ -16,7 +16,7 @@ LAYERS = [
     {"config"},
     {"presets", "checkpoint", "build"},
     {"model"},
-    {"training", "sampling", "editing", "tuning", "evaluation"},
+    {"training", "sampling", "editing", "tuning", "evaluation", "report"},
     {"api"},
     {"cli"},
     {"__main__"},

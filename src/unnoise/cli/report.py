@@ -1,0 +1,31 @@
+"""unnoise report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unnoise.cli.flags import UsageError, first_word, nearest_of, option
+
+HELP = """\
+usage: unnoise report RUN [--out FILE.html]
+
+One page about a training run: samples over time, curves, settings, environment, checkpoints. It is one file that opens
+offline in any browser. It is written to RUN/report.html, or to FILE.html.
+"""
+
+
+def report(arguments: list[str]) -> int:
+    """unnoise report RUN."""
+    target, arguments = first_word(arguments, "report", "a run folder")
+    if target is None or {"--help", "-h"} & set(arguments):
+        print(HELP, end="")
+        return 0
+    out, rest = option(arguments, "--out")
+    if rest:
+        raise UsageError(f"no flag {rest[0]}; {nearest_of(rest[0], ['--out'])}")
+    if out is not None and Path(out).suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out: got {out!r}, expected a file name that ends in .html")
+    from unnoise.report import write
+
+    print(f"report: {write(Path(target), None if out is None else Path(out))}")
+    return 0
