@@ -27,7 +27,7 @@ from unnoise.data.config import DataError
 from unnoise.data.fit import Target
 from unnoise.data.folder import read_picture as read_fitted
 from unnoise.data.images import from_model, to_model
-from unnoise.diffusion import editing
+from unnoise.diffusion import editing, grids
 from unnoise.diffusion.gaussian import diffuse
 from unnoise.diffusion.guidance import mixture
 from unnoise.diffusion.noise import Noise
@@ -73,25 +73,43 @@ def inpaint(
     unknown: Bool[Tensor, "h w"],
     seeds: Sequence[int] = range(8),
     label: Label = None,
+    resample: int = 1,
     **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
-    """The picture with new pixels where `unknown` is True, one version per seed; the others come out bit for bit."""
+    """The picture with new pixels where `unknown` is True, one version per seed; the others come out bit for bit.
+
+    Above 1, `resample` walks each part of the way so many times with the ancestral sampler (RePaint, Lugmayr et al. 2022): what is
+    painted then fits what is known better, for as many times the evaluations.
+    """
     _fits(model, picture)
-    chosen = model.settings(**settings)
+    chosen = _painter(model, resample, settings)
     parts = []
     for part in _batches(seeds):
         pictures = picture.expand(len(part), *picture.shape)
-        parts.append(_inpaint(model, pictures, unknown, model.noise(part), _labels(model, part, label), chosen))
+        noise, labels = model.noise(part), _labels(model, part, label)
+        parts.append(_inpaint(model, pictures, unknown, noise, labels, chosen, resample))
     return torch.cat(parts)
 
 
+def _painter(model: Model, resample: int, settings: dict[str, Any]) -> SampleConfig:
+    _count("resample", resample)
+    return model.settings(**({**settings, "sampler": "ddpm", "eta": 0.0} if resample > 1 else settings))
+
+
 def _inpaint(
-    model: Model, pictures: Tensor, unknown: Tensor, noise: Noise, labels: Tensor | None, chosen: SampleConfig
+    model: Model,
+    pictures: Tensor,
+    unknown: Tensor,
+    noise: Noise,
+    labels: Tensor | None,
+    chosen: SampleConfig,
+    resample: int,
 ) -> Tensor:
     where = model.arithmetic.device
-    first, grid = noise.normal(), model.grid(chosen)
+    first, grid = noise.normal(), grids.zigzag(model.grid(chosen), resample)
     known = to_model(pictures.to(where))
-    denoiser = editing.inpaint(model.denoiser(labels, chosen), known, unknown.to(where)[None, None], first)
+    draw = noise.normal if chosen.sampler in STOCHASTIC else lambda: first
+    denoiser = editing.inpaint(model.denoiser(labels, chosen), known, unknown.to(where)[None, None], draw)
     x = last(model.walk(denoiser, grid, noise, chosen, grid[0].sigma * first)).x
     return from_model(x.cpu())
 
@@ -102,17 +120,19 @@ def outpaint(
     extend: Sequence[int],
     seeds: Sequence[int] = range(8),
     label: Label = None,
+    resample: int = 1,
     **settings: Any,
 ) -> UInt8[Tensor, "n c H W"]:
     """The picture continued by `extend` = left, top, right, bottom pixels, one version per seed.
 
-    The canvas is painted window by window, outwards from the picture, each of the model's size and half known.
+    The canvas is painted window by window, outwards from the picture, each of the model's size and half known; `resample` as in
+    `inpaint`.
     """
     _fits(model, picture)
     left, top, right, bottom = extend
     if min(extend) < 0 or max(extend) == 0:
         raise ConfigError(f"extend: got {','.join(map(str, extend))}, expected left,top,right,bottom pixels, 0 or more")
-    chosen = model.settings(**settings)
+    chosen = _painter(model, resample, settings)
     (c, h, w), parts = picture.shape, []
     for part in _batches(seeds):
         canvas = torch.zeros(len(part), c, h + top + bottom, w + left + right, dtype=torch.uint8)
@@ -124,7 +144,9 @@ def outpaint(
             window = slice(y, y + h), slice(x, x + w)
             if known[window].all():
                 continue
-            canvas[:, :, *window] = _inpaint(model, canvas[:, :, *window], ~known[window], noise, labels, chosen)
+            canvas[:, :, *window] = _inpaint(
+                model, canvas[:, :, *window], ~known[window], noise, labels, chosen, resample
+            )
             known[window] = True
         parts.append(canvas)
     return torch.cat(parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from tests.mixture import Mixture
@@ -25,7 +27,7 @@ def test_known_pixels_come_out_bit_for_bit(sampler, schedule):
     grid = grids.make(process, 10, "log_snr")
     known, noise = 0.3 * normal(7, 1), normal(7)
     unknown = torch.tensor([[[[True, False]]]])
-    denoiser = inpaint(MIXTURE.denoise, known, unknown, noise)
+    denoiser = inpaint(MIXTURE.denoise, known, unknown, lambda: noise)
     *_, step = walk(sampler, denoiser, grid, lambda: normal(7, 2), start=grid[0].sigma * noise)
     assert torch.equal(step.x[..., 1], known[..., 1])
     assert step.x.isfinite().all() and not torch.allclose(step.x[..., 0], known[..., 0])
@@ -41,7 +43,7 @@ def test_the_denoiser_sees_known_pixels_on_their_own_path(sampler):
         seen.append(level)
         return MIXTURE.denoise(x_t, level)
 
-    denoiser = inpaint(spy, known, torch.tensor([[[[True, False]]]]), noise)
+    denoiser = inpaint(spy, known, torch.tensor([[[[True, False]]]]), lambda: noise)
     assert len(list(walk(sampler, denoiser, grid, lambda: normal(7, 2), start=grid[0].sigma * noise))) == len(seen)
 
 
@@ -50,9 +52,40 @@ def test_what_is_painted_fits_what_is_known():
     grid = grids.make(SCHEDULES["cosine"](1000), 200, "trailing")
     noise = normal(400)
     known = torch.full((400, 1, 1, 2), -0.7, dtype=torch.float64)
-    denoiser = inpaint(MIXTURE.denoise, known, torch.tensor([[[[True, False]]]]), noise)
+    denoiser = inpaint(MIXTURE.denoise, known, torch.tensor([[[[True, False]]]]), lambda: noise)
     *_, step = walk("ddim", denoiser, grid, lambda: noise, start=grid[0].sigma * noise)
     assert abs(float(step.x[..., 0].mean()) - 0.2) < 0.1
+
+
+def test_resampling_brings_the_exact_conditional_distribution():
+    """Given the second pixel, the first one's three components have known shares; one pass of replacement misses them."""
+    known_value, count = -0.1, 1500
+    grid = grids.make(SCHEDULES["cosine"](1000), 60, "trailing")
+    likelihood = torch.exp(-((known_value - MIXTURE.means[:, 1]) ** 2) / (2 * MIXTURE.std**2))
+    exact = float((likelihood * MIXTURE.means[:, 0]).sum() / likelihood.sum())
+    errors = []
+    for repeats in (1, 20):
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(generator=generator):
+            return torch.randn(count, 1, 1, 2, generator=generator, dtype=torch.float64)
+
+        noise, known = draw(), torch.full((count, 1, 1, 2), known_value, dtype=torch.float64)
+        denoiser = inpaint(MIXTURE.denoise, known, torch.tensor([[[[True, False]]]]), draw)
+        path = grids.zigzag(grid, repeats)
+        *_, step = walk("ddpm", denoiser, path, draw, start=grid[0].sigma * noise)
+        assert torch.equal(step.x[..., 1], known[..., 1])
+        errors.append(abs(float(step.x[..., 0].mean()) - exact))
+    assert errors[1] < errors[0] / 2, errors
+
+
+def test_a_zigzag_goes_up_as_often_as_asked_and_ends_on_data():
+    grid = grids.make(SCHEDULES["cosine"](1000), 20, "trailing")
+    assert grids.zigzag(grid, 1) == grid
+    path = grids.zigzag(grid, 3)
+    down = sum(s.t < t.t for t, s in pairwise(path))
+    assert (path[0], path[-1], path[-2]) == (grid[0], grid[-1], grid[-2])
+    assert down == 3 * 19 + 1 and len(path) - 1 == down + 2 * 19
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -20,7 +20,8 @@ from unnoise import checkpoint
 from unnoise.config import ConfigError, override
 from unnoise.data.dataset import load
 from unnoise.presets import named
-from unnoise.training import loop, plan
+from unnoise.training import loop
+from unnoise.training.probe import dry_run
 
 TINY = {
     "network.base_channels": 8,
@@ -223,7 +224,10 @@ def test_training_for_a_time_ends_then_and_brings_the_rate_to_zero(data, tmp_pat
 
 def test_a_diverged_run_stops_with_a_line_and_writes_no_checkpoint_of_it(data, tmp_path):
     config = tiny(**{"train.lr": 1e30, "train.clip": 0.0})
-    with pytest.raises(loop.DivergedError, match=r"training diverged at step \d+: .* 10 steps in a row not finite; images by sigma / alpha: "):
+    with pytest.raises(
+        loop.DivergedError,
+        match=r"training diverged at step \d+: .* 10 steps in a row not finite; images by sigma / alpha: ",
+    ):
         loop.train(config, data, tmp_path)
     found, _ = checkpoint.newest(tmp_path / "checkpoints")
     assert found is None or all(v.isfinite().all() for v in load_file(found / "network.safetensors").values())
@@ -257,7 +261,7 @@ def test_unlabelled_data_trains_without_classes(data, tmp_path):
 
 def test_dry_run_counts_what_is_there_and_writes_nothing(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    probe = plan.dry_run(tiny(), data)
+    probe = dry_run(tiny(), data)
     assert list(tmp_path.iterdir()) == []
     model = loop.prepare(tiny(), data, tmp_path).state.network
     assert probe.parameters == sum(p.numel() for p in model.parameters())
@@ -265,9 +269,7 @@ def test_dry_run_counts_what_is_there_and_writes_nothing(data, tmp_path, monkeyp
 
 
 def test_four_times_the_pixels_are_four_times_the_flops():
-    small, large = (
-        plan.dry_run(tiny(**{"data.image_size": s}), load(unnoise.DataConfig(image_size=s))) for s in (8, 16)
-    )
+    small, large = (dry_run(tiny(**{"data.image_size": s}), load(unnoise.DataConfig(image_size=s))) for s in (8, 16))
     assert large.gflop_per_image / small.gflop_per_image == pytest.approx(4, rel=0.2)
 
 

@@ -1,41 +1,21 @@
-"""The planner: its arithmetic exactly, its probe on a tiny network, its predictions against real runs."""
+"""The planner: its arithmetic and advice exactly, and the command."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import shlex
-import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 
-import unnoise
-from unnoise import checkpoint, cli
+from tests.training.test_probe import TINY
+from unnoise import cli
 from unnoise.config import ConfigError, override
-from unnoise.data.dataset import load
 from unnoise.presets import named
-from unnoise.training import loop, plan
-from unnoise.training.plan import Measured, Speed
+from unnoise.training import plan, probe
+from unnoise.training.probe import Measured, Speed
 
 GIB = 2**30
-TINY = {
-    "network.base_channels": 8,
-    "train.batch_size": 16,
-    "train.kimg": 0.8,
-    "train.warmup_kimg": 0.1,
-    "train.log_every_kimg": 0.1,
-    "train.sample_every_kimg": 0.4,
-    "train.checkpoint_every_kimg": 0.4,
-    "sample.steps": 2,
-}
-
-
-@pytest.fixture(scope="module")
-def data():
-    return load(unnoise.DataConfig())
 
 
 def speeds(*peaks: float, pass_sec: float = 0.1, update_sec: float = 0.2) -> tuple[Speed, ...]:
@@ -201,129 +181,6 @@ def test_not_one_image_fits():
         plan.make(config(), measured(available_bytes=GIB // 2), 60)
 
 
-# --- the machine
-
-
-def test_container_limits_of_both_versions(tmp_path):
-    def group(folder: Path, **values: object) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, value in values.items():
-            (folder / name.replace("__", ".")).write_text(f"{value}\n")
-
-    mine, root = tmp_path / "mine", tmp_path / "cgroup"
-    mine.write_text("0::/a/b\n")
-    group(root / "a", memory__max=1000, memory__current=600, memory__stat="anon 5\ninactive_file 100")
-    group(root / "a/b", memory__max="max", memory__current=600, memory__stat="")
-    assert list(plan._cgroup_bytes(root, mine)) == [500]
-    mine.write_text("4:memory:/x\n3:cpu:/x\n")
-    group(root / "memory/x", memory__limit_in_bytes=70, memory__usage_in_bytes=50, memory__stat="")
-    group(root / "memory", memory__limit_in_bytes=90, memory__usage_in_bytes=50, memory__stat="")
-    assert sorted(plan._cgroup_bytes(root, mine)) == [20, 40]
-    assert list(plan._cgroup_bytes(root, tmp_path / "none")) == []
-
-
-def test_peak_memory_is_of_what_came_after_the_reset():
-    cpu = torch.device("cpu")
-    large = torch.ones(64 << 18)
-    before = plan._peak_memory(cpu)
-    del large
-    plan._reset_peak(cpu)
-    assert plan._peak_memory(cpu) < before - (50 << 20)
-    assert plan.available_bytes(cpu) > plan._peak_memory(cpu)
-
-
-def test_the_probe_measures_and_writes_nothing(data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan, "STEPS_SEC", 2.0)
-    made = override(named("digits"), TINY)
-    got = plan.measure(made, data, tmp_path / "runs" / "x")
-    assert list(tmp_path.iterdir()) == []
-    network = loop.prepare(made, data, tmp_path).state.network
-    assert got.parameters == sum(p.numel() for p in network.parameters())
-    assert [s.micro_batch for s in got.speeds] == [1, 2, 4, 8, 16][: len(got.speeds)] and len(got.speeds) > 1
-    assert all(s.pass_sec > 0 and s.update_sec > 0 and s.peak_bytes > 1e7 and s.warm for s in got.speeds)
-    assert got.preview_sec > 0 and got.num_train == data.num_train and got.too_large is None
-
-
-@pytest.mark.parametrize("fails_from", [1, 4])
-def test_a_size_that_runs_out_of_memory_ends_the_probe(data, tmp_path, monkeypatch, fails_from):
-    real = plan.train_step
-
-    def step(objective, state, batch, lr):
-        if len(batch.x0) >= fails_from:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(objective, state, batch, lr)
-
-    monkeypatch.setattr(plan, "train_step", step)
-    made = override(named("digits"), TINY)
-    got = plan.measure(made, data, tmp_path)
-    assert got.too_large == fails_from
-    assert plan.largest_fit(got, 16) == (None if fails_from == 1 else 2)
-
-
-def test_a_gpu_is_tried_from_the_whole_batch_down(monkeypatch):
-    def run(compiled: bool) -> SimpleNamespace:
-        arithmetic = SimpleNamespace(device=torch.device("cuda"), compile=compiled)
-        return SimpleNamespace(arithmetic=arithmetic, config=config(train__batch_size=24), data=None)
-
-    def speed(run, batches, size, ends):
-        tried.append(size)
-        return None if size > 8 else Speed(size, 0.001, 0.001, size)
-
-    monkeypatch.setattr(plan, "Batches", lambda *_: None)
-    monkeypatch.setattr(plan, "_measure_speed", speed)
-    tried: list[int] = []
-    found, too_large = plan._measure_speeds(run(False), 0, 0)
-    assert (tried, [s.micro_batch for s in found], too_large) == ([24, 16, 8, 4, 2, 1], [1, 2, 4, 8], 16)
-    tried.clear()
-    found, too_large = plan._measure_speeds(run(True), 0, 0)
-    assert (tried, [s.micro_batch for s in found], too_large) == ([24, 16, 8], [8], 16)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("compiled", ["on", "off"])
-def test_the_probe_on_a_gpu(data, tmp_path, compiled):
-    made = override(named("digits"), {**TINY, "device": "cuda", "train.compile": compiled})
-    got = plan.measure(made, data, tmp_path)
-    assert got.speeds[-1].micro_batch == 16 and got.speeds[-1].warm and got.too_large is None
-    assert plan.make(made, got, 60).micro_batch in (8, 16)
-
-
-def test_memory_bounds_the_probe(data, tmp_path, monkeypatch):
-    """No size is tried that would not fit by those before it."""
-    grows = iter(range(1, 100))
-    monkeypatch.setattr(plan, "available_bytes", lambda _: 6 * GIB)
-    monkeypatch.setattr(plan, "_peak_memory", lambda _: next(grows) * 2 * GIB)
-    got = plan.measure(override(named("digits"), TINY), data, tmp_path)
-    assert [s.micro_batch for s in got.speeds] == [1, 2]  # 2 and 4 GiB; 4 images would be 8 GiB
-
-
-def test_weights_that_do_not_fit_are_refused_before_they_are_made(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "available_bytes", lambda _: 1 << 20)
-    with pytest.raises(ConfigError, match=r"parameters need .* try --network.base-channels 8"):
-        plan.measure(named("digits"), data, tmp_path)
-
-
-@pytest.mark.parametrize("objective", ["v", "edm"])
-def test_sizes_and_time_are_those_of_a_real_run(data, tmp_path, objective):
-    made = override(named("digits", objective), TINY)
-    for attempt in range(3):  # a busy machine may change its speed between the two
-        folder = tmp_path / str(attempt)
-        got = plan.make(made, plan.measure(made, data, folder))
-        began = time.monotonic()
-        loop.train(made, data, folder)
-        took = time.monotonic() - began
-        if got.wall_sec / 1.5 < took < got.wall_sec * 1.5:
-            break
-    assert got.wall_sec / 1.5 < took < got.wall_sec * 1.5
-    newest = checkpoint.checkpoints(folder / "checkpoints")[-1]
-    on_disk = sum(path.stat().st_size for path in newest.iterdir())
-    assert got.measured.checkpoint_bytes == pytest.approx(on_disk, rel=0.01)
-    model = (folder / "model.safetensors").stat().st_size
-    assert got.measured.model_bytes == pytest.approx(model, rel=0.02)
-
-
 # --- the command
 
 
@@ -332,7 +189,7 @@ WORDS = [word for key, value in TINY.items() for word in ("--" + key.replace("_"
 
 def test_the_command_ends_with_the_run_that_fits(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan, "STEPS_SEC", 1.0)
+    monkeypatch.setattr(probe, "STEPS_SEC", 1.0)
     words = ["digits", "--objective", "flow", *WORDS, "--train.warmup-kimg", "5", "--kimg", "100"]
     assert cli.main(["plan", *words, "--budget", "4s"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -348,7 +205,7 @@ def test_the_command_ends_with_the_run_that_fits(tmp_path, monkeypatch, capsys):
 
 def test_without_a_budget_it_says_how_long_it_takes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan, "STEPS_SEC", 1.0)
+    monkeypatch.setattr(probe, "STEPS_SEC", 1.0)
     assert cli.main(["plan", "digits", *WORDS]) == 0
     out = capsys.readouterr().out
     assert out.startswith("digits to its end") and "0.8 of 0.8 kimg" in out and "--time" not in out
@@ -391,3 +248,12 @@ def test_bad_input_is_one_line(arguments, expected, tmp_path, monkeypatch, capsy
     assert cli.main(["plan", *arguments.split()]) == 2
     err = capsys.readouterr().err
     assert expected in err and err.count("\n") == 1, err
+
+
+def test_help_has_its_own_name_and_the_short_flags_are_known(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["plan", "digits", "--batch-size", "8", "--help"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and "usage: unnoise plan digits" in out and "unnoise train" not in out
+    assert cli.main(["plan", "digits", "--batch-sise", "8"]) == 2
+    assert "did you mean '--batch-size'?" in capsys.readouterr().err

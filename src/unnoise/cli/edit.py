@@ -41,6 +41,8 @@ class EditFlags(SamplerFlags):
     """inpaint: where to paint, as x,y,width,height in pixels of the model."""
     extend: str | None = None
     """outpaint: pixels to add, as left,top,right,bottom."""
+    resample: int | None = None
+    """inpaint, outpaint: walk the way so many times, which fits better and costs as much more [1]."""
     strength: float | None = None
     """image, variations: from nearly 0 (the same) to 1 (another picture) [0.6; 0.3]."""
     frames: int | None = None
@@ -167,7 +169,9 @@ def _inpaint(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor
         unknown = editing.read_mask(model, flags.mask)
     else:
         unknown = editing.box_mask(model, _numbers("--box", str(flags.box), "x,y,width,height"))
-    images = editing.inpaint(model, picture, unknown, _seeds(flags), flags.label, **flags.settings())
+    images = editing.inpaint(
+        model, picture, unknown, _seeds(flags), flags.label, flags.resample or 1, **flags.settings()
+    )
     return images, torch.stack([picture, torch.where(unknown, 127, picture).to(torch.uint8)])
 
 
@@ -178,7 +182,8 @@ def _outpaint(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tenso
         raise UsageError("edit outpaint: expected --extend left,top,right,bottom")
     extend = _numbers("--extend", flags.extend, "left,top,right,bottom")
     picture = _only_pictures("outpaint", sources)
-    return editing.outpaint(model, picture, extend, _seeds(flags), flags.label, **flags.settings()), None
+    settings = flags.settings()
+    return editing.outpaint(model, picture, extend, _seeds(flags), flags.label, flags.resample or 1, **settings), None
 
 
 def _image(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, Tensor | None]:
@@ -229,8 +234,8 @@ def _morph(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, 
 
 
 KINDS = {
-    "inpaint": Kind(1, {"mask", "box", *VERSIONS}, _inpaint),
-    "outpaint": Kind(1, {"extend", *VERSIONS}, _outpaint),
+    "inpaint": Kind(1, {"mask", "box", "resample", *VERSIONS}, _inpaint),
+    "outpaint": Kind(1, {"extend", "resample", *VERSIONS}, _outpaint),
     "image": Kind(1, {"strength", *VERSIONS}, _image),
     "interpolate": Kind(2, {"frames", "animate", "label"}, _interpolate),
     "reconstruct": Kind(1, {"iterations", "label"}, _reconstruct),

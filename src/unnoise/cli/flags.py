@@ -54,9 +54,10 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
     """A dataclass from flags over its defaults; UsageError in one line, with the nearest flag for an unknown one."""
     import tyro
 
-    from unnoise.config import flat
+    from unnoise.config import RunConfig, flat
 
-    if prog.startswith("unnoise train"):
+    short = SHORT_FLAGS if isinstance(default, RunConfig) else {}
+    if short:
         arguments = [_long(a) for a in arguments]
         arguments = [a.capitalize() if a in ("true", "false", "none") else a for a in arguments]
     switches: dict[str, list[str]] = {}
@@ -66,7 +67,7 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
         known += flags
         switches |= dict.fromkeys(flags, flags) if len(flags) > 1 else {}
     if not {"--help", "-h"} & set(arguments):
-        everything = [*known, *extra, *(SHORT_FLAGS if prog.startswith("unnoise train") else ())]
+        everything = [*known, *extra, *short]
         for argument, after in itertools.pairwise([*arguments, ""]):
             flag = argument.split("=")[0].replace("_", "-")
             if flag.startswith("--") and flag not in known:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from unnoise.training.plan import Advice, Plan
 
 PLAN_EXTRA = ("--out", "--objective", "--resume", "--budget")
+TRAIN_PER_FORWARD = 3
+"""Rule of thumb: the backward pass does twice the forward pass's arithmetic."""
 
 
 def plan(arguments: list[str]) -> int:
@@ -31,16 +33,16 @@ def plan(arguments: list[str]) -> int:
 
     if target is None:
         print("unnoise plan PRESET|FOLDER|ZIP [--budget 2h] [the words and flags of unnoise train]\n")
-    # Under train's name, which makes its short forms known.
-    config = parse(named(target or "digits", objective), flags, f"unnoise train {target or ''}".strip(), PLAN_EXTRA)
+    config = parse(named(target or "digits", objective), flags, f"unnoise plan {target or ''}".strip(), PLAN_EXTRA)
     if budget_sec is not None:
         config = override(config, {"train.time": budget})
     check(config)
     from unnoise import api
     from unnoise.training import plan as planner
+    from unnoise.training.probe import measure
 
     data, busy = api.load_data(config, progress=True), _busy()
-    measured = planner.measure(config, data, Path(out) if out else api.default_folder(config, objective))
+    measured = measure(config, data, Path(out) if out else api.default_folder(config, objective))
     asked = planner.make(config, measured, budget_sec)
     advice = planner.advise(asked)
     final = planner.make(planner.follow(config, advice), measured, budget_sec)
@@ -98,7 +100,7 @@ def _found(plan: Plan) -> list[str]:
 def _computed(plan: Plan) -> list[str]:
     """What follows from it."""
     from unnoise.training.log import duration
-    from unnoise.training.plan import TRAIN_PER_FORWARD, largest_fit
+    from unnoise.training.plan import largest_fit
 
     of, train = plan.measured, plan.config.train
     largest, known = largest_fit(of, train.batch_size), of.speeds[-1].micro_batch

@@ -59,7 +59,7 @@ def _images(config: RunConfig, aloud: bool = True) -> ImageData:
 
 def _dry_run(config: RunConfig) -> int:
     from unnoise.training.log import duration
-    from unnoise.training.plan import dry_run
+    from unnoise.training.probe import dry_run
 
     images = _images(config)
     probe = dry_run(config, images)

@@ -1,13 +1,13 @@
 """The mathematics of editing: inpainting, the way from data back to noise, and the way between two noises.
 
-Inpainting is a denoiser -> denoiser function, so every sampler can do it. With one fixed noise z per image the known
-pixels walk their own exact path alpha * known + sigma * z; the denoiser sees that path, and its prediction there is
-replaced by (known, z). Every solver's last step ends on x0, so known pixels come out as they went in.
+Inpainting is a denoiser -> denoiser function, so every sampler can do it. Known pixels walk their own path
+alpha * known + sigma * z; the denoiser sees that path, and its prediction there is replaced by (known, z). Every solver's
+last step ends on x0, so known pixels come out as they went in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -25,11 +25,15 @@ def inpaint(
     denoiser: Denoiser,
     known: Float[Tensor, "b c h w"],
     unknown: Bool[Tensor, "1 1 h w"],
-    noise: Float[Tensor, "b c h w"],
+    draw: Callable[[], Float[Tensor, "b c h w"]],
 ) -> Denoiser:
-    """A denoiser that keeps `known` wherever `unknown` is False; `noise` is the z of the known pixels."""
+    """A denoiser that keeps `known` wherever `unknown` is False.
+
+    `draw` gives the z of the known pixels: always the same for a solver of the ODE, a new one each time for a stochastic one.
+    """
 
     def masked(x_t: Tensor, level: Level) -> Prediction:
+        noise = draw()
         x_t = torch.where(unknown, x_t, diffuse(known, noise, level).to(x_t))
         prediction = denoiser(x_t, level)
         x0 = torch.where(unknown, prediction.x0, known.to(x_t))

@@ -86,6 +86,17 @@ def _levels(schedule: Schedule, times: np.ndarray, name: str) -> list[Level]:
     return [*(schedule.level(float(t)) for t in times), DATA]
 
 
+def zigzag(grid: Sequence[Level], repeats: int) -> list[Level]:
+    """A grid whose every tenth part is walked `repeats` times, going up again in between."""  # RePaint, appendix B
+    noisy, path = list(grid[:-1]), [grid[0]]
+    length = max(1, len(noisy) // 10)
+    for start in range(0, len(noisy) - 1, length):
+        down = noisy[start + 1 : start + 1 + length]
+        up = noisy[start : start + len(down)][::-1]
+        path += down + (up + down) * (repeats - 1)
+    return [*path, grid[-1]]
+
+
 def churned(schedule: Schedule, grid: Sequence[Level], churn: float, low: float, high: float) -> list[Level]:
     """For each noisy level of a grid the one that EDM's churn raises it to, where low <= sigma / alpha <= high."""
     gamma = min(churn / (len(grid) - 1), 2**0.5 - 1)  # EDM Alg. 2, line 5

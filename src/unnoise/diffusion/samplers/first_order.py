@@ -22,8 +22,17 @@ def euler(prediction: Prediction, s: Level) -> Tensor:
 def ddpm(
     denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], variance: str = "small"
 ) -> Iterator[Step]:
-    """Ancestral sampling from p(x_s | x_t); a grid with fewer levels than the schedule is the respaced process."""
+    """Ancestral sampling from p(x_s | x_t); a grid with fewer levels than the schedule is the respaced process.
+
+    Where the grid goes up again (grids.zigzag) it takes a step of the forward process q(x_s | x_t), without evaluation.
+    """
+    prediction = Prediction(x, x)
     for t, s in pairwise(grid):
+        if s.t > t.t:
+            up = Transition(s, t)
+            x = up.ratio * x + up.beta**0.5 * draw()  # RePaint Alg. 1, line 10
+            yield Step(s, x, prediction)
+            continue
         step = Transition(t, s)
         prediction = denoiser(x, t)
         x = step.posterior_mean(x, prediction.x0)  # DDPM Alg. 2
