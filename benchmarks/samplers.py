@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--reference", type=int, default=128)
     parser.add_argument("--guidance-scale", type=float, default=1.0)
     parser.add_argument("--data-path")
+    parser.add_argument("--solvers", nargs="+", default=SOLVERS)
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
     arguments = parser.parse_args()
     bench = Bench(arguments)
@@ -107,7 +108,7 @@ def main() -> None:
     result["held_out"] = bench.floor
     done = {(row["solver"], row["evaluations"]) for row in result["rows"]}
     for budget in arguments.budgets:
-        for solver in (*SOLVERS, "tuned"):
+        for solver in (*arguments.solvers, "tuned"):
             tuned = bench.model.tuned.get(f"nfe_{budget}")
             if (solver, budget) in done or (solver == "tuned" and tuned is None):
                 continue

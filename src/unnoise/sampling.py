@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from unnoise import checkpoint
 from unnoise.config import to_dict
-from unnoise.data.images import from_model, grid, read_png_text, save_animation, save_png, side_by_side
+from unnoise.data.images import from_model, grid, read_png, read_png_text, save_animation, save_png, side_by_side
 from unnoise.diffusion.samplers.step import Step
 from unnoise.model import Model, find
 
@@ -35,13 +35,11 @@ def write_samples(
     out: Path,
     settings: dict[str, Any],
     batch_size: int,
-    scale: int | None = None,
     guide: Model | None = None,
-) -> Path:
-    """Write seed-<n>.png for every seed and grid.png, each with its recipe in its text; gives the grid's path."""
+) -> None:
+    """Write seed-<n>.png for every seed, each with its recipe in its text."""
     labels = model.labels(seeds, label)
     recipe = recipe_of(model, settings, guide)
-    shown: list[Tensor] = []
     for start in tqdm(range(0, len(seeds), batch_size), unit="batch", disable=None, leave=False):
         part = seeds[start : start + batch_size]
         images = model.sample(seeds=part, label=label, batch_size=batch_size, guide=guide, **settings)
@@ -49,12 +47,29 @@ def write_samples(
             text = {**recipe, "seed": seed}
             if labels is not None:
                 text["label"] = int(labels[start + i])
-            save_png(out / f"seed-{seed:06d}.png", images[i], {"unnoise": json.dumps(text)})
-        shown += [images] if start < GRID_IMAGES else []
-    together = torch.cat(shown)[:GRID_IMAGES]
+            save_png(picture(out, seed), images[i], {"unnoise": json.dumps(text)})
+
+
+def picture(out: Path, seed: int) -> Path:
+    """Where the picture of a seed is written."""
+    return out / f"seed-{seed:06d}.png"
+
+
+def write_grid(
+    model: Model,
+    seeds: Sequence[int],
+    label: str | None,
+    out: Path,
+    settings: dict[str, Any],
+    scale: int | None = None,
+    guide: Model | None = None,
+) -> Path:
+    """Write grid.png of the pictures of these seeds, with its recipe in its text; gives its path."""
+    seen = [int(seed) for seed in seeds[:GRID_IMAGES]]
+    together = torch.stack([read_png(picture(out, seed)) for seed in seen])
     path = out / "grid.png"
-    seen = [int(s) for s in seeds[: len(together)]]
-    save_png(path, grid(together, scale=scale), {"unnoise": json.dumps({**recipe, "seeds": seen, "label": label})})
+    recipe = {**recipe_of(model, settings, guide), "seeds": seen, "label": label}
+    save_png(path, grid(together, scale=scale), {"unnoise": json.dumps(recipe)})
     return path
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unnoise.cli.flags import UsageError, first_word, parse
+
+if TYPE_CHECKING:
+    from unnoise.model import Model
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,32 @@ def sample(arguments: list[str]) -> int:
     at_least_one(("--batch-size", flags.batch_size), ("--scale", flags.scale))
     animation(flags.animate)
     from unnoise.model import load
-    from unnoise.sampling import write_process, write_samples
+    from unnoise.sampling import write_samples
+    from unnoise.training.distributed import device_name, joined
 
-    model = load(target, flags.device)
-    guide = None if flags.guide is None else load(flags.guide, flags.device)
+    device = device_name(flags.device)
+    model = load(target, device)
+    guide = None if flags.guide is None else load(flags.guide, device)
+    with joined(model.arithmetic.device) as here:
+        mine = seeds[here.rows]  # under torchrun every rank makes its part
+        if mine:
+            write_samples(model, mine, flags.label, Path(flags.out), flags.settings(), flags.batch_size, guide)
+        here.wait()
+        if here.main:
+            _write_sheets(model, seeds, flags, guide)
+    return 0
+
+
+def _write_sheets(model: Model, seeds: list[int], flags: SampleFlags, guide: Model | None) -> None:
+    """The grid, and the pictures of the process if asked for."""
+    from unnoise.sampling import write_grid, write_process
+
     settings, out = flags.settings(), Path(flags.out)
-    written = write_samples(model, seeds, flags.label, out, settings, flags.batch_size, flags.scale, guide)
+    written = write_grid(model, seeds, flags.label, out, settings, flags.scale, guide)
     print(f"{len(seeds)} images in {flags.out}\ngrid: {written}")
     if flags.animate is not None or flags.trajectory:
         process = write_process(model, seeds, flags.label, out, settings, flags.animate, flags.trajectory, guide)
         print("\n".join(f"{path.stem}: {path}" for path in process))
-    return 0
 
 
 FORMATS = ("gif", "webp")
