@@ -8,7 +8,8 @@ other seeds), and for the tuned settings that the model carries (`unnoise tune-s
 - error: rms pixel difference (pixels in 0..1) to a reference of 1,000 steps from the same seeds;
 - Fréchet distance of samples to all training images, on the pixels themselves or on ResNet-56 features: it is no FID.
 
-A line is printed as soon as it is measured, and a run that was cut off goes on from its file.
+A line is printed as soon as it is measured, and a run that was cut off goes on from its file. Without --out the first word is
+such a file, and its table is printed.
 """
 
 from __future__ import annotations
@@ -84,6 +85,27 @@ class Bench:
         }  # fmt: skip
 
 
+def table(result: dict[str, Any]) -> str:
+    """The rows as a table: error and Fréchet distance by solver and evaluations; the best error of each column in bold."""
+    budgets = sorted({row["evaluations"] for row in result["rows"]})
+    cells = {(row["solver"], row["evaluations"]): row for row in result["rows"]}
+    lines = ["| solver | " + " | ".join(map(str, budgets)) + " |", "|---" * (len(budgets) + 1) + "|"]
+    for solver in dict.fromkeys(row["solver"] for row in result["rows"]):
+        parts = []
+        for budget in budgets:
+            row = cells.get((solver, budget))
+            errors = [r["error"] for r in result["rows"] if r["evaluations"] == budget and r["error"] is not None]
+            if row is None:
+                parts.append("")
+            elif row["error"] is None:
+                parts.append(f"- · {row['frechet']:.3g}")
+            else:
+                text = f"{row['error']:.4f}"
+                parts.append(f"{f'**{text}**' if row['error'] == min(errors) else text} · {row['frechet']:.3g}")
+        lines.append(f"| {solver} | " + " | ".join(parts) + " |")
+    return "\n".join(lines)
+
+
 def rms(a: Tensor, b: Tensor) -> float:
     """Root mean square difference of pixels in 0..1."""
     return float((a - b).double().pow(2).mean() ** 0.5) / 2
@@ -92,7 +114,7 @@ def rms(a: Tensor, b: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--resnet56")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--reference", type=int, default=128)
@@ -101,6 +123,9 @@ def main() -> None:
     parser.add_argument("--solvers", nargs="+", default=SOLVERS)
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
     arguments = parser.parse_args()
+    if arguments.out is None:
+        print(table(json.loads(Path(arguments.model).read_text())))
+        return
     bench = Bench(arguments)
     result: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
     result |= {"model": bench.model.weights_hash, "features": "resnet56" if arguments.resnet56 else "pixels"}
