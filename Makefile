@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test test-slow lint gpu-check clean
+.PHONY: help install demo test test-slow faults lint gpu-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -23,6 +23,9 @@ test: install  ## everything that runs in minutes
 
 test-slow: install  ## the longer suites: digits quality, CIFAR-10 presets
 	$(BIN)/python -m pytest -m slow
+
+faults: install  ## the full fault suite: kills, signals, full disks, damaged files, .. and its table (about 20 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --full
 
 lint: install  ## ruff and basedpyright
 	$(BIN)/ruff check .

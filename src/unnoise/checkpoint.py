@@ -72,10 +72,13 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
             _fsync(path)
             manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
         write_json(temporary / MANIFEST, manifest)
+        old = folder / f".old-{final.name}"
         if final.exists():
-            shutil.rmtree(final)
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(final, old)
         os.replace(temporary, final)
         _fsync(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
@@ -102,9 +105,9 @@ def name(step: int) -> str:
 
 
 def prune(folder: Path, kept: set[str]) -> None:
-    """Delete all checkpoints but the newest and those kept by name, and what a crash left half-written."""
-    old = [path for path in checkpoints(folder)[:-1] if path.name not in kept]
-    for path in [*old, *folder.glob(".tmp-step-*")]:
+    """Delete all checkpoints but those kept by name, and what a crash left half-written."""
+    old = [path for path in checkpoints(folder) if path.name not in kept]
+    for path in [*old, *folder.glob(".tmp-step-*"), *folder.glob(".old-step-*")]:
         shutil.rmtree(path)
 
 
@@ -137,6 +140,10 @@ def verify(path: Path) -> None:
         ) from error
     if version != FORMAT:
         raise CheckpointError(f"checkpoint {path}: format {version}, expected {FORMAT}; update unnoise")
+    there = {file.name for file in path.iterdir()} - {MANIFEST}
+    sound = all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values())
+    if not sound or there - files.keys() or "state.json" not in files:
+        raise CheckpointError(f"checkpoint {path}: its manifest.json is damaged")
     for name, entry in files.items():
         file = path / name
         if not file.is_file():
@@ -151,6 +158,12 @@ def verify(path: Path) -> None:
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and why newer ones were skipped."""
+    for old in folder.glob(".old-step-*"):  # a crash while a step was saved again
+        final = folder / old.name.removeprefix(".old-")
+        if final.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, final)
     skipped = []
     for path in reversed(checkpoints(folder)):
         try:
@@ -164,16 +177,21 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
     """Write one self-describing model file: weights, and as its header's `unnoise` entry the JSON record."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    folder = path.with_name(f".tmp-{path.name}")  # safetensors writes under a name of its own beside the file
+    temporary = folder / path.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         record = {**record, "format": FORMAT, "weights": fingerprint(tensors)}
+        record["record"] = _digest(record)
         _save_tensors(tensors, temporary, {"unnoise": json.dumps(record)})
         _fsync(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)
+        folder.rmdir()
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise CheckpointError(f"model file {path}: not written ({_reason(error)})") from error
 
 
@@ -187,9 +205,17 @@ def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
         raise CheckpointError(f"model file {path}: cannot be read ({error}); it is truncated or damaged") from error
     if not isinstance(record, dict) or not {"config", "weights", "shape"} <= record.keys():
         raise CheckpointError(f"model file {path}: has no unnoise record; expected a file that `unnoise train` wrote")
+    if _digest(record) != record.get("record"):
+        raise CheckpointError(f"model file {path}: is damaged (its record differs from its SHA-256)")
     if fingerprint(tensors) != record["weights"]:
         raise CheckpointError(f"model file {path}: is damaged (its weights differ from their SHA-256)")
     return tensors, record
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """SHA-256 of a record, but for the digest itself."""
+    rest = {key: value for key, value in record.items() if key != "record"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(tensors: Tensors) -> str:

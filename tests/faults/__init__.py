@@ -8,7 +8,10 @@ everything random from (seed, row, trial), so that one can be repeated alone:
 
 from __future__ import annotations
 
-from tests.faults import kills, lock, saves, stops
+from tests.faults import corruption, disk, kills, lock, memory, nonfinite, ranks, saves, stops
 
-FAULTS = {module.FAULT.name: module.FAULT for module in (kills, saves, stops, lock)}
+FAULTS = {
+    module.FAULT.name: module.FAULT
+    for module in (kills, saves, stops, disk, corruption, nonfinite, memory, ranks, lock)
+}
 """All rows, in the order of the table."""

@@ -64,14 +64,15 @@ def _row(lab: Lab, fault: Fault, arguments: argparse.Namespace) -> Result:
     for number in numbers:
         try:
             problems = fault.trial(lab, number)
-        except Exception:
+        except Exception:  # noqa: BLE001  (of a trial: it is its failure, and the others go on)
             problems = [traceback.format_exc()]
         if problems:
             repeat = f"python -m tests.faults {fault.name} --seed {lab.seed} --trial {number}"
             failures.append(f"{repeat}: {'; '.join(problems)}")
             print(f"FAILED {failures[-1]}", file=sys.stderr, flush=True)
     result = Result(fault, len(numbers), failures, time.monotonic() - began)
-    print(f"{fault.name}: {result.trials} trials, {len(failures)} failures, {result.sec:.0f} s", file=sys.stderr, flush=True)
+    summary = f"{fault.name}: {result.trials} trials, {len(failures)} failures, {result.sec:.0f} s"
+    print(summary, file=sys.stderr, flush=True)
     return result
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401  (imported before the forks, as all below: AdamW asks for it)
-import unnoise.api  # noqa: F401
+
+import unnoise.api
 import unnoise.cli.train  # noqa: F401
 from unnoise import checkpoint, cli
 from unnoise.training import loop
@@ -36,9 +37,9 @@ FLAGS = (
     "--train.checkpoint-every-kimg", str(EVERY * BATCH / 1000), "--train.keep-checkpoints", "2",
     "--train.precision", "fp32", "--train.compile", "off", "--sample.steps", "1", "--sample.guidance-scale", "1",
 )  # fmt: skip
-CLOCKS = ("img_per_sec", "train_sec", "sample_sec")
-LIMIT_SEC = 120.0
-"""No child may take longer."""
+CLOCKS = ("img_per_sec", "train_sec", "sample_sec", "record")  # record: a digest that covers the times
+LIMIT_SEC = 60.0
+"""No child may be silent for longer."""
 
 Problems = list[str]
 
@@ -120,9 +121,9 @@ class Child:
     def send(self, number: int) -> None:
         os.kill(self.pid, number)  # not yet waited for, so the id is still its own
 
-    def wait(self) -> int:
+    def wait(self, limit_sec: float = LIMIT_SEC) -> int:
         """Its exit code (minus the signal that ended it), when it has ended."""
-        while self._hear(LIMIT_SEC):
+        while self._hear(limit_sec):
             pass
         os.close(self.pipe)
         self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -171,16 +172,16 @@ def fork(work: Callable[[], int], texts: Path, fault: Callable[[], None] | None 
         for number, suffix in ((1, ".out"), (2, ".err")):
             file = os.open(texts.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(file, number)
-        _tell_steps(writer)
         if fault is not None:
             fault()
+        _tell_steps(writer)  # last, so that a step is told before a fault in it
         code = work()
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (as the interpreter does at its end)
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(code if isinstance(code, int) else 1)  # never back into the suite
 
 
 def _tell_steps(pipe: int) -> None:
@@ -212,6 +213,8 @@ def resumed(run: Path, whole: Path, flags: Sequence[str] = ()) -> Problems:
 
 def different(a: Path, b: Path) -> Problems:
     """What two finished runs do not have in common: weights, averages, optimizer, counters, metrics, pictures, model."""
+    if not steps_of(b):
+        return ["no checkpoint is there"]
     one, other = (checkpoint.checkpoints(run / "checkpoints")[-1] for run in (a, b))
     problems = [] if one.name == other.name else [f"last checkpoint is {other.name}, expected {one.name}"]
     try:

@@ -14,7 +14,9 @@ def trial(lab: Lab, number: int) -> Problems:
     draw = lab.random("lock", number)
     whole, run = lab.whole(), lab.fresh("lock") / "run"
     step, (waits, tells) = draw.randrange(0, STEPS - 1), os.pipe()
-    first = harness.start(run, fault=lambda: harness.before_step(lambda state: _wait_at(state.step == step, waits, tells)))
+    first = harness.start(
+        run, fault=lambda: harness.before_step(lambda state: _wait_at(state.step == step, waits, tells))
+    )
     os.close(waits)
     first.reached(step)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
@@ -41,4 +43,6 @@ def _wait_at(here: bool, waits: int, tells: int) -> None:
         os.read(waits, 1)
 
 
-FAULT = Fault("lock", 10, 2, "second trainer refused in one line, exit code 2; first one's result bitwise; free after kill", trial)
+FAULT = Fault(
+    "lock", 10, 2, "second trainer refused in one line, exit code 2; first one's result bitwise; free after kill", trial
+)

@@ -20,16 +20,16 @@ from typing import Any
 
 import torch
 
-from unnoise import checkpoint
-
 from tests.faults import harness
 from tests.faults.harness import Child, Fault, Lab, Problems
+from unnoise import checkpoint
 
 CALLS = ("openat", "open", "creat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2",
          "mkdir", "mkdirat", "unlink", "unlinkat", "rmdir", "chmod", "fchmod", "fchmodat", "ftruncate",
          "fallocate", "link", "linkat", "symlink", "symlinkat")  # fmt: skip
 AUDITED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}
 OLD, NEW = (1, 2), 3
+AGAIN_EVERY = 6
 
 
 def groups(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -41,7 +41,8 @@ def write(run: Path, step: int) -> None:
     """What the loop does to save."""
     checkpoint.save(run / "checkpoints", step, groups(step), {"n": step})
     checkpoint.save_model(run / checkpoint.MODEL_FILE, groups(step)["ema"], {"config": {}, "shape": {}, "n": step})
-    checkpoint.prune(run / "checkpoints", {checkpoint.name(step - 1)})
+    newest = checkpoint.checkpoints(run / "checkpoints")[-2:]
+    checkpoint.prune(run / "checkpoints", {path.name for path in newest})
 
 
 def _saver(run: Path, step: int, arm: int | None = None) -> tuple[Child, int]:
@@ -97,11 +98,11 @@ def _traced(run: Path, step: int, *options: str) -> tuple[int, list[str]]:
 
 
 @functools.cache
-def _points(folder: Path) -> list[tuple[str, int]]:
+def _points(folder: Path, old: tuple[int, ...]) -> list[tuple[str, int]]:
     """Each system call of a save as (name, how many-th of that name); empty where strace does not work."""
     if not shutil.which("strace"):
         return []
-    run = _base(folder / "points" / "run")
+    run = _base(folder / "points" / "run", old)
     code, lines = _traced(run, NEW)
     if code or not any("fsync" in line for line in lines):
         return []
@@ -119,23 +120,26 @@ def _unsynced(lines: list[str], run: Path) -> Problems:
     synced = {line.split("<")[1].split(">")[0] for line in lines if " fsync(" in line}
     temporary = run / "checkpoints" / f".tmp-{checkpoint.name(NEW)}"
     names = [f"{part}.safetensors" for part in groups(NEW)] + ["state.json", ".manifest.json.tmp"]
-    files = [temporary / name for name in names] + [run / ".model.safetensors.tmp", temporary, temporary.parent, run]
-    return [f"{path.relative_to(run)} is not fsynced" for path in files if str(path) not in synced]
+    files = [temporary / name for name in names] + [temporary, temporary.parent, run]
+    model = [] if any("model.safetensors" in path for path in synced) else ["the model file is not fsynced"]
+    return [f"{path.relative_to(run)} is not fsynced" for path in files if str(path) not in synced] + model
 
 
-def _base(run: Path) -> Path:
-    """A run folder with two checkpoints and a model."""
+def _base(run: Path, old: tuple[int, ...]) -> Path:
+    """A run folder with checkpoints of these steps, and a model."""
     shutil.rmtree(run.parent, ignore_errors=True)
     run.parent.mkdir(parents=True)
-    for step in OLD:
+    for step in old:
         write(run, step)
     return run
 
 
 def trial(lab: Lab, number: int) -> Problems:
     """Killed at one point; what is there then, and after the next save."""
-    points = _points(lab.folder)
-    run = _base(lab.folder / "saves" / "run")
+    # One in so many saves a step again of which there is the only checkpoint, as a run does whose end was brought forward.
+    old = (NEW,) if number % AGAIN_EVERY == AGAIN_EVERY - 1 else OLD
+    points = _points(lab.folder, old)
+    run = _base(lab.folder / "saves" / "run", old)
     where = (number * 37 + lab.seed) % max(len(points), 1)  # 37 and their number have no common divisor: spread out
     if points:
         name, count = points[where]
@@ -149,12 +153,13 @@ def trial(lab: Lab, number: int) -> Problems:
     problems = [] if code == -signal.SIGKILL or not points else [f"not killed, exit code {code}"]
     problems += _state(run) + (_ORDER if number == 0 else [])
     write(run, NEW + 1)  # the next save sweeps up
-    if harness.steps_of(run) != [NEW, NEW + 1] and harness.steps_of(run) != [OLD[1], NEW + 1]:
+    if harness.steps_of(run) not in ([NEW, NEW + 1], [OLD[1], NEW + 1]):
         problems.append(f"after the next save the checkpoints are {harness.steps_of(run)}")
-    if (run / "checkpoints" / checkpoint.name(NEW)).exists():
+    if not problems and (run / "checkpoints" / checkpoint.name(NEW)).exists():
         problems += _holds(run / "checkpoints" / checkpoint.name(NEW))
     problems += [f"left over: {p.relative_to(run)}" for p in run.rglob(".*")]
-    return [f"killed at {at}: {problem}" for problem in problems]
+    again = " of saving the same step again" if old == (NEW,) else ""
+    return [f"killed at {at}{again}: {problem}" for problem in problems]
 
 
 def _state(run: Path) -> Problems:
@@ -163,7 +168,9 @@ def _state(run: Path) -> Problems:
     if found is None or found.name not in (checkpoint.name(OLD[1]), checkpoint.name(NEW)):
         return [f"newest sound checkpoint: {found}", *skipped]
     model = checkpoint.read_model(run / checkpoint.MODEL_FILE)[1]["n"]
-    ahead = [f"the model is of step {model}, the checkpoint {found.name}"] if checkpoint.name(model) > found.name else []
+    ahead = (
+        [f"the model is of step {model}, the checkpoint {found.name}"] if checkpoint.name(model) > found.name else []
+    )
     return [*skipped, *_holds(found), *ahead]
 
 
@@ -175,4 +182,6 @@ def _holds(path: Path) -> Problems:
     return [] if same and path.name == checkpoint.name(state["n"]) else [f"{path.name} holds something else"]
 
 
-FAULT = Fault("saves", 60, 12, "the older or the new checkpoint whole, none torn, next save sweeps up; fsync order", trial)
+FAULT = Fault(
+    "saves", 60, 12, "the older or the new checkpoint whole, none torn, next save sweeps up; fsync order", trial
+)

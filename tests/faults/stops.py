@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
-
-from unnoise import checkpoint
 
 from tests.faults import harness
 from tests.faults.harness import STEPS, Fault, Lab, Problems
+from unnoise import checkpoint
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -32,7 +32,9 @@ def trial(lab: Lab, number: int) -> Problems:
     ended = child.steps[-1] + 1 if child.steps else 0
     if child.code == 0 and ended == STEPS:  # it was on its last step already
         return harness.different(whole, run)
-    problems = [] if child.code == 128 + sent else [f"exit code {child.code}, expected {128 + sent}: {child.err[-300:]!r}"]
+    problems = (
+        [] if child.code == 128 + sent else [f"exit code {child.code}, expected {128 + sent}: {child.err[-300:]!r}"]
+    )
     found, skipped = checkpoint.newest(run / "checkpoints")
     if skipped or found is None or found.name != checkpoint.name(ended):
         problems.append(f"newest checkpoint {found}, expected {checkpoint.name(ended)} {skipped}")
@@ -43,11 +45,9 @@ def trial(lab: Lab, number: int) -> Problems:
 
 def _before_the_first(number: int) -> None:
     """Send a signal to this process as it writes config.json."""
-    import os
-
     real = checkpoint.write_json
 
-    def write(path, value) -> None:  # noqa: ANN001
+    def write(path, value) -> None:
         if path.name == "config.json":
             os.kill(os.getpid(), number)
         real(path, value)
@@ -55,11 +55,10 @@ def _before_the_first(number: int) -> None:
     checkpoint.write_json = write
 
 
-def _twice(run, first: int, second: int, step: int) -> Problems:  # noqa: ANN001
+def _twice(run, first: int, second: int, step: int) -> Problems:
     """Two signals within a step: it leaves without ending the step, and saves nothing."""
-    import os
 
-    def send(state) -> None:  # noqa: ANN001
+    def send(state) -> None:
         if state.step == step:
             os.kill(os.getpid(), first)
             os.kill(os.getpid(), second)
@@ -75,4 +74,6 @@ def _twice(run, first: int, second: int, step: int) -> Problems:  # noqa: ANN001
     return problems
 
 
-FAULT = Fault("signals", 40, 8, "exit code 128+n, checkpoint of the step in hand, resumed run bitwise; twice: at once", trial)
+FAULT = Fault(
+    "signals", 40, 6, "exit code 128+n, checkpoint of the step in hand, resumed run bitwise; twice: at once", trial
+)

@@ -8,6 +8,8 @@ on with another number of ranks.
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -92,11 +96,43 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    store = PrefixStore(_attempt(store, rank, size), store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield here
     finally:
         dist.destroy_process_group()
+
+
+def _attempt(store: Store, rank: int, size: int) -> str:
+    """A name for this start of all ranks, made by rank 0 and agreed with each.
+
+    torchrun keeps its store when it starts the ranks again, and so the addresses of the dead; and its count of restarts may differ
+    between machines. Every rank greets with a word of its own, so that no answer to an earlier start is taken for one to this.
+    """
+    mine, ends = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    if rank:
+        store.set(f"hello/{rank}", mine)
+    waiting = set(range(1, size)) if rank == 0 else {rank}
+    while waiting:
+        for other in sorted(waiting):
+            hello, welcome, ready = (_said(store, f"{word}/{other}") for word in ("hello", "welcome", "ready"))
+            if rank and welcome.startswith(mine):
+                store.set(f"ready/{rank}", welcome)
+                return welcome.removeprefix(mine)
+            if not rank and hello:
+                store.set(f"welcome/{other}", hello + mine)
+                waiting -= {other} if ready == hello + mine else set()
+        if time.monotonic() > ends:
+            raise RuntimeError(f"rank {rank}: no answer from ranks {sorted(waiting)} in {TIMEOUT}")
+        time.sleep(0.02)
+    return mine
+
+
+def _said(store: Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""
 
 
 def device_name(name: str) -> str:

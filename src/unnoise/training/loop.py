@@ -261,7 +261,8 @@ def _save(run: Run, total: Tensor, best: bool, last: bool = False) -> int | None
 def _kept(run: Run) -> set[str]:
     """The names of the checkpoints that stay: the newest, the best, and those at round numbers of images."""
     train, every = run.config.train, run.config.train.keep_every_kimg
-    there = checkpoint.checkpoints(run.folder / "checkpoints")
+    last = checkpoint.name(run.state.step)  # later ones are damaged, or this run would have gone on from them
+    there = [path for path in checkpoint.checkpoints(run.folder / "checkpoints") if path.name <= last]
     kept = {path.name for path in there[-train.keep_checkpoints :]}
     if train.keep_best:
         kept.add(checkpoint.name(run.state.best_step))

@@ -1,0 +1,201 @@
+"""Errors of the disk: ENOSPC, EIO, EDQUOT at a write, an fsync or a rename, and a file system that is really full."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from tests.faults import harness
+from tests.faults.harness import Fault, Lab, Problems
+from unnoise import checkpoint
+
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+CONTINUE = ("--train.on-save-error", "continue")
+REAL_EVERY, CONTINUE_EVERY = 10, 4
+"""One trial in so many is on a full tmpfs (where this user may mount one); one goes on in spite of the errors."""
+
+
+class Disk:
+    """In a forked trainer: writes, fsyncs and renames are counted, and those in [first, last) fail."""
+
+    def __init__(self, number: int, first: int, last: float, only_saves: bool = False) -> None:
+        self.number, self.first, self.last, self.only_saves = number, first, last, only_saves
+        self.count, self.saving = 0, not only_saves
+
+    def install(self) -> None:
+        os.fsync, os.replace = self._failing(os.fsync), self._failing(os.replace)
+        Path.write_text = self._torn_text(Path.write_text)
+        checkpoint.save_file = self._torn_tensors(checkpoint.save_file)
+        Path.open = self._appending(Path.open)
+        if self.only_saves:
+            checkpoint.save, checkpoint.save_model = self._save(checkpoint.save), self._save(checkpoint.save_model)
+
+    def fails(self) -> bool:
+        self.count += self.saving
+        return self.saving and self.first <= self.count - 1 < self.last
+
+    def error(self) -> OSError:
+        return OSError(self.number, os.strerror(self.number))
+
+    def _failing(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **names: Any) -> Any:
+            if self.fails():
+                raise self.error()
+            return real(*arguments, **names)
+
+        return call
+
+    def _torn_text(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def write_text(path: Path, text: str, *rest: Any) -> int:
+            if self.fails():
+                real(path, text[: len(text) // 2])
+                raise self.error()
+            return real(path, text, *rest)
+
+        return write_text
+
+    def _torn_tensors(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def save_file(tensors: Any, path: Path, metadata: Any = None) -> None:
+            fails = self.fails()
+            real(tensors, path, metadata)
+            if fails:  # as safetensors says it
+                os.truncate(path, path.stat().st_size // 2)
+                raise SafetensorError(
+                    f"Error while serializing: I/O error: {os.strerror(self.number)} (os error {self.number})"
+                )
+
+        return save_file
+
+    def _appending(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def open(path: Path, mode: str = "r", *rest: Any, **names: Any) -> Any:
+            if mode == "a" and self.fails():
+                with builtins.open(path, "a") as file:
+                    file.write('{"step": 1')
+                raise self.error()
+            return real(path, mode, *rest, **names)
+
+        return open
+
+    def _save(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def save(*arguments: Any) -> Any:
+            self.saving = True
+            try:
+                return real(*arguments)
+            finally:
+                self.saving = False
+
+        return save
+
+
+def _operations(lab: Lab) -> int:
+    """How many writes, fsyncs and renames an undisturbed run makes."""
+
+    def count(run: Path) -> Problems:
+        disk = Disk(0, 0, 0)
+
+        def work() -> int:
+            code = harness.cli.main(harness.command(run))
+            print(disk.count)
+            return code
+
+        child = harness.fork(work, run, disk.install)
+        return [] if child.wait() == 0 and child.out.split()[-1].isdigit() else [child.err]
+
+    return int(lab.once("operations", count).with_suffix(".out").read_text().split()[-1])
+
+
+def trial(lab: Lab, number: int) -> Problems:
+    """An error at one operation, or from it on; then room is made."""
+    draw = lab.random("disk", number)
+    if number % REAL_EVERY == REAL_EVERY - 1 and os.geteuid() == 0:
+        return _full(lab, number // REAL_EVERY % 2 == 1, draw.uniform(0.5, 3.5))
+    if number % CONTINUE_EVERY == 2:
+        return _goes_on(lab, number)
+    run, error = lab.fresh("disk") / "run", ERRORS[number % 3]
+    first = draw.randrange(_operations(lab))
+    last = draw.choice((first + 1, float("inf")))
+    child = harness.start(run, fault=Disk(error, first, last).install)
+    child.wait()
+    problems = child.one_line(2, os.strerror(error)) + _older(run, child)
+    where = f"{os.strerror(error)} at operation {first}{'' if last == first + 1 else ' and all later ones'}: "
+    return [where + problem for problem in problems + harness.resumed(run, lab.whole())]
+
+
+def _older(run: Path, child: harness.Child) -> Problems:
+    """All that is there verifies, what was said to be saved is there, and no half of anything."""
+    _, skipped = checkpoint.newest(run / "checkpoints")
+    said = re.findall(r"saved .*/(step-\d+)", child.out)[-1:]
+    there = [path.name for path in checkpoint.checkpoints(run / "checkpoints")]
+    problems = skipped + [f"{name} was saved and is not there" for name in said if name not in there]
+    return problems
+
+
+def _goes_on(lab: Lab, number: int) -> Problems:
+    """With on_save_error continue some saves fail, and the run ends as if nothing had been."""
+    draw, run = lab.random("disk", number), lab.fresh("disk") / "run"
+    first = draw.randrange(0, 38)  # two saves; each failure ends one save, and the last of six must succeed
+    disk = Disk(ERRORS[number % 3], first, first + draw.choice((1, 2, 3)), only_saves=True)
+    child = harness.start(run, CONTINUE, disk.install)
+    code = child.wait()
+    problems = [] if code == 0 and not child.err else [f"exit code {code}, said {child.err[-300:]!r}"]
+    if "NOT SAVED, training goes on" not in child.out or os.strerror(disk.number) not in child.out:
+        problems.append("a failed save was not said")
+    where = f"{os.strerror(disk.number)} at operations {first} to {disk.last} of saves: "
+    return [where + p for p in problems + harness.different(lab.whole(*CONTINUE), run)]
+
+
+def _full(lab: Lab, goes_on: bool, room: float) -> Problems:
+    """A tmpfs with room for `room` checkpoints; somebody else fills the rest. Then he leaves."""
+    whole = lab.whole(*CONTINUE) if goes_on else lab.whole()
+    place = lab.fresh("full") / "tmpfs"
+    place.mkdir()
+    size = sum(p.stat().st_size for p in checkpoint.checkpoints(whole / "checkpoints")[-1].iterdir())
+    options = f"size={64 * size},mode=755"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        lab.notes.add("disk: no tmpfs can be mounted here; all errors were made in the process")
+        return []
+    ballast = place / "ballast"
+
+    def fill(state: Any) -> None:
+        if state.step == 1:
+            free = shutil.disk_usage(place).free
+            with ballast.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, free - int(room * size))
+        if goes_on and state.step == harness.STEPS - 2:
+            ballast.unlink()
+
+    try:
+        run = place / "run"
+        texts = lab.folder / "full" / "run"
+        flags = CONTINUE if goes_on else ()
+        work = harness.command(run, flags)
+        child = harness.fork(lambda: harness.cli.main(work), texts, lambda: harness.before_step(fill))
+        child.wait()
+        where = f"tmpfs with room for {room:.2f} checkpoints{', going on' if goes_on else ''}: "
+        if goes_on:
+            problems = [] if child.code == 0 and not child.err else [f"exit code {child.code}: {child.err[-300:]!r}"]
+            problems += [] if "NOT SAVED, training goes on" in child.out else ["a failed save was not said"]
+            return [where + p for p in problems + harness.different(whole, run)]
+        problems = child.one_line(2, "No space left on device") + _older(run, child)
+        ballast.unlink(missing_ok=True)
+        done = harness.fork(lambda: harness.cli.main(work), texts)
+        if done.wait():
+            problems.append(f"not resumed: {done.err[-300:]!r}")
+        return [where + p for p in problems + harness.different(whole, run)]
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+FAULT = Fault(
+    "disk", 40, 7, "one line, exit code 2, older ones verify, resumed bitwise; `continue` ends bitwise", trial
+)
