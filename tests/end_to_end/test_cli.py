@@ -366,7 +366,6 @@ def test_info_of_a_run(run, capsys):
     ("sample digits --label 10", "label: got 10, expected 0 to 9"),
     ("sample digits --label cat", "label: no class 'cat'"),
     ("sample digits --sampler eulr", "did you mean 'euler'"),
-    ("sample digits --sampler balanced", "run `unnoise tune-sampler`"),
     ("sample digits --animate mp4", "--animate: got 'mp4', expected gif or webp"),
     ("sample digits --guide digits --guidance-scale 1", "guidance_scale is 1"),
     ("sample digits --noises 1 2", "expected falling values"),
