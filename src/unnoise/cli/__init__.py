@@ -98,4 +98,9 @@ def entry() -> None:
     except BrokenPipeError:  # `unnoise ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # A rank's process groups may abort the interpreter while it takes itself apart (seen with gloo): it is done, so it leaves.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
