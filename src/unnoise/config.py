@@ -104,6 +104,8 @@ class TrainConfig:
     """Stop after so many steps in a row whose loss or gradient is not finite; none of them is applied."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """When a checkpoint cannot be written: stop, or say so and go on."""
+    async_save: Literal["auto", "on", "off"] = "auto"
+    """Write checkpoints beside training, from a copy in the host's memory; auto is on for a GPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Under torchrun: every rank has the whole network (ddp), or a part of each tensor (fsdp)."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()

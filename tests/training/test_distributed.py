@@ -85,3 +85,54 @@ def test_sampling_is_cut_by_seed(tmp_path):
     for name in names:
         one, two = (np.asarray(Image.open(tmp_path / folder / name)) for folder in ("one", "two"))
         assert np.array_equal(one, two), name
+
+
+CRAMPED = """
+import os, torch
+from unnoise import cli
+from unnoise.training import step
+
+real = step.training_loss
+
+def cramped(model, x0, *rest):
+    if os.environ["RANK"] == "1" and torch.is_grad_enabled() and len(x0) > 4:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return real(model, x0, *rest)
+
+if {late}:
+    from unnoise.training import loop as loop_step
+    first = loop_step.train_step
+    def train_step(objective, state, batch, lr):
+        if state.step == 3:
+            step.training_loss = cramped
+        return first(objective, state, batch, lr)
+    loop_step.train_step = train_step
+else:
+    step.training_loss = cramped
+cli.entry()
+"""
+
+
+def cramped(folder: Path, late: bool) -> subprocess.CompletedProcess[str]:
+    """Two ranks, of which the second has no room for more than 4 images: from the start, or from step 3 on."""
+    script = folder / "cramped.py"
+    script.write_text(CRAMPED.replace("{late}", str(late)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    words = ["train", *TINY, "--out", str(folder / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *words], check=False, capture_output=True, text=True, timeout=240, env=environment)
+
+
+def test_memory_that_one_rank_lacks_is_found_before_the_first_step(alone, tmp_path):
+    done = cramped(tmp_path, late=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("going on with micro-batches of 3") == 1  # 9 images, 5, 3
+    np.testing.assert_allclose(curve(tmp_path / "run", "loss"), curve(alone, "loss"), rtol=1e-5)
+
+
+def test_memory_that_one_rank_lacks_later_ends_all_with_a_line(tmp_path):
+    done = cramped(tmp_path, late=True)
+    assert done.returncode != 0
+    assert "unnoise: rank 1: out of memory with 9 images at a time; expected less, such as --train.micro-batch 4" in (
+        done.stdout + done.stderr
+    )

@@ -56,6 +56,14 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def least(self, value: int, device: torch.device) -> int:
+        """The smallest of all ranks' numbers."""
+        if self.size == 1:
+            return value
+        box = torch.tensor(value, device=device)
+        dist.all_reduce(box, dist.ReduceOp.MIN)
+        return int(box)
+
     def from_main(self, value: Any) -> Any:
         """What rank 0 has."""
         if self.size == 1:

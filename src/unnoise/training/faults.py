@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+T = TypeVar("T")
 
 LOCK = ".lock"
 
@@ -99,3 +102,20 @@ def out_of_memory(error: BaseException) -> bool:
         or "allocate memory" in text
         or "not enough memory" in text
     )
+
+
+def halving(size: int, run: Callable[[int], T]) -> T:
+    """run(size), or with half the size as often as memory runs out; ConfigError where it does for one image."""
+    while True:
+        try:
+            return run(size)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if size == 1:
+                raise ConfigError(
+                    "out of memory with one image at a time; expected a smaller network or image"
+                ) from error
+        size = (size + 1) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -6,6 +6,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ class Log:
     Of several ranks one speaks; the others are silent and write nothing.
     """
 
-    def __init__(self, path: Path, speaks: bool = True) -> None:
-        self.path, self.speaks = path, speaks
+    def __init__(self, path: Path, speaks: bool = True, forgives: bool = False) -> None:
+        self.path, self.speaks, self.forgives = path, speaks, forgives
         self.trackers: list[Tracker] = []
         self.plain_at = 0.0
         layout = "{percentage:3.0f}%|{bar:20}| {desc}"
@@ -47,12 +49,22 @@ class Log:
         """One line of metrics.jsonl; trackers also get the picture."""
         if not self.speaks:
             return
-        with self.path.open("a") as file:
+        with self.forgiving("metrics not written"), self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         for tracker in self.trackers:
             tracker.metrics({key: value for key, value in values.items() if key not in CLOCKS}, values["nimg"])
             if picture is not None:
                 tracker.picture(picture, values["nimg"])
+
+    @contextmanager
+    def forgiving(self, what: str) -> Iterator[None]:
+        """With train.on_save_error = continue, a file that cannot be written is said, and training goes on."""
+        try:
+            yield
+        except OSError as error:
+            if not self.forgives:
+                raise
+            self.say(f"{what}, training goes on: {error}")
 
     def progress(self, done: float, values: dict[str, Any], remaining_sec: float) -> None:
         """Move the bar, or print a line at most every ten seconds."""

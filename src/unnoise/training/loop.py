@@ -10,6 +10,8 @@ import json
 import math
 import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +29,13 @@ from unnoise.training.distributed import joined
 from unnoise.training.faults import DivergedError, exclusive, histogram, signals
 from unnoise.training.preview import preview
 from unnoise.training.run import Run, prepare
-from unnoise.training.step import draw, learning_rate, train_step
+from unnoise.training.saver import Groups
+from unnoise.training.step import draw, learning_rate, rehearse, train_step
 
 MOSAIC = "data.png"
 MAY_CHANGE = ("data.source", "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
-              "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save", "train.parallel",
-              "train.trackers", "sample.", "device", "data.cache", "data.path")  # fmt: skip
+              "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save", "train.async_save",
+              "train.parallel", "train.trackers", "sample.", "device", "data.cache", "data.path")  # fmt: skip
 """Fields that a resumed run may change: they do not change what is learned up to the same point.
 
 The images themselves are compared by their fingerprint, wherever they lie.
@@ -72,7 +75,13 @@ def _train(run: Run, resume: str) -> Outcome:
             run.world.wait()  # until all have read what rank 0 now writes
             if run.world.main:
                 _begin(run)
-            finished = _loop(run, caught)
+            try:
+                finished = _loop(run, caught)
+                run.saver.wait()
+            except Exception:  # but not a second signal
+                with suppress(Exception):
+                    run.saver.wait()
+                raise
             return Outcome(folder, finished, caught[0] if caught else None)
     except OSError as error:
         raise checkpoint.CheckpointError(
@@ -140,13 +149,17 @@ def _loop(run: Run, caught: list[int]) -> bool:
     batches = Batches(run.data, run.config.seed, run.arithmetic.device)
     total = torch.tensor(state.loss_sum)
     window = (time.monotonic(), state.nimg)
-    saved_at = state.nimg if state.step else -1
+    run.saved_nimg = state.nimg if state.step else -1
     state.network.train()
+    first = True
     while run.progress() < 1 and not caught:
         began, before, size = time.monotonic(), state.nimg, state.micro_batch
         images = batches.get(state.nimg, train.batch_size, world.rows)
         batch = draw(run.objective, state.step, *images, train.batch_size)
         lr = learning_rate(train, state.nimg, run.progress())
+        if first:
+            rehearse(run.objective, state, batch)
+            first = False
         loss, norm = train_step(run.objective, state, batch, lr)
         if state.micro_batch != size:
             run.log.say(f"out of memory: going on with micro-batches of {state.micro_batch}; the result is the same")
@@ -157,6 +170,7 @@ def _loop(run: Run, caught: list[int]) -> bool:
             state.loss_steps += 1
         state.train_sec += time.monotonic() - began
         _agree(run, caught)
+        run.saver.check()
         if _due(before, state.nimg, train.log_every_kimg) and state.loss_steps:
             window = _log(run, total, norm, lr, window)
             total = torch.zeros(())
@@ -164,13 +178,14 @@ def _loop(run: Run, caught: list[int]) -> bool:
             break  # what is due at the end is done below, once
         best = preview(run) if _due(before, state.nimg, train.sample_every_kimg) else False
         if _due(before, state.nimg, train.checkpoint_every_kimg) or (best and train.keep_best):
-            saved_at = _save(run, total, best) or saved_at
+            _save(run, total, best)
+    run.saver.wait()
     finished = run.progress() >= 1
     best = False
     if finished and state.previewed_nimg != state.nimg:
         best = preview(run)
-        saved_at = -1  # the held-out loss belongs into the last checkpoint
-    if saved_at != state.nimg:
+        run.saved_nimg = -1  # the held-out loss belongs into the last checkpoint
+    if run.saved_nimg != state.nimg:
         _save(run, total, best, last=True)
     elif not _model_is_current(run):  # lost, damaged, or of an older checkpoint
         _save_model(run, states.tensors(state)["ema"])
@@ -231,41 +246,54 @@ def _log(run: Run, total: Tensor, norm: Tensor, lr: float, window: tuple[float, 
     return now, state.nimg
 
 
-def _save(run: Run, total: Tensor, best: bool, last: bool = False) -> int | None:
-    """A checkpoint and the model file; gives the images seen, or None where it was not written and training goes on."""
-    state, train = run.state, run.config.train
+def _save(run: Run, total: Tensor, best: bool, last: bool = False) -> None:
+    """A checkpoint and the model file, beside training where it is so configured."""
+    state = run.state
     state.loss_sum = float(total)
     state.best_step = state.step if best else state.best_step
     groups = states.tensors(state)
     if not run.world.main:
-        return state.nimg
+        run.saved_nimg = state.nimg
+        return
     bad = [f"{name}: {key}" for name, group in groups.items() for key, v in group.items() if not v.isfinite().all()]
     if bad:
         raise DivergedError(
             f"step {state.step}: {bad[0]} is not finite and was not saved; {checkpoint.intact(run.folder / 'checkpoints')}"
         )
-    try:
-        extra = {"epoch": state.nimg / run.data.num_train, **run.record()}
-        path = states.save(run.folder / "checkpoints", state, groups, extra)
-        _save_model(run, groups["ema"])
-    except checkpoint.CheckpointError as error:
-        if last or train.on_save_error == "stop":
-            raise
-        run.log.say(f"NOT SAVED, training goes on: {error}")
-        return None
-    checkpoint.prune(run.folder / "checkpoints", _kept(run))
-    run.log.say(f"saved {path}")
-    return state.nimg
+    run.saver.start(_writer(run, must=last or run.config.train.on_save_error == "stop"), groups)
 
 
-def _kept(run: Run) -> set[str]:
+def _writer(run: Run, must: bool) -> Callable[[Groups], None]:
+    """What writes the state of now, given its tensors, while the state goes on; raises only if it must be written."""
+    state, folder, record = run.state, run.folder / "checkpoints", run.record()
+    values = states.record(state, {"epoch": state.nimg / run.data.num_train, **record})
+    step, nimg, best_step = state.step, state.nimg, state.best_step
+
+    def write(groups: Groups) -> None:
+        try:
+            path = checkpoint.save(folder, step, groups, values)
+            checkpoint.save_model(run.folder / checkpoint.MODEL_FILE, groups["ema"], record)
+        except checkpoint.CheckpointError as error:
+            if must:
+                raise
+            run.log.say(f"NOT SAVED, training goes on: {error}")
+            return
+        run.saved_nimg = nimg
+        run.log.say(f"saved {path}")
+        with run.log.forgiving("old checkpoints not deleted"):
+            checkpoint.prune(folder, _kept(run, step, best_step))
+
+    return write
+
+
+def _kept(run: Run, step: int, best_step: int) -> set[str]:
     """The names of the checkpoints that stay: the newest, the best, and those at round numbers of images."""
     train, every = run.config.train, run.config.train.keep_every_kimg
-    last = checkpoint.name(run.state.step)  # later ones are damaged, or this run would have gone on from them
+    last = checkpoint.name(step)  # later ones are damaged, or this run would have gone on from them
     there = [path for path in checkpoint.checkpoints(run.folder / "checkpoints") if path.name <= last]
     kept = {path.name for path in there[-train.keep_checkpoints :]}
     if train.keep_best:
-        kept.add(checkpoint.name(run.state.best_step))
+        kept.add(checkpoint.name(best_step))
     if every is not None:
         ends = [int(path.name.removeprefix("step-")) * train.batch_size for path in there]
         kept |= {

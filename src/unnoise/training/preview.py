@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from unnoise.data.images import grid, save_png
+from unnoise.training.faults import halving
 from unnoise.training.run import Run
 from unnoise.training.step import held_out_losses
 
@@ -37,13 +38,16 @@ def _measure(run: Run, average: nn.Module, raw: nn.Module) -> bool:
         state.held_out_loss = values["held_out_loss"]
         state.best_held_out_loss = min(state.held_out_loss, state.best_held_out_loss)
     began = time.monotonic()
-    images = run.model(average).sample(PREVIEW_IMAGES)
+    model = run.model(average)
+    images = halving(PREVIEW_IMAGES, lambda size: model.sample(PREVIEW_IMAGES, batch_size=size))
     values["sample_sec"] = time.monotonic() - began
     path = run.folder / "samples" / f"{state.nimg:010d}.png"
-    save_png(path, grid(images), {"unnoise": f"nimg {state.nimg}, seeds 0-{PREVIEW_IMAGES - 1}"})
-    run.log.metrics(values, path)
+    with run.log.forgiving("samples not written"):
+        save_png(path, grid(images), {"unnoise": f"nimg {state.nimg}, seeds 0-{PREVIEW_IMAGES - 1}"})
+    run.log.metrics(values, path if path.exists() else None)
     held = f"held-out loss {state.held_out_loss:.4f} · " if "held_out_loss" in values else ""
-    run.log.say(f"{state.nimg / 1000:.1f} kimg: {held}samples in {path}")
+    where = f"samples in {path}" if path.exists() else "no samples"
+    run.log.say(f"{state.nimg / 1000:.1f} kimg: {held}{where}")
     return best
 
 
@@ -58,7 +62,7 @@ def _held_out(run: Run, average: nn.Module, raw: nn.Module) -> dict[str, float]:
 
     def losses(network: nn.Module) -> torch.Tensor:
         objective = replace(run.objective, model=replace(run.objective.model, network=network.eval()))
-        return held_out_losses(objective, images, labels).double()
+        return halving(128, lambda size: held_out_losses(objective, images, labels, size)).double()
 
     averaged, plain = losses(average), losses(raw)
     raw.train()

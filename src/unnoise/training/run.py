@@ -19,6 +19,7 @@ from unnoise.training import distributed
 from unnoise.training import state as states
 from unnoise.training.distributed import World, whole
 from unnoise.training.log import Log
+from unnoise.training.saver import Saver
 from unnoise.training.state import TrainState
 from unnoise.training.step import Objective
 
@@ -36,6 +37,9 @@ class Run:
     log: Log
     shape: build.Shape
     world: World = field(default_factory=World)
+    saver: Saver = field(default_factory=lambda: Saver(beside=False))
+    saved_nimg: int = -1
+    """Images seen at the last checkpoint that is there whole."""
 
     @property
     def total_nimg(self) -> float:
@@ -109,6 +113,7 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
     network = cast(nn.Module, torch.compile(network)) if arithmetic.compile else network
     model = build.diffusion_model(config.diffusion, network)
     build.grid(config.sample, model.schedule)  # what cannot be sampled is said before the first step
-    log = Log(folder / "metrics.jsonl", speaks=here.main)
+    log = Log(folder / "metrics.jsonl", speaks=here.main, forgives=train.on_save_error == "continue")
     objective = Objective(model, config, arithmetic, classes, here)
-    return Run(config, folder, data, arithmetic, objective, state, log, shape, here)
+    beside = train.async_save == "on" or (train.async_save == "auto" and arithmetic.device.type != "cpu")
+    return Run(config, folder, data, arithmetic, objective, state, log, shape, here, Saver(beside))

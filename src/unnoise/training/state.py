@@ -88,10 +88,9 @@ def tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
     return {name: {key: whole(value) for key, value in group.items()} for name, group in groups.items()}
 
 
-def save(folder: Path, state: TrainState, groups: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> Path:
-    """Write a checkpoint of these tensors and the counters."""
-    record = {name: getattr(state, name) for name in COUNTERS}
-    return checkpoint.save(folder, state.step, groups, {**record, "scaler": state.scaler.state_dict(), **extra})
+def record(state: TrainState, extra: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds beside tensors."""
+    return {**{name: getattr(state, name) for name in COUNTERS}, "scaler": state.scaler.state_dict(), **extra}
 
 
 def restore(path: Path, state: TrainState) -> dict[str, Any]:

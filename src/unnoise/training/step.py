@@ -16,7 +16,7 @@ from unnoise.diffusion.losses import draw_times, training_loss
 from unnoise.diffusion.noise import derive_seed, stream
 from unnoise.training import ema
 from unnoise.training.distributed import World, synchronised, whole
-from unnoise.training.faults import is_finite, out_of_memory
+from unnoise.training.faults import halving, is_finite, out_of_memory
 from unnoise.training.pairing import optimal_transport
 from unnoise.training.state import TrainState
 
@@ -107,21 +107,48 @@ def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float)
 
 def _gradients(objective: Objective, state: TrainState, batch: Batch) -> Tensor:
     """Gradients and mean loss; where memory runs out, the same again in micro-batches of half the size."""
-    while True:
-        size = state.micro_batch or objective.config.train.micro_batch or len(batch.x0)
-        try:
-            return _accumulate(objective, state, batch, min(size, len(batch.x0)))
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or objective.world.size > 1:  # other ranks wait in the middle of theirs
-                raise
-            if size == 1:
-                raise ConfigError(
-                    "out of memory with one image at a time; expected a smaller network or image"
-                ) from error
+    most = _micro_batch(objective, state, batch)
+
+    def attempt(size: int) -> Tensor:
+        if size < most:
+            state.optimizer.zero_grad(set_to_none=True)
+            state.micro_batch = size
+        return _accumulate(objective, state, batch, size)
+
+    if objective.world.size == 1:
+        return halving(most, attempt)
+    try:  # other ranks wait in the middle of their pass: none can go back
+        return attempt(most)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"rank {objective.world.rank}: out of memory with {most} images at a time; expected less, such as "
+            f"--train.micro-batch {max(1, most // 2)}; the same command goes on from the last checkpoint"
+        ) from error
+
+
+def _micro_batch(objective: Objective, state: TrainState, batch: Batch) -> int:
+    """Images per pass."""
+    return min(state.micro_batch or objective.config.train.micro_batch or len(batch.x0), len(batch.x0))
+
+
+def rehearse(objective: Objective, state: TrainState, batch: Batch) -> None:
+    """Before the first step of more than one rank: find the micro-batch that fits on all of them, each by itself."""
+    if objective.world.size == 1 or objective.config.train.parallel == "fsdp":  # whose ranks cannot do a pass alone
+        return
+    most, alone = _micro_batch(objective, state, batch), replace(objective.model, network=state.network)
+
+    def attempt(size: int) -> int:
         state.optimizer.zero_grad(set_to_none=True)
-        state.micro_batch = (min(size, len(batch.x0)) + 1) // 2
-        if objective.arithmetic.device.type == "cuda":
-            torch.cuda.empty_cache()
+        label = None if batch.label is None else batch.label[:size]
+        replace(objective, model=alone).loss(batch.x0[:size], batch.eps[:size], batch.t[:size], label).sum().backward()
+        return size
+
+    fitting = objective.world.least(halving(most, attempt), batch.x0.device)
+    state.optimizer.zero_grad(set_to_none=True)
+    if fitting < most:
+        state.micro_batch = fitting
 
 
 def _accumulate(objective: Objective, state: TrainState, batch: Batch, size: int) -> Tensor:
@@ -149,11 +176,14 @@ def _accumulate(objective: Objective, state: TrainState, batch: Batch, size: int
 
 
 @torch.no_grad()
-def held_out_losses(objective: Objective, images: Tensor, labels: Tensor | None) -> Tensor:
-    """(n,) losses of images, by rising noise level, with noise and times that are the same every time it is asked."""
+def held_out_losses(objective: Objective, images: Tensor, labels: Tensor | None, size: int = 128) -> Tensor:
+    """(n,) losses of images, by rising noise level, with noise and times that are the same every time it is asked.
+
+    They are computed `size` at a time.
+    """
     batch = draw(replace(objective, world=World()), -1, images, None)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # times are stratified in order
-    losses, size = [], 128
+    losses = []
     for start in range(0, len(images), size):
         part = slice(start, start + size)
         label = None if labels is None or not objective.num_classes else labels[part].to(images.device)

@@ -1,0 +1,193 @@
+"""Checkpoints written beside training are those of their step, and what goes wrong with them is said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import unnoise
+from tests.training.test_loop import assert_same_run, curve, tiny
+from unnoise import checkpoint
+from unnoise.data.dataset import load
+from unnoise.training import loop
+from unnoise.training.saver import Saver
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(unnoise.DataConfig())
+
+
+def test_what_is_written_is_the_state_of_its_step():
+    written, go = {}, threading.Event()
+    weights = torch.zeros(3)
+
+    def save(groups):
+        go.wait(10)
+        written.update(groups["network"])
+
+    saver = Saver(beside=True)
+    saver.start(save, {"network": {"w": weights}})
+    weights += 1  # training goes on
+    go.set()
+    saver.wait()
+    assert written["w"].tolist() == [0, 0, 0]
+
+
+def test_one_save_at_a_time():
+    order, go = [], threading.Event()
+    saver = Saver(beside=True)
+    saver.start(lambda _: (go.wait(10), order.append(1)), {})
+    threading.Timer(0.05, go.set).start()
+    saver.start(lambda _: order.append(2), {})
+    saver.wait()
+    assert order == [1, 2]
+
+
+def test_an_error_is_raised_once_where_training_asks():
+    def save(_):
+        raise checkpoint.CheckpointError("no room")
+
+    saver = Saver(beside=True)
+    saver.start(save, {})
+    with pytest.raises(checkpoint.CheckpointError, match="no room"):
+        saver.wait()
+    saver.wait()
+    saver.check()
+
+
+def test_a_run_that_saves_beside_is_the_run_that_saves_in_turn(data, tmp_path):
+    for name, how in (("turn", "off"), ("beside", "on")):
+        loop.train(tiny(**{"train.async_save": how}), data, tmp_path / name)
+    for path in (tmp_path / "turn", tmp_path / "beside"):  # the records name the configuration, which differs in this
+        assert [p.name for p in checkpoint.checkpoints(path / "checkpoints")] == [
+            f"step-{n:08d}" for n in (5, 10, 15, 20)
+        ]
+        for saved in checkpoint.checkpoints(path / "checkpoints"):
+            checkpoint.verify(saved)
+    assert_same_run(tmp_path / "turn", tmp_path / "beside")
+
+
+def full(monkeypatch, failing: set[int]):
+    """Saving these steps fails for want of room."""
+    real = checkpoint.save
+
+    def save(folder: Path, step: int, *rest):
+        if step in failing:
+            raise checkpoint.CheckpointError(f"checkpoint step {step}: not written (no space left on device)")
+        return real(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+
+
+@pytest.mark.parametrize("how", ["on", "off"])
+def test_no_room_stops_training_and_the_same_command_goes_on(data, tmp_path, monkeypatch, how):
+    config = tiny(**{"train.async_save": how})
+    with monkeypatch.context() as patch:
+        full(patch, {10})
+        with pytest.raises(checkpoint.CheckpointError, match="no space"):
+            loop.train(config, data, tmp_path / "run")
+    assert checkpoint.newest(tmp_path / "run/checkpoints")[0].name == "step-00000005"
+    assert loop.train(config, data, tmp_path / "run").finished
+    loop.train(config, data, tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("how", ["on", "off"])
+def test_no_room_and_training_goes_on_if_asked(data, tmp_path, monkeypatch, capsys, how):
+    full(monkeypatch, {10})
+    config = tiny(**{"train.async_save": how, "train.on_save_error": "continue"})
+    assert loop.train(config, data, tmp_path / "run").finished
+    assert "NOT SAVED, training goes on: checkpoint step 10" in capsys.readouterr().out
+    assert [p.name[-2:] for p in checkpoint.checkpoints(tmp_path / "run/checkpoints")] == ["05", "15", "20"]
+
+
+def test_whatever_else_cannot_be_written_does_not_stop_training_if_asked(data, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+
+    def no_room(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unnoise.training.preview.save_png", no_room)
+    monkeypatch.setattr(checkpoint, "prune", no_room)
+    real = loop._begin
+
+    def begin(run):
+        real(run)
+        (folder / "metrics.jsonl").mkdir()  # it cannot be opened for writing, by root neither
+
+    monkeypatch.setattr(loop, "_begin", begin)
+    assert loop.train(tiny(**{"train.on_save_error": "continue"}), data, folder).finished
+    said = capsys.readouterr().out
+    for what in ("samples not written", "metrics not written", "old checkpoints not deleted"):
+        assert f"{what}, training goes on" in said
+    shutil.rmtree(folder)
+    with pytest.raises(checkpoint.CheckpointError, match="cannot be written"):
+        loop.train(tiny(), data, folder)
+
+
+def test_memory_for_previews_and_held_out_losses_is_found_too(data, tmp_path, monkeypatch):
+    """Batches of more than 20 images do not fit while nothing is trained; the run is the same."""
+    from unnoise.training import preview, step
+
+    loop.train(tiny(), data, tmp_path / "whole")
+    real, sizes = step.training_loss, []
+
+    def loss(model, x0, *rest):
+        sizes.append(len(x0))
+        if len(x0) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, x0, *rest)
+
+    monkeypatch.setattr(step, "training_loss", loss)
+    real_sample = preview.Run.model
+
+    def model(self, average):
+        made = real_sample(self, average)
+        sample = made.sample
+
+        def short(num, batch_size):
+            if batch_size > 20:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return sample(num, batch_size=batch_size)
+
+        made.sample = short
+        return made
+
+    monkeypatch.setattr(preview.Run, "model", model)
+    loop.train(tiny(), data, tmp_path / "run")
+    assert 128 in sizes and max(size for size in sizes if size <= 20) == 16
+    a, b = (curve(tmp_path / name) for name in ("run", "whole"))
+    for one, other in zip(a, b, strict=True):
+        assert one == pytest.approx(other, rel=1e-6)  # sums of other batches
+    assert model_weights(tmp_path / "run") == model_weights(tmp_path / "whole")
+
+
+def model_weights(folder: Path) -> str:
+    return checkpoint.read_model(folder / "model.safetensors")[1]["weights"]
+
+
+def test_a_kill_while_a_save_is_written_loses_at_most_it(data, tmp_path, monkeypatch):
+    """The process ends in the middle of a save; the one before it is used."""
+    config, real = tiny(**{"train.async_save": "on"}), checkpoint._save_tensors
+
+    def die(tensors, path, *rest):
+        real(tensors, path, *rest)
+        if ".tmp-step-00000010" in str(path):
+            os._exit(9)
+
+    child = os.fork()
+    if not child:
+        checkpoint._save_tensors = die
+        loop.train(config, data, tmp_path / "run")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert checkpoint.newest(tmp_path / "run/checkpoints")[0].name == "step-00000005"
+    loop.train(config, data, tmp_path / "run")
+    loop.train(config, data, tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
