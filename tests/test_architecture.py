@@ -15,14 +15,14 @@ LAYERS = [
     {"diffusion", "networks", "data"},
     {"config"},
     {"presets", "checkpoint", "build"},
-    {"model"},
+    {"model", "environment"},
     {"training", "sampling", "editing", "tuning", "evaluation", "report"},
     {"api"},
     {"cli"},
     {"__main__"},
 ]
 """From the bottom up: a module imports lower layers, or its own package; siblings only as named here."""
-SIBLINGS = {("presets", "build"), ("model", "sampling")}
+SIBLINGS = {("presets", "build"), ("report", "evaluation"), ("training", "evaluation")}
 HEAVY = {"torch", "numpy", "sklearn", "PIL", "safetensors"}
 
 

@@ -92,6 +92,10 @@ class TrainConfig:
     """A line of metrics.jsonl every so many thousand images."""
     sample_every_kimg: float = 250.0
     """Held-out loss and a grid of samples every so many thousand images."""
+    evaluate: str | None = None
+    """With the samples also a Fréchet distance (FID) to all training images: pytorch-fid, edm, clean, tiny or auto."""
+    evaluate_num: int = 1000
+    """Of so many samples; compare such numbers among themselves."""
     checkpoint_every_kimg: float = 250.0
     """A checkpoint every so many thousand images (and at every stop)."""
     keep_checkpoints: int = 2
@@ -260,6 +264,7 @@ def check(config: RunConfig) -> None:
         "train.keep_checkpoints": config.train.keep_checkpoints,
         "train.max_skipped": config.train.max_skipped,
         "sample.steps": config.sample.steps,
+        "train.evaluate_num - 1": config.train.evaluate_num - 1,
     }
     optional = {
         "train.micro_batch": config.train.micro_batch,

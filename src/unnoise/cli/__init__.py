@@ -20,6 +20,7 @@ usage: unnoise COMMAND ...
   unnoise plan PRESET|FOLDER|ZIP --budget 2h   what fits: speed, epochs, memory, disk, and what to change
   unnoise sample RUN|FILE|NAME [flags]      make pictures with a trained model
   unnoise edit KIND RUN PICTURE.. [flags]   inpaint, outpaint, image, interpolate, reconstruct, variations, morph
+  unnoise evaluate RUN|FILE|NAME [flags]    how good: FID, KID, precision, recall, bits/dim, copies of training images
   unnoise tune-sampler RUN [flags]          find the best solver and time steps for few evaluations
   unnoise data PATH [flags]                 report on a data set, and a mosaic of it
   unnoise info RUN|FILE|PNG                 what is in a run, a model file or a picture
@@ -39,6 +40,7 @@ COMMANDS = {
     "plan": "plan",
     "sample": "sample",
     "edit": "edit",
+    "evaluate": "evaluate",
     "tune-sampler": "tune",
     "data": "data",
     "info": "data",

@@ -46,6 +46,11 @@ def first_word(arguments: list[str], command: str, what: str) -> tuple[str | Non
     raise UsageError(f"{command}: expected {what} as the first word, as in `unnoise {command} digits`")
 
 
+def short_num(arguments: list[str]) -> list[str]:
+    """-n is --num, which torchrun would take for an abbreviation of a flag of its own."""
+    return ["--num" if argument == "-n" else argument for argument in arguments]
+
+
 def switch(arguments: list[str], flag: str) -> tuple[bool, list[str]]:
     return flag in arguments, [a for a in arguments if a != flag]
 

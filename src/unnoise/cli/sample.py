@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unnoise.cli.flags import UsageError, first_word, parse
+from unnoise.cli.flags import UsageError, first_word, parse, short_num
 
 if TYPE_CHECKING:
     from unnoise.model import Model
@@ -47,7 +47,7 @@ class SampleFlags(SamplerFlags):
     """Make pictures with a trained model: single PNGs and a grid."""
 
     num: int | None = None
-    """How many images [64]."""
+    """How many images, also -n [64]."""
     seeds: str | None = None
     """One image per seed, such as 0-63 or 3,7,20-29 [0 to num - 1]."""
     label: str | None = None
@@ -71,7 +71,7 @@ class SampleFlags(SamplerFlags):
 def sample(arguments: list[str]) -> int:
     """unnoise sample RUN|FILE|NAME."""
     target, arguments = first_word(arguments, "sample", "a run folder, a model file or a bundled model")
-    flags = parse(SampleFlags(), with_format(arguments), f"unnoise sample {target or 'RUN|FILE|NAME'}")
+    flags = parse(SampleFlags(), with_format(short_num(arguments)), f"unnoise sample {target or 'RUN|FILE|NAME'}")
     if target is None:
         return 0
     seeds = seeds_of(flags.seeds, flags.num, 64)

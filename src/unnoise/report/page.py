@@ -10,6 +10,7 @@ from unnoise import __version__
 from unnoise.config import ConfigError, seconds
 from unnoise.report import commands, sections
 from unnoise.report.html import duration, number, text
+from unnoise.report.measured import measured
 from unnoise.report.read import RunFiles, finite
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -107,7 +108,7 @@ def _commands(run: RunFiles, out: Path | None) -> str:
 SECTIONS: tuple[Callable[[RunFiles], str], ...] = (
     sections.samples,
     sections.curves,
-    # the place for a section on RUN/evaluation.json: one function, "" where the file is not there
+    measured,
     sections.data,
     sections.samplers,
     sections.configuration,

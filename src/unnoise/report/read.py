@@ -40,6 +40,7 @@ class RunFiles:
     starts: list[Record] = field(default_factory=list)
     lines: list[Record] = field(default_factory=list)
     record: Record = field(default_factory=dict)
+    evaluation: Record = field(default_factory=dict)
     parameters: int | None = None
     samples: list[tuple[int, Path]] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -86,7 +87,7 @@ def read(folder: Path) -> RunFiles:
     """The run of a folder; CheckpointError where it is none."""
     run = RunFiles(folder)
     if folder.is_dir():
-        for part in (_config, _metrics, _model, _samples, _checkpoints, _environment):
+        for part in (_config, _metrics, _model, _samples, _checkpoints, _environment, _evaluation):
             part(run)
     if not (run.config or run.lines or run.record or run.checkpoints):
         from unnoise.checkpoint import CheckpointError  # imports torch, so only where it is needed
@@ -123,6 +124,11 @@ def _config(run: RunFiles) -> None:
 def _environment(run: RunFiles) -> None:
     value = _json(run, "environment.json", lambda v: isinstance(v, list))
     run.starts = [start for start in value or [] if isinstance(start, dict)]
+
+
+def _evaluation(run: RunFiles) -> None:
+    if (run.folder / "evaluation.json").exists():
+        run.evaluation = _json(run, "evaluation.json", lambda v: isinstance(v, dict)) or {}
 
 
 def _metrics(run: RunFiles) -> None:

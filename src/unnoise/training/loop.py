@@ -18,12 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unnoise import build, checkpoint
+from unnoise import build, checkpoint, environment
 from unnoise.config import ConfigError, RunConfig, differences, from_dict, to_dict
 from unnoise.data.batches import Batches
 from unnoise.data.dataset import ImageData
 from unnoise.data.images import mosaic, save_png
-from unnoise.training import environment
 from unnoise.training import state as states
 from unnoise.training.distributed import joined
 from unnoise.training.faults import DivergedError, exclusive, histogram, signals
@@ -33,7 +32,7 @@ from unnoise.training.saver import Groups
 from unnoise.training.step import draw, learning_rate, rehearse, train_step
 
 MOSAIC = "data.png"
-MAY_CHANGE = ("data.source", "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
+MAY_CHANGE = ("data.source", "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every", "train.evaluate",
               "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save", "train.async_save",
               "train.parallel", "train.trackers", "sample.", "device", "data.cache", "data.path")  # fmt: skip
 """Fields that a resumed run may change: they do not change what is learned up to the same point.

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from unnoise.data.cache import root
 from unnoise.data.images import grid, save_png
+from unnoise.evaluation.collect import Ranks, data_features
+from unnoise.evaluation.evaluate import named
+from unnoise.evaluation.extractors import extractor
+from unnoise.evaluation.frechet import FrechetTo
+from unnoise.evaluation.reference import Key, cached_statistics
+from unnoise.evaluation.statistics import Statistics
+from unnoise.model import SAMPLE_BATCH, Model
 from unnoise.training.faults import halving
 from unnoise.training.run import Run
 from unnoise.training.step import held_out_losses
@@ -37,8 +45,9 @@ def _measure(run: Run, average: nn.Module, raw: nn.Module) -> bool:
     if "held_out_loss" in values:
         state.held_out_loss = values["held_out_loss"]
         state.best_held_out_loss = min(state.held_out_loss, state.best_held_out_loss)
-    began = time.monotonic()
     model = run.model(average)
+    values |= quality(run, model)
+    began = time.monotonic()
     images = halving(PREVIEW_IMAGES, lambda size: model.sample(PREVIEW_IMAGES, batch_size=size))
     values["sample_sec"] = time.monotonic() - began
     path = run.folder / "samples" / f"{state.nimg:010d}.png"
@@ -49,6 +58,23 @@ def _measure(run: Run, average: nn.Module, raw: nn.Module) -> bool:
     where = f"samples in {path}" if path.exists() else "no samples"
     run.log.say(f"{state.nimg / 1000:.1f} kimg: {held}{where}")
     return best
+
+
+def quality(run: Run, model: Model) -> dict[str, float]:
+    """The distance of samples to all training images, where train.evaluate asks for it: fid_edm, frechet_tiny, .."""
+    train, data, began = run.config.train, run.data, time.monotonic()
+    if train.evaluate is None:
+        return {}
+    extract = extractor(named(train.evaluate, data), run.arithmetic.device)
+    cache = root(run.config.data)
+    key = Key(data.fingerprint, extract.fingerprint, str(range(data.num_train)))
+    reference = cached_statistics(
+        cache, key, lambda: Statistics.of(data_features(extract, data, cache, range(data.num_train), False, Ranks()))
+    )
+    images = halving(SAMPLE_BATCH, lambda size: model.sample(train.evaluate_num, batch_size=size))
+    distance = FrechetTo(reference).distance(extract.features(images))
+    name = f"{'fid' if extract.standard else 'frechet'}_{extract.name}"
+    return {name: distance, "evaluate_sec": time.monotonic() - began}
 
 
 def _held_out(run: Run, average: nn.Module, raw: nn.Module) -> dict[str, float]:

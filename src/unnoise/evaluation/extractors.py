@@ -1,0 +1,204 @@
+"""What turns images into feature vectors, and what has to be said beside a number made of them.
+
+| extractor | its numbers may be called FID and KID |
+|---|---|
+| `pytorch-fid`, `edm`, `clean` | yes: Inception under a named protocol (`inception.py`) |
+| `tiny` | no: a small classifier of 8x8 digits, offline |
+| a TorchScript file, or `module:function` | no: whatever it is |
+
+The user's own takes float images (n, c, h, w) in [0, 1], as they are, and returns (n, d). `module:function` is imported, so it runs
+that module's code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unnoise.config import ConfigError
+from unnoise.data.config import DataError
+from unnoise.evaluation import inception, tiny
+
+NAMES = (*inception.PROTOCOLS, "tiny")
+BATCH_SIZE = 16
+"""The fastest for Inception on a CPU; a GPU wants more."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network with its preprocessing, on a device."""
+
+    name: str
+    standard: bool
+    """Whether distances of its features may be called FID and KID."""
+    description: dict[str, str]
+    """Resize, range, network and its SHA-256: what is printed beside every number."""
+    device: torch.device
+    prepare: Callable[[Tensor], Tensor]
+    """0..255 in float32 -> what the network takes."""
+    network: Callable[[Tensor], Any]
+    classify: Callable[[Tensor], Tensor] | None = None
+    """The same input -> logits, where the extractor is a classifier too."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of network and preprocessing: features with the same one may be compared."""
+        return hashlib.sha256(json.dumps([self.name, self.description], sort_keys=True).encode()).hexdigest()
+
+    def features(self, images: Tensor, batch_size: int = BATCH_SIZE) -> Float[Tensor, "n d"]:
+        """Feature vectors, float32, on the CPU, of uint8 images (n, c, h, w); DataError for others.
+
+        ConfigError unless the network gives (n, d) of finite numbers.
+        """
+        return torch.cat(list(self.stream(images, batch_size)))
+
+    def stream(self, images: Tensor, batch_size: int = BATCH_SIZE) -> Iterator[Float[Tensor, "b d"]]:
+        """`features`, batch by batch."""
+        for batch, start in _batches(images, batch_size):
+            yield self._checked(self._run(self.network, batch), len(batch), start)
+
+    def classes(self, images: Tensor, batch_size: int = 256) -> Float[Tensor, "n k"]:
+        """Logits, float32, on the CPU; ConfigError unless the extractor is a classifier."""
+        if self.classify is None:
+            raise ConfigError(f"extractor {self.name!r}: is no classifier; expected 'tiny' (digits)")
+        return torch.cat([self._run(self.classify, batch).float().cpu() for batch, _ in _batches(images, batch_size)])
+
+    def _run(self, network: Callable[[Tensor], Any], batch: Tensor) -> Any:
+        """Without gradients, and in full float32 where the hardware would round to TF32."""
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            try:
+                return network(self.prepare(batch.to(self.device).float()))
+            except RuntimeError as error:
+                if self.standard or self.name == "tiny":
+                    raise
+                reason = str(error).strip().splitlines()[-1]
+                raise ConfigError(
+                    f"extractor {self.name!r}: fails on float images {tuple(batch.shape)} in [0, 1] ({reason}); "
+                    "expected a function of (n, c, h, w) that returns (n, d)"
+                ) from error
+
+    def _checked(self, features: Any, count: int, start: int) -> Tensor:
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != count:
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ConfigError(
+                f"extractor {self.name!r}: returns {got} for {count} images, expected ({count}, features)"
+            )
+        features = features.float().cpu()
+        bad = (~features.isfinite()).any(1).nonzero()
+        if len(bad):
+            raise ConfigError(
+                f"extractor {self.name!r}: features of image {start + int(bad[0])} are not finite; expected numbers; "
+                "look at the image and at the network's range (it gets [0, 1] unless it is built in)"
+            )
+        return features
+
+
+def _batches(images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, int]]:
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+        raise DataError(f"images: got {got}, expected uint8 (n, c, h, w); floats of a model: data.images.from_model")
+    if not len(images) or images.shape[1] not in (1, 3):
+        raise DataError(f"images: got {tuple(images.shape)}, expected one or more, with 1 (grey) or 3 (RGB) channels")
+    for start in range(0, len(images), batch_size):
+        yield images[start : start + batch_size], start
+
+
+def extractor(spec: str, device: torch.device | str = "cpu", inception_file: Path | None = None) -> Extractor:
+    """By name, TorchScript file or `module:function`; ConfigError where there is none such."""
+    device = torch.device(device)
+    if spec in inception.PROTOCOLS:
+        return _inception(spec, device, inception_file)
+    if spec == "tiny":
+        return _tiny(device)
+    if Path(spec).is_file():
+        return _torchscript(spec, device)
+    if ":" in spec:
+        return _function(spec, device)
+    close = difflib.get_close_matches(spec, NAMES, 1, 0.5)
+    hint = (
+        f"did you mean {close[0]!r}?"
+        if close
+        else f"expected {', '.join(NAMES)}, a TorchScript file or module:function"
+    )
+    raise ConfigError(f"extractor: none is called {spec!r}; {hint}")
+
+
+def _inception(name: str, device: torch.device, path: Path | None) -> Extractor:
+    protocol = inception.PROTOCOLS[name]
+    description = {
+        "resize": protocol.resize_words,
+        "range": protocol.range_words,
+        "network": "Inception 2015-12-05 (TensorFlow), pool3, 2,048 features, float32",
+        "sha256": inception.SHA256,
+    }
+    network = inception.load(path, device)
+
+    def prepare(images: Tensor) -> Tensor:
+        return protocol.prepare(images).contiguous(memory_format=torch.channels_last)
+
+    return Extractor(name, True, description, device, prepare, network)
+
+
+def _tiny(device: torch.device) -> Extractor:
+    network = tiny.load(device)
+    description = {
+        "resize": f"area to {tiny.SIZE} x {tiny.SIZE}, RGB averaged to grey",
+        "range": "x / 255",
+        "network": f"small classifier of scikit-learn's digits, {tiny.DIMENSION} features, float32",
+        "sha256": tiny.sha256(),
+    }
+    return Extractor("tiny", False, description, device, tiny.prepare, network.features, network)
+
+
+def _torchscript(spec: str, device: torch.device) -> Extractor:
+    data = Path(spec).read_bytes()
+    try:
+        network: Any = torch.jit.load(spec, map_location=device).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"extractor {spec}: is no TorchScript file ({str(error).strip().splitlines()[0][:80]}); expected one of "
+            "torch.jit.save, (n, c, h, w) in [0, 1] -> (n, d)"
+        ) from error
+    return _custom(spec, f"TorchScript {Path(spec).name}", hashlib.sha256(data).hexdigest(), network, device)
+
+
+def _function(spec: str, device: torch.device) -> Extractor:
+    name, _, attribute = spec.partition(":")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)  # as `python -m` would
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"extractor {spec!r}: {name} cannot be imported ({error}); expected a TorchScript file that exists or "
+            "module:function, with the module installed or in this folder"
+        ) from error
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(folder)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        close = difflib.get_close_matches(attribute, dir(module), 1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; expected a function in {module.__file__}"
+        raise ConfigError(f"extractor {spec!r}: {name} has no function {attribute!r}{hint}")
+    source = inspect.getsourcefile(module) if module.__file__ else None
+    digest = hashlib.sha256(Path(source).read_bytes() if source else spec.encode()).hexdigest()
+    return _custom(spec, f"function {spec}", digest, function, device)
+
+
+def _custom(spec: str, words: str, digest: str, network: Callable[[Tensor], Any], device: torch.device) -> Extractor:
+    description = {"resize": "none", "range": "x / 255", "network": words, "sha256": digest}
+    return Extractor(spec, False, description, device, lambda images: images / 255, network)

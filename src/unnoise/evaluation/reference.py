@@ -1,0 +1,98 @@
+"""What was computed of a reference set, kept beside the data's cache: features and their statistics.
+
+A file is found by what it depends on: the data's fingerprint, the extractor's, and the rows. It is written under a temporary
+name and renamed, and carries the SHA-256 of its numbers: one that is damaged is made again, not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unnoise.data.config import DataError
+from unnoise.evaluation.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Key:
+    """What features depend on."""
+
+    data: str
+    """Fingerprint of the data set."""
+    extractor: str
+    """Fingerprint of the extractor."""
+    rows: str
+    """Which images, and what was done to them, such as "0:50000" or "0:1000 flipped"."""
+
+    def path(self, cache: Path, kind: str) -> Path:
+        text = json.dumps(asdict(self), sort_keys=True)
+        return cache / "features" / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+
+
+def cached_features(cache: Path, key: Key, make: Callable[[], Float[Tensor, "n d"]]) -> Float[Tensor, "n d"]:
+    """From the cache, or made and kept."""
+    path = key.path(cache, "features")
+    found = read(path)
+    if found is None:
+        found = {"features": make()}
+        write(path, found, asdict(key))
+    return found["features"]
+
+
+def cached_statistics(cache: Path, key: Key, make: Callable[[], Statistics]) -> Statistics:
+    """From the cache, or made and kept."""
+    path = key.path(cache, "statistics")
+    found = read(path)
+    if found is None:
+        stats = make()
+        count = torch.tensor(stats.count or 0)
+        write(path, {"mean": stats.mean, "cov": stats.cov, "count": count}, asdict(key))
+        return Statistics(stats.count, stats.mean, stats.cov, asdict(key))
+    return Statistics(int(found["count"]) or None, found["mean"], found["cov"], asdict(key))
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Whole or not at all; DataError where it cannot be written."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(plain, temporary, {**about, "sha256": _sha256(plain)})
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"cache {path.parent}: cannot be written ({reason}); choose another: --data.cache FOLDER"
+        ) from error
+
+
+def read(path: Path) -> dict[str, Tensor] | None:
+    """None where it is not there, or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return tensors if about.get("sha256") == _sha256(tensors) else None
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].numpy().reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,191 @@
+"""`unnoise evaluate`: what it writes, that it goes on, that ranks agree, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import unnoise
+from unnoise import cli
+from unnoise.data.dataset import load
+from unnoise.evaluation.chunks import Chunks
+from unnoise.evaluation.extractors import extractor
+from unnoise.evaluation.frechet import frechet_distance, moments
+from unnoise.evaluation.summary import summary
+
+FAST = ["--num", "60", "--steps", "4", "--likelihood-num", "8", "--likelihood-terms", "4"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate") / "digits"
+    assert cli.main(["evaluate", "digits", *FAST, "--out", str(folder)]) == 0
+    return folder
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def numbers(folder: Path) -> dict:
+    return {k: v for k, v in record(folder).items() if k != "environment"}
+
+
+def test_it_says_what_every_number_is_of(measured):
+    found = record(measured)
+    (one,) = found["distances"]
+    assert one["extractor"] == "tiny" and not one["standard"]
+    assert one["reference"] == "1,500 training images of digits"
+    assert {"resize", "range", "network", "sha256", "fingerprint"} <= one.keys()
+    assert found["samples"] == {"num": 60, "first_seed": 0} and found["model"]["steps"] == 4
+    assert found["likelihood"]["bound"]["bits_per_dim"] > 0
+    assert found["copying"]["num_samples"] == 60
+    assert found["classes"]["overall"]["count"] == 60
+    assert any("no FID" in note for note in found["notes"])
+    assert {"torch", "seconds", "processor"} <= found["environment"].keys()
+    assert (measured / "evaluation/samples.png").stat().st_size and (
+        measured / "evaluation/neighbours.png"
+    ).stat().st_size
+
+
+def test_the_distance_is_that_of_the_samples_to_all_training_images(measured):
+    model, data, tiny = unnoise.load("digits"), load(unnoise.DataConfig()), extractor("tiny")
+    samples = tiny.features(model.sample(60, steps=4, batch_size=7))
+    train = tiny.features(torch.from_numpy(np.array(data.images[: data.num_train])))
+    expected = frechet_distance(*moments(samples), *moments(train))
+    # other batches round a few pixels otherwise
+    assert record(measured)["distances"][0]["samples"]["frechet"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_text_has_no_fid_for_other_features(measured):
+    text = summary(record(measured))
+    assert "Fréchet distance" in text and "FID," not in text and "bits/dim, bound" in text
+    assert all(len(line) < 400 for line in text.splitlines())
+
+
+def test_again_nothing_is_sampled_and_the_numbers_are_the_same(measured, monkeypatch):
+    before = numbers(measured)
+    monkeypatch.setattr(unnoise.Model, "sample", lambda *_, **__: pytest.fail("sampled again"))
+    assert cli.main(["evaluate", "digits", *FAST, "--out", str(measured)]) == 0
+    assert numbers(measured) == before
+
+
+def test_other_settings_are_other_samples(measured, tmp_path):
+    shutil.copytree(measured, tmp_path / "copy")
+    words = [*FAST, "--steps", "5", "--likelihood", "none", "--no-copying"]
+    assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "copy")]) == 0
+    found = record(tmp_path / "copy")
+    assert found["model"]["steps"] == 5 and found["copying"] is None and found["likelihood"] == {}
+    assert found["distances"][0]["samples"]["frechet"] != record(measured)["distances"][0]["samples"]["frechet"]
+
+
+def test_two_ranks_make_what_one_makes(measured, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "unnoise"]
+    words = ["evaluate", "digits", *FAST[2:], "-n", "60", "--out", str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *words], check=False, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("read as their label") == 1
+    one, two = numbers(measured)["distances"][0]["samples"], numbers(tmp_path / "two")["distances"][0]["samples"]
+    names = ("frechet", "frechet_standard_error", "kernel", "precision", "recall", "density", "coverage")
+    assert [two[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-6)
+
+
+def test_statistics_from_a_file_are_the_reference(measured, tmp_path):
+    data, tiny = load(unnoise.DataConfig()), extractor("tiny")
+    mean, cov = moments(tiny.features(torch.from_numpy(np.array(data.images[: data.num_train]))))
+    np.savez(tmp_path / "stats.npz", mu=mean.numpy(), sigma=cov.numpy())
+    words = [*FAST, "--reference", str(tmp_path / "stats.npz"), "--likelihood", "none", "--out", str(tmp_path / "out")]
+    assert cli.main(["evaluate", "digits", *words]) == 0
+    found = record(tmp_path / "out")["distances"][0]
+    assert found["samples"]["frechet"] == pytest.approx(
+        record(measured)["distances"][0]["samples"]["frechet"], rel=1e-6
+    )
+    assert found["samples"]["kernel"] is None and "stats.npz" in found["reference"]
+
+
+def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
+    from unnoise import report
+
+    folder = tmp_path / "run"
+    unnoise.train("digits", folder, {"train.kimg": 0.128, "network.base_channels": 8, "sample.steps": 2})
+    shutil.copy(measured / "evaluation.json", folder)
+    shutil.copytree(measured / "evaluation", folder / "evaluation")
+    page = report.write(folder).read_text()
+    assert (
+        "<h2>Evaluation</h2>" in page and "read as their label" in page and page.count("nearest training images") >= 2
+    )
+    assert "evaluation.json is of other weights" in page
+    (folder / "evaluation.json").write_text('{"model": 3, "distances": []}')
+    page = report.write(folder).read_text()
+    assert "<h2>Evaluation</h2>" not in page and "is not what unnoise evaluate writes" in page
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["--features", "edn"], "did you mean 'edm'"),
+    (["--features", "edm", "--inception", "nowhere.pt"], "nowhere.pt"),
+    (["--num", "1"], "--num: got 1, expected 2 or more"),
+    (["--likelihood", "vlb"], "--likelihood: got 'vlb', expected bound, ode"),
+    (["--reference", "nowhere.npz"], "nowhere.npz"),
+    (["--reference", "nowhere.npz", "--features", "tiny,edm"], "--reference: is of one extractor"),
+    (["--data", "cifar11"], "cifar11"),
+    (["--sampler", "ddin"], "ddim"),
+    (["--classifier", "no.such:thing"], "no.such"),
+    (["--first-seed", "-3"], "--first-seed: got -3"),
+    (["--nun", "3"], "--num"),
+])  # fmt: skip
+def test_bad_input_is_one_line(words, line, tmp_path, capfd):
+    assert cli.main(["evaluate", "digits", *FAST, "--out", str(tmp_path), *words]) == 2
+    said = capfd.readouterr().err.strip()
+    assert line in said and len(said.splitlines()) == 1
+
+
+def test_data_of_another_kind_is_refused(tmp_path, capfd):
+    (tmp_path / "a").mkdir()
+    for i in range(4):
+        unnoise.data.images.save_png(tmp_path / f"a/{i}.png", torch.zeros(3, 9, 9, dtype=torch.uint8) + i, {})
+    model = unnoise.load("digits")
+    assert cli.main(["evaluate", "digits", *FAST, "--data", str(tmp_path / "a"), "--out", str(tmp_path / "o")]) == 0
+    assert "not those that the model was trained on" in capfd.readouterr().out  # made grey and 8x8
+    assert model.shape.channels == 1
+
+
+def test_chunks_are_made_once_and_again_where_they_are_damaged(tmp_path):
+    made = []
+
+    def rows(part: range) -> torch.Tensor:
+        made.append(part)
+        return torch.arange(part.start, part.stop)[:, None]
+
+    chunks = Chunks(tmp_path, "x", 25, 10)
+    with pytest.raises(ValueError, match="missing"):
+        chunks.whole()
+    assert list(chunks.make(rows, chunks.parts())) == [range(10), range(10, 20), range(20, 25)]
+    chunks.path(range(10, 20)).write_bytes(chunks.path(range(10, 20)).read_bytes()[:-3])
+    list(chunks.make(rows, chunks.parts()))
+    assert made == [range(10), range(10, 20), range(20, 25), range(10, 20)]
+    assert chunks.whole()[:, 0].tolist() == list(range(25))
+
+
+def test_a_run_can_measure_itself_on_the_way(tmp_path):
+    changes = {"train.kimg": 0.256, "train.sample_every_kimg": 0.128, "network.base_channels": 8, "sample.steps": 2,
+               "train.evaluate": "auto", "train.evaluate_num": 40}  # fmt: skip
+    model = unnoise.train("digits", tmp_path / "run", changes)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    measured = [line["frechet_tiny"] for line in lines if "frechet_tiny" in line]
+    assert len(measured) == 2
+    data, tiny = load(unnoise.DataConfig()), extractor("tiny")
+    train = moments(tiny.features(torch.from_numpy(np.array(data.images[: data.num_train]))))
+    expected = frechet_distance(*moments(tiny.features(model.sample(40))), *train)
+    assert measured[-1] == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(ValueError, match="did you mean 'tiny'"):
+        unnoise.train("digits", tmp_path / "other", {**changes, "train.evaluate": "tiney"})
+    assert not (tmp_path / "other/checkpoints").exists()

@@ -1,0 +1,448 @@
+"""Bits/dim against closed forms: Gaussians for the bound, Gaussian mixtures for the ODE. They walk the registries."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+import unnoise
+from tests.mixture import Mixture
+from unnoise.config import ConfigError, RunConfig, override
+from unnoise.data.config import DataConfig, DataError
+from unnoise.data.dataset import load
+from unnoise.diffusion import grids
+from unnoise.diffusion.levels import Level
+from unnoise.diffusion.noise import Noise
+from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant, recover, target
+from unnoise.diffusion.samplers.frames import FLOW
+from unnoise.diffusion.schedules import SCHEDULES
+from unnoise.evaluation.likelihood import bits_per_dim, bound, common, ode
+from unnoise.evaluation.likelihood.bound import Chain, all_terms, decoder_variance, prior
+from unnoise.evaluation.likelihood.ode import SOLVERS, Clock, OdeSettings, make_probes, to_noise
+from unnoise.model import Model
+
+MIXTURE = Mixture([[-0.6, 0.3], [0.5, 0.1], [0.2, -0.7]], std=0.2)
+OBJECTIVES = {
+    "edm": {"schedule": "edm", "parameterization": "edm", "times": "log_normal_sigma"},
+    "flow": {"schedule": "flow", "parameterization": "flow", "times": "logit_normal"},
+    "v": {"schedule": "cosine", "parameterization": "v"},
+    "eps": {"schedule": "linear", "parameterization": "eps"},
+}
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
+
+
+class Ideal(torch.nn.Module):
+    """The network that a mixture's ideal denoiser makes: it finds the level from the time that it is told."""
+
+    def __init__(self, mixture: Mixture, parameterization: str, schedule: str, timesteps: int, classes: int) -> None:
+        super().__init__()
+        self.mixture, self.parameterization, self.classes = mixture, parameterization, classes
+        self.name, self.schedule = schedule, SCHEDULES[schedule](timesteps)
+        self.weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x, time, label=None):
+        out = torch.empty_like(x)
+        for number in time.unique().tolist():
+            out[time == number] = self.at(x[time == number], number)
+        return out
+
+    def at(self, x, number):
+        t = {"edm": lambda: math.exp(4 * number), "flow": lambda: number / 1000}.get(self.name, lambda: number + 1)()
+        level = self.schedule.level(t)
+        c = PARAMETERIZATIONS[self.parameterization](level)
+        return target(c, *self.mixture.denoise(x / c.input_scale, level)[:2])
+
+
+def ideal(mixture: Mixture, objective: str, timesteps: int = 1000, classes: int = 0) -> Model:
+    changes = {f"diffusion.{key}": value for key, value in OBJECTIVES[objective].items()}
+    config = override(RunConfig(), {**changes, "diffusion.timesteps": timesteps, "device": "cpu"})
+    kind = config.diffusion
+    network = Ideal(mixture, kind.parameterization, kind.schedule, timesteps, classes)
+    shape = {"channels": 1, "height": 1, "width": mixture.means.shape[1], "num_classes": classes}
+    return Model(network, config, {"shape": shape})
+
+
+def log_density(mixture: Mixture, x: torch.Tensor, level: Level) -> torch.Tensor:
+    """log p(x_t) of float64 (n, 1, 1, d), in nats."""
+    variance = (level.alpha * mixture.std) ** 2 + level.sigma**2
+    distances = ((x.flatten(1)[:, None] - level.alpha * mixture.means) ** 2).sum(-1)
+    constant = math.log(len(mixture.means)) + mixture.means.shape[1] / 2 * math.log(2 * math.pi * variance)
+    return torch.logsumexp(-distances / (2 * variance), 1) - constant
+
+
+def within(estimates: torch.Tensor, truth: float, errors: float = 4.0) -> None:
+    """Independent estimates agree with a number within so many standard errors."""
+    error = float(estimates.std()) / len(estimates) ** 0.5
+    assert abs(float(estimates.mean()) - truth) < errors * error + 1e-12, (float(estimates.mean()), truth, error)
+
+
+def draws(*shape: int):
+    generator = torch.Generator().manual_seed(0)
+    return lambda: torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+# The variational bound
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+@every_schedule
+def test_each_term_is_the_closed_form_of_a_gaussian(schedule, variance):
+    """All of it is Gaussian: q(x_s | x_t, x0) by Bayes' rule, the ideal x0 of N(m, std^2), and its bins."""
+    m, std, share = 0.2, 0.4, 0.3
+    grid = grids.make(SCHEDULES[schedule](100), 12, "log_snr")
+    x0 = torch.tensor([0, 100, 180, 255], dtype=torch.float64).reshape(2, 1, 1, 2) / 127.5 - 1
+    gaussian = Mixture([[m, m]], std)
+
+    def denoiser(x_t, level):
+        return gaussian.denoise(x_t, level)._replace(var_frac=torch.full_like(x_t, share))
+
+    decoder = 0.003
+    terms = all_terms(denoiser, x0, Chain(grid, variance, decoder), draws(2, 1, 1, 2))
+    draw = draws(2, 1, 1, 2)
+    for i, (t, s) in enumerate(pairwise(grid)):
+        eps = draw()
+        x_t = t.alpha * x0 + t.sigma * eps
+        gain = t.alpha * std**2 / (t.alpha**2 * std**2 + t.sigma**2)
+        x0_hat = m + gain * (x_t - t.alpha * m)
+        ratio = t.alpha / s.alpha
+        beta = t.sigma**2 - ratio**2 * s.sigma**2
+        if s.sigma > 0:
+            small = 1 / (1 / s.sigma**2 + ratio**2 / beta)
+            mean, mean_hat = (small * (s.alpha * x / s.sigma**2 + ratio * x_t / beta) for x in (x0, x0_hat))
+        else:
+            small, mean, mean_hat = decoder, x0, x0_hat
+        large = beta if s.sigma > 0 or variance == "learned" else decoder
+        chosen = {"small": small, "large": large, "learned": large**share * small ** (1 - share)}[variance]
+        p = Normal(mean_hat, chosen**0.5)
+        if s.sigma > 0:
+            want = kl_divergence(Normal(mean, small**0.5), p)
+        else:
+            below = torch.where(x0 < -0.999, 0.0, p.cdf(x0 - 1 / 255))
+            above = torch.where(x0 > 0.999, 1.0, p.cdf(x0 + 1 / 255))
+            want = -torch.log(torch.clamp(above - below, min=1e-12))
+        torch.testing.assert_close(terms.bits[:, i], want.mean((1, 2, 3)) / math.log(2), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(terms.x0_mse[:, i], ((x0_hat - x0) ** 2).mean((1, 2, 3)))
+        eps_hat = (x_t - t.alpha * x0_hat) / t.sigma
+        torch.testing.assert_close(terms.eps_mse[:, i], ((eps_hat - eps) ** 2).mean((1, 2, 3)), rtol=1e-6, atol=1e-9)
+
+
+@every_schedule
+def test_a_terms_expectation_is_the_closed_form(schedule):
+    """E over eps of L_{s<t} = (snr_s - snr_t) / 2 ((1 - g alpha)^2 (x0 - m)^2 + g^2 sigma^2)."""
+    m, std, value = 0.2, 0.4, 0.6
+    grid = grids.make(SCHEDULES[schedule](100), 8, "log_snr")
+    x0 = torch.full((4000, 1, 1, 2), value, dtype=torch.float64)
+    terms = all_terms(Mixture([[m, m]], std).denoise, x0, Chain(grid, "small", 0.01), draws(*x0.shape))
+    for i, (t, s) in enumerate(pairwise(grid[:-1])):
+        gain = t.alpha * std**2 / (t.alpha**2 * std**2 + t.sigma**2)
+        error = (1 - gain * t.alpha) ** 2 * (value - m) ** 2 + gain**2 * t.sigma**2
+        within(terms.bits[:, i], (s.snr - t.snr) / 2 * error / math.log(2))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_bound_of_a_perfect_model_is_its_likelihood(schedule):
+    """Data N(0, 1): x_t is N(0, 1) at every level and the exact reverse steps are Gaussian with variance beta_t."""
+    grid = grids.make(SCHEDULES[schedule](40), 40, "uniform")
+    value = 200 / 127.5 - 1
+    x0 = torch.full((4000, 1, 1, 2), value, dtype=torch.float64)
+
+    def denoiser(x_t, level):
+        return Mixture([[0.0, 0.0]], 1.0).denoise(x_t, level)._replace(var_frac=torch.ones_like(x_t))
+
+    def bits(variance):
+        terms = all_terms(denoiser, x0, Chain(grid, variance, 1e-3), draws(*x0.shape))
+        return prior(x0, grid[0], 1.0) + terms.bits.sum(1)
+
+    exact = -math.log2(
+        float(Normal(0.0, 1.0).cdf(torch.tensor(value + 1 / 255, dtype=torch.float64)))
+        - float(Normal(0.0, 1.0).cdf(torch.tensor(value - 1 / 255, dtype=torch.float64)))
+    )
+    perfect = bits("learned")
+    assert float(perfect.std()) / 4000**0.5 < 0.02
+    within(perfect, exact)
+    assert float(bits("small").mean()) > exact + 0.1  # any other variance is worse
+
+
+def test_the_decoders_variance():
+    for name in ("linear", "cosine"):
+        process = SCHEDULES[name](1000)
+        bar = process.alpha_bar
+        for first, second, spacing, steps in (
+            (1, 2, "uniform", 1000),
+            (1, 112, "uniform", 10),
+            (100, 200, "trailing", 10),
+        ):
+            beta = 1 - bar[second] / bar[first]
+            want = beta * (1 - bar[first]) / (1 - bar[second])  # Improved DDPM's posterior_variance[1] of that process
+            got = decoder_variance(process, grids.make(process, steps, spacing))
+            assert got == pytest.approx(want, rel=1e-9)
+        fine = grids.make(process, 400, "log_snr")
+        assert decoder_variance(process, fine) == decoder_variance(process, grids.make(process, 1000, "uniform"))
+    for name, sigma in (("edm", 0.002), ("flow", 0.001 / 0.999)):
+        process = SCHEDULES[name](0)
+        for spacing, steps in (("log_snr", 2), ("uniform", 300)):
+            grid = grids.make(process, steps, spacing)
+            noise = sigma if spacing == "uniform" else max(sigma, 0.002)
+            assert decoder_variance(process, grid) == pytest.approx(noise**2)
+
+
+def test_few_drawn_terms_are_an_unbiased_estimate_of_the_sum(monkeypatch):
+    model = ideal(Mixture([[0.1, -0.3]], 0.3), "v", timesteps=30)
+    images = torch.tensor([90, 200], dtype=torch.uint8).expand(800, 1, 1, 2)
+    whole = bits_per_dim(model, images, batch_size=800)
+    few = bits_per_dim(model, images, batch_size=800, terms=5, seed=10_000)
+    error = math.hypot(whole.standard_error, few.standard_error)
+    assert error < 0.25 and abs(whole.mean - few.mean) < 4 * error
+    assert few.terms.shape == (800, 5) and few.pairs.unique().tolist() == list(range(30))
+    # With a known number for each term the draws alone are tested, and nearly without noise.
+    for value in (lambda step: 1.0, lambda step: math.log(step.t.sigma / max(step.s.sigma, 1e-2)) / step.t.alpha):
+        monkeypatch.setattr(
+            bound, "term", lambda p, x0, x_t, step, *_, f=value: torch.full((len(x0),), f(step)).double()
+        )
+        exact = bits_per_dim(model, images[:1]).terms.sum()
+        within(bits_per_dim(model, images, batch_size=800, terms=5).terms.sum(1), float(exact))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_bound_runs_for_every_objective(objective):
+    """400 log-SNR levels of a good model come near the ODE's number, which is exact but for dequantisation."""
+    mixture = Mixture([[-0.6, 0.3, 0.1], [0.5, 0.1, -0.2]], 0.15)
+    model = ideal(mixture, objective)
+    images = torch.tensor([[[[70, 160, 130]]], [[[190, 140, 110]]]], dtype=torch.uint8).repeat(150, 1, 1, 1)
+    bound = bits_per_dim(model, images, steps=400, spacing="log_snr", batch_size=300)
+    solved = bits_per_dim(model, images, method="ode", trace="exact", steps=24, batch_size=300)
+    assert bound.terms.shape == (300, 400)
+    assert solved.mean - 0.1 < bound.mean < solved.mean + 0.4, (bound.mean, solved.mean)
+
+
+# The ODE
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@every_schedule
+def test_the_density_converges_with_the_solvers_order(schedule, solver):
+    process = SCHEDULES[schedule](1000)
+    x0 = MIXTURE.means.reshape(3, 1, 1, 2) + 0.3 * draws(3, 1, 1, 2)()
+    clock = Clock(process)
+    exact = log_density(MIXTURE, clock.first.alpha * x0, clock.first) + 2 * math.log(clock.first.alpha)
+    errors = []
+    for steps in (24, 48, 96):
+        settings = OdeSettings(steps, solver, "exact")
+        flowed = to_noise(MIXTURE.denoise, x0, process, settings, make_probes(settings, x0, range(3)))
+        got = log_density(MIXTURE, flowed.noise, clock.last) + flowed.volume
+        errors.append(float((got - exact).abs().max()))
+    assert errors[-1] < {"heun": 2e-2, "rk4": 1e-5}[solver], errors
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert slopes[-1] > SOLVERS[solver].order - 0.35, (slopes, errors)
+
+
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@every_schedule
+def test_the_density_is_exact_in_every_parameterization(name, schedule):
+    process = SCHEDULES[schedule](1000)
+    clock = Clock(process)
+    if abs(determinant(PARAMETERIZATIONS[name](clock.last), clock.last)) < 1e-8:
+        pytest.skip("this output says nothing about x0 at pure noise")
+
+    def denoiser(x_t, level):
+        prediction, c = MIXTURE.denoise(x_t, level), PARAMETERIZATIONS[name](level)
+        x0, eps = recover(c, level, x_t, target(c, prediction.x0, prediction.eps))
+        return prediction._replace(x0=x0, eps=eps)
+
+    x0 = MIXTURE.means.reshape(3, 1, 1, 2) + 0.1
+    settings = OdeSettings(96, "rk4", "exact")
+    flowed = to_noise(denoiser, x0, process, settings, make_probes(settings, x0, range(3)))
+    got = log_density(MIXTURE, flowed.noise, clock.last) + flowed.volume
+    exact = log_density(MIXTURE, clock.first.alpha * x0, clock.first) + 2 * math.log(clock.first.alpha)
+    torch.testing.assert_close(got, exact, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("trace", ["rademacher", "gaussian"])
+def test_the_trace_estimators_are_unbiased(trace):
+    process, count = SCHEDULES["flow"](0), 4000
+    x0 = torch.tensor([0.1, -0.2], dtype=torch.float64).expand(count, 1, 1, 2)
+    exact = OdeSettings(12, "rk4", "exact")
+    truth = float(to_noise(MIXTURE.denoise, x0[:1], process, exact, make_probes(exact, x0[:1], [0])).volume)
+    spread = []
+    for probes in (1, 4):
+        settings = OdeSettings(12, "rk4", trace, probes)
+        volume = to_noise(MIXTURE.denoise, x0, process, settings, make_probes(settings, x0, range(count))).volume
+        within(volume, truth)
+        spread.append(float(volume.std()))
+    assert 0 < spread[1] == pytest.approx(spread[0] / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_bits_of_a_mixture_by_the_ode(objective):
+    """The whole way from grey levels: -log2 of the density where dequantisation put them, per pixel, + log2(127.5)."""
+    model = ideal(MIXTURE, objective)
+    images = torch.tensor([[[[60, 160]]], [[[190, 140]]], [[[150, 40]]]], dtype=torch.uint8)
+    got = bits_per_dim(model, images, method="ode", trace="exact", steps=64, seed=5)
+    x0 = ode.dequantise(images.double() / 127.5 - 1, range(5, 8))
+    assert float((x0 - (images.double() / 127.5 - 1)).abs().max()) <= 0.5 / 127.5
+    first = Clock(model.diffusion.schedule).first
+    exact = -(log_density(MIXTURE, first.alpha * x0, first) + 2 * math.log(first.alpha)) / 2 / math.log(2)
+    # What is left is the prior's: N(0, prior) is not quite the mixture's x_T.
+    torch.testing.assert_close(got.bits, exact + math.log2(127.5), rtol=0, atol=3e-3)
+    assert got.solver_error < 1e-5
+    torch.testing.assert_close(got.prior + got.volume + math.log2(127.5), got.bits)
+
+
+def test_dequantised_bits_bound_the_probability_of_the_image_closely():
+    mixture = Mixture([[-0.2, 0.1]], 0.05)
+    model = ideal(mixture, "edm")
+    grey = torch.tensor([108, 135], dtype=torch.uint8)
+    images = grey.expand(2000, 1, 1, 2)
+    got = bits_per_dim(model, images, method="ode", trace="exact", steps=48, batch_size=2000)
+    first = Clock(model.diffusion.schedule).first
+    p = Normal(mixture.means[0], (0.05**2 + first.sigma**2) ** 0.5)
+    centre = grey.double() / 127.5 - 1
+    exact = -float(torch.log2(p.cdf(centre + 0.5 / 127.5) - p.cdf(centre - 0.5 / 127.5)).mean())
+    assert exact - 4 * got.standard_error < got.mean < exact + 0.01
+
+
+def test_the_trace_of_the_real_network_is_that_of_finite_differences():
+    """Attention, normalisation and resampling under autograd."""
+    model = unnoise.load("digits", "cpu")
+    model.network.double()
+    data = load(DataConfig())
+    images, labels = torch.from_numpy(data.images[:1].copy()), torch.from_numpy(data.labels[:1].copy())
+    (batch,) = common.batches(model, images, labels, 0, 1)
+    level = model.diffusion.schedule.level(300.0)
+    y = batch.x0 / FLOW.scale(level)
+    probes = make_probes(OdeSettings(trace="exact"), batch.x0, [0])
+    _, trace = ode._slope_and_trace(batch.denoiser, y, level, 1.0, probes)
+    h, total = 1e-4, 0.0
+    with torch.no_grad():
+        for v in probes:
+            ends = [FLOW.slope(batch.denoiser(FLOW.scale(level) * (y + e * v), level)) for e in (h, -h)]
+            total += float(((ends[0] - ends[1]) / (2 * h) * v).sum())
+    assert float(trace) == pytest.approx(total, rel=1e-5)
+
+
+# Both
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Model, np.ndarray, np.ndarray]:
+    data = load(DataConfig())
+    return unnoise.load("digits", "cpu"), data.images[-5:], data.labels[-5:]
+
+
+METHODS = {"bound": {"steps": 20}, "drawn": {"terms": 4}, "ode": {"steps": 4}}
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_an_images_number_depends_on_its_seed_only(digits, kind):
+    model, images, labels = digits
+    method = "ode" if kind == "ode" else "bound"
+    together = bits_per_dim(model, images, labels, method, **METHODS[kind]).bits
+    parted = bits_per_dim(model, images, labels, method, batch_size=2, **METHODS[kind]).bits
+    torch.testing.assert_close(parted, together, rtol=1e-4, atol=1e-4)
+    tail = bits_per_dim(model, images[3:], labels[3:], method, seed=3, **METHODS[kind]).bits
+    torch.testing.assert_close(tail, together[3:], rtol=1e-4, atol=1e-4)
+    other = bits_per_dim(model, images, labels, method, seed=100, **METHODS[kind]).bits
+    assert (other - together).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_recipe_makes_the_same_numbers_again(digits, kind):
+    model, images, labels = digits
+    method = "ode" if kind == "ode" else "bound"
+    first = bits_per_dim(model, images, labels, method, num=3, seed=7, **METHODS[kind])
+    said = json.loads(json.dumps(first.describe()))
+    assert said["model"] == model.weights_hash and said["num_images"] == 3 and said["labels"] == "given"
+    settings = type(first).__name__ == "OdeLikelihood" and ("steps", "solver", "trace", "probes")
+    settings = settings or ("steps", "spacing", "variance", "clip_x0", "terms")
+    again = bits_per_dim(model, images, labels, method, num=3, seed=said["seeds"][0], **{k: said[k] for k in settings})
+    assert torch.equal(again.bits, first.bits)
+    assert said["bits_per_dim"] == pytest.approx(sum(first.bits.tolist()) / 3)
+    assert said["standard_error"] == pytest.approx(float(np.std(first.bits.numpy(), ddof=1)) / 3**0.5)
+    assert bits_per_dim(model, images, labels, method, num=1, **METHODS[kind]).describe()["standard_error"] is None
+
+
+def test_gradients_are_there_under_inference_mode_and_precision_is_put_back(digits):
+    model, images, labels = digits
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    with torch.inference_mode():
+        inside = bits_per_dim(model, images, labels, "ode", num=2, steps=2)
+    assert torch.equal(inside.bits, bits_per_dim(model, images, labels, "ode", num=2, steps=2).bits)
+    assert before == (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
+
+
+def test_labels_matter_and_may_be_left_open(digits):
+    model, images, labels = digits
+    given = bits_per_dim(model, images, labels, steps=20)
+    wrong = bits_per_dim(model, images, (labels + 1) % 10, steps=20)
+    open_ = bits_per_dim(model, images, np.full(5, 10), steps=20)
+    assert given.mean < wrong.mean
+    assert given.describe()["labels"] == "given" and open_.describe()["labels"] == "null"
+
+
+def test_learned_variance_takes_part_and_the_images_noise_is_the_seeds():
+    config = override(unnoise.preset("digits"), {"diffusion.variance": "learned", "network.base_channels": 8})
+    config = override(config, {"diffusion.timesteps": 20, "device": "cpu"})
+    network = unnoise.build.network(config, unnoise.build.Shape(1, 8, 8, 0))
+    torch.nn.init.normal_(network.out_conv.weight, std=0.1)
+    shape = {"channels": 1, "height": 8, "width": 8, "num_classes": 0}
+    model = Model(network, config, {"shape": shape})
+    images = torch.from_numpy(load(DataConfig()).images[:3].copy())
+    numbers = {kind: bits_per_dim(model, images, variance=kind).bits for kind in ("small", "large", "learned")}
+    assert (numbers["learned"] - numbers["small"]).abs().min() > 1e-3
+    assert torch.equal(bits_per_dim(model, images).bits, numbers["learned"])
+    (batch,) = common.batches(model, images, None, 0, 3)
+    noise = Noise(range(3), (1, 8, 8))
+    grid = grids.make(model.diffusion.schedule, 20, "uniform")
+    with torch.no_grad():
+        chain = Chain(grid, "learned", decoder_variance(model.diffusion.schedule, grid))
+        terms = all_terms(batch.denoiser, batch.x0, chain, noise.normal)
+    torch.testing.assert_close(terms.bits, bits_per_dim(model, images, clip_x0=False).terms)
+    assert bits_per_dim(model, images, method="ode", steps=2).bits.isfinite().all()
+
+
+BAD = {
+    "no labels": ({"labels": None}, ConfigError, "expected a label"),
+    "label of no class": ({"labels": [0, 1, 2, 3, 11]}, DataError, "got label 11, expected 0 to 9"),
+    "too few labels": ({"labels": [1, 2]}, DataError, r"expected integers \(5,\)"),
+    "float labels": ({"labels": [0.5] * 5}, DataError, "expected integers"),
+    "floats": ({"images": torch.zeros(5, 1, 8, 8)}, DataError, "float32 .* expected uint8"),
+    "size": ({"images": torch.zeros(5, 1, 9, 8, dtype=torch.uint8)}, DataError, r"\(5, 1, 9, 8\); expected"),
+    "channels": ({"images": torch.zeros(5, 3, 8, 8, dtype=torch.uint8)}, DataError, r"\(n, 1, 8, 8\)"),
+    "one image": ({"images": torch.zeros(1, 8, 8, dtype=torch.uint8)}, DataError, r"\(n, 1, 8, 8\)"),
+    "none": ({"images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8), "labels": []}, DataError, "0 images"),
+    "more than there are": ({"num": 6}, DataError, "asked for 6 images, but there are 5"),
+    "num 0": ({"num": 0}, ConfigError, "num: got 0"),
+    "batch": ({"batch_size": 0}, ConfigError, "batch_size 0"),
+    "method": ({"method": "odee"}, ConfigError, "did you mean 'ode'"),
+    "setting": ({"step": 5}, ConfigError, "bound.step: unknown key; did you mean 'steps'"),
+    "variance": ({"variance": "learned"}, ConfigError, "learned none; expected small or large"),
+    "variance name": ({"variance": "smal"}, ConfigError, "did you mean 'small'"),
+    "spacing": ({"spacing": "log"}, ConfigError, "did you mean 'log_snr'"),
+    "one step": ({"steps": 1}, ConfigError, "got 1, expected 2"),
+    "more steps than levels": ({"steps": 1001}, ConfigError, "bound.steps: got 1001"),
+    "terms": ({"steps": 10, "terms": 11}, ConfigError, "expected 2 to 10"),
+    "solver": ({"method": "ode", "solver": "rk45"}, ConfigError, "did you mean 'rk4'"),
+    "trace": ({"method": "ode", "trace": "exakt"}, ConfigError, "did you mean 'exact'"),
+    "probes": ({"method": "ode", "probes": 0}, ConfigError, "0 probes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line(digits, case):
+    model, images, labels = digits
+    arguments, kind, message = BAD[case]
+    with pytest.raises(kind, match=message) as caught:
+        bits_per_dim(model, **{"images": images, "labels": labels, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_for_a_model_without_classes_are_refused():
+    images = torch.zeros(2, 1, 1, 2, dtype=torch.uint8)
+    with pytest.raises(ConfigError, match="trained without them"):
+        bits_per_dim(ideal(MIXTURE, "v"), images, [0, 1])
