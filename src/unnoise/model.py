@@ -212,9 +212,15 @@ class Model:
         """This model with named sampling settings in its record."""
         return Model(self.network, self.config, {**self.record, "tuned": tuned})
 
-    def save(self, path: Path | str) -> None:
-        """Write the model as one self-describing file."""
-        checkpoint.save_model(Path(path), self.network.state_dict(), self.record)
+    def save(self, path: Path | str, half: bool = False) -> None:
+        """Write the model as one self-describing file; `half`: weights as fp16, ConfigError for one beyond its range."""
+        tensors = self.network.state_dict()
+        if half:
+            tensors = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}
+            beyond = [key for key, value in tensors.items() if not value.isfinite().all()]
+            if beyond:
+                raise ConfigError(f"half: {beyond[0]} is beyond fp16's 65504; expected smaller weights, or full precision")
+        checkpoint.save_model(Path(path), tensors, self.record)
 
 
 def last(steps: Iterator[Step]) -> Step:

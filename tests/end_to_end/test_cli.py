@@ -217,6 +217,21 @@ def unnoise_text(path: Path) -> str:
         return picture.info["unnoise"]
 
 
+def test_an_earlier_checkpoint_exports_as_a_model_of_half_the_size(run, inside, capsys):
+    earliest = unnoise.checkpoint.checkpoints(run / "checkpoints")[0]
+    assert cli.main(["export", str(earliest), "--out", "whole.safetensors"]) == 0
+    assert cli.main(["export", str(earliest), "--out", "half.safetensors", "--half"]) == 0
+    whole, half = (inside / f"{name}.safetensors" for name in ("whole", "half"))
+    assert 0.45 < half.stat().st_size / whole.stat().st_size < 0.7  # the record is not halved
+    expected = unnoise.load(earliest)
+    assert torch.equal(unnoise.load(whole).sample(2), expected.sample(2))
+    off = (unnoise.load(half).sample(2).int() - expected.sample(2).int()).abs().float().mean()
+    assert off < 2
+    assert cli.main(["info", "half.safetensors"]) == 0
+    assert cli.main(["export", str(earliest)]) == 2
+    assert "--out: got None, expected a file name that ends in .safetensors" in capsys.readouterr().err
+
+
 def test_autoguidance_by_an_early_checkpoint_of_the_same_run(run, inside):
     early = run / "checkpoints" / "step-00000015"
     words = ["sample", str(run), "--num", "2", "--steps", "4"]

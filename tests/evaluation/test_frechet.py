@@ -175,3 +175,5 @@ def test_streaming_batches_of_float32():
     assert to.distance(x.float()) == pytest.approx(to.distance(x), rel=1e-5)
     with pytest.raises(DataError, match="not finite"):
         to.distance(torch.full((5, 8), float("nan")))
+    with pytest.raises(DataError, match=r"its statistics are of 8 features, the samples have 5; expected both of one"):
+        to.distance(x[:, :5])

@@ -403,6 +403,12 @@ def test_learned_variance_takes_part_and_the_images_noise_is_the_seeds():
         chain = Chain(grid, "learned", decoder_variance(model.diffusion.schedule, grid))
         terms = all_terms(batch.denoiser, batch.x0, chain, noise.normal)
     torch.testing.assert_close(terms.bits, bits_per_dim(model, images, clip_x0=False).terms)
+    fixed, pairs = noise.normal().double(), [19, 0, 7]
+    with torch.no_grad():
+        everything = all_terms(batch.denoiser, batch.x0, chain, lambda: fixed)
+        one_each = bound._terms_of(batch, chain, pairs, fixed)  # each image at a level of its own
+    for part, values in zip(everything, one_each, strict=False):
+        torch.testing.assert_close(values, part[range(3), pairs], rtol=1e-4, atol=1e-5)
     assert bits_per_dim(model, images, method="ode", steps=2).bits.isfinite().all()
 
 

@@ -24,6 +24,7 @@ usage: unnoise COMMAND ...
   unnoise tune-sampler RUN [flags]          find the best solver and time steps for few evaluations
   unnoise data PATH [flags]                 report on a data set, and a mosaic of it
   unnoise info RUN|FILE|PNG                 what is in a run, a model file or a picture
+  unnoise export RUN|CHECKPOINT --out FILE  the model alone as one file; --half for fp16
   unnoise report RUN [--out FILE.html]      one page about a run: samples over time, curves, settings
 
   unnoise COMMAND --help                    the flags of a command
@@ -43,6 +44,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "tune-sampler": "tune",
     "data": "data",
+    "export": "export",
     "info": "data",
     "report": "report",
 }

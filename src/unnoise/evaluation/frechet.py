@@ -91,7 +91,7 @@ class FrechetTo:
 
     def distance(self, features: Float[Tensor, "n d"]) -> float:
         """Of features to the reference."""
-        found = Statistics.of(features)
+        found = self._statistics(features)
         return _distance(self.reference.mean, self.reference.cov, self.root, found.mean, found.cov)
 
     def estimate(self, features: Float[Tensor, "n d"]) -> Estimate:
@@ -101,7 +101,7 @@ class FrechetTo:
 
         which is the derivative of the distance by the weight of x, less a constant (T is the optimal transport map).
         """
-        found = Statistics.of(features)
+        found = self._statistics(features)
         values, vectors = torch.linalg.eigh(self.root @ found.cov @ self.root)
         trace = self.reference.cov.trace() + found.cov.trace() - 2 * values.clamp(min=0).sqrt().sum()
         shift = found.mean - self.reference.mean
@@ -138,6 +138,15 @@ class FrechetTo:
         line = residual * (1 / points + x0**2 / ((x - x0) ** 2).sum()) ** 0.5
         error = float(line**2 + self.estimate(features).standard_error ** 2) ** 0.5
         return Infinity(float(y0 - slope * x0), float(slope), error, tuple(counts), tuple(distances))
+
+    def _statistics(self, features: Tensor) -> Statistics:
+        theirs = len(self.reference.mean)
+        if features.shape[-1] != theirs:
+            raise DataError(
+                f"reference: its statistics are of {theirs} features, the samples have {features.shape[-1]}; "
+                "expected both of one extractor"
+            )
+        return Statistics.of(features)
 
 
 def perfect(cov: Float[Tensor, "d d"], count: int) -> float:
