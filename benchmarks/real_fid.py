@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import os
 import time
@@ -69,7 +70,7 @@ def features(extract: Extractor, images: Tensor, name: str, folder: Path, part_o
         path = folder / f"{extract.name}-{extract.fingerprint[:12]}-{name}-{start:05d}.npy"
         if not path.exists():
             part = extract.features(images[start : start + CHUNK])
-            temporary = path.with_suffix(".tmp.npy")
+            temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
             np.save(temporary, part.numpy())
             os.replace(temporary, path)
             made += len(part)
@@ -130,21 +131,22 @@ def main() -> None:
     images = torch.from_numpy(load(DataConfig(source="cifar10", path=arguments.data_path)).images[: 2 * COUNT].copy())
     sets = {name: make(images) for name, make in SETS.items()}
     rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
-    for protocol in PROTOCOLS:
-        extract = extractor(protocol, "cpu", arguments.inception)
-        if arguments.part:
-            part, of = map(int, arguments.part.split("/"))
-            for name, these in sets.items():
-                features(extract, these, name, arguments.work, (part, of))
+    extracts = [extractor(protocol, "cpu", arguments.inception) for protocol in PROTOCOLS]
+    work = arguments.work
+    if arguments.part:
+        part, of = map(int, arguments.part.split("/"))
+        for name, extract in itertools.product(sets, extracts):
+            features(extract, sets[name], name, work, (part, of))
+        return
+    for name, extract in itertools.product(list(sets)[1:], extracts):
+        key = {"protocol": extract.name, "compared": name, "fingerprint": extract.fingerprint}
+        if any(key.items() <= row.items() for row in rows):
             continue
-        for name, these in list(sets.items())[1:]:
-            key = {"protocol": protocol, "compared": name, "fingerprint": extract.fingerprint}
-            if any(key.items() <= row.items() for row in rows):
-                continue
-            reference = features(extract, sets["reference"], "reference", arguments.work)
-            found = measured(features(extract, these, name, arguments.work), reference)
-            rows.append(key | found | {"about": extract.description})
-            write_json(arguments.out, {"data": "CIFAR-10 train images", "torch": torch.__version__, "rows": rows})
+        found = measured(
+            features(extract, sets[name], name, work), features(extract, sets["reference"], "reference", work)
+        )
+        rows.append(key | found | {"about": extract.description})
+        write_json(arguments.out, {"data": "CIFAR-10 train images", "torch": torch.__version__, "rows": rows})
     print(table(arguments.out))
 
 

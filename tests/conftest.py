@@ -9,7 +9,8 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook(["unnoise.diffusion", "unnoise.networks"], "beartype.beartype")
+MEASURES = [f"unnoise.evaluation.{name}" for name in ("frechet", "kernel", "coverage", "statistics", "tiny")]
+install_import_hook(["unnoise.diffusion", "unnoise.networks", *MEASURES], "beartype.beartype")
 
 ROOT = Path(__file__).parent.parent
 

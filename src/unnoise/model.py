@@ -219,7 +219,9 @@ class Model:
             tensors = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}
             beyond = [key for key, value in tensors.items() if not value.isfinite().all()]
             if beyond:
-                raise ConfigError(f"half: {beyond[0]} is beyond fp16's 65504; expected smaller weights, or full precision")
+                raise ConfigError(
+                    f"half: {beyond[0]} is beyond fp16's 65504; expected smaller weights, or full precision"
+                )
         checkpoint.save_model(Path(path), tensors, self.record)
 
 

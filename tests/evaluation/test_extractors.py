@@ -24,7 +24,8 @@ def maps(x): return x
 def few(x): return x.mean((2, 3))[:1]
 def words(x): return "features"
 def infinite(x): return torch.where(x.mean((1, 2, 3), keepdim=True)[:, :, 0, 0] > 0.5, float("inf"), 0.0)
-def fails(x): raise RuntimeError("expected 1 channel")
+def fails(x): raise RuntimeError("in torch\\nexpected 1 channel")
+def fails_empty(x): raise ValueError
 number = 3
 """
 
@@ -75,6 +76,9 @@ def test_tiny_takes_other_sizes_and_colours():
     torch.testing.assert_close(extract.features(large), expected)
     torch.testing.assert_close(extract.features(images.expand(-1, 3, -1, -1)), expected)
     assert torch.equal(torch.cat(list(extract.stream(images, 3))), extract.features(images, 3))
+    colours = torch.arange(3 * 16 * 16).reshape(1, 3, 16, 16) % 251.0
+    blocks = colours.reshape(1, 3, 8, 2, 8, 2).mean((1, 3, 5))
+    torch.testing.assert_close(tiny.prepare(colours), blocks[:, None] / 255)
 
 
 @pytest.mark.parametrize("kind", ["file", "function"])
@@ -130,6 +134,7 @@ def test_a_file_that_is_no_torchscript_is_one_line(content, tmp_path):
         ("words", "returns str for 2 images"),
         ("infinite", "features of image 3 are not finite"),
         ("fails", r"fails on float images \(2, 3, 6, 7\) in \[0, 1\] \(expected 1 channel\)"),
+        ("fails_empty", r"in \[0, 1\] \(ValueError\); expected a function"),
     ],
 )
 def test_wrong_features_are_one_line(function, words, module):
@@ -146,7 +151,6 @@ def test_wrong_features_are_one_line(function, words, module):
         IMAGES[0],
         IMAGES[:0],
         IMAGES[:, :2],
-        np.zeros((1, 1, 8, 8)),
     ],
 )
 def test_wrong_images_are_one_line(images):

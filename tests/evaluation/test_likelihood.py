@@ -347,6 +347,8 @@ def test_an_images_number_depends_on_its_seed_only(digits, kind):
     torch.testing.assert_close(parted, together, rtol=1e-4, atol=1e-4)
     tail = bits_per_dim(model, images[3:], labels[3:], method, seed=3, **METHODS[kind]).bits
     torch.testing.assert_close(tail, together[3:], rtol=1e-4, atol=1e-4)
+    head = bits_per_dim(model, images, labels, method, num=2, **METHODS[kind]).bits
+    torch.testing.assert_close(head, together[:2], rtol=1e-4, atol=1e-4)
     other = bits_per_dim(model, images, labels, method, seed=100, **METHODS[kind]).bits
     assert (other - together).abs().min() > 1e-4
 
@@ -367,13 +369,37 @@ def test_a_recipe_makes_the_same_numbers_again(digits, kind):
     assert bits_per_dim(model, images, labels, method, num=1, **METHODS[kind]).describe()["standard_error"] is None
 
 
-def test_gradients_are_there_under_inference_mode_and_precision_is_put_back(digits):
+def test_gradients_are_there_under_inference_mode(digits):
     model, images, labels = digits
-    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     with torch.inference_mode():
         inside = bits_per_dim(model, images, labels, "ode", num=2, steps=2)
     assert torch.equal(inside.bits, bits_per_dim(model, images, labels, "ode", num=2, steps=2).bits)
-    assert before == (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
+
+
+def test_precision_is_full_inside_and_put_back_afterwards():
+    def now():
+        return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+    before = now()
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        with pytest.raises(KeyError), common.full_precision():
+            assert now() == (False, "highest")
+            raise KeyError
+        assert now() == (True, "high")
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+
+
+def test_dequantisation_fills_the_bins():
+    grey = torch.full((4, 1, 100, 100), 90.0, dtype=torch.float64)
+    again = (ode.dequantise(grey / 127.5 - 1, range(4)) + 1) * 127.5 - 90
+    low, high = float(again.min()), float(again.max())
+    assert -0.5 <= low < -0.4999 and 0.4999 < high <= 0.5
+    assert float(again.mean()) == pytest.approx(0, abs=0.01) and float(again.std()) == pytest.approx(12**-0.5, rel=0.01)
+    assert len({float(image.sum()) for image in again}) == 4
 
 
 def test_labels_matter_and_may_be_left_open(digits):

@@ -15,17 +15,17 @@ from unnoise import checkpoint
 
 BESIDE_EVERY = 4
 """One in so many trials writes its checkpoints beside training."""
-REAL_EVERY = 25
+REAL_EVERY, REAL = 25, 3
 """One in so many trials is a process of its own from its first import on."""
 
 
 def trial(lab: Lab, number: int) -> Problems:
     """Killed one to three times and run on to the end."""
     draw = lab.random("kills", number)
-    beside = number % BESIDE_EVERY == 1
+    beside = number % BESIDE_EVERY == 1 and number % REAL_EVERY != REAL
     flags = ("--train.async-save", "on") if beside else ()
     whole, run = lab.whole(*flags), lab.fresh("kills") / "run"
-    if number % REAL_EVERY == 3:
+    if number % REAL_EVERY == REAL:
         return _kill_real(run, draw) or harness.resumed(run, whole)
     done, problems = 0, []
     for _ in range(draw.choice((1, 1, 1, 2, 3))):

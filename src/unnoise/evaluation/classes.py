@@ -6,19 +6,17 @@ images beside it. It says nothing of variety, one perfect picture per class has 
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from unnoise.config import ConfigError, nearest
+from unnoise.config import ConfigError
 from unnoise.data.config import DataError
+from unnoise.evaluation import foreign
 from unnoise.evaluation.frechet import frechet_distance, moments
 
 Z_95 = 1.959963984540054
@@ -164,8 +162,7 @@ def predictions(classifier: Classifier, images: Tensor, batch_size: int = 256) -
 
 def load_classifier(spec: str, num_classes: int, device: str | torch.device = "cpu") -> Classifier:
     """A classifier of uint8 images from module:function or a TorchScript file; ConfigError where there is none."""
-    is_file = Path(spec).exists() or spec.endswith((".pt", ".pth", ".ts", ".jit")) or ":" not in spec
-    network = _torchscript(spec, device) if is_file else _function(spec)
+    network = foreign.load(spec, "classifier", EXPECTED, device).call
     where = f"classifier {spec}"
 
     @torch.inference_mode()
@@ -173,9 +170,8 @@ def load_classifier(spec: str, num_classes: int, device: str | torch.device = "c
         try:
             logits = network(images.to(device).float() / 255)
         except Exception as error:  # whatever a stranger's code raises
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             got = f"images {tuple(images.shape[1:])} as floats in 0..1"
-            raise ConfigError(f"{where}: fails on {got} ({reason}); {EXPECTED}") from error
+            raise ConfigError(f"{where}: fails on {got} ({foreign.reason(error)}); {EXPECTED}") from error
         if not isinstance(logits, Tensor) or logits.shape != (len(images), num_classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ConfigError(
@@ -186,38 +182,3 @@ def load_classifier(spec: str, num_classes: int, device: str | torch.device = "c
         return logits.argmax(1)
 
     return classify
-
-
-def _torchscript(spec: str, device: str | torch.device) -> Callable[[Tensor], Any]:
-    if not Path(spec).is_file():
-        raise ConfigError(f"classifier {spec}: there is no such file; {EXPECTED}")
-    try:
-        return torch.jit.load(spec, map_location=device).eval()
-    except Exception as error:  # torch raises RuntimeError, ValueError or what its zip reader does
-        raise ConfigError(f"classifier {spec}: is no TorchScript file, made by torch.jit.save; {EXPECTED}") from error
-
-
-def _function(spec: str) -> Callable[[Tensor], Any]:
-    name, _, attribute = spec.partition(":")
-    try:
-        module = _imported(name)
-    except Exception as error:  # a stranger's module may raise anything
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"classifier {spec}: module {name!r} cannot be imported ({reason}); {EXPECTED}, found from {Path.cwd()}"
-        ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        hint = nearest(attribute, names) if names else EXPECTED
-        raise ConfigError(f"classifier {spec}: {name} has no function {attribute!r}; {hint}")
-    return found
-
-
-def _imported(name: str) -> Any:
-    """A module, also from the folder one is in."""
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(Path.cwd()))

@@ -27,7 +27,7 @@ from unnoise.evaluation import collect
 from unnoise.evaluation.classes import class_accuracy, class_distances, load_classifier, predictions
 from unnoise.evaluation.collect import Ranks, Samples
 from unnoise.evaluation.distances import Reference
-from unnoise.evaluation.extractors import Extractor, extractor
+from unnoise.evaluation.extractors import Extractor, extractor, suited
 from unnoise.evaluation.likelihood import METHODS, bits_per_dim
 from unnoise.evaluation.memorization import Features, copying, pairs_picture
 from unnoise.evaluation.reference import Key, cached_statistics
@@ -39,9 +39,10 @@ FORMAT = 1
 SHOWN = 100
 """Samples in the grid."""
 PAIRS = 12
+MOST_SEARCHED = 10_000
+"""Samples whose nearest training images are looked for."""
 STANDARD_NUM = 50_000
 """Published FIDs are of so many samples."""
-TINY_PIXELS = 32 * 32
 ALONE = Ranks()
 
 
@@ -122,7 +123,9 @@ def evaluate(
     _check(wanted, data, settings)
     device = wanted.model.arithmetic.device
     statistics = None if settings.reference is None else Statistics.load(settings.reference)
-    extracts = [extractor(named(spec, data), device, settings.inception) for spec in settings.extractors]
+    extracts = [
+        extractor(suited(spec, *data.images.shape[1:]), device, settings.inception) for spec in settings.extractors
+    ]
     work = Work(wanted, data, root(config), settings, out, collect.samples(wanted, out / FOLDER, ranks))
     seen = [_see(work, extract, statistics, ranks) for extract in extracts]
     if ranks.rank:
@@ -170,12 +173,6 @@ def _check(wanted: Samples, data: ImageData, settings: Settings) -> None:
         if name not in METHODS:
             raise ConfigError(f"--likelihood: got {name!r}, expected bound, ode, both with a comma, or none")
     wanted.model.settings(guide=wanted.guide, **wanted.settings)
-
-
-def named(spec: str, data: ImageData) -> str:
-    """The extractor that `auto` is for these images, or what was asked for."""
-    channels, height, width = data.images.shape[1:]
-    return spec if spec != "auto" else "tiny" if channels == 1 and height * width <= TINY_PIXELS else "edm"
 
 
 def _see(work: Work, extract: Extractor, statistics: Statistics | None, ranks: Ranks) -> Seen:
@@ -233,14 +230,13 @@ def _likelihood(work: Work, method: str) -> dict[str, Any] | None:
 
 def _copying(work: Work, seen: Seen | None) -> dict[str, Any]:
     """Nearest training images, with a picture of the closest pairs."""
-    train = work.data.images[: work.data.num_train]
-    features = None
+    train, images, features = work.data.images[: work.data.num_train], work.images[:MOST_SEARCHED], None
     if seen is not None and seen.train is not None and len(seen.train) == len(train):
-        features = Features(seen.samples, seen.train, seen.held_out, seen.train_flipped)
+        features = Features(seen.samples[:MOST_SEARCHED], seen.train, seen.held_out, seen.train_flipped)
     held_out = work.pixels(work.held_out_rows) if work.held_out_rows else None
-    found = copying(work.images, train, held_out, features)
+    found = copying(images, train, held_out, features)
     picture = work.out / FOLDER / "neighbours.png"
-    save_png(picture, pairs_picture(work.images, train, found, PAIRS), {"unnoise": found.summary()})
+    save_png(picture, pairs_picture(images, train, found, PAIRS), {"unnoise": found.summary()})
     return {**found.to_dict(), "summary": found.summary().splitlines()}
 
 

@@ -14,12 +14,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
-import inspect
 import json
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +26,11 @@ from torch import Tensor
 
 from unnoise.config import ConfigError
 from unnoise.data.config import DataError
-from unnoise.evaluation import inception, tiny
+from unnoise.evaluation import foreign, inception, tiny
 
 NAMES = (*inception.PROTOCOLS, "tiny")
+EXPECTED = "expected a TorchScript file or module:function, float images (n, c, h, w) in [0, 1] -> (n, d)"
+TINY_PIXELS = 32 * 32
 BATCH_SIZE = 16
 """The fastest for Inception on a CPU; a GPU wants more."""
 
@@ -81,10 +79,10 @@ class Extractor:
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             try:
                 return network(self.prepare(batch.to(self.device).float()))
-            except RuntimeError as error:
+            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
                 if self.standard or self.name == "tiny":
                     raise
-                reason = str(error).strip().splitlines()[-1]
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 raise ConfigError(
                     f"extractor {self.name!r}: fails on float images {tuple(batch.shape)} in [0, 1] ({reason}); "
                     "expected a function of (n, c, h, w) that returns (n, d)"
@@ -116,6 +114,11 @@ def _batches(images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, int]]:
         yield images[start : start + batch_size], start
 
 
+def suited(spec: str, channels: int, height: int, width: int) -> str:
+    """The extractor that `auto` is for images of this shape (tiny for tiny grey ones, else edm), or what was asked for."""
+    return spec if spec != "auto" else "tiny" if channels == 1 and height * width <= TINY_PIXELS else "edm"
+
+
 def extractor(spec: str, device: torch.device | str = "cpu", inception_file: Path | None = None) -> Extractor:
     """By name, TorchScript file or `module:function`; ConfigError where there is none such."""
     device = torch.device(device)
@@ -123,10 +126,8 @@ def extractor(spec: str, device: torch.device | str = "cpu", inception_file: Pat
         return _inception(spec, device, inception_file)
     if spec == "tiny":
         return _tiny(device)
-    if Path(spec).is_file():
-        return _torchscript(spec, device)
-    if ":" in spec:
-        return _function(spec, device)
+    if Path(spec).is_file() or ":" in spec:
+        return _custom(spec, device)
     close = difflib.get_close_matches(spec, NAMES, 1, 0.5)
     hint = (
         f"did you mean {close[0]!r}?"
@@ -163,42 +164,7 @@ def _tiny(device: torch.device) -> Extractor:
     return Extractor("tiny", False, description, device, tiny.prepare, network.features, network)
 
 
-def _torchscript(spec: str, device: torch.device) -> Extractor:
-    data = Path(spec).read_bytes()
-    try:
-        network: Any = torch.jit.load(spec, map_location=device).eval()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"extractor {spec}: is no TorchScript file ({str(error).strip().splitlines()[0][:80]}); expected one of "
-            "torch.jit.save, (n, c, h, w) in [0, 1] -> (n, d)"
-        ) from error
-    return _custom(spec, f"TorchScript {Path(spec).name}", hashlib.sha256(data).hexdigest(), network, device)
-
-
-def _function(spec: str, device: torch.device) -> Extractor:
-    name, _, attribute = spec.partition(":")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)  # as `python -m` would
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"extractor {spec!r}: {name} cannot be imported ({error}); expected a TorchScript file that exists or "
-            "module:function, with the module installed or in this folder"
-        ) from error
-    finally:
-        with suppress(ValueError):
-            sys.path.remove(folder)
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        close = difflib.get_close_matches(attribute, dir(module), 1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; expected a function in {module.__file__}"
-        raise ConfigError(f"extractor {spec!r}: {name} has no function {attribute!r}{hint}")
-    source = inspect.getsourcefile(module) if module.__file__ else None
-    digest = hashlib.sha256(Path(source).read_bytes() if source else spec.encode()).hexdigest()
-    return _custom(spec, f"function {spec}", digest, function, device)
-
-
-def _custom(spec: str, words: str, digest: str, network: Callable[[Tensor], Any], device: torch.device) -> Extractor:
-    description = {"resize": "none", "range": "x / 255", "network": words, "sha256": digest}
-    return Extractor(spec, False, description, device, lambda images: images / 255, network)
+def _custom(spec: str, device: torch.device) -> Extractor:
+    network = foreign.load(spec, "extractor", EXPECTED, device)
+    description = {"resize": "none", "range": "x / 255", "network": network.words, "sha256": network.sha256}
+    return Extractor(spec, False, description, device, lambda images: images / 255, network.call)

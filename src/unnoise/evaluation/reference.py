@@ -1,6 +1,6 @@
-"""What was computed of a reference set, kept beside the data's cache: features and their statistics.
+"""Numbers kept on disk: pieces of long arrays (`chunks.py`), and the statistics of reference sets beside the data's cache.
 
-A file is found by what it depends on: the data's fingerprint, the extractor's, and the rows. It is written under a temporary
+Statistics are found by what they depend on: the data's fingerprint, the extractor's, and the rows. A file is written under a temporary
 name and renamed, and carries the SHA-256 of its numbers: one that is damaged is made again, not used.
 """
 
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -39,16 +38,6 @@ class Key:
     def path(self, cache: Path, kind: str) -> Path:
         text = json.dumps(asdict(self), sort_keys=True)
         return cache / "features" / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
-
-
-def cached_features(cache: Path, key: Key, make: Callable[[], Float[Tensor, "n d"]]) -> Float[Tensor, "n d"]:
-    """From the cache, or made and kept."""
-    path = key.path(cache, "features")
-    found = read(path)
-    if found is None:
-        found = {"features": make()}
-        write(path, found, asdict(key))
-    return found["features"]
 
 
 def cached_statistics(cache: Path, key: Key, make: Callable[[], Statistics]) -> Statistics:

@@ -12,8 +12,7 @@ from torch import nn
 from unnoise.data.cache import root
 from unnoise.data.images import grid, save_png
 from unnoise.evaluation.collect import Ranks, data_features
-from unnoise.evaluation.evaluate import named
-from unnoise.evaluation.extractors import extractor
+from unnoise.evaluation.extractors import extractor, suited
 from unnoise.evaluation.frechet import FrechetTo
 from unnoise.evaluation.reference import Key, cached_statistics
 from unnoise.evaluation.statistics import Statistics
@@ -65,7 +64,7 @@ def quality(run: Run, model: Model) -> dict[str, float]:
     train, data, began = run.config.train, run.data, time.monotonic()
     if train.evaluate is None:
         return {}
-    extract = extractor(named(train.evaluate, data), run.arithmetic.device)
+    extract = extractor(suited(train.evaluate, *data.images.shape[1:]), run.arithmetic.device)
     cache = root(run.config.data)
     key = Key(data.fingerprint, extract.fingerprint, str(range(data.num_train)))
     reference = cached_statistics(

@@ -14,8 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from unnoise import build
 from unnoise.config import ConfigError, RunConfig, check, seconds, to_dict
 from unnoise.data.dataset import ImageData
-from unnoise.evaluation.evaluate import named
-from unnoise.evaluation.extractors import extractor
+from unnoise.evaluation.extractors import extractor, suited
 from unnoise.model import Model
 from unnoise.training import distributed
 from unnoise.training import state as states
@@ -116,7 +115,9 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
     model = build.diffusion_model(config.diffusion, network)
     build.grid(config.sample, model.schedule)  # what cannot be sampled is said before the first step
     if train.evaluate is not None:
-        extractor(named(train.evaluate, data), arithmetic.device)  # what is missing is said before the first step
+        extractor(
+            suited(train.evaluate, *data.images.shape[1:]), arithmetic.device
+        )  # what is missing is said before the first step
     log = Log(folder / "metrics.jsonl", speaks=here.main, forgives=train.on_save_error == "continue")
     objective = Objective(model, config, arithmetic, classes, here)
     beside = train.async_save == "on" or (train.async_save == "auto" and arithmetic.device.type != "cpu")
