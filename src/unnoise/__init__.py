@@ -20,6 +20,7 @@ _WHERE = {
     "generate_samples": "model",
     "train": "api",
     "preset": "api",
+    "evaluate": "api",
     "load_data": "api",
     "RunConfig": "config",
     "ConfigError": "config",
@@ -43,6 +44,7 @@ __all__ = [
     "Model",
     "RunConfig",
     "__version__",
+    "evaluate",
     "from_model",
     "generate_samples",
     "grid",
@@ -56,7 +58,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from unnoise.api import load_data, preset, train
+    from unnoise.api import evaluate, load_data, preset, train
     from unnoise.checkpoint import CheckpointError
     from unnoise.config import ConfigError, RunConfig, override
     from unnoise.data.config import DataConfig, DataError

@@ -8,8 +8,9 @@ from typing import Any
 
 from unnoise import build
 from unnoise.config import RunConfig, override
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load
-from unnoise.model import Model
+from unnoise.model import SAMPLE_BATCH, Model
 from unnoise.model import load as load_model
 from unnoise.presets import named, with_objective
 from unnoise.training import loop
@@ -46,6 +47,29 @@ def train(
     if not outcome.finished:
         raise KeyboardInterrupt(f"stopped: everything is saved in {folder}; the same call goes on from there")
     return load_model(outcome.folder, str(build.device(config.device)))
+
+
+def evaluate(
+    model: Model | str | Path,
+    out: str | Path,
+    num: int = 1000,
+    sampling: Mapping[str, Any] | None = None,
+    data: DataConfig | None = None,
+    **measured: Any,
+) -> dict[str, Any]:
+    """Measure `num` samples of a model (or its name, run folder or file) against its data, or against `data`.
+
+    `sampling` changes fields of the model's SampleConfig; `measured` are fields of `evaluation.evaluate.Settings`: extractors,
+    likelihood, copying, .. Gives the record that is also written to out/evaluation.json; the same call again goes on.
+    """
+    from unnoise.evaluation.collect import Samples
+    from unnoise.evaluation.evaluate import Settings
+    from unnoise.evaluation.evaluate import evaluate as run
+
+    model = model if isinstance(model, Model) else load_model(model)
+    config = data or model.config.data
+    samples = Samples(model, dict(sampling or {}), num, seed=0, batch_size=SAMPLE_BATCH)
+    return run(samples, load(config), config, Settings(**measured), Path(out))
 
 
 def default_folder(config: RunConfig, objective: str | None = None) -> Path:

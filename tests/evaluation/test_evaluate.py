@@ -73,6 +73,14 @@ def test_the_distance_is_that_of_the_samples_to_all_training_images(measured):
     assert record(measured)["distances"][0]["samples"]["frechet"] == pytest.approx(expected, rel=1e-3)
 
 
+def test_from_python_it_is_the_same(measured, tmp_path):
+    found = unnoise.evaluate("digits", tmp_path, 60, {"steps": 4}, likelihood=(), copying=False)
+    assert found["distances"][0]["samples"]["frechet"] == pytest.approx(
+        record(measured)["distances"][0]["samples"]["frechet"], rel=1e-6
+    )
+    assert record(tmp_path)["samples"]["num"] == 60
+
+
 def test_the_text_has_no_fid_for_other_features(measured):
     text = summary(record(measured))
     assert "Fréchet distance" in text and "FID," not in text and "bits/dim, bound" in text
@@ -120,6 +128,21 @@ def test_statistics_from_a_file_are_the_reference(measured, tmp_path):
         record(measured)["distances"][0]["samples"]["frechet"], rel=1e-6
     )
     assert found["samples"]["kernel"] is None and "stats.npz" in found["reference"]
+
+
+def test_side_by_side_it_is_said_what_may_not_be_compared(measured, tmp_path, capsys):
+    words = ["--num", "70", *FAST[2:], "--likelihood", "none", "--no-copying", "--reference-num", "200"]
+    assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "b")]) == 0
+    capsys.readouterr()
+    assert cli.main(["compare", str(measured), str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert "60 samples and 70" in said and "200 training images of digits" in said
+    assert said.count("Fréchet distance  ") == 1 and "bits/dim, bound" in said and "copies of training images" in said
+    (tmp_path / "b/evaluation.json").write_text('{"distances": [3]}')
+    assert cli.main(["compare", str(measured), str(tmp_path / "b")]) == 2
+    assert cli.main(["compare", str(measured), str(tmp_path / "nothing")]) == 2
+    assert cli.main(["compare", str(measured)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
 
 
 def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):

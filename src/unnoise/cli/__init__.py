@@ -21,6 +21,7 @@ usage: unnoise COMMAND ...
   unnoise sample RUN|FILE|NAME [flags]      make pictures with a trained model
   unnoise edit KIND RUN PICTURE.. [flags]   inpaint, outpaint, image, interpolate, reconstruct, variations, morph
   unnoise evaluate RUN|FILE|NAME [flags]    how good: FID, KID, precision, recall, bits/dim, copies of training images
+  unnoise compare RUN RUN ..                evaluations side by side, with a warning where numbers may not be compared
   unnoise tune-sampler RUN [flags]          find the best solver and time steps for few evaluations
   unnoise data PATH [flags]                 report on a data set, and a mosaic of it
   unnoise info RUN|FILE|PNG                 what is in a run, a model file or a picture
@@ -42,6 +43,7 @@ COMMANDS = {
     "sample": "sample",
     "edit": "edit",
     "evaluate": "evaluate",
+    "compare": "compare",
     "tune-sampler": "tune",
     "data": "data",
     "export": "export",

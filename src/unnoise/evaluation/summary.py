@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,13 @@ def tables(record: Record) -> list[Table]:
 
 def summary(record: Record) -> str:
     """What evaluation.json says, for a terminal."""
-    lines = [title(record)]
-    for part in tables(record):
+    return "\n".join([title(record), *layout(tables(record)), "", *(f"note: {note}" for note in record["notes"])])
+
+
+def layout(parts: Iterable[Table]) -> list[str]:
+    """Tables in columns, an empty line before each."""
+    lines: list[str] = []
+    for part in parts:
         rows = [part.head, *part.rows] if any(part.head) else part.rows
         widths = [max(len(row[i]) for row in rows) for i in range(len(part.head))]
         lines.append("")
@@ -46,7 +51,7 @@ def summary(record: Record) -> str:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             lines.append("  ".join(cells).rstrip())
         lines += [part.about] if part.about else []
-    return "\n".join([*lines, "", *(f"note: {note}" for note in record["notes"])])
+    return lines
 
 
 def _distances(one: Record) -> Table:
