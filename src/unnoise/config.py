@@ -264,7 +264,6 @@ def check(config: RunConfig) -> None:
         "train.keep_checkpoints": config.train.keep_checkpoints,
         "train.max_skipped": config.train.max_skipped,
         "sample.steps": config.sample.steps,
-        "train.evaluate_num - 1": config.train.evaluate_num - 1,
     }
     optional = {
         "train.micro_batch": config.train.micro_batch,
@@ -286,6 +285,8 @@ def check(config: RunConfig) -> None:
     for name, value in not_negative.items():
         if not 0 <= value < float("inf"):
             raise ConfigError(f"{name}: got {value}, expected 0 or more")
+    if config.train.evaluate_num < 2:
+        raise ConfigError(f"train.evaluate_num: got {config.train.evaluate_num}, expected 2 or more")
     if not all(0 <= beta < 1 for beta in config.train.betas):
         raise ConfigError(f"train.betas: got {config.train.betas}, expected two numbers from 0 up to, not including, 1")
     if not 0 <= config.seed < 2**63:

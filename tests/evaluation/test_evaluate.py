@@ -19,6 +19,7 @@ from unnoise.data.dataset import load
 from unnoise.evaluation.chunks import Chunks
 from unnoise.evaluation.extractors import extractor
 from unnoise.evaluation.frechet import frechet_distance, moments
+from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.summary import summary
 
 FAST = ["--num", "60", "--steps", "4", "--likelihood-num", "8", "--likelihood-terms", "4"]
@@ -101,8 +102,66 @@ def test_other_settings_are_other_samples(measured, tmp_path):
     words = [*FAST, "--steps", "5", "--likelihood", "none", "--no-copying"]
     assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "copy")]) == 0
     found = record(tmp_path / "copy")
+    assert not (tmp_path / "copy/evaluation/neighbours.png").exists()
     assert found["model"]["steps"] == 5 and found["copying"] is None and found["likelihood"] == {}
     assert found["distances"][0]["samples"]["frechet"] != record(measured)["distances"][0]["samples"]["frechet"]
+
+
+def test_what_is_measured_of_the_same_samples_is_added(measured, tmp_path):
+    shutil.copytree(measured, tmp_path / "copy")
+    words = [*FAST, "--features", "none", "--likelihood", "ode", "--no-copying"]
+    assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "copy")]) == 0
+    before, now = record(measured), record(tmp_path / "copy")
+    assert now["distances"] == before["distances"] and now["copying"] == before["copying"]
+    assert set(now["likelihood"]) == {"bound", "ode"}
+
+
+def test_statistics_that_were_saved_are_the_reference_and_know_their_extractor(measured, tmp_path):
+    file, words = tmp_path / "s.npz", [*FAST, "--likelihood", "none", "--no-copying"]
+    assert cli.main(["evaluate", "digits", *words, "--save-reference", str(file), "--out", str(tmp_path / "a")]) == 0
+    assert cli.main(["evaluate", "digits", *words, "--reference", str(file), "--out", str(tmp_path / "b")]) == 0
+    a, b = (record(tmp_path / name) for name in "ab")
+    pair = [found["distances"][0]["samples"]["frechet"] for found in (a, b)]
+    assert pair[0] == pytest.approx(pair[1], rel=1e-4)  # float32 on disk
+    assert "SHA-256" in b["distances"][0]["reference"] and not any("which protocol" in note for note in b["notes"])
+
+
+def test_classes_of_other_data_are_not_taken_for_the_models(tmp_path, capfd):
+    for name in "ab":
+        for i in range(30):
+            picture = torch.randint(0, 256, (1, 8, 8), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+            unnoise.save_png(tmp_path / f"digits/{name}/{i}.png", picture, {})
+    words = [*FAST, "--data", str(tmp_path / "digits"), "--out", str(tmp_path / "o")]
+    assert cli.main(["evaluate", "digits", *words]) == 0
+    found = record(tmp_path / "o")
+    assert found["classes"] is None and found["distances"][0]["per_class"] == []
+    assert found["likelihood"]["bound"]["labels"] == "null"
+    assert any("classes are not the model's" in note for note in found["notes"])
+
+
+def test_a_function_that_reads_other_files_is_not_taken_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "judge_of_files.py").write_text(
+        "import pathlib\ndef f(x): return x.flatten(1)[:, 20:23] * float(pathlib.Path('w.txt').read_text())\n"
+    )
+    words = [*FAST, "--features", "judge_of_files:f", "--likelihood", "none", "--no-copying"]
+    values = []
+    for weight in ("1", "5"):
+        (tmp_path / "w.txt").write_text(weight)
+        assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "o")]) == 0
+        values.append(record(tmp_path / "o")["distances"][-1]["samples"]["frechet"])
+    assert values[1] == pytest.approx(25 * values[0], rel=1e-3)
+
+
+def test_a_checkpoint_is_measured_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unnoise.train("digits", tmp_path / "run", {"train.kimg": 0.128, "network.base_channels": 8, "sample.steps": 2})
+    (path,) = (tmp_path / "run/checkpoints").glob("step-*")
+    words = ["--num", "20", "--likelihood", "none", "--no-copying"]
+    assert cli.main(["evaluate", str(path), *words]) == 0
+    assert cli.main(["evaluate", str(tmp_path / "run/model.safetensors"), *words]) == 0
+    assert (tmp_path / f"evaluation-{path.name}/evaluation.json").is_file()
+    assert (tmp_path / "evaluation-run/evaluation.json").is_file()
 
 
 def test_two_ranks_make_what_one_makes(measured, tmp_path):
@@ -174,8 +233,16 @@ def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
     (["--classifier", "no.such:thing"], "no.such"),
     (["--first-seed", "-3"], "--first-seed: got -3"),
     (["--nun", "3"], "--num"),
+    (["--likelihood-terms", "1"], "--likelihood-terms: got 1, expected 2 or more, or 0 for all"),
+    (["--reference", "few.npz"], "few.npz: got sigma (3, 3), mu (3,), count (), expected mu (64,)"),
+    (["--reference", "others.npz"], "was made with edm, not with this tiny"),
 ])  # fmt: skip
-def test_bad_input_is_one_line(words, line, tmp_path, capfd):
+def test_bad_input_is_one_line(words, line, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Statistics(9, torch.zeros(3), torch.eye(3)).save(tmp_path / "few.npz")
+    about = {"extractor": "edm", "fingerprint": "another"}
+    Statistics(99, torch.zeros(64), torch.eye(64), about).save(tmp_path / "others.npz")
+    monkeypatch.setattr(unnoise.Model, "sample", lambda *_, **__: pytest.fail("sampled first"))
     assert cli.main(["evaluate", "digits", *FAST, "--out", str(tmp_path), *words]) == 2
     said = capfd.readouterr().err.strip()
     assert line in said and len(said.splitlines()) == 1
@@ -202,7 +269,9 @@ def test_chunks_are_made_once_and_again_where_they_are_damaged(tmp_path):
     with pytest.raises(ValueError, match="missing"):
         chunks.whole()
     assert list(chunks.make(rows, chunks.parts())) == [range(10), range(10, 20), range(20, 25)]
-    chunks.path(range(10, 20)).write_bytes(chunks.path(range(10, 20)).read_bytes()[:-3])
+    damaged = bytearray(chunks.path(range(10, 20)).read_bytes())
+    damaged[-5] ^= 4
+    chunks.path(range(10, 20)).write_bytes(damaged)
     list(chunks.make(rows, chunks.parts()))
     assert made == [range(10), range(10, 20), range(20, 25), range(10, 20)]
     assert chunks.whole()[:, 0].tolist() == list(range(25))

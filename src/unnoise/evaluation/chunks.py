@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unnoise.data.config import DataError
 from unnoise.evaluation import reference
 
 
@@ -36,11 +37,13 @@ class Chunks:
             yield part
 
     def whole(self) -> Tensor:
-        """All rows; ValueError while some are missing."""
+        """All rows; DataError while some are missing."""
         read = [self._read(part) for part in self.parts()]
         missing = [part for part, rows in zip(self.parts(), read, strict=True) if rows is None]
         if missing:
-            raise ValueError(f"{self.path(missing[0])}: is missing or damaged; run the same command again")
+            raise DataError(
+                f"{self.path(missing[0])}: is missing or damaged; run the same command again (ranks need one shared folder)"
+            )
         return torch.cat([rows for rows in read if rows is not None])
 
     def _write(self, part: range, rows: Tensor) -> None:

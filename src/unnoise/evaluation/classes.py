@@ -27,6 +27,11 @@ Classifier = Callable[[UInt8[Tensor, "n c h w"]], Int64[Tensor, " n"]]
 """Images to class numbers."""
 
 
+Logits = Callable[[UInt8[Tensor, "n c h w"]], Tensor]
+"""Images to (n, classes) float32 on the CPU."""
+BATCH_SIZE = 256
+
+
 @dataclass(frozen=True)
 class Share:
     """`right` of `count`, with the 95 % interval of Wilson 1927; None and 0..1 of nothing."""
@@ -162,6 +167,12 @@ def predictions(classifier: Classifier, images: Tensor, batch_size: int = 256) -
 
 def load_classifier(spec: str, num_classes: int, device: str | torch.device = "cpu") -> Classifier:
     """A classifier of uint8 images from module:function or a TorchScript file; ConfigError where there is none."""
+    logits = load_logits(spec, num_classes, device)
+    return lambda images: logits(images).argmax(1)
+
+
+def load_logits(spec: str, num_classes: int, device: str | torch.device = "cpu") -> Logits:
+    """The same, as logits on the CPU."""
     network = foreign.load(spec, "classifier", EXPECTED, device).call
     where = f"classifier {spec}"
 
@@ -179,6 +190,6 @@ def load_classifier(spec: str, num_classes: int, device: str | torch.device = "c
             )
         if not bool(logits.isfinite().all()):
             raise ConfigError(f"{where}: got logits with NaN or infinity, expected finite numbers; is it trained?")
-        return logits.argmax(1)
+        return logits.float().cpu()
 
-    return classify
+    return lambda images: torch.cat([classify(part) for part in images.split(BATCH_SIZE)])

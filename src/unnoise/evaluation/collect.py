@@ -1,6 +1,6 @@
 """Samples and feature vectors, made once: in pieces on disk, over all ranks, resumable, with the time left.
 
-RUN/evaluation/<key>/samples-*.npy are the samples of one model with one setting (the key); features of theirs lie beside
+RUN/evaluation/<key>/samples-*.safetensors are the samples of one model with one setting (the key); features of theirs lie beside
 them, those of the data in the cache of data sets, under the fingerprints of data and extractor.
 """
 
@@ -24,7 +24,7 @@ from unnoise.evaluation.chunks import Chunks
 from unnoise.evaluation.extractors import Extractor
 from unnoise.model import Model
 
-CHUNK = 250
+CHUNK = 128
 """Images per file; what a kill may cost."""
 
 
@@ -52,13 +52,26 @@ class Samples:
     @property
     def recipe(self) -> dict[str, Any]:
         """All that the samples depend on."""
-        chosen = to_dict(self.model.settings(guide=self.guide, **self.settings))
-        guide = {} if self.guide is None else {"guide": self.guide.weights_hash}
-        return {"weights": self.model.weights_hash, "precision": str(self.model.arithmetic.dtype), **chosen, **guide}
+        from unnoise import __version__
+
+        model = self.model
+        return {
+            "weights": model.weights_hash,
+            "precision": str(model.arithmetic.dtype).removeprefix("torch."),
+            "diffusion": to_dict(model.config.diffusion),
+            "shape": to_dict(model.shape),
+            "unnoise": __version__,
+            **to_dict(model.settings(guide=self.guide, **self.settings)),
+            **({} if self.guide is None else {"guide": self.guide.weights_hash}),
+        }
+
+    @property
+    def key(self) -> str:
+        """A short name of the recipe and the first seed."""
+        return hashlib.sha256(json.dumps([self.recipe, self.seed], sort_keys=True).encode()).hexdigest()[:12]
 
     def chunks(self, out: Path) -> Chunks:
-        key = hashlib.sha256(json.dumps([self.recipe, self.seed], sort_keys=True).encode()).hexdigest()[:12]
-        return Chunks(out / key, "samples", self.num, CHUNK)
+        return Chunks(out / self.key, "samples", self.num, CHUNK)
 
     def make(self, rows: range) -> Tensor:
         """uint8 (n, c, h, w)."""
@@ -73,7 +86,7 @@ class Samples:
 
 def samples(wanted: Samples, out: Path, ranks: Ranks) -> Tensor:
     """All samples, each rank having made its part."""
-    return _made(wanted.chunks(out), wanted.make, ranks, "samples")
+    return _made(wanted.chunks(out), wanted.make, ranks, "samples", all_ranks=True)
 
 
 def sample_features(extract: Extractor, wanted: Samples, images: Tensor, out: Path, ranks: Ranks) -> Tensor:
@@ -97,11 +110,12 @@ def data_features(extract: Extractor, data: ImageData, cache: Path, rows: range,
     return _made(Chunks(where, name, len(rows), CHUNK), made, ranks, what + (", mirrored" if flipped else ""))
 
 
-def _made(chunks: Chunks, make: Callable[[range], Tensor], ranks: Ranks, what: str) -> Tensor:
+def _made(chunks: Chunks, make: Callable[[range], Tensor], ranks: Ranks, what: str, all_ranks: bool = False) -> Tensor:
+    """All rows, on rank 0 or on `all_ranks`; nothing elsewhere."""
     mine = chunks.parts()[ranks.rank :: ranks.size]
     total = sum(len(part) for part in mine)
     with tqdm(total=total, unit="image", desc=what, disable=None if ranks.rank == 0 else True, leave=False) as bar:
         for part in chunks.make(make, mine):
             bar.update(len(part))
     ranks.wait()
-    return chunks.whole()
+    return chunks.whole() if all_ranks or ranks.rank == 0 else torch.empty(0)

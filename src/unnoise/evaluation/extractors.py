@@ -16,7 +16,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,14 @@ class Extractor:
     def fingerprint(self) -> str:
         """SHA-256 of network and preprocessing: features with the same one may be compared."""
         return hashlib.sha256(json.dumps([self.name, self.description], sort_keys=True).encode()).hexdigest()
+
+    def probed(self, images: Tensor) -> Extractor:
+        """With what it makes of these images in its fingerprint, where the file alone may not say all (it may load others)."""
+        if self.standard or self.classify is not None:
+            return self
+        numbers = " ".join(f"{value:.3g}" for value in self.features(images).flatten().tolist())
+        digest = hashlib.sha256(numbers.encode()).hexdigest()
+        return replace(self, description={**self.description, "probe": digest})
 
     def features(self, images: Tensor, batch_size: int = BATCH_SIZE) -> Float[Tensor, "n d"]:
         """Feature vectors, float32, on the CPU, of uint8 images (n, c, h, w); DataError for others.

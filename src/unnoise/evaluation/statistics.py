@@ -66,6 +66,8 @@ class Statistics:
         try:
             mean, cov = (torch.from_numpy(np.array(value, np.float64)) for value in (mean, cov))
             count = int(found["count"]) if "count" in found else None
+            if count is not None and count < 2:
+                raise ValueError(f"it says it is of {count} vectors")
             about = {str(k): str(v) for k, v in json.loads(str(found["about"])).items()} if "about" in found else {}
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"statistics {path}: {error}; the file is damaged: make it again") from error

@@ -85,6 +85,11 @@ def _rest(record: Record) -> list[Table]:
             rows.append((f"bits/dim, {method}", _plus_minus(found["bits_per_dim"], found["standard_error"])))
     if record["classes"] is not None:
         rows.append(("read as their label", _classes(record["classes"])))
+        if "classifier_score" in record["classes"]:
+            score = record["classes"]["classifier_score"]
+            rows.append(
+                ("classifier score", f"{score['mean']:.4g} ± {score['spread']:.2g} (Inception Score's formula)")
+            )
     if record["copying"] is not None:
         rows += [("copies", line) for line in record["copying"]["summary"]]
     return [Table(("", ""), rows)] if rows else []

@@ -35,7 +35,8 @@ def measured(run: RunFiles) -> str:
         table(part.head, part.rows) + (f'<p class="dim">{text(part.about)}</p>' if part.about else "") for part in parts
     )
     listed = f"<ul>{''.join(f'<li>{note}</li>' for note in notes)}</ul>" if notes else ""
-    return f"<h2>Evaluation</h2><p>{text(head)}</p>{shown}{listed}{''.join(_figure(run, *f) for f in FIGURES)}"
+    figures = "".join(_figure(run, *f) for f in FIGURES if f[0] != "neighbours.png" or record.get("copying"))
+    return f"<h2>Evaluation</h2><p>{text(head)}</p>{shown}{listed}{figures}"
 
 
 def _figure(run: RunFiles, name: str, caption: str) -> str:

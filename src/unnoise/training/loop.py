@@ -27,6 +27,7 @@ from unnoise.training import state as states
 from unnoise.training.distributed import joined
 from unnoise.training.faults import DivergedError, exclusive, histogram, signals
 from unnoise.training.preview import preview
+from unnoise.training.quality import prepared
 from unnoise.training.run import Run, prepare
 from unnoise.training.saver import Groups
 from unnoise.training.step import draw, learning_rate, rehearse, train_step
@@ -74,6 +75,8 @@ def _train(run: Run, resume: str) -> Outcome:
             run.world.wait()  # until all have read what rank 0 now writes
             if run.world.main:
                 _begin(run)
+            if run.progress() < 1:
+                run.quality = prepared(run.config, run.data, run.extract, run.world)
             try:
                 finished = _loop(run, caught)
                 run.saver.wait()
@@ -179,6 +182,7 @@ def _loop(run: Run, caught: list[int]) -> bool:
         if _due(before, state.nimg, train.checkpoint_every_kimg) or (best and train.keep_best):
             _save(run, total, best)
     run.saver.wait()
+    run.saved_nimg = run.world.from_main(run.saved_nimg)
     finished = run.progress() >= 1
     best = False
     if finished and state.previewed_nimg != state.nimg:
@@ -249,7 +253,7 @@ def _save(run: Run, total: Tensor, best: bool, last: bool = False) -> None:
     """A checkpoint and the model file, beside training where it is so configured."""
     state = run.state
     state.loss_sum = float(total)
-    state.best_step = state.step if best else state.best_step
+    before, state.best_step = state.best_step, state.step if best else state.best_step
     groups = states.tensors(state)
     if not run.world.main:
         run.saved_nimg = state.nimg
@@ -259,10 +263,10 @@ def _save(run: Run, total: Tensor, best: bool, last: bool = False) -> None:
         raise DivergedError(
             f"step {state.step}: {bad[0]} is not finite and was not saved; {checkpoint.intact(run.folder / 'checkpoints')}"
         )
-    run.saver.start(_writer(run, must=last or run.config.train.on_save_error == "stop"), groups)
+    run.saver.start(_writer(run, before, must=last or run.config.train.on_save_error == "stop"), groups)
 
 
-def _writer(run: Run, must: bool) -> Callable[[Groups], None]:
+def _writer(run: Run, best_before: int, must: bool) -> Callable[[Groups], None]:
     """What writes the state of now, given its tensors, while the state goes on; raises only if it must be written."""
     state, folder, record = run.state, run.folder / "checkpoints", run.record()
     values = states.record(state, {"epoch": state.nimg / run.data.num_train, **record})
@@ -275,6 +279,8 @@ def _writer(run: Run, must: bool) -> Callable[[Groups], None]:
         except checkpoint.CheckpointError as error:
             if must:
                 raise
+            if state.best_step == step:
+                state.best_step = best_before
             run.log.say(f"NOT SAVED, training goes on: {error}")
             return
         run.saved_nimg = nimg

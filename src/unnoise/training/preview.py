@@ -9,14 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unnoise.data.cache import root
 from unnoise.data.images import grid, save_png
-from unnoise.evaluation.collect import Ranks, data_features
-from unnoise.evaluation.extractors import extractor, suited
-from unnoise.evaluation.frechet import FrechetTo
-from unnoise.evaluation.reference import Key, cached_statistics
-from unnoise.evaluation.statistics import Statistics
-from unnoise.model import SAMPLE_BATCH, Model
 from unnoise.training.faults import halving
 from unnoise.training.run import Run
 from unnoise.training.step import held_out_losses
@@ -45,7 +38,8 @@ def _measure(run: Run, average: nn.Module, raw: nn.Module) -> bool:
         state.held_out_loss = values["held_out_loss"]
         state.best_held_out_loss = min(state.held_out_loss, state.best_held_out_loss)
     model = run.model(average)
-    values |= quality(run, model)
+    if run.quality is not None:
+        values |= run.quality.measure(model)
     began = time.monotonic()
     images = halving(PREVIEW_IMAGES, lambda size: model.sample(PREVIEW_IMAGES, batch_size=size))
     values["sample_sec"] = time.monotonic() - began
@@ -54,26 +48,10 @@ def _measure(run: Run, average: nn.Module, raw: nn.Module) -> bool:
         save_png(path, grid(images), {"unnoise": f"nimg {state.nimg}, seeds 0-{PREVIEW_IMAGES - 1}"})
     run.log.metrics(values, path if path.exists() else None)
     held = f"held-out loss {state.held_out_loss:.4f} · " if "held_out_loss" in values else ""
+    held += "".join(f"{k} {v:.4g} · " for k, v in values.items() if k.startswith(("fid_", "frechet_")))
     where = f"samples in {path}" if path.exists() else "no samples"
     run.log.say(f"{state.nimg / 1000:.1f} kimg: {held}{where}")
     return best
-
-
-def quality(run: Run, model: Model) -> dict[str, float]:
-    """The distance of samples to all training images, where train.evaluate asks for it: fid_edm, frechet_tiny, .."""
-    train, data, began = run.config.train, run.data, time.monotonic()
-    if train.evaluate is None:
-        return {}
-    extract = extractor(suited(train.evaluate, *data.images.shape[1:]), run.arithmetic.device)
-    cache = root(run.config.data)
-    key = Key(data.fingerprint, extract.fingerprint, str(range(data.num_train)))
-    reference = cached_statistics(
-        cache, key, lambda: Statistics.of(data_features(extract, data, cache, range(data.num_train), False, Ranks()))
-    )
-    images = halving(SAMPLE_BATCH, lambda size: model.sample(train.evaluate_num, batch_size=size))
-    distance = FrechetTo(reference).distance(extract.features(images))
-    name = f"{'fid' if extract.standard else 'frechet'}_{extract.name}"
-    return {name: distance, "evaluate_sec": time.monotonic() - began}
 
 
 def _held_out(run: Run, average: nn.Module, raw: nn.Module) -> dict[str, float]:

@@ -14,12 +14,13 @@ from torch.distributed.fsdp import FSDPModule
 from unnoise import build
 from unnoise.config import ConfigError, RunConfig, check, seconds, to_dict
 from unnoise.data.dataset import ImageData
-from unnoise.evaluation.extractors import extractor, suited
+from unnoise.evaluation.extractors import Extractor
 from unnoise.model import Model
-from unnoise.training import distributed
+from unnoise.training import distributed, quality
 from unnoise.training import state as states
 from unnoise.training.distributed import World, whole
 from unnoise.training.log import Log
+from unnoise.training.quality import Quality
 from unnoise.training.saver import Saver
 from unnoise.training.state import TrainState
 from unnoise.training.step import Objective
@@ -38,6 +39,10 @@ class Run:
     log: Log
     shape: build.Shape
     world: World = field(default_factory=World)
+    extract: Extractor | None = None
+    """Of train.evaluate."""
+    quality: Quality | None = None
+    """Made before the first step, on rank 0."""
     saver: Saver = field(default_factory=lambda: Saver(beside=False))
     saved_nimg: int = -1
     """Images seen at the last checkpoint that is there whole."""
@@ -114,11 +119,8 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
     network = cast(nn.Module, torch.compile(network)) if arithmetic.compile else network
     model = build.diffusion_model(config.diffusion, network)
     build.grid(config.sample, model.schedule)  # what cannot be sampled is said before the first step
-    if train.evaluate is not None:
-        extractor(
-            suited(train.evaluate, *data.images.shape[1:]), arithmetic.device
-        )  # what is missing is said before the first step
+    extract = quality.chosen(config, data, arithmetic.device)  # what is missing is said before the first step
     log = Log(folder / "metrics.jsonl", speaks=here.main, forgives=train.on_save_error == "continue")
     objective = Objective(model, config, arithmetic, classes, here)
     beside = train.async_save == "on" or (train.async_save == "auto" and arithmetic.device.type != "cpu")
-    return Run(config, folder, data, arithmetic, objective, state, log, shape, here, Saver(beside))
+    return Run(config, folder, data, arithmetic, objective, state, log, shape, here, extract, saver=Saver(beside))
