@@ -16,6 +16,7 @@ import torch
 import unnoise
 from unnoise import cli
 from unnoise.data.dataset import load
+from unnoise.evaluation import collect
 from unnoise.evaluation.chunks import Chunks
 from unnoise.evaluation.extractors import extractor
 from unnoise.evaluation.frechet import frechet_distance, moments
@@ -23,6 +24,14 @@ from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.summary import summary
 
 FAST = ["--num", "60", "--steps", "4", "--likelihood-num", "8", "--likelihood-terms", "4"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pieces():
+    """Several files for the few samples of a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "CHUNK", 25)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -164,14 +173,21 @@ def test_a_checkpoint_is_measured_too(tmp_path, monkeypatch):
     assert (tmp_path / "evaluation-run/evaluation.json").is_file()
 
 
-def test_two_ranks_make_what_one_makes(measured, tmp_path):
+def test_two_ranks_make_what_one_makes(tmp_path):
+    words = ["-n", "150", "--steps", "2", "--likelihood", "none", "--no-copying"]  # two pieces
+    assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "one")]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "unnoise"]
-    words = ["evaluate", "digits", *FAST[2:], "-n", "60", "--out", str(tmp_path / "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *words], check=False, capture_output=True, text=True, timeout=240, env=environment)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNNOISE_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, "evaluate", "digits", *words, "--out", str(tmp_path / "two")],
+        check=False, capture_output=True, text=True, timeout=240, env=environment,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("read as their label") == 1
-    one, two = numbers(measured)["distances"][0]["samples"], numbers(tmp_path / "two")["distances"][0]["samples"]
+    one, two = (
+        numbers(tmp_path / "one")["distances"][0]["samples"],
+        numbers(tmp_path / "two")["distances"][0]["samples"],
+    )
     names = ("frechet", "frechet_standard_error", "kernel", "precision", "recall", "density", "coverage")
     assert [two[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-6)
 

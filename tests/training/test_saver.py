@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,11 @@ def test_no_room_stops_training_and_the_same_command_goes_on(data, tmp_path, mon
     config = tiny(**{"train.async_save": how})
     with monkeypatch.context() as patch:
         full(patch, {10})
+        steps, real = [], loop.train_step
+        patch.setattr(loop, "train_step", lambda *a: (time.sleep(0.05), steps.append(a[1].step), real(*a))[2])
         with pytest.raises(checkpoint.CheckpointError, match="no space"):
             loop.train(config, data, tmp_path / "run")
+        assert steps[-1] <= 11  # at once, not when it saves again
     assert checkpoint.newest(tmp_path / "run/checkpoints")[0].name == "step-00000005"
     assert loop.train(config, data, tmp_path / "run").finished
     loop.train(config, data, tmp_path / "whole")
