@@ -101,9 +101,8 @@ def test_again_nothing_is_sampled_and_the_numbers_are_the_same(measured, monkeyp
     before = numbers(measured)
     monkeypatch.setattr(unnoise.Model, "sample", lambda *_, **__: pytest.fail("sampled again"))
     assert cli.main(["evaluate", "digits", *FAST, "--out", str(measured)]) == 0
-    assert flat(numbers(measured)) == pytest.approx(
-        flat(before), rel=1e-9
-    )  # LAPACK's last bits depend on where memory lies
+    # the covariance of 60 samples has no full rank: its root magnifies the last bits
+    assert flat(numbers(measured)) == pytest.approx(flat(before), rel=1e-5)
 
 
 def test_other_settings_are_other_samples(measured, tmp_path):

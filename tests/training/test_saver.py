@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -176,21 +177,32 @@ def model_weights(folder: Path) -> str:
     return checkpoint.read_model(folder / "model.safetensors")[1]["weights"]
 
 
-def test_a_kill_while_a_save_is_written_loses_at_most_it(data, tmp_path, monkeypatch):
+DIES = """
+import os, sys
+from pathlib import Path
+from tests.training.test_loop import tiny
+from unnoise import DataConfig, checkpoint
+from unnoise.data.dataset import load
+from unnoise.training import loop
+
+real = checkpoint._save_tensors
+
+def die(tensors, path, *rest):
+    real(tensors, path, *rest)
+    if ".tmp-step-00000010" in str(path):
+        os._exit(9)
+
+checkpoint._save_tensors = die
+loop.train(tiny(**{"train.async_save": "on"}), load(DataConfig()), Path(sys.argv[1]))
+"""
+
+
+def test_a_kill_while_a_save_is_written_loses_at_most_it(data, tmp_path):
     """The process ends in the middle of a save; the one before it is used."""
-    config, real = tiny(**{"train.async_save": "on"}), checkpoint._save_tensors
-
-    def die(tensors, path, *rest):
-        real(tensors, path, *rest)
-        if ".tmp-step-00000010" in str(path):
-            os._exit(9)
-
-    child = os.fork()
-    if not child:
-        checkpoint._save_tensors = die
-        loop.train(config, data, tmp_path / "run")
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    config = tiny(**{"train.async_save": "on"})
+    root = Path(__file__).parent.parent.parent
+    command = [sys.executable, "-c", DIES, str(tmp_path / "run")]
+    assert subprocess.run(command, check=False, cwd=root, timeout=240, capture_output=True).returncode == 9
     assert checkpoint.newest(tmp_path / "run/checkpoints")[0].name == "step-00000005"
     loop.train(config, data, tmp_path / "run")
     loop.train(config, data, tmp_path / "whole")
