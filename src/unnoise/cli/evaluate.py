@@ -92,6 +92,8 @@ def evaluate(arguments: list[str]) -> int:
         print(summary(record))
         pictures = "samples.png" + (", neighbours.png" if record["copying"] else "")
         print(f"\n{out / evaluation.RECORD}\n{out / evaluation.FOLDER}: {pictures}")
+        if (out / "config.json").is_file():
+            print(f"next: unnoise report {out}")
     return 0
 
 

@@ -61,7 +61,7 @@ def _distances(one: Record) -> Table:
     shown: tuple[tuple[str, Callable[[Record], str]], ...] = (
         (distance, _frechet),
         (f"{distance}, extrapolated to infinite N", _infinity),
-        (f"{distance} of a perfect model at this N", lambda m: _number(m["frechet_of_perfect"])),
+        (f"{distance} of a perfect model at this N, about", lambda m: _number(m["frechet_of_perfect"])),
         (kernel, lambda m: _kernel(m, 1000 if one["standard"] else 1)),
         ("precision", lambda m: _number(m["precision"])),
         ("recall", lambda m: _number(m["recall"])),
