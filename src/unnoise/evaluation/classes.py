@@ -17,10 +17,8 @@ from torch import Tensor
 from unnoise.config import ConfigError
 from unnoise.data.config import DataError
 from unnoise.evaluation import foreign
-from unnoise.evaluation.frechet import frechet_distance, moments
+from unnoise.evaluation.frechet import Z95, frechet_distance, moments
 
-Z_95 = 1.959963984540054
-"""Standard normal quantile of a two-sided 95 % interval."""
 EXPECTED = "expected module:function or a TorchScript file, floats (n, c, h, w) in 0..1 -> logits (n, classes)"
 
 Classifier = Callable[[UInt8[Tensor, "n c h w"]], Int64[Tensor, " n"]]
@@ -48,8 +46,8 @@ class Share:
         """(p + z^2/2n -+ z (p (1-p) / n + z^2/4n^2)^(1/2)) / (1 + z^2/n)."""
         if not self.count:
             return 0.0, 1.0
-        n, p, z2 = self.count, self.right / self.count, Z_95**2
-        middle, half = p + z2 / (2 * n), Z_95 * (p * (1 - p) / n + z2 / (4 * n * n)) ** 0.5
+        n, p, z2 = self.count, self.right / self.count, Z95**2
+        middle, half = p + z2 / (2 * n), Z95 * (p * (1 - p) / n + z2 / (4 * n * n)) ** 0.5
         low, high = ((middle + sign * half) / (1 + z2 / n) for sign in (-1, 1))
         return 0.0 if self.right == 0 else low, 1.0 if self.right == n else high
 

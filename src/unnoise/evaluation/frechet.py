@@ -23,7 +23,7 @@ from torch import Tensor
 from unnoise.data.config import DataError
 from unnoise.evaluation.statistics import CHUNK, Statistics
 
-Z95 = 1.959964
+Z95 = 1.959963984540054
 """Of a normal distribution: 95 % lie within so many standard deviations."""
 
 
