@@ -115,11 +115,11 @@ def checkpoints(run: Run, repeats: int = 3) -> dict[str, Any]:
     for _ in range(repeats):
         run.state.step += 1
         run.saver = Saver(beside=False)
-        found["save_sec"].append(timed(lambda: loop._save(run, torch.zeros(()), False)))
+        found["save_sec"].append(timed(lambda: loop._save(run, False)))
         run.state.step += 1
         run.saver = Saver(beside=True)
         began = time.perf_counter()
-        found["async_waits_sec"].append(timed(lambda: loop._save(run, torch.zeros(()), False)))
+        found["async_waits_sec"].append(timed(lambda: loop._save(run, False)))
         run.saver.wait()
         found["async_done_sec"].append(time.perf_counter() - began)
     size = sum(f.stat().st_size for f in loop.checkpoint.checkpoints(run.folder / "checkpoints")[-1].iterdir())

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "unnoise"
 LAYERS = [
     {"diffusion", "networks", "data"},
     {"config"},
-    {"presets", "checkpoint", "build"},
+    {"presets", "checkpoint", "build", "batching"},
     {"model", "environment"},
     {"training", "sampling", "editing", "tuning", "evaluation", "report"},
     {"api"},

@@ -22,6 +22,8 @@ from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
 from unnoise.diffusion.samplers import SAMPLERS, options
 from unnoise.diffusion.schedules import SCHEDULES, Schedule
+from unnoise.networks.kernels import GroupNorm
+from unnoise.networks.triton_norm import available
 from unnoise.networks.unet import UNet
 
 V = TypeVar("V")
@@ -101,6 +103,10 @@ def check_sampling(config: SampleConfig) -> None:
         raise ConfigError(
             f"sample.dynamic_threshold: got {config.dynamic_threshold:g}, expected a quantile in 0 to 1 (0 is off)"
         )
+    if config.deep_cache < 1:
+        raise ConfigError(f"sample.deep_cache: got {config.deep_cache}, expected 1 (off) or more")
+    if config.deep_cache > 1 and config.cuda_graphs:
+        raise ConfigError("sample.deep_cache: cannot be recorded as CUDA graphs; expected one of the two")
     if not math.isfinite(config.guidance_scale):
         raise ConfigError(f"sample.guidance_scale: got {config.guidance_scale}, expected a number; 1 is off")
 
@@ -136,6 +142,7 @@ class Arithmetic:
     dtype: torch.dtype
     channels_last: bool
     compile: bool
+    fused_norm: bool = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision, or nothing for fp32."""
@@ -144,7 +151,10 @@ class Arithmetic:
         return torch.autocast(self.device.type, self.dtype)
 
     def place(self, net: nn.Module) -> nn.Module:
-        """The network on the device in this memory format."""
+        """The network on the device in this memory format, its normalisations by this kernel."""
+        for module in net.modules():
+            if isinstance(module, GroupNorm):
+                module.triton = self.fused_norm
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return net.to(device=self.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
@@ -171,7 +181,14 @@ def arithmetic(config: RunConfig) -> Arithmetic:
         dtype,
         _switch(config.train.channels_last, where.type == "cuda" or wide),
         _switch(config.train.compile, where.type == "cuda"),
+        _fused_norm(config.train.fused_norm, where),
     )
+
+
+def _fused_norm(value: str, where: torch.device) -> bool:
+    if value == "on" and not (where.type == "cuda" and available()):
+        raise ConfigError(f"train.fused_norm: needs CUDA and the triton package, got device {where.type}; expected off")
+    return _switch(value, auto=False)
 
 
 def _switch(value: str, auto: bool) -> bool:

@@ -84,6 +84,8 @@ class TrainConfig:
     """Of the network's arithmetic; auto is what is fastest on this machine for this network."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Memory format of the network."""
+    fused_norm: Literal["auto", "on", "off"] = "auto"
+    """On CUDA, the Triton kernel for group normalisation with its SiLU; auto is off until it was measured on a GPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto is on for CUDA."""
     tf32: bool = True
@@ -144,6 +146,10 @@ class SampleConfig:
     """Clamp the predicted image to the range of images at each step (static thresholding)."""
     dynamic_threshold: float = 0.0
     """Imagen's dynamic thresholding instead, at this quantile of |x0|, such as 0.995; 0 is off."""
+    deep_cache: int = 1
+    """Compute the levels below full size at every n-th evaluation and keep them between (DeepCache); 1 is off."""
+    cuda_graphs: bool = False
+    """On a GPU: record the network's calls once and replay them."""
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ def morph(
     labels, weights = [first, second], [(1 - share) * scale, share * scale]
     if scale != 1:
         labels, weights = [*labels, null], [*weights, torch.full_like(share, 1 - scale)]
-    denoiser = mixture(model.diffusion, [v for v in labels if v is not None], weights)
+    denoiser = mixture(model.fast(chosen), [v for v in labels if v is not None], weights)
     grid = model.grid(chosen)
     steps = model.walk(model.thresholded(denoiser, chosen), grid, model.noise(range(frames)), chosen, start)
     return from_model(last(steps).x.cpu())

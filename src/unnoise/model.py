@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -19,6 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from unnoise import build, checkpoint
+from unnoise.batching import images_at_once, in_batches
 from unnoise.checkpoint import MODEL_FILE, CheckpointError
 from unnoise.config import ConfigError, RunConfig, SampleConfig, from_dict, nearest, to_dict
 from unnoise.data.images import from_model
@@ -28,9 +30,10 @@ from unnoise.diffusion.guidance import autoguidance, classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
+from unnoise.networks.sampling import DeepCache, Graphed, rounded
 
 SAMPLE_BATCH = 64
-"""Images per network call, unless told otherwise."""
+"""Images per network call, where the call does not choose them itself."""
 
 
 class Model:
@@ -63,7 +66,7 @@ class Model:
         *,
         seeds: Sequence[int] | None = None,
         label: int | str | None = None,
-        batch_size: int = SAMPLE_BATCH,
+        batch_size: int | None = None,
         guide: Model | None = None,
         **settings: Any,
     ) -> UInt8[Tensor, "n c h w"]:
@@ -72,15 +75,25 @@ class Model:
         An image depends on its seed and label, not on its batch. `label` is a number or a class name; by default each
         image's is its seed modulo the number of classes; "none" samples without one. `guide` is a worse model for
         autoguidance. `settings` change fields of the model's own SampleConfig: sampler, steps, guidance_scale, ..
+        `batch_size` None is `images_at_once`; where memory runs out, half as many and so on.
         """
         seeds = list(range(seed, seed + num)) if seeds is None else list(seeds)
-        if not seeds or batch_size < 1:
-            raise ConfigError(f"sample: got {len(seeds)} images in batches of {batch_size}, expected 1 or more of both")
-        parts = []
-        for start in range(0, len(seeds), batch_size):
-            steps = self.steps(seeds[start : start + batch_size], label, guide, **settings)
-            parts.append(from_model(last(steps).x.cpu()))
-        return torch.cat(parts)
+        size = self.images_at_once(guide, **settings) if batch_size is None else batch_size
+        if not seeds or size < 1:
+            raise ConfigError(f"sample: got {len(seeds)} images in batches of {size}, expected 1 or more of both")
+
+        def made(rows: slice) -> Tensor:
+            return from_model(last(self.steps(seeds[rows], label, guide, **settings)).x.cpu())
+
+        return torch.cat(list(in_batches(len(seeds), size, made)))
+
+    def images_at_once(self, guide: Model | None = None, **settings: Any) -> int:
+        """The batch size for these settings on this device: by the width of the network and the size of its images."""
+        chosen, shape = self.settings(guide=guide, **settings), self.shape
+        doubled = guide is None and chosen.guidance_scale != 1  # one call with and without the label
+        return images_at_once(
+            self.config.network, shape.height, shape.width, self.arithmetic.device, rows=2 if doubled else 1
+        )
 
     def steps(
         self, seeds: Sequence[int], label: int | str | None = None, guide: Model | None = None, **settings: Any
@@ -90,14 +103,31 @@ class Model:
         denoiser = self.denoiser(self.labels(seeds, label), chosen, guide)
         return self.walk(denoiser, self.grid(chosen), self.noise(seeds), chosen)
 
+    def fast(self, chosen: SampleConfig) -> DiffusionModel:
+        """`diffusion` as one walk calls it, under `compute`: see `networks.sampling`."""
+        network: nn.Module = self._rounded
+        if chosen.cuda_graphs and self.arithmetic.device.type == "cuda":
+            network = self._graphed
+        if chosen.deep_cache > 1:
+            network = DeepCache(self._rounded, chosen.deep_cache)
+        return dataclasses.replace(self.diffusion, network=network)
+
+    @functools.cached_property
+    def _rounded(self) -> nn.Module:
+        return self.network if self.arithmetic.dtype == torch.float32 else rounded(self.network, self.arithmetic.dtype)
+
+    @functools.cached_property
+    def _graphed(self) -> Graphed:
+        return Graphed(self._rounded)
+
     def denoiser(self, labels: Tensor | None, chosen: SampleConfig, guide: Model | None = None) -> Denoiser:
         """This network as a denoiser for (n,) labels: guided and thresholded as the settings say."""
-        scale, interval = chosen.guidance_scale, chosen.guidance_interval
+        scale, interval, model = chosen.guidance_scale, chosen.guidance_interval, self.fast(chosen)
         if guide is None:
-            denoiser = classifier_free(self.diffusion, labels, self.shape.num_classes, scale, interval)
+            denoiser = classifier_free(model, labels, self.shape.num_classes, scale, interval)
         else:
-            worse = conditional(guide.diffusion, labels)
-            denoiser = autoguidance(conditional(self.diffusion, labels), worse, scale, interval)
+            worse = conditional(guide.fast(chosen), labels)
+            denoiser = autoguidance(conditional(model, labels), worse, scale, interval)
         return self.thresholded(denoiser, chosen)
 
     @staticmethod

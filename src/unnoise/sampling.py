@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unnoise import checkpoint
-from unnoise.config import to_dict
+from unnoise.batching import in_batches
+from unnoise.config import ConfigError, to_dict
 from unnoise.data.images import from_model, grid, read_png, read_png_text, save_animation, save_png, side_by_side
 from unnoise.diffusion.samplers.step import Step
-from unnoise.model import Model, find
+from unnoise.model import Model, find, last
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,20 +37,66 @@ def write_samples(
     label: str | None,
     out: Path,
     settings: dict[str, Any],
-    batch_size: int,
+    batch_size: int | None = None,
     guide: Model | None = None,
 ) -> None:
-    """Write seed-<n>.png for every seed, each with its recipe in its text."""
+    """Write seed-<n>.png for every seed, each with its recipe in its text; batch_size None is the model's own."""
     labels = model.labels(seeds, label)
     recipe = recipe_of(model, settings, guide)
-    for start in tqdm(range(0, len(seeds), batch_size), unit="batch", disable=None, leave=False):
-        part = seeds[start : start + batch_size]
-        images = model.sample(seeds=part, label=label, batch_size=batch_size, guide=guide, **settings)
-        for i, seed in enumerate(part):
-            text = {**recipe, "seed": seed}
-            if labels is not None:
-                text["label"] = int(labels[start + i])
-            save_png(picture(out, seed), images[i], {"unnoise": json.dumps(text)})
+    size = model.images_at_once(guide, **settings) if batch_size is None else batch_size
+    steps = len(model.grid(model.settings(guide=guide, **settings))) - 1
+    _folder(out)
+    with _progress(len(seeds), steps) as watched:
+
+        def made(rows: slice) -> tuple[slice, Tensor]:
+            return rows, from_model(last(watched(rows, model.steps(seeds[rows], label, guide, **settings))).x.cpu())
+
+        for rows, images in in_batches(len(seeds), size, made):
+            for i, image in zip(range(rows.start, rows.stop), images, strict=True):
+                text = {**recipe, "seed": seeds[i]} | ({} if labels is None else {"label": int(labels[i])})
+                _save(picture(out, seeds[i]), image, {"unnoise": json.dumps(text)}, i)
+
+
+@contextmanager
+def _progress(count: int, steps: int) -> Iterator[Callable[[slice, Iterator[Step]], Iterator[Step]]]:
+    """A bar on a terminal, with the time left, that watches the steps of one part of the images after the other."""
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=count * steps, disable=None, leave=False, bar_format=layout, dynamic_ncols=True) as bar:
+
+        def advance(rows: slice, step: int) -> None:
+            bar.set_description_str(f"{rows.start} of {count} images, step {step} of {steps}", refresh=False)
+            # backwards too, where a batch that ran out of memory begins again in halves
+            bar.update(rows.start * steps + (rows.stop - rows.start) * step - bar.n)
+
+        def watched(rows: slice, walk: Iterator[Step]) -> Iterator[Step]:
+            advance(rows, 0)
+            for i, step in enumerate(walk, 1):
+                advance(rows, i)
+                yield step
+
+        yield watched
+
+
+def _folder(out: Path) -> None:
+    """Make the folder for the pictures, before time is spent on them; ConfigError where there can be none."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(out, os.W_OK | os.X_OK) else "no permission to write there"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ConfigError(f"out: {out} is no folder for pictures ({reason}); expected a folder or a new name: --out")
+
+
+def _save(path: Path, image: Tensor, text: dict[str, str], before: int) -> None:
+    """save_png; what its error says is how far it came, and what to do."""
+    try:
+        save_png(path, image, text)
+    except OSError as error:
+        raise OSError(
+            f"{path}: not written ({error.strerror or error}), the {before} pictures before it are whole; "
+            "make room and run the same command again"
+        ) from error
 
 
 def picture(out: Path, seed: int) -> Path:
@@ -91,18 +140,40 @@ def write_process(
 ) -> list[Path]:
     """Write denoising.gif or .webp (x_t beside the predicted x0) and trajectory.png (both, step by step)."""
     seeds = list(seeds)[:SHOWN_IMAGES]
-    steps = [_shown(step) for step in model.steps(seeds, label, guide, **settings)]
+    count = len(model.grid(model.settings(guide=guide, **settings))) - 1
+    frames = _spread(count, FRAMES) if animate is not None else []
+    columns = _spread(count, COLUMNS) if trajectory else []
+    steps = _steps(model, seeds, label, settings, guide, {*frames, *columns})
     written = []
     if animate is not None:
-        chosen = [steps[i] for i in _spread(len(steps), FRAMES)]
-        frames = [side_by_side([grid(x), grid(x0)]) for x, x0 in chosen]
+        pictures = [side_by_side([grid(x), grid(x0)]) for x, x0 in (steps[i] for i in frames)]
         written.append(out / f"denoising.{animate}")
-        save_animation(written[-1], frames, frame_ms=max(40, 3000 // len(frames)), last_ms=2000)
+        save_animation(written[-1], pictures, frame_ms=max(40, 3000 // len(pictures)), last_ms=2000)
     if trajectory:
         written.append(out / "trajectory.png")
         text = {**recipe_of(model, settings, guide), "seeds": seeds[: SHOWN_IMAGES // 8], "label": label}
-        save_png(written[-1], _contact_sheet(steps), {"unnoise": json.dumps(text)})
+        save_png(written[-1], _contact_sheet([steps[i] for i in columns]), {"unnoise": json.dumps(text)})
     return written
+
+
+def _steps(
+    model: Model,
+    seeds: list[int],
+    label: str | None,
+    settings: dict[str, Any],
+    guide: Model | None,
+    wanted: Collection[int],
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """The wanted steps of all seeds, by number from 0: what is to be seen of each, made a batch at a time."""
+    count = len(model.grid(model.settings(guide=guide, **settings))) - 1
+    with _progress(len(seeds), count) as watched:
+
+        def made(rows: slice) -> dict[int, tuple[Tensor, Tensor]]:
+            walk = watched(rows, model.steps(seeds[rows], label, guide, **settings))
+            return {i: _shown(step) for i, step in enumerate(walk) if i in wanted}
+
+        parts = list(in_batches(len(seeds), model.images_at_once(guide, **settings), made))
+    return {i: (torch.cat([part[i][0] for part in parts]), torch.cat([part[i][1] for part in parts])) for i in wanted}
 
 
 def _shown(step: Step) -> tuple[Tensor, Tensor]:
@@ -112,9 +183,8 @@ def _shown(step: Step) -> tuple[Tensor, Tensor]:
     return from_model(step.x.cpu() / size), from_model(step.prediction.x0.cpu())
 
 
-def _contact_sheet(steps: Sequence[tuple[Tensor, Tensor]]) -> Image:
+def _contact_sheet(columns: Sequence[tuple[Tensor, Tensor]]) -> Image:
     """Two rows per image, x_t over the predicted x0; steps from left to right."""
-    columns = [steps[i] for i in _spread(len(steps), COLUMNS)]
     count = min(SHOWN_IMAGES // 8, len(columns[0][0]))
     rows = [torch.stack([step[kind][i] for step in columns]) for i in range(count) for kind in (0, 1)]
     return grid(torch.cat(rows), columns=len(columns))

@@ -11,9 +11,12 @@ from safetensors.torch import load_file
 import unnoise
 from unnoise import build
 from unnoise.config import override
+from unnoise.data.batches import Batches
 from unnoise.data.dataset import load
 from unnoise.presets import named
 from unnoise.training import loop
+from unnoise.training.run import prepare
+from unnoise.training.step import draw, read, train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -62,6 +65,51 @@ def test_seeds_give_the_same_pictures_on_either_device():
     config = dataclasses.replace(model.config.train, precision="fp32")
     gpu = unnoise.Model(model.network, dataclasses.replace(model.config, device="cuda", train=config), model.record)
     assert (gpu.sample(16).int() - on_cpu).abs().float().mean() < 1
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_recorded_calls_are_the_calls(guidance):
+    model = unnoise.load("digits", "cuda")
+    plain = model.sample(16, guidance_scale=guidance)
+    recorded = [model.sample(16, guidance_scale=guidance, cuda_graphs=True) for _ in range(2)]
+    assert torch.equal(recorded[0], recorded[1])
+    assert (recorded[0].int() - plain.int()).abs().float().mean() < 0.5
+    assert len(model.sample(5, guidance_scale=guidance, cuda_graphs=True)) == 5  # another shape
+
+
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_no_step_waits_for_the_device(data, tmp_path, compiled):
+    config = override(named("digits"), {**TINY, "device": "cuda", "train.precision": "bf16", "train.compile": compiled})
+    run = prepare(config, data, tmp_path)
+    batches = Batches(data, 0, run.arithmetic.device)
+
+    def step() -> None:
+        images = batches.get(run.state.nimg, 64)
+        train_step(run.objective, run.state, draw(run.objective, run.state.step, *images), 1e-3)
+
+    for _ in range(3):  # compilation, workspaces, the schedule's table
+        step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not list(read(run.objective, run.state)) and run.state.loss_steps == 6
+
+
+def test_a_step_that_is_not_finite_changes_nothing(data, tmp_path):
+    config = override(named("digits"), {**TINY, "device": "cuda", "train.precision": "bf16", "train.compile": "off"})
+    run = prepare(config, data, tmp_path)
+    batch = draw(run.objective, 0, *Batches(data, 0, run.arithmetic.device).get(0, 64))
+    train_step(run.objective, run.state, batch, 1e-3)
+    before = [v.clone() for module in (run.state.network, run.state.ema) for v in module.parameters()]
+    train_step(run.objective, run.state, dataclasses.replace(batch, x0=batch.x0 * float("nan")), 1e-3)
+    after = [v for module in (run.state.network, run.state.ema) for v in module.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert [outcome.step for outcome in read(run.objective, run.state)] == [2] and run.state.skipped == 1
+    train_step(run.objective, run.state, batch, 1e-3)
+    assert not torch.equal(before[0], next(run.state.network.parameters()))
 
 
 def test_interrupted_on_a_gpu_it_is_the_same_run(data, tmp_path, monkeypatch):

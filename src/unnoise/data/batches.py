@@ -48,10 +48,15 @@ class Batches:
         rows, flips = rows[part], flips[part]
         index = torch.from_numpy(rows)
         if isinstance(self.images, Tensor):
-            images = self.images[index.to(self.device)]
+            images = self.images[sent(index, self.device)]
         else:
-            images = torch.from_numpy(np.ascontiguousarray(self.images[rows])).to(self.device)
+            images = sent(torch.from_numpy(np.ascontiguousarray(self.images[rows])), self.device)
         if self.flip:
-            mirrored = torch.from_numpy(flips).to(self.device)[:, None, None, None]
+            mirrored = sent(torch.from_numpy(flips), self.device)[:, None, None, None]
             images = torch.where(mirrored, images.flip(-1), images)
-        return images, None if self.labels is None else self.labels[index].to(self.device)
+        return images, None if self.labels is None else sent(self.labels[index], self.device)
+
+
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device; CUDA copies it when it gets there, and the host does not wait."""
+    return value.to(device, non_blocking=device.type == "cuda")

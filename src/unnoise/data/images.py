@@ -90,6 +90,9 @@ def _save_whole(path: Path, save: Callable[[Path], None]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except BaseException:  # Ctrl-C
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def side_by_side(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image:

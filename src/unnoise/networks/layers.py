@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unnoise.networks.config import UNetConfig
+from unnoise.networks.kernels import Dropout, GroupNorm, doubled, norm_silu
 
 
 def sinusoidal_embedding(time: Float[Tensor, " b"], channels: int, order: str) -> Float[Tensor, "b c"]:
@@ -22,9 +23,9 @@ def sinusoidal_embedding(time: Float[Tensor, " b"], channels: int, order: str) -
     return torch.cat(parts, dim=1)
 
 
-def norm(channels: int, config: UNetConfig) -> nn.GroupNorm:
+def norm(channels: int, config: UNetConfig) -> GroupNorm:
     """Group normalisation as the config asks for it."""
-    return nn.GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
+    return GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
 
 
 def zeroed(module: nn.Conv2d) -> nn.Conv2d:
@@ -80,8 +81,19 @@ class Upsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.prepared: Tensor | None = None
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Add up the weights of the doubling convolution once and for all, for inference in `dtype`."""
+        layout = torch.channels_last if self.conv.weight.is_contiguous(memory_format=torch.channels_last) else None
+        self.prepared = (
+            doubled(self.conv.weight.detach()).to(dtype).contiguous(memory_format=layout or torch.contiguous_format)
+        )
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        if size == (2 * x.shape[-2], 2 * x.shape[-1]):  # all but odd sizes
+            weight = doubled(self.conv.weight) if self.prepared is None else self.prepared
+            return F.conv_transpose2d(x, weight, self.conv.bias, stride=2, padding=1)
         return self.conv(F.interpolate(x, size=size, mode="nearest"))
 
 
@@ -107,27 +119,24 @@ class ResBlock(nn.Module):
         self.resample = resample
         self.scale_shift = config.conditioning == "scale_shift"
         self.embedding_channels = out_channels * (2 if self.scale_shift else 1)
-        self.norm1 = nn.Identity() if raw_input else norm(in_channels, config)
-        self.activate = not raw_input
+        self.norm1 = None if raw_input else norm(in_channels, config)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = norm(out_channels, config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Float[Tensor, "b e"], size: tuple[int, int] | None = None) -> Tensor:
-        h = self.norm1(x)
-        h = F.silu(h) if self.activate else h
+        h = x if self.norm1 is None else norm_silu(x, self.norm1)
         if self.resample is not None:
             h, x = (_resized(v, self.resample, size) for v in (h, x))
         h = self.conv1(h)
         embedding = embedding.to(h.dtype)[:, :, None, None]
         if self.scale_shift:
-            scale, shift = embedding.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift  # Improved DDPM's AdaGN
+            h = norm_silu(h, self.norm2, *embedding.chunk(2, dim=1))
         else:
-            h = self.norm2(h + embedding)
-        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+            h = norm_silu(h + embedding, self.norm2)
+        return self.skip(x) + self.conv2(self.dropout(h))
 
 
 def _resized(x: Tensor, way: str, size: tuple[int, int] | None) -> Tensor:

@@ -10,6 +10,7 @@ any height and width works. Time (and class) become one embedding, projected for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unnoise.networks.config import UNetConfig
+from unnoise.networks.kernels import norm_silu
 from unnoise.networks.layers import Attention, Downsample, ResBlock, Upsample, norm, sinusoidal_embedding, zeroed
 
 
@@ -49,6 +51,7 @@ class UNet(nn.Module):
         self.num_classes = num_classes
         self._widths = [config.base_channels * m for m in config.channel_multipliers]
         self._attention = attention_levels(config, image_size)
+        self._every = config.skips == "every_block"
         time_hidden = config.time_hidden or 4 * config.base_channels
         time_channels = config.time_channels or 4 * config.base_channels
         self.time_mlp = nn.Sequential(
@@ -99,7 +102,7 @@ class UNet(nn.Module):
     def _build_decoder(self) -> None:
         config, widths = self.config, self._widths
         skips, channels = list(self._skip_widths), widths[-1]
-        every = config.skips == "every_block"
+        every = self._every
         self.decoder, self.up = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(widths))):
             blocks = nn.ModuleList()
@@ -123,39 +126,50 @@ class UNet(nn.Module):
         return self.time_projection(F.silu(embedding)).split(self._embedding_widths, dim=1)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"], label: Int[Tensor, " b"] | None = None
+        self,
+        x: Float[Tensor, "b c h w"],
+        time: Float[Tensor, " b"],
+        label: Int[Tensor, " b"] | None = None,
+        deep: Callable[[Callable[[], Tensor]], Tensor] = lambda compute: compute(),
     ) -> Float[Tensor, "b o h w"]:
-        """The network's output F for noisy images x at network times `time`; no label is the null label."""
+        """The network's output F for noisy images x at network times `time`; no label is the null label.
+
+        `deep` is given the computation of all that lies below full size and may answer with an earlier result of it.
+        """
         embedding = self.embed(time, label)
-        x, skips = self._encode(x, embedding)
+        x = x if self.stem is None else self.stem(x)
+        skips = [x] if self._every and self.stem is not None else []
+        shallow = self._encode(0, x, skips, embedding)
+        x = deep(lambda: self._deep(shallow, skips, embedding))
+        x = self._decode(len(self.decoder) - 1, x, skips, embedding)
+        return self.out_conv(norm_silu(x, self.out_norm))
+
+    def _deep(self, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]) -> Tensor:
+        """From the first level of the encoder to the last of the decoder: what is computed at less than full size."""
+        for level, down in enumerate(self.down):
+            x = down(x, embedding[down.slot]) if isinstance(down, ResBlock) else down(x)
+            skips += [x] if self._every else []
+            x = self._encode(level + 1, x, skips, embedding)
         x = self.middle1(x, embedding[self.middle1.slot])
         x = self.middle2(self.middle_attention(x), embedding[self.middle2.slot])
-        x = self._decode(x, skips, embedding)
-        return self.out_conv(F.silu(self.out_norm(x)))
+        for number, up in enumerate(self.up):
+            x = self._decode(number, x, skips, embedding)
+            size = (skips[-1].shape[-2], skips[-1].shape[-1])
+            x = up(x, embedding[up.slot], size) if isinstance(up, ResBlock) else up(x, size)
+        return x
 
-    def _encode(self, x: Tensor, embedding: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-        every = self.config.skips == "every_block"
-        x = x if self.stem is None else self.stem(x)
-        skips = [x] if every and self.stem is not None else []
-        for level, blocks in enumerate(self.encoder):
-            for stage in cast(nn.ModuleList, blocks):
-                x = stage(x, embedding)
-                skips += [x] if every else []
-            skips += [] if every else [x]
-            if level < len(self.down):
-                down = self.down[level]
-                x = down(x, embedding[down.slot]) if isinstance(down, ResBlock) else down(x)
-                skips += [x] if every else []
-        return x, skips
+    def _encode(self, level: int, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]) -> Tensor:
+        """The blocks of a level, whose skips go to the end of the list."""
+        for stage in cast(nn.ModuleList, self.encoder[level]):
+            x = stage(x, embedding)
+            skips += [x] if self._every else []
+        skips += [] if self._every else [x]
+        return x
 
-    def _decode(self, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]) -> Tensor:
-        every = self.config.skips == "every_block"
-        for level, blocks in enumerate(self.decoder):
-            for i, stage in enumerate(cast(nn.ModuleList, blocks)):
-                x = stage(torch.cat([x, skips.pop()], dim=1) if every or i == 0 else x, embedding)
-            if level < len(self.up):
-                up, size = self.up[level], tuple(skips[-1].shape[-2:])
-                x = up(x, embedding[up.slot], size) if isinstance(up, ResBlock) else up(x, size)
+    def _decode(self, number: int, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]) -> Tensor:
+        """The blocks of the decoder's level of this number (0 is the deepest), whose skips come from the end of the list."""
+        for i, stage in enumerate(cast(nn.ModuleList, self.decoder[number])):
+            x = stage(torch.cat([x, skips.pop()], dim=1) if self._every or i == 0 else x, embedding)
         return x
 
 

@@ -6,7 +6,7 @@ torch.optim.swa_utils.AveragedModel has one fixed decay; a half-life in images w
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unnoise.training.distributed import local
 
@@ -21,6 +21,19 @@ def decay(batch_size: int, nimg: int, halflife_nimg: float, rampup: float) -> fl
 @torch.no_grad()
 def update(average: nn.Module, network: nn.Module, beta: float) -> None:
     """average = beta * average + (1 - beta) * network, parameter by parameter."""
-    pairs = zip(average.parameters(), network.parameters(), strict=True)
-    old, new = ([local(value) for value in values] for values in zip(*pairs, strict=True))
+    old, new = _local(average), _local(network)
     torch._foreach_lerp_(old, new, 1 - beta)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@torch.no_grad()
+def update_where(wanted: Tensor, average: nn.Module, network: nn.Module, beta: float) -> None:
+    """`update` if the tensor `wanted` is true, without asking the device whether it is."""
+    old, new = _local(average), _local(network)
+    steps = torch._foreach_sub(new, old)  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_mul_(steps, (1 - beta) * wanted.float())  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_add_(old, steps)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _local(network: nn.Module) -> list[Tensor]:
+    """This rank's part of every parameter."""
+    return [local(value) for value in network.parameters()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from unnoise.batching import out_of_memory
 from unnoise.config import ConfigError
 
 try:
@@ -87,21 +87,6 @@ def histogram(noise: Tensor, bins: int = 8) -> str:
     edges = [10 ** (low + (high - low) * i / bins) for i in range(bins + 1)]
     parts = [f"{edges[i]:.2g} to {edges[i + 1]:.2g}: {count}" for i, count in enumerate(counts) if count]
     return ", ".join(parts)
-
-
-def is_finite(*values: Tensor) -> bool:
-    """Whether all numbers are; one synchronisation with the device."""
-    return all(math.isfinite(float(value)) for value in values)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory ran out, on a GPU or a CPU."""
-    text = str(error)
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or "allocate memory" in text
-        or "not enough memory" in text
-    )
 
 
 def halving(size: int, run: Callable[[int], T]) -> T:

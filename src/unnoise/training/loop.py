@@ -30,9 +30,11 @@ from unnoise.training.preview import preview
 from unnoise.training.quality import prepared
 from unnoise.training.run import Run, prepare
 from unnoise.training.saver import Groups
-from unnoise.training.step import draw, learning_rate, rehearse, train_step
+from unnoise.training.step import draw, learning_rate, read, rehearse, train_step
 
 MOSAIC = "data.png"
+READ_EVERY = {"cpu": 1}
+"""How many steps may be done before the host asks what came of them, by kind of device; 20 on others."""
 MAY_CHANGE = ("data.source", "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every", "train.evaluate",
               "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save", "train.async_save",
               "train.parallel", "train.trackers", "sample.", "device", "data.cache", "data.path")  # fmt: skip
@@ -149,7 +151,6 @@ def _loop(run: Run, caught: list[int]) -> bool:
     """Step until the end (True) or a signal (False)."""
     state, train, world = run.state, run.config.train, run.world
     batches = Batches(run.data, run.config.seed, run.arithmetic.device)
-    total = torch.tensor(state.loss_sum)
     window = (time.monotonic(), state.nimg)
     run.saved_nimg = state.nimg if state.step else -1
     state.network.train()
@@ -162,25 +163,23 @@ def _loop(run: Run, caught: list[int]) -> bool:
         if first:
             rehearse(run.objective, state, batch)
             first = False
-        loss, norm = train_step(run.objective, state, batch, lr)
+        train_step(run.objective, state, batch, lr)
         if state.micro_batch != size:
             run.log.say(f"out of memory: going on with micro-batches of {state.micro_batch}; the result is the same")
-        if state.skipped_in_row:
-            _skipped(run, loss, norm)
-        else:
-            total = total.to(loss.device) + loss
-            state.loss_steps += 1
+        log_due = _due(before, state.nimg, train.log_every_kimg)
+        if log_due or len(state.unread) >= READ_EVERY.get(run.arithmetic.device.type, 20):
+            _read(run)
         state.train_sec += time.monotonic() - began
         _agree(run, caught)
         run.saver.check()
-        if _due(before, state.nimg, train.log_every_kimg) and state.loss_steps:
-            window = _log(run, total, norm, lr, window)
-            total = torch.zeros(())
+        if log_due and state.loss_steps:
+            window = _log(run, lr, window)
         if run.progress() >= 1:
             break  # what is due at the end is done below, once
         best = preview(run) if _due(before, state.nimg, train.sample_every_kimg) else False
         if _due(before, state.nimg, train.checkpoint_every_kimg) or (best and train.keep_best):
-            _save(run, total, best)
+            _save(run, best)
+    _read(run)
     run.saver.wait()
     run.saved_nimg = run.world.from_main(run.saved_nimg)
     finished = run.progress() >= 1
@@ -189,7 +188,7 @@ def _loop(run: Run, caught: list[int]) -> bool:
         best = preview(run)
         run.saved_nimg = -1  # the held-out loss belongs into the last checkpoint
     if run.saved_nimg != state.nimg:
-        _save(run, total, best, last=True)
+        _save(run, best, last=True)
     elif not _model_is_current(run):  # lost, damaged, or of an older checkpoint
         _save_model(run, states.tensors(state)["ema"])
     return finished
@@ -213,11 +212,17 @@ def _due(before: int, after: int, every_kimg: float) -> bool:
     return math.floor(after / every) > math.floor(before / every)
 
 
-def _skipped(run: Run, loss: Tensor, norm: Tensor) -> None:
+def _read(run: Run) -> None:
+    """Count the steps that the device has done."""
+    for outcome in read(run.objective, run.state):
+        _skipped(run, outcome)
+
+
+def _skipped(run: Run, outcome: states.Outcome) -> None:
     """Note a step that was not applied; DivergedError after too many in a row."""
     state, most = run.state, run.config.train.max_skipped
-    what = f"step {state.step}: loss {float(loss):g}, gradient {float(norm):g}"
-    run.log.metrics({"step": state.step, "nimg": state.nimg, "skipped_steps": state.skipped})
+    what = f"step {outcome.step}: loss {float(outcome.loss):g}, gradient {float(outcome.norm):g}"
+    run.log.metrics({"step": outcome.step, "nimg": outcome.nimg, "skipped_steps": state.skipped})
     if state.skipped_in_row < most:
         run.log.say(f"not applied, {state.skipped_in_row} of {most} in a row: {what}")
         return
@@ -228,17 +233,17 @@ def _skipped(run: Run, loss: Tensor, norm: Tensor) -> None:
     )
 
 
-def _log(run: Run, total: Tensor, norm: Tensor, lr: float, window: tuple[float, int]) -> tuple[float, int]:
+def _log(run: Run, lr: float, window: tuple[float, int]) -> tuple[float, int]:
     """Write the mean loss since the last line; gives the new window of the speed measurement."""
     state, now = run.state, time.monotonic()
-    state.loss, state.loss_sum = float(total) / state.loss_steps, 0.0
+    state.loss, state.loss_sum = state.loss_sum / state.loss_steps, 0.0
     state.loss_steps = 0
     values = {
         "step": state.step,
         "nimg": state.nimg,
         "epoch": state.nimg / run.data.num_train,
         "loss": state.loss,
-        "grad_norm": float(norm),
+        "grad_norm": state.norm,
         "lr": lr,
         "img_per_sec": (state.nimg - window[1]) / max(now - window[0], 1e-9),
         "train_sec": state.train_sec,
@@ -249,10 +254,10 @@ def _log(run: Run, total: Tensor, norm: Tensor, lr: float, window: tuple[float, 
     return now, state.nimg
 
 
-def _save(run: Run, total: Tensor, best: bool, last: bool = False) -> None:
+def _save(run: Run, best: bool, last: bool = False) -> None:
     """A checkpoint and the model file, beside training where it is so configured."""
+    _read(run)
     state = run.state
-    state.loss_sum = float(total)
     before, state.best_step = state.best_step, state.step if best else state.best_step
     groups = states.tensors(state)
     if not run.world.main:

@@ -6,7 +6,7 @@ import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,20 @@ from unnoise.config import RunConfig
 from unnoise.diffusion.losses import Uncertainty
 from unnoise.model import check_fit
 from unnoise.training.distributed import like, shard, whole
+
+
+class Outcome(NamedTuple):
+    """What came of a step, on the device."""
+
+    step: int
+    nimg: int
+    finite: Tensor
+    """Whether it was applied."""
+    loss: Tensor
+    norm: Tensor
+    """Of the gradient, before clipping."""
+    t: Tensor
+    """The times of the images."""
 
 
 @dataclass
@@ -30,6 +44,10 @@ class TrainState:
     """Trained beside the network where the weighting is learned."""
     micro_batch: int | None = None
     """Images per pass after memory ran out; not kept, as another machine may have more."""
+    unread: list[Outcome] = field(default_factory=list)
+    """Steps that the counters below do not know of yet: see `step.read`."""
+    norm: float = math.nan
+    """Of the last gradient."""
     skipped_noise: list[Tensor] = field(default_factory=list)
     """sigma / alpha of the images of the steps skipped in a row."""
     step: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,15 +11,16 @@ from torch import Tensor
 
 from unnoise.build import Arithmetic
 from unnoise.config import ConfigError, RunConfig, TrainConfig
+from unnoise.data.batches import sent
 from unnoise.data.images import to_model
 from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.losses import draw_times, training_loss
 from unnoise.diffusion.noise import derive_seed, stream
 from unnoise.training import ema
 from unnoise.training.distributed import World, synchronised, whole
-from unnoise.training.faults import halving, is_finite, out_of_memory
+from unnoise.training.faults import halving, out_of_memory
 from unnoise.training.pairing import optimal_transport
-from unnoise.training.state import TrainState
+from unnoise.training.state import Outcome, TrainState
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,18 @@ def draw(objective: Objective, step: int, images: Tensor, labels: Tensor | None,
     t = draw_times(config.diffusion.times, objective.model.schedule, count, times, config.train.stratified)[rows]
     label = None
     if labels is not None and objective.num_classes:
-        coins = torch.rand(count, generator=stream(config.seed, step, "label_dropout"))[rows].to(where)
+        coins = torch.rand(count, generator=stream(config.seed, step, "label_dropout"))[rows]
+        coins = sent(coins, where)
         label = torch.where(coins < config.train.label_dropout, objective.num_classes, labels)
-    return Batch(x0, eps, t.to(where), label, count)
+    return Batch(x0, eps, sent(t, where), label, count)
 
 
 def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
     """Gradients of the batch, clipping, optimizer, average; gives the mean loss and the gradient's norm before it.
 
     The loss it gives is the one before a learned weighting, which would hide how well the network does. A step whose loss or
-    gradient is not finite changes no weight and is counted (with fp16 an infinite gradient is the scaler's business).
+    gradient is not finite changes no weight (with fp16 an infinite gradient is the scaler's business). On a GPU the device itself
+    decides that; what it decided waits in `state.unread` for `read`, so that the host need not wait for every step.
     """
     train = objective.config.train
     if train.pairing == "optimal_transport":
@@ -88,21 +92,46 @@ def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float)
         group["lr"] = lr
     state.scaler.unscale_(state.optimizer)
     norm = whole(torch.nn.utils.clip_grad_norm_(state.network.parameters(), train.clip or math.inf))
-    sound = is_finite(loss) if state.scaler.is_enabled() else is_finite(loss, norm)
+    finite = loss.isfinite() if state.scaler.is_enabled() else loss.isfinite() & norm.isfinite()
     state.step += 1
     state.nimg += batch.count
-    if sound:
-        state.scaler.step(state.optimizer)
-        beta = ema.decay(batch.count, state.nimg, 1000 * train.ema_halflife_kimg, train.ema_rampup)
-        ema.update(state.ema, state.network, beta)
-        state.skipped_in_row, state.skipped_noise = 0, []
-    else:
-        level = objective.model.schedule.level(batch.t)
-        state.skipped, state.skipped_in_row = state.skipped + 1, state.skipped_in_row + 1
-        state.skipped_noise.append(torch.as_tensor(level.sigma / level.alpha).flatten().cpu())
+    beta = ema.decay(batch.count, state.nimg, 1000 * train.ema_halflife_kimg, train.ema_rampup)
+    _apply(state, finite, beta, wait=state.scaler.is_enabled() or loss.device.type == "cpu")
+    state.unread.append(Outcome(state.step, state.nimg, finite, loss, norm, batch.t))
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     return loss, norm
+
+
+def _apply(state: TrainState, finite: Tensor, beta: float, wait: bool) -> None:
+    """Move the weights and their average if all is finite: the host waits to know, or the device looks by itself."""
+    optimizer, networks = state.optimizer, (state.ema, state.network)
+    if not wait:
+        optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]  # as a scaler would tell it
+        optimizer.step()
+        del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
+        ema.update_where(finite, *networks, beta)
+    elif bool(finite):
+        state.scaler.step(optimizer)
+        ema.update(*networks, beta)
+
+
+def read(objective: Objective, state: TrainState) -> Iterator[Outcome]:
+    """Count the steps since the last call, one synchronisation for all; gives each that was not applied, as it is counted."""
+    numbers = [torch.stack([o.finite.float(), o.loss.float(), o.norm.float()]) for o in state.unread]
+    values = torch.stack(numbers).tolist() if numbers else []
+    outcomes, state.unread = state.unread, []
+    for outcome, (finite, loss, norm) in zip(outcomes, values, strict=True):
+        state.norm = norm
+        if finite:
+            state.loss_sum += loss
+            state.loss_steps += 1
+            state.skipped_in_row, state.skipped_noise = 0, []
+            continue
+        level = objective.model.schedule.level(outcome.t)
+        state.skipped, state.skipped_in_row = state.skipped + 1, state.skipped_in_row + 1
+        state.skipped_noise.append(torch.as_tensor(level.sigma / level.alpha).flatten().cpu())
+        yield outcome
 
 
 def _gradients(objective: Objective, state: TrainState, batch: Batch) -> Tensor:
