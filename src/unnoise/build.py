@@ -165,7 +165,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def arithmetic(config: RunConfig) -> Arithmetic:
     """The configured arithmetic; "auto" by the measurements in docs/results.md (kernels)."""
     where = device(config.device)
-    wide = config.network.base_channels >= 64
     if config.train.precision != "auto":
         dtype = DTYPES[config.train.precision]
     elif where.type == "cuda":
@@ -179,7 +178,7 @@ def arithmetic(config: RunConfig) -> Arithmetic:
     return Arithmetic(
         where,
         dtype,
-        _switch(config.train.channels_last, where.type == "cuda" or wide),
+        _switch(config.train.channels_last, where.type == "cuda"),
         _switch(config.train.compile, where.type == "cuda"),
         _fused_norm(config.train.fused_norm, where),
     )

@@ -14,6 +14,11 @@ from unnoise.networks.layers import Upsample
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_small(monkeypatch):
+    monkeypatch.setattr("unnoise.networks.kernels.SMALL", 0)
+
+
 def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
 
@@ -68,6 +73,9 @@ def test_only_x_and_a_byte_per_element_are_kept():
     size = x.numel() * 2
     assert kept_bytes(lambda: norm_silu(x, norm)) < size * 1.01
     assert kept_bytes(lambda: F.silu(norm(x))) > size * 1.99
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unnoise.networks.kernels.SMALL", x.numel() + 1)
+        assert kept_bytes(lambda: norm_silu(x, norm)) > size * 1.99
     drop = Dropout(0.1)
     assert kept_bytes(lambda: drop(x)) == x.numel()
 

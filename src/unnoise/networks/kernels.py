@@ -19,6 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from unnoise.networks.triton_norm import group_norm_silu
 
+SMALL = 2**18
+"""Elements of an activation for which doing things twice costs more than the memory is worth."""
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integer type as wide as a floating-point number of so many bytes."""
 
@@ -34,13 +36,13 @@ def norm_silu(
 ) -> Float[Tensor, "b c h w"]:
     """SiLU(norm(x) * (1 + scale) + shift), with scale and shift (b, c, 1, 1) or left out.
 
-    On a CPU the normalised x is not kept for the backward pass but computed again there, for 1 % of a step's time. On a GPU a
+    On a CPU the normalised x, unless SMALL, is not kept for the backward pass but computed again there, for 1 % of a step's time. On a GPU a
     `GroupNorm` with `triton` set is one kernel with its SiLU (triton_norm.py).
     """
     if x.device.type == "cuda" and getattr(norm, "triton", False):
         scale, shift = (None if v is None else v[:, :, 0, 0] for v in (scale, shift))
         return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift)
-    if not torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() < SMALL or torch.compiler.is_compiling():
         return F.silu(_normed(x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift))
     return _NormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift)  # pyright: ignore[reportReturnType]
 
