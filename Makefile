@@ -32,9 +32,18 @@ lint: install  ## ruff and basedpyright
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
-gpu-check: install  ## the tests marked gpu and the throughput benchmark, on a CUDA machine
+CARD ?= h200
+PEERS ?= peers
+RESULTS := benchmarks/results
+
+gpu-check: install  ## on a CUDA machine: the tests marked gpu, then every benchmark into benchmarks/results/$(CARD)-*.json
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/kernels.py --device cuda --out benchmarks/results/h200-kernels.json
+	$(BIN)/python -m benchmarks.kernels --device cuda --out $(RESULTS)/$(CARD)-kernels.json
+	$(BIN)/python -m benchmarks.norm_kernel --out $(RESULTS)/$(CARD)-norm-kernel.json
+	$(BIN)/python -m benchmarks.gpu_options --out $(RESULTS)/$(CARD)-options.json
+	for what in ceilings training sampling profile; do \
+	  $(BIN)/python -m benchmarks.speed $$what --device cuda --batch 128 512 --peers $(PEERS) --out $(RESULTS)/speed-$$what-$(CARD).json || exit 1; done
+	$(BIN)/python -m benchmarks.speed tables
 
 clean:  ## remove what make made (not runs/)
 	rm -rf .venv .pytest_cache .ruff_cache dist

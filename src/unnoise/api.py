@@ -10,7 +10,7 @@ from unnoise import build
 from unnoise.config import RunConfig, override
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load
-from unnoise.model import SAMPLE_BATCH, Model
+from unnoise.model import Model
 from unnoise.model import load as load_model
 from unnoise.presets import named, with_objective
 from unnoise.training import loop
@@ -68,7 +68,7 @@ def evaluate(
 
     model = model if isinstance(model, Model) else load_model(model)
     config = data or model.config.data
-    samples = Samples(model, dict(sampling or {}), num, seed=0, batch_size=SAMPLE_BATCH)
+    samples = Samples(model, dict(sampling or {}), num, seed=0)
     return run(samples, load(config), config, Settings(**measured), Path(out))
 
 

@@ -56,8 +56,8 @@ class EvaluateFlags(SamplerFlags):
     """For mnist and cifar10: a local folder or archive instead of downloading."""
     out: str | None = None
     """Folder for evaluation.json and evaluation/ [the run folder, or evaluation-NAME]."""
-    batch_size: int = 64
-    """Samples per network call."""
+    batch_size: int | None = None
+    """Images per network call [by the network's width, the images' size and the device]."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
 

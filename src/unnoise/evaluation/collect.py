@@ -46,7 +46,8 @@ class Samples:
     """Changes of the model's own SampleConfig."""
     num: int
     seed: int
-    batch_size: int
+    batch_size: int | None = None
+    """Images at once; None lets the model choose."""
     guide: Model | None = None
 
     @property

@@ -169,7 +169,8 @@ def likelihood(work: Work, method: str) -> dict[str, Any] | None:
         labels = work.labels(rows) if work.same_classes else torch.full((len(rows),), classes)
     terms = min(work.settings.likelihood_terms, model.diffusion.schedule.steps or math.inf)
     more: dict[str, Any] = {"terms": int(terms) if terms > 1 else None} if method == "bound" else {}
-    return bits_per_dim(model, work.pixels(rows), labels, method, batch_size=work.wanted.batch_size, **more).describe()
+    size = work.wanted.batch_size or model.images_at_once()
+    return bits_per_dim(model, work.pixels(rows), labels, method, batch_size=size, **more).describe()
 
 
 def copies(work: Work, seen: Seen | None) -> dict[str, Any]:
