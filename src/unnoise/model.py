@@ -30,7 +30,7 @@ from unnoise.diffusion.guidance import autoguidance, classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
-from unnoise.networks.sampling import DeepCache, Graphed, rounded
+from unnoise.networks.sampling import DeepCache, Graphed
 
 SAMPLE_BATCH = 64
 """Images per network call, where the call does not choose them itself."""
@@ -114,7 +114,7 @@ class Model:
 
     @functools.cached_property
     def _rounded(self) -> nn.Module:
-        return self.network if self.arithmetic.dtype == torch.float32 else rounded(self.network, self.arithmetic.dtype)
+        return self.arithmetic.for_sampling(self.network)
 
     @functools.cached_property
     def _graphed(self) -> Graphed:

@@ -16,8 +16,9 @@ from unnoise.config import RunConfig, override
 from unnoise.data.batches import Batches
 from unnoise.data.dataset import ImageData
 from unnoise.presets import named
+from unnoise.training.loop import READ_EVERY
 from unnoise.training.run import Run, prepare
-from unnoise.training.step import draw, learning_rate, train_step
+from unnoise.training.step import draw, learning_rate, read, train_step
 
 IMAGES = 256
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -46,7 +47,9 @@ def stepper(run: Run) -> Callable[[], object]:
 
     def step() -> object:
         batch = draw(run.objective, state.step, *batches.get(state.nimg, train.batch_size))
-        return train_step(run.objective, state, batch, learning_rate(train, state.nimg, run.progress()))
+        result = train_step(run.objective, state, batch, learning_rate(train, state.nimg, run.progress()))
+        list(read(run.objective, state) if len(state.unread) >= READ_EVERY.get(run.arithmetic.device.type, 20) else ())
+        return result
 
     return step
 

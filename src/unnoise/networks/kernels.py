@@ -1,7 +1,7 @@
 """Three operations of the U-Net in a cheaper form than PyTorch's own layers give: same mathematics, fewer passes over memory.
 
     norm_silu           SiLU(GroupNorm(x) * (1 + scale) + shift), which keeps x alone for its backward pass
-    dropout             16 random bits per element and a bitwise and, where PyTorch on a CPU draws 32 and multiplies
+    dropout             8 random bits per element and a bitwise and, where PyTorch on a CPU draws 32 and multiplies
     doubled             nearest-neighbour doubling and a 3x3 convolution as one transposed convolution
 
 What each gains is in docs/results.md (Speed).
@@ -21,6 +21,7 @@ from unnoise.networks.triton_norm import group_norm_silu
 
 SMALL = 2**18
 """Elements of an activation for which doing things twice costs more than the memory is worth."""
+ROW = 1024
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integer type as wide as a floating-point number of so many bytes."""
 
@@ -77,7 +78,7 @@ class _NormSiLU(torch.autograd.Function):
 class Dropout(nn.Dropout):
     """Zero each element with probability p and divide the others by 1 - p, while training.
 
-    On a CPU p is rounded to a multiple of 1/65536.
+    On a CPU the randomness is `keep`'s.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -87,10 +88,16 @@ class Dropout(nn.Dropout):
 
 
 def keep(x: Tensor, p: float) -> Tensor:
-    """int8 of x's shape and strides: -1 (all bits set) with probability 1 - p, else 0; from the global generator."""
+    """int8 of x's shape and strides: -1 (all bits set) with probability 1 - p, else 0; from the global generator.
+
+    One random byte per element is below a threshold of 256 p. Where that is no whole number, each row of ROW elements takes the one
+    below or above it, at random, so that every element's probability is p.
+    """
     count = x.numel()
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-    mask = bits.ge_(int(p * 2**16) - 2**15).neg_().to(torch.int8)
+    rows = -(-count // ROW)
+    bits = torch.empty(rows * ROW // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8).view(rows, ROW)
+    threshold = (256 * p + torch.rand(rows, 1)).clamp_(max=255).to(torch.uint8)
+    mask = bits.ge_(threshold).view(torch.int8).neg_().flatten()[:count]
     dense = x if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
     return mask.as_strided(x.shape, dense.stride())
 

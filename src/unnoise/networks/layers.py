@@ -58,7 +58,9 @@ class Attention(nn.Module):
         # (b, 3c, h, w) -> 3 x (b, heads, h*w, c/heads); the 1x1 convolution keeps either memory format.
         q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
         y = attend(q, k, v).transpose(-1, -2).reshape(b, c, h, w)
-        return x + self.out(y)
+        # With one head y is a channels_last view, which would hand that format on to all that follows.
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        return self.out(y.contiguous(memory_format=layout)).add_(x)
 
 
 class Downsample(nn.Module):
@@ -135,8 +137,8 @@ class ResBlock(nn.Module):
         if self.scale_shift:
             h = norm_silu(h, self.norm2, *embedding.chunk(2, dim=1))
         else:
-            h = norm_silu(h + embedding, self.norm2)
-        return self.skip(x) + self.conv2(self.dropout(h))
+            h = norm_silu(h.add_(embedding), self.norm2)
+        return self.conv2(self.dropout(h)).add_(self.skip(x))
 
 
 def _resized(x: Tensor, way: str, size: tuple[int, int] | None) -> Tensor:

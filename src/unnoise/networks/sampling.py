@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from unnoise.networks.layers import Upsample
 
 
-def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+def rounded(network: nn.Module, dtype: torch.dtype, channels_last: bool = False) -> nn.Module:
     """A copy whose convolutions and matrices hold their weights in `dtype`, as autocast would round them at every call.
 
-    Under autocast to `dtype` its outputs are the network's own, bit for bit.
+    Under autocast to `dtype` its outputs are the network's own, bit for bit (in another memory format to rounding).
     """
     network = copy.deepcopy(network)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     for module in network.modules():
         if isinstance(module, Upsample):
             module.prepare(dtype)

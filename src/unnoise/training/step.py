@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.build import Arithmetic
 from unnoise.config import ConfigError, RunConfig, TrainConfig
@@ -91,7 +91,7 @@ def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.scaler.unscale_(state.optimizer)
-    norm = whole(torch.nn.utils.clip_grad_norm_(state.network.parameters(), train.clip or math.inf))
+    norm = _clip(state.network, train.clip or math.inf)
     finite = loss.isfinite() if state.scaler.is_enabled() else loss.isfinite() & norm.isfinite()
     state.step += 1
     state.nimg += batch.count
@@ -101,6 +101,18 @@ def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     return loss, norm
+
+
+def _clip(network: nn.Module, most: float) -> Tensor:
+    """Scale the gradients down to a norm of `most`; gives the norm before."""
+    parameters = list(network.parameters())
+    part = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = whole(part)
+    if (
+        norm.device.type != "cpu" or float(norm) > most
+    ):  # a CPU has the number, and spares itself a pass over the gradients
+        torch.nn.utils.clip_grads_with_norm_(parameters, most, part)
+    return norm
 
 
 def _apply(state: TrainState, finite: Tensor, beta: float, wait: bool) -> None:
