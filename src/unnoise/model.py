@@ -188,6 +188,8 @@ class Model:
         changes = {**self.tuned.get(str(changes.get("sampler")), {}), **asked}
         merged = from_dict(SampleConfig, {**to_dict(self.config.sample), **changes}, "sample.")
         build.check_sampling(merged)
+        if changes.get("cuda_graphs") and self.arithmetic.device.type != "cuda":
+            raise ConfigError(f"sample.cuda_graphs: needs CUDA, got device {self.arithmetic.device.type}; leave it out")
         if guide is not None:
             self._check_guide(guide, merged)
         elif not self.shape.num_classes:

@@ -74,5 +74,7 @@ def test_sampling_with_deep_cache():
     assert torch.equal(model.sample(4, sampler="ddim", steps=20, deep_cache=1).float(), plain)
     with pytest.raises(ConfigError, match=r"deep_cache: got 0, expected 1 \(off\) or more"):
         model.sample(1, deep_cache=0)
+    with pytest.raises(ConfigError, match="cuda_graphs: needs CUDA, got device cpu"):
+        model.sample(1, cuda_graphs=True)
     with pytest.raises(ConfigError, match="expected one of the two"):
         model.sample(1, deep_cache=2, cuda_graphs=True)

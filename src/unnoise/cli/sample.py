@@ -36,11 +36,15 @@ class SamplerFlags:
     """DDIM's share of ancestral noise."""
     churn: float | None = None
     """EDM's S_churn, for heun."""
+    deep_cache: int | None = None
+    """Compute the levels below full size at every n-th evaluation only; 1 = off."""
+    cuda_graphs: bool = False
+    """On CUDA: record the network's calls once and replay them."""
 
     def settings(self) -> dict[str, Any]:
         """What was given, as changes of a SampleConfig."""
         values = {name: getattr(self, name) for name in SamplerFlags.__dataclass_fields__}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
