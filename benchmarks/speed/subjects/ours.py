@@ -75,11 +75,17 @@ def build(setting: Setting, precision: str = "auto", compiles: bool = True) -> P
         sample=lambda count, nfe: model().sample(count, sampler="ddim", steps=nfe),
         version=unnoise.__version__,
         precision="tf32" if tf32 else dtype,
-        format="nhwc" if run.arithmetic.channels_last else "nchw",
+        format="nhwc" if _channels_last(run, setting) else "nchw",
         compiled="compiled" if run.arithmetic.compile else "",
         sampled=lambda: model().network,
         own_best=True,
     )
+
+
+def _channels_last(run: Run, setting: Setting) -> bool:
+    """Sampling has a copy of its own where it has another precision."""
+    copied = setting.work == "sampling" and run.arithmetic.dtype != torch.float32
+    return run.arithmetic.sample_channels_last if copied else run.arithmetic.channels_last
 
 
 def build_fp32(setting: Setting) -> Parts:
