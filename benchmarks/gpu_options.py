@@ -50,7 +50,7 @@ def works(setting: Setting, folder: Path) -> dict[str, Callable[[], object]]:
     """One turn of each option."""
     cuda, found = setting.torch_device.type == "cuda", {}
     for name, changes in TRAINING.items():
-        if not cuda and ("fused" in name or "fp16" in name):
+        if not cuda and any(word in name for word in ("compiled", "fused", "fp16")):
             continue
         config = override(ours.config(setting, "bf16", True), changes)
         run = prepare(config, ours.images(), folder / name)
@@ -59,6 +59,8 @@ def works(setting: Setting, folder: Path) -> dict[str, Callable[[], object]]:
         model = run.model(run.state.ema)
         if name in ("eager", "eager, fused norm"):
             for how, options in SAMPLING.items():
+                if "cuda_graphs" in options and not cuda:
+                    continue
                 found[f"sample, {name.removeprefix('eager, ')}, {how}"] = lambda model=model, options=options: (
                     model.sample(COUNT if cuda else 2, sampler="ddim", steps=NFE, batch_size=COUNT, **options)
                 )
