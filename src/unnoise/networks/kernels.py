@@ -37,7 +37,7 @@ def norm_silu(
 ) -> Float[Tensor, "b c h w"]:
     """SiLU(norm(x) * (1 + scale) + shift), with scale and shift (b, c, 1, 1) or left out.
 
-    On a CPU the normalised x, unless SMALL, is not kept for the backward pass but computed again there, for 1 % of a step's time. On a GPU a
+    On a CPU the normalised x, unless SMALL, is not kept for the backward pass but computed again there. On a GPU a
     `GroupNorm` with `triton` set is one kernel with its SiLU (triton_norm.py).
     """
     if x.device.type == "cuda" and getattr(norm, "triton", False):
