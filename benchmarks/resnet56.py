@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ResNet56:
     """Features of uint8 images (n, 3, 32, 32)."""
 
-    def __init__(self, path: Path | str) -> None:
-        self.w = {name: torch.from_numpy(value) for name, value in np.load(path).items()}
+    def __init__(self, path: Path | str, device: torch.device | str = "cpu") -> None:
+        self.w = {name: torch.from_numpy(value).to(device) for name, value in np.load(path).items()}
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
         parts = (self.w[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
@@ -34,16 +36,37 @@ class ResNet56:
     @torch.inference_mode()
     def features(self, images: Tensor, batch: int = 256) -> Tensor:
         """The 64 pooled features, float32 (n, 64)."""
-        parts = []
-        for part in images.split(batch):
-            x = (part.float() / 255 - torch.tensor(MEAN).reshape(3, 1, 1)) / torch.tensor(STD).reshape(3, 1, 1)
-            x = F.relu(self._normed(F.conv2d(x, self.w["conv1.weight"], padding=1), "bn1"))
-            for layer in (1, 2, 3):
-                for block in range(9):
-                    x = self._block(x, f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1)
-            parts.append(x.mean((2, 3)))
-        return torch.cat(parts)
+        return torch.cat([self._pooled(part.float() / 255) for part in images.split(batch)])
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        """Features of floats in 0..1."""
+        mean, std = (torch.tensor(v, device=images.device).reshape(3, 1, 1) for v in (MEAN, STD))
+        x = F.relu(self._normed(F.conv2d((images - mean) / std, self.w["conv1.weight"], padding=1), "bn1"))
+        for layer in (1, 2, 3):
+            for block in range(9):
+                x = self._block(x, f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1)
+        return x.mean((2, 3))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(n, 10) of feature vectors."""
+        return F.linear(features, self.w["linear.weight"], self.w["linear.bias"])
 
     def classes(self, features: Tensor) -> Tensor:
         """The most likely class of each feature vector."""
-        return F.linear(features, self.w["linear.weight"], self.w["linear.bias"]).argmax(1)
+        return self.logits(features).argmax(1)
+
+
+@functools.cache
+def _network(path: str, device: torch.device) -> ResNet56:
+    return ResNet56(path, device)
+
+
+def features(images: Tensor) -> Tensor:
+    """(n, 64) of floats in 0..1, by the weights that $RESNET56 names: `--features benchmarks.resnet56:features`."""
+    return _network(os.environ["RESNET56"], images.device)._pooled(images)
+
+
+def logits(images: Tensor) -> Tensor:
+    """(n, 10) of floats in 0..1, by the weights that $RESNET56 names: `--classifier benchmarks.resnet56:logits`."""
+    network = _network(os.environ["RESNET56"], images.device)
+    return network.logits(network._pooled(images))

@@ -9,6 +9,7 @@ A run folder holds
     samples/00070000.png             fixed-seed grids by images seen
     checkpoints/step-00001094/       network, ema, optimizer (.safetensors), state.json, manifest.json
     model.safetensors                the averaged network alone, self-describing: what `load` and `sample` read
+    model-ema-100.safetensors        the same of a further average (half-life 100 thousand images)
 
 A checkpoint is written under a temporary name, every file fsynced, its manifest of sizes and SHA-256 last, then renamed:
 it is there whole or not at all, and a damaged one is never loaded silently.

@@ -56,10 +56,16 @@ class TrainConfig:
     """Stop after so many thousand images."""
     time: str | None = None
     """Stop after so much training time: 90s, 20m, 1h30m."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw; or muon, with orthogonal updates, for the matrices inside the network and adamw for the rest."""
     lr: float = 2e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    muon_lr: float | None = None
+    """Of muon's matrices; None = lr."""
     lr_schedule: Literal["cosine", "constant", "linear"] = "cosine"
     """After warm-up: cosine to 0, constant, or linear to 0."""
+    lr_decay: float = 1.0
+    """Share of the run, at its end, over which the learning rate falls; before that it is constant."""
     warmup_kimg: float = 10.0
     """Linear warm-up, in thousand images."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -70,6 +76,8 @@ class TrainConfig:
     """Largest norm of the gradient; 0 = no clipping."""
     ema_halflife_kimg: float = 500.0
     """Half-life of the averaged weights, in thousand images."""
+    ema_also_kimg: tuple[float, ...] = ()
+    """Further averages with these half-lives, written beside the model as model-ema-<half-life>.safetensors."""
     ema_rampup: float = 0.05
     """The half-life is at most this share of the images seen so far."""
     label_dropout: float = 0.1
@@ -273,6 +281,7 @@ def check(config: RunConfig) -> None:
     }
     optional = {
         "train.micro_batch": config.train.micro_batch,
+        "train.muon_lr": config.train.muon_lr,
         "train.epochs": config.train.epochs,
         "train.kimg": config.train.kimg,
         "train.keep_every_kimg": config.train.keep_every_kimg,
@@ -295,6 +304,11 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"train.evaluate_num: got {config.train.evaluate_num}, expected 2 or more")
     if not all(0 <= beta < 1 for beta in config.train.betas):
         raise ConfigError(f"train.betas: got {config.train.betas}, expected two numbers from 0 up to, not including, 1")
+    if not 0 < config.train.lr_decay <= 1:
+        raise ConfigError(f"train.lr_decay: got {config.train.lr_decay}, expected a share above 0, up to 1")
+    halflives = (config.train.ema_halflife_kimg, *config.train.ema_also_kimg)
+    if min(halflives) <= 0 or len({f"{value:g}" for value in halflives}) < len(halflives):
+        raise ConfigError(f"train.ema_also_kimg: got {config.train.ema_also_kimg}, expected other half-lives, above 0")
     if not 0 <= config.seed < 2**63:
         raise ConfigError(f"seed: got {config.seed}, expected 0 or more, below 2**63")
     if not 0 <= config.train.label_dropout <= 1:

@@ -102,6 +102,37 @@ def cifar10_small() -> RunConfig:
     )
 
 
+def cifar10_speedrun() -> RunConfig:
+    """Class-conditional CIFAR-10 in 20 minutes of one large GPU: EDM's process, Muon, a rate that falls to zero over the last 40 %."""
+    config = with_objective(dataclasses.replace(cifar10(), preset="cifar10-speedrun"), "edm")
+    return dataclasses.replace(
+        config,
+        network=UNetConfig(
+            channel_multipliers=(1, 2, 2),
+            attention_sizes=(16,),
+            attention_heads=4,
+            conditioning="scale_shift",
+            dropout=0.05,
+        ),
+        train=TrainConfig(
+            batch_size=512,
+            time="20m",
+            optimizer="muon",
+            lr=1e-3,
+            betas=(0.9, 0.99),
+            lr_schedule="linear",
+            lr_decay=0.4,
+            warmup_kimg=200,
+            ema_halflife_kimg=250,
+            ema_also_kimg=(100, 500),
+            log_every_kimg=50,
+            sample_every_kimg=2000,
+            checkpoint_every_kimg=1000,
+        ),
+        sample=dataclasses.replace(config.sample, steps=18),  # Heun's 35 evaluations of EDM
+    )
+
+
 def ddpm() -> RunConfig:
     """The network and recipe of the small DDPM project that unnoise started from: 132M parameters, 500 epochs."""
     return RunConfig(
@@ -192,6 +223,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "mnist": mnist,
     "cifar10": cifar10,
     "cifar10-small": cifar10_small,
+    "cifar10-speedrun": cifar10_speedrun,
     "ddpm": ddpm,
     "iddpm": iddpm,
     "v": v,

@@ -166,3 +166,9 @@ def test_a_gradient_scaler_changes_nothing_but_skips_an_overflowed_step():
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=True)
     scaled_norm, norm = train_step(goal, state, batch, 1e-3)[1], train_step(plain_goal, plain, batch, 1e-3)[1]
     torch.testing.assert_close(scaled_norm, norm, rtol=1e-5, atol=0)
+
+
+def test_the_rate_may_fall_over_the_end_alone():
+    train = TrainConfig(kimg=1, lr=2.0, lr_schedule="linear", lr_decay=0.4, warmup_kimg=0)
+    rates = [learning_rate(train, 0, progress) for progress in (0.0, 0.59, 0.6, 0.8, 1.0)]
+    assert rates == pytest.approx([2.0, 2.0, 2.0, 1.0, 0.0])

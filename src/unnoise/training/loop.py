@@ -10,13 +10,13 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from unnoise import build, checkpoint, environment
 from unnoise.config import ConfigError, RunConfig, differences, from_dict, to_dict
@@ -189,8 +189,10 @@ def _loop(run: Run, caught: list[int]) -> bool:
         run.saved_nimg = -1  # the held-out loss belongs into the last checkpoint
     if run.saved_nimg != state.nimg:
         _save(run, best, last=True)
-    elif not _model_is_current(run):  # lost, damaged, or of an older checkpoint
-        _save_model(run, states.tensors(state)["ema"])
+    elif not _models_are_current(run):  # lost, damaged, or of an older checkpoint
+        groups = states.tensors(state)
+        if world.main:
+            _write_models(run, groups, run.record())
     return finished
 
 
@@ -280,7 +282,7 @@ def _writer(run: Run, best_before: int, must: bool) -> Callable[[Groups], None]:
     def write(groups: Groups) -> None:
         try:
             path = checkpoint.save(folder, step, groups, values)
-            checkpoint.save_model(run.folder / checkpoint.MODEL_FILE, groups["ema"], record)
+            _write_models(run, groups, record)
         except checkpoint.CheckpointError as error:
             if must:
                 raise
@@ -312,22 +314,30 @@ def _kept(run: Run, step: int, best_step: int) -> set[str]:
     return kept
 
 
-def _save_model(run: Run, average: dict[str, Tensor]) -> None:
-    if run.world.main:
-        checkpoint.save_model(run.folder / checkpoint.MODEL_FILE, average, run.record())
+def _models(run: Run, record: dict[str, Any]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """Every average's name, model file and what that says of itself."""
+    for name, kimg in zip(states.named_averages(run.state), run.state.averages, strict=True):
+        file = checkpoint.MODEL_FILE if name == "ema" else f"model-{name}.safetensors"
+        yield name, run.folder / file, record | {"training": record["training"] | {"ema_halflife_kimg": kimg}}
 
 
-def _model_is_current(run: Run) -> bool:
-    """Whether the model file is sound and says just what this run would write."""
+def _write_models(run: Run, groups: Groups, record: dict[str, Any]) -> None:
+    for name, path, says in _models(run, record):
+        checkpoint.save_model(path, groups[name], says)
 
-    def current() -> bool:
+
+def _models_are_current(run: Run) -> bool:
+    """Whether the model files are sound and say just what this run would write."""
+
+    def current(name: str, path: Path, says: dict[str, Any]) -> bool:
         try:
-            _, record = checkpoint.read_model(run.folder / checkpoint.MODEL_FILE)
+            _, record = checkpoint.read_model(path)
         except checkpoint.CheckpointError:
             return False
-        mine = json.loads(json.dumps(run.record()))  # tuples are lists there
+        mine = json.loads(json.dumps(says))  # tuples are lists there
         same = all(record.get(name) == mine[name] for name in ("config", "shape", "class_names"))
-        return same and record["weights"] == checkpoint.fingerprint(average)
+        return same and record["weights"] == checkpoint.fingerprint(groups[name])
 
-    average = states.tensors(run.state)["ema"]
-    return bool(run.world.from_main(current() if run.world.main else None))
+    groups = states.tensors(run.state)
+    sound = all(current(*model) for model in _models(run, run.record())) if run.world.main else None
+    return bool(run.world.from_main(sound))

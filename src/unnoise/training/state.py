@@ -6,16 +6,18 @@ import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from unnoise import build, checkpoint
-from unnoise.config import RunConfig
+from unnoise.config import RunConfig, TrainConfig
 from unnoise.diffusion.losses import Uncertainty
 from unnoise.model import check_fit
+from unnoise.networks.unet import UNet
 from unnoise.training.distributed import like, shard, whole
+from unnoise.training.muon import Muon, matrices
 
 
 class Outcome(NamedTuple):
@@ -37,8 +39,9 @@ class TrainState:
     """Networks, optimizer and counters: with the config and the data, all of the future of a run."""
 
     network: nn.Module
-    ema: nn.Module
-    optimizer: torch.optim.AdamW
+    averages: dict[float, nn.Module]
+    """Averaged networks by their half-life in thousand images, the configured one first."""
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     uncertainty: Uncertainty | None = None
     """Trained beside the network where the weighting is learned."""
@@ -68,20 +71,37 @@ class TrainState:
     """Steps not applied because their loss or gradient was not finite."""
     skipped_in_row: int = 0
 
+    @property
+    def ema(self) -> nn.Module:
+        """The average that previews and the model file show."""
+        return next(iter(self.averages.values()))
+
 
 def create(config: RunConfig, shape: build.Shape, arithmetic: build.Arithmetic, sharded: bool = False) -> TrainState:
     """The state before the first step; cut over the ranks if `sharded`."""
     network = arithmetic.place(build.network(config, shape))
-    ema = copy.deepcopy(network).eval().requires_grad_(False)
+    halflives = (config.train.ema_halflife_kimg, *config.train.ema_also_kimg)
+    averages = {kimg: copy.deepcopy(network).eval().requires_grad_(False) for kimg in halflives}
     if sharded:
-        shard(network)
-        shard(ema)
-    train = config.train
+        for module in (network, *averages.values()):
+            shard(module)
     uncertainty = Uncertainty().to(arithmetic.device) if config.diffusion.weighting == "learned" else None
-    groups = [{"params": list(module.parameters())} for module in (network, uncertainty) if module is not None]
-    optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True)
+    optimizer = _optimizer(config.train, network, uncertainty)
     scaler = torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16)
-    return TrainState(network, ema, optimizer, scaler, uncertainty)
+    return TrainState(network, averages, optimizer, scaler, uncertainty)
+
+
+def _optimizer(train: TrainConfig, network: nn.Module, uncertainty: nn.Module | None) -> torch.optim.Optimizer:
+    """What moves the network and what is trained beside it."""
+    chosen: dict[str, Any] = {"lr": train.lr, "betas": train.betas, "weight_decay": train.weight_decay}
+    parameters = list(_parameters(network, uncertainty).values())
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **chosen, fused=True)
+    mine = matrices(cast(UNet, network))
+    numbers = {id(p) for p in mine}
+    optimizer = Muon(mine, [p for p in parameters if id(p) not in numbers], **chosen)
+    optimizer.param_groups[0]["lr_factor"] = 1.0 if train.muon_lr is None else train.muon_lr / train.lr
+    return optimizer
 
 
 def _parameters(network: nn.Module, uncertainty: nn.Module | None) -> dict[str, nn.Parameter]:
@@ -98,12 +118,17 @@ def tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
     """All that a checkpoint holds, by group, put together from all ranks (which must all ask)."""
     groups = {
         "network": state.network.state_dict(),
-        "ema": state.ema.state_dict(),
+        **{name: average.state_dict() for name, average in named_averages(state).items()},
         "optimizer": _flatten(state.optimizer, _parameters(state.network, state.uncertainty)),
     }
     if state.uncertainty is not None:
         groups["uncertainty"] = state.uncertainty.state_dict()
     return {name: {key: whole(value) for key, value in group.items()} for name, group in groups.items()}
+
+
+def named_averages(state: TrainState) -> dict[str, nn.Module]:
+    """The averages by their names in a checkpoint: ema, and ema-<half-life> for further ones."""
+    return {f"ema-{kimg:g}" if i else "ema": average for i, (kimg, average) in enumerate(state.averages.items())}
 
 
 def record(state: TrainState, extra: dict[str, Any]) -> dict[str, Any]:
@@ -114,10 +139,10 @@ def record(state: TrainState, extra: dict[str, Any]) -> dict[str, Any]:
 def restore(path: Path, state: TrainState) -> dict[str, Any]:
     """Load a checkpoint into a state made from the same config; gives its JSON record."""
     tensors, record = checkpoint.load(path)
-    for name in ("network", "ema"):
-        network = getattr(state, name)
-        check_fit(network, tensors[name], path)
-        _load(network, tensors[name])
+    for name, network in {"network": state.network, **named_averages(state)}.items():
+        group = tensors.get(name, tensors["ema"])  # an average that the run did not have before starts from its ema
+        check_fit(network, group, path)
+        _load(network, group)
     if state.uncertainty is not None:
         check_fit(state.uncertainty, tensors["uncertainty"], path)
         _load(state.uncertainty, tensors["uncertainty"])

@@ -52,9 +52,10 @@ class Batch:
 
 
 def learning_rate(config: TrainConfig, nimg: int, progress: float) -> float:
-    """Linear warm-up by images seen, then the schedule by progress in [0, 1]."""
+    """Linear warm-up by images seen, then the schedule by progress in [0, 1], of which the last `lr_decay` counts."""
     warmup = min(1.0, (nimg + config.batch_size) / (1000 * config.warmup_kimg)) if config.warmup_kimg > 0 else 1.0
-    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}
+    fallen = max(0.0, 1 - (1 - progress) / config.lr_decay)
+    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * fallen)), "linear": 1 - fallen, "constant": 1.0}
     return config.lr * warmup * shape[config.lr_schedule]
 
 
@@ -89,14 +90,13 @@ def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float)
         batch = replace(batch, eps=optimal_transport(batch.x0, batch.eps, batch.label))
     loss = objective.world.sum(_gradients(objective, state, batch))
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
     state.scaler.unscale_(state.optimizer)
     norm = _clip(state.network, train.clip or math.inf)
     finite = loss.isfinite() if state.scaler.is_enabled() else loss.isfinite() & norm.isfinite()
     state.step += 1
     state.nimg += batch.count
-    beta = ema.decay(batch.count, state.nimg, 1000 * train.ema_halflife_kimg, train.ema_rampup)
-    _apply(state, finite, beta, wait=state.scaler.is_enabled() or loss.device.type == "cpu")
+    _apply(state, finite, batch.count, train.ema_rampup, wait=state.scaler.is_enabled() or loss.device.type == "cpu")
     state.unread.append(Outcome(state.step, state.nimg, finite, loss, norm, batch.t))
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -115,17 +115,20 @@ def _clip(network: nn.Module, most: float) -> Tensor:
     return norm
 
 
-def _apply(state: TrainState, finite: Tensor, beta: float, wait: bool) -> None:
-    """Move the weights and their average if all is finite: the host waits to know, or the device looks by itself."""
-    optimizer, networks = state.optimizer, (state.ema, state.network)
+def _apply(state: TrainState, finite: Tensor, count: int, rampup: float, wait: bool) -> None:
+    """Move the weights and their averages if all is finite: the host waits to know, or the device looks by itself."""
+    optimizer = state.optimizer
+    averages = {average: ema.decay(count, state.nimg, 1000 * kimg, rampup) for kimg, average in state.averages.items()}
     if not wait:
         optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]  # as a scaler would tell it
         optimizer.step()
         del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
-        ema.update_where(finite, *networks, beta)
+        for average, beta in averages.items():
+            ema.update_where(finite, average, state.network, beta)
     elif bool(finite):
         state.scaler.step(optimizer)
-        ema.update(*networks, beta)
+        for average, beta in averages.items():
+            ema.update(average, state.network, beta)
 
 
 def read(objective: Objective, state: TrainState) -> Iterator[Outcome]:

@@ -1,0 +1,100 @@
+"""Muon: momentum whose update is made orthogonal, for the matrices of a network; AdamW moves the rest.
+
+Jordan et al. 2024, with the scale of Liu et al. 2025, under which it takes AdamW's learning rates. torch.optim.Muon is the same for one
+matrix at a time; here kernels of convolutions are matrices too, (out, in x height x width), and those of a shape are one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unnoise.networks.unet import UNet
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic a s + b s^3 + c s^5, which five times over takes singular values in (0.01, 1] to about 0.7 .. 1.2."""
+ITERATIONS = 5
+MOMENTUM = 0.95
+RMS = 0.2
+"""Root mean square of an update's entries, about what AdamW's are."""
+
+
+def orthogonalized(matrices: Float[Tensor, "n r c"], dtype: torch.dtype = torch.bfloat16) -> Float[Tensor, "n r c"]:
+    """About U V^T for each matrix U S V^T, by Newton-Schulz: X <- a X + b (X X^T) X + c (X X^T)^2 X, from X of norm 1."""
+    a, b, c = COEFFICIENTS
+    x = (matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x  # the product of the shorter sides is the smaller
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def matrices(network: UNet) -> list[nn.Parameter]:
+    """The weights inside the network: not of the image's first and last layer, nor of time and class into the blocks."""
+    ends = (network.stem, network.out_conv, network.class_embedding, network.time_projection)
+    others = {id(p) for module in ends if module is not None for p in module.parameters()}
+    return [p for p in network.parameters() if p.ndim >= 2 and id(p) not in others]
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for `matrices`, tensors (out, ..) of two or more dimensions; fused AdamW for `others`.
+
+    An attribute `found_inf` (0 or 1, on the device) makes a step change nothing, as with PyTorch's fused optimizers.
+    """
+
+    found_inf: Tensor
+
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        others: Iterable[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.adamw = torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        self.param_groups += self.adamw.param_groups
+        self.state = self.adamw.state  # one place for both, as a checkpoint expects it
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move all parameters that have a gradient."""
+        bad = getattr(self, "found_inf", None)
+        if bad is None:
+            self.adamw.step()
+        else:
+            self.adamw.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
+            self.adamw.step()
+            del self.adamw.found_inf  # pyright: ignore[reportAttributeAccessIssue]
+        group, by_shape = self.param_groups[0], dict[torch.Size, list[Tensor]]()
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+        for alike in by_shape.values():
+            self._move(alike, group["lr"], group["weight_decay"], bad)
+
+    def _move(self, alike: list[Tensor], lr: float, weight_decay: float, bad: Tensor | None) -> None:
+        """One step of parameters of one shape."""
+        momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in alike]
+        gradients = [p.grad for p in alike if p.grad is not None]
+        lr_now: float | Tensor = lr
+        if bad is not None:
+            gradients = [torch.where(bad.bool(), m, g) for m, g in zip(momenta, gradients, strict=True)]
+            lr_now = lr * (1 - bad)
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)  # pyright: ignore[reportPrivateImportUsage]
+        ahead = torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM))  # pyright: ignore[reportPrivateImportUsage]
+        flat = ahead.flatten(2)
+        update = orthogonalized(flat).to(flat.dtype).view_as(ahead)
+        rms = RMS * math.sqrt(max(flat.shape[1:]))
+        if weight_decay:
+            kept = torch.as_tensor(1 - lr_now * weight_decay, device=ahead.device)
+            torch._foreach_mul_(alike, kept)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_sub_(alike, list((lr_now * rms * update).unbind()))  # pyright: ignore[reportPrivateImportUsage]
