@@ -148,7 +148,7 @@ def peak_flop(model: Model) -> float:
     kind = "cuda" if device.type == "cuda" else "cpu"
     works = ceilings.convolutions(device, precision, ceilings.PIXELS[kind])
     works |= ceilings.matmuls(device, precision, ceilings.MATMULS[kind])
-    return max(ceilings.rates(works, device, Plan(rounds=3)).values())
+    return max(ceilings.rates(works, device, Plan(rounds=3, tries=1, pause_sec=0.0)).values())
 
 
 def best_average(job: Job, folder: Path) -> Path:
@@ -197,7 +197,7 @@ def tuned(job: Job, model: Model, path: Path) -> Model:
     if path.exists():
         return unnoise.load(path, job.flags.device)
     job.hurry()
-    settings, rows = tuning.tune(model, (5, FEW, 20), evaluations=job.flags.tune, guidance_scale=1.0)
+    settings, rows = tuning.tune(model, (*job.flags.budgets, FEW), evaluations=job.flags.tune, guidance_scale=1.0)
     print(tuning.table(rows), flush=True)
     model.with_tuned(settings).save(path)
     return unnoise.load(path, job.flags.device)
@@ -380,6 +380,7 @@ def main() -> None:
     parser.add_argument("--choose-seed", type=int, default=1_000_000, help="the first of the samples that choose")
     parser.add_argument("--likelihood", type=int, default=500, help="held-out images")
     parser.add_argument("--tune", type=int, default=40_000, help="evaluations of the refinement of a budget")
+    parser.add_argument("--budgets", type=int, nargs="*", default=[5, 20], help=f"evaluations to tune beside {FEW}")
     parser.add_argument("--time", default="4m", help="of each recipe")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])

@@ -1,0 +1,90 @@
+"""The script of the CIFAR-10 run, from end to end on the digits with a tiny network, stopped on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+
+import pytest
+
+import unnoise
+from benchmarks import speedrun
+
+TINY = ["train.time=null", "train.kimg=2", "train.batch_size=32", "train.warmup_kimg=0.1", "train.sample_every_kimg=0.5",
+        "train.checkpoint_every_kimg=0.5", "train.ema_halflife_kimg=0.1", "train.ema_also_kimg=[0.05,0.2]", "data.source=digits",
+        "network.base_channels=8", "network.blocks_per_level=1", "network.norm_groups=4", "network.channel_multipliers=[1,2]", "network.attention_sizes=[4]",
+        "train.precision=fp32", "train.log_every_kimg=0.5"]  # fmt: skip
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    monkeypatch.setattr(speedrun.ceilings, "PIXELS", {"cpu": 256})
+    monkeypatch.setattr(speedrun.ceilings, "MATMULS", {"cpu": (64,)})
+    monkeypatch.setattr(speedrun.tuning, "ENDS", ((80.0, 0.002),))
+    monkeypatch.setattr(speedrun, "SCALES", (1.5,))
+    monkeypatch.setattr(speedrun, "AUTO_SCALES", (2.0,))
+
+    def run(*words, what="run"):
+        out = tmp_path / f"{what}.json"
+        flags = ["--work", str(tmp_path / what), "--out", str(out), "--features", "tiny", "--device", "cpu", "--choose", "48",
+                 "--num", "64", "--tune", "200", "--keep-kimg", "0.5", "--likelihood", "4", "--budgets", "--set", *TINY]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["speedrun", what, *words, *flags])
+        speedrun.main()
+        return out
+
+    return run
+
+
+def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys, monkeypatch):
+    measured = []
+    plain = speedrun.Job.measure
+    monkeypatch.setattr(speedrun.Job, "measure", lambda *a: measured.append(a[1].num) or plain(*a))
+    monkeypatch.setattr(speedrun.Job, "hurry", lambda job: _stop_after(4, measured))
+    out = command()  # stops after the third average and a way of guidance
+    assert "the same command goes on" in capsys.readouterr().out
+    stopped = json.loads(out.read_text())
+    assert set(stopped["averages"]) == {"0.1", "0.05", "0.2"} and len(stopped["guidance"]) == 1
+    monkeypatch.setattr(speedrun.Job, "hurry", lambda job: None)
+    command()
+    record, text = json.loads(out.read_text()), capsys.readouterr().out
+    assert (
+        measured[5:] == [48] * 3 + [64] * 3
+    )  # nothing twice: of the three intervals and the early checkpoint one was there
+    assert record["guidance"][:1] == stopped["guidance"]
+    assert record["training"]["nimg"] == 2016 and 0 < record["training"]["mfu"] < 1 and len(record["log"]) > 3
+    assert set(record["final"]) == {"heun, 35 evaluations", "tuned, 10 evaluations", "heun, guided"}
+    for words in ("million images", "heun, guided", "an early checkpoint", "half-life"):
+        assert words in text
+    export = tmp_path / "run" / "export"
+    whole = b"".join(path.read_bytes() for path in sorted(export.glob("piece-*")))
+    assert hashlib.sha256(whole).hexdigest() == record["file"]["sha256"]
+    model = unnoise.load(export / "cifar10.safetensors", "cpu")
+    assert "nfe_10" in model.tuned and model.sample(2, sampler="nfe_10").shape == (2, 1, 8, 8)
+    best = min(record["averages"].values(), key=lambda one: one["fid"])["file"]
+    chosen = unnoise.load(tmp_path / "run" / "run" / best, "cpu")
+    assert model.record["training"]["ema_halflife_kimg"] == chosen.record["training"]["ema_halflife_kimg"]
+    assert record["file"]["sha256"] in (export / "card.md").read_text()
+
+
+def _stop_after(number, measured):
+    if len(measured) == number + 1:
+        raise speedrun.OutOfTimeError
+
+
+def test_no_time_is_no_training(command, tmp_path, capsys):
+    command("--minutes", "0")
+    assert "the same command goes on" in capsys.readouterr().out and not (tmp_path / "run" / "run").exists()
+
+
+def test_recipes_are_tables(command, capsys):
+    out = command("--recipes", "as it is", "flow", "--seeds", "0", "--time", "1s", what="recipes")
+    rows = json.loads(out.read_text())["recipes"]
+    assert [one["recipe"] for one in rows] == ["as it is", "flow"] and all(len(one["fid"]) == 3 for one in rows)
+    assert "| flow | 0 |" in capsys.readouterr().out
+
+
+def test_every_recipe_is_a_configuration():
+    for name, changes in speedrun.RECIPES.items():
+        config = unnoise.preset(speedrun.PRESET, speedrun.flat(changes))
+        assert (config != unnoise.preset(speedrun.PRESET)) == (name != "as it is")
