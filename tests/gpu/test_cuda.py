@@ -77,9 +77,10 @@ def test_recorded_calls_are_the_calls(guidance):
     assert len(model.sample(5, guidance_scale=guidance, cuda_graphs=True)) == 5  # another shape
 
 
-@pytest.mark.parametrize("compiled", ["off", "on"])
-def test_no_step_waits_for_the_device(data, tmp_path, compiled):
-    config = override(named("digits"), {**TINY, "device": "cuda", "train.precision": "bf16", "train.compile": compiled})
+@pytest.mark.parametrize(("compiled", "optimizer"), [("off", "adamw"), ("off", "muon"), ("on", "adamw")])
+def test_no_step_waits_for_the_device(data, tmp_path, compiled, optimizer):
+    changes = {"device": "cuda", "train.precision": "bf16", "train.compile": compiled, "train.optimizer": optimizer}
+    config = override(named("digits"), {**TINY, **changes, "train.ema_also_kimg": (1.0,)})
     run = prepare(config, data, tmp_path)
     batches = Batches(data, 0, run.arithmetic.device)
 
@@ -98,8 +99,10 @@ def test_no_step_waits_for_the_device(data, tmp_path, compiled):
     assert not list(read(run.objective, run.state)) and run.state.loss_steps == 6
 
 
-def test_a_step_that_is_not_finite_changes_nothing(data, tmp_path):
-    config = override(named("digits"), {**TINY, "device": "cuda", "train.precision": "bf16", "train.compile": "off"})
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_that_is_not_finite_changes_nothing(data, tmp_path, optimizer):
+    changes = {"device": "cuda", "train.precision": "bf16", "train.compile": "off", "train.optimizer": optimizer}
+    config = override(named("digits"), {**TINY, **changes})
     run = prepare(config, data, tmp_path)
     batch = draw(run.objective, 0, *Batches(data, 0, run.arithmetic.device).get(0, 64))
     train_step(run.objective, run.state, batch, 1e-3)
@@ -132,3 +135,26 @@ def test_interrupted_on_a_gpu_it_is_the_same_run(data, tmp_path, monkeypatch):
     a, b = (load_file(f / "model.safetensors") for f in (tmp_path / "whole", folder))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-2)
+
+
+def test_muon_moves_the_weights_as_on_the_cpu(data, tmp_path):
+    """Three fp32 steps on channels_last weights; Muon's own iteration is bf16 on both."""
+    ends = []
+    for device in ("cpu", "cuda"):
+        changes = {
+            "device": device,
+            "train.precision": "fp32",
+            "train.compile": "off",
+            "train.optimizer": "muon",
+            "train.tf32": False,
+        }
+        run = prepare(override(named("digits"), {**TINY, **changes}), data, tmp_path / device)
+        start = [p.detach().cpu().clone() for p in run.state.network.parameters()]
+        batches = Batches(data, 0, run.arithmetic.device)
+        batch = draw(run.objective, 0, *batches.get(0, 64))
+        eps = torch.randn(batch.eps.shape, generator=torch.Generator().manual_seed(0)).to(batch.eps.device)
+        for _ in range(3):
+            train_step(run.objective, run.state, dataclasses.replace(batch, eps=eps), 1e-3)
+        ends.append([p.detach().cpu() - s for p, s in zip(run.state.network.parameters(), start, strict=True)])
+    on_cpu, on_gpu = (torch.cat([v.flatten() for v in moves]) for moves in ends)
+    assert (on_gpu - on_cpu).norm() < 0.1 * on_cpu.norm()

@@ -131,3 +131,15 @@ def test_wrong_numbers_are_refused(key, value, tmp_path):
     config = override(named("digits"), {f"train.{key}": value})
     with pytest.raises(ConfigError, match=f"train.{key}: got"):
         api.train(config, tmp_path)
+
+
+def test_the_memory_format_of_the_weights_does_not_matter():
+    ends, weights = [], None
+    for layout in ("off", "on"):
+        goal, state = objective(**{"train.optimizer": "muon", "train.channels_last": layout})
+        weights = weights or {name: value.clone() for name, value in state.network.state_dict().items()}
+        state.network.load_state_dict(weights)
+        start = [p.detach().clone() for p in matrices(state.network)]
+        train_step(goal, state, draw(goal, 0, *images()), 1e-3)
+        ends.append(torch.cat([(p - s).flatten() for p, s in zip(matrices(state.network), start, strict=True)]))
+    assert (ends[1] - ends[0]).norm() < 0.05 * ends[0].norm()

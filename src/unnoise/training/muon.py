@@ -36,6 +36,12 @@ def orthogonalized(matrices: Float[Tensor, "n r c"], dtype: torch.dtype = torch.
     return x.mT if tall else x
 
 
+def _precision(device: torch.device) -> torch.dtype:
+    """bfloat16, unless that is slower."""
+    slow = device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+    return torch.float32 if slow else torch.bfloat16
+
+
 def matrices(network: UNet) -> list[nn.Parameter]:
     """The weights inside the network: not of the image's first and last layer, nor of time and class into the blocks."""
     ends = (network.stem, network.out_conv, network.class_embedding, network.time_projection)
@@ -92,7 +98,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)  # pyright: ignore[reportPrivateImportUsage]
         ahead = torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM))  # pyright: ignore[reportPrivateImportUsage]
         flat = ahead.flatten(2)
-        update = orthogonalized(flat).to(flat.dtype).view_as(ahead)
+        update = orthogonalized(flat, _precision(flat.device)).to(flat.dtype).view_as(ahead)
         rms = RMS * math.sqrt(max(flat.shape[1:]))
         if weight_decay:
             kept = torch.as_tensor(1 - lr_now * weight_decay, device=ahead.device)
