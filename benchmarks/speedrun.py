@@ -13,6 +13,7 @@ rehearse all of it on a CPU, with `--features benchmarks.resnet56:features`, as 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -31,13 +32,18 @@ from benchmarks.speed import ceilings
 from benchmarks.speed.flops import Counter
 from benchmarks.speed.interleave import Plan
 from benchmarks.speed.roofline import TRAINING_PASSES, total_flop
-from unnoise import tuning
+from unnoise import build, tuning
 from unnoise.checkpoint import checkpoints, sha256, write_json
 from unnoise.cli.export import export
 from unnoise.config import RunConfig, to_dict
+from unnoise.evaluation import collect
 from unnoise.evaluation.collect import Samples
-from unnoise.evaluation.evaluate import Settings, evaluate
+from unnoise.evaluation.evaluate import ALONE, Settings, evaluate
+from unnoise.evaluation.extractors import extractor
+from unnoise.evaluation.parts import FOLDER
 from unnoise.model import Model
+from unnoise.training.distributed import World
+from unnoise.training.quality import Quality, prepared
 
 PRESET = "cifar10-speedrun"
 SCALES, INTERVALS = (1.25, 1.5, 2.0), ((0.0, 1e9), (0.2, 2.0), (0.3, 5.0))
@@ -103,13 +109,24 @@ class Job:
             samples, unnoise.load_data(samples.model.config), config, settings, self.flags.work / "measured"
         )
 
+    @functools.cached_property
+    def quality(self) -> Quality:
+        """The extractor that chooses, and what the training images look like to it."""
+        config, spec = self.config(), self.flags.features[0]
+        extract = extractor(spec, build.device(self.flags.device), self.flags.inception)
+        found = prepared(config, unnoise.load_data(config), extract, World())
+        assert found is not None
+        return found
+
     def fid(self, model: Model, guide: Model | None = None, **sampling: Any) -> float:
-        """Of --choose samples, without anything else."""
-        settings = Settings(
-            extractors=self.flags.features[:1], inception=self.flags.inception, likelihood=(), copying=False
+        """The distance of --choose samples, without all that `evaluate` measures beside it."""
+        self.hurry()
+        samples = Samples(model, sampling, self.flags.choose, self.flags.choose_seed, guide=guide)
+        out = self.flags.work / "measured" / FOLDER
+        images = collect.samples(samples, out, ALONE)
+        return self.quality.reference.distance(
+            collect.sample_features(self.quality.extract, samples, images, out, ALONE)
         )
-        found = self.measure(Samples(model, sampling, self.flags.choose, self.flags.choose_seed, guide=guide), settings)
-        return float(found["distances"][0]["samples"]["frechet"])
 
 
 def trained(job: Job) -> tuple[Model, Path]:
@@ -396,7 +413,7 @@ def main() -> None:
     try:
         {"run": run, "recipes": recipes}[flags.what](job)
     except OutOfTimeError:
-        print("the minutes are over; the same command goes on")
+        print("stopped, everything is saved; the same command goes on")
 
 
 if __name__ == "__main__":

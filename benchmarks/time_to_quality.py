@@ -54,6 +54,7 @@ COMMON: dict[str, Changes] = {
     "bf16, flow": {"train.precision": "bf16", "objective": "flow"},
     "bf16, muon, twice the rate": {"train.precision": "bf16", "train.optimizer": "muon", "train.lr": 2.0},
     "flow, twice the rate": {"objective": "flow", "train.lr": 2.0},
+    "flow, muon, twice the rate": {"objective": "flow", "train.optimizer": "muon", "train.lr": 2.0},
     "flow, muon": {"objective": "flow", "train.optimizer": "muon"},
     "half-life 0.4": {"train.ema_halflife_kimg": 0.4},
     "betas 0.9, 0.99": {"train.betas": (0.9, 0.99)},

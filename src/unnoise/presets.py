@@ -29,10 +29,10 @@ def digits() -> RunConfig:
         train=TrainConfig(
             batch_size=64,
             kimg=70,
-            lr=2e-3,
+            optimizer="muon",  # with bf16 a third less Fréchet distance in the same time: docs/results.md, time to quality
+            lr=4e-3,
             warmup_kimg=2,
             ema_halflife_kimg=5,
-            precision="fp32",  # as fast as bf16 at 8x8, and the same on every CPU
             log_every_kimg=1,
             sample_every_kimg=35,
             checkpoint_every_kimg=35,

@@ -38,8 +38,8 @@ def command(tmp_path, monkeypatch):
 
 def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys, monkeypatch):
     measured = []
-    plain = speedrun.Job.measure
-    monkeypatch.setattr(speedrun.Job, "measure", lambda *a: measured.append(a[1].num) or plain(*a))
+    plain = speedrun.Samples
+    monkeypatch.setattr(speedrun, "Samples", lambda *a, **k: measured.append(a[2]) or plain(*a, **k))
     monkeypatch.setattr(speedrun.Job, "hurry", lambda job: _stop_after(4, measured))
     out = command()  # stops after the third average and a way of guidance
     assert "the same command goes on" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from PIL import Image
 from unnoise import checkpoint
 
 TINY = [
-    "digits", "--network.base-channels", "8", "--batch-size", "18", "--kimg", "0.36", "--train.warmup-kimg", "0.1",
+    "digits", "--train.optimizer", "adamw", "--train.lr", "2e-3", "--train.precision", "fp32", "--network.base-channels", "8", "--batch-size", "18", "--kimg", "0.36", "--train.warmup-kimg", "0.1",
     "--train.log-every-kimg", "0.018", "--train.sample-every-kimg", "0.18", "--train.checkpoint-every-kimg", "0.09",
     "--sample.steps", "2", "--train.keep-checkpoints", "10",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ SHAPE = build.Shape(1, 8, 8, 10)
 
 
 def objective(**changes):
-    changes = {"network.base_channels": 8, "train.precision": "fp32", **changes}
+    changes = {"network.base_channels": 8, "train.precision": "fp32", "train.optimizer": "adamw", **changes}
     config = override(named("digits"), changes)
     arithmetic = build.arithmetic(config)
     state = states.create(config, SHAPE, arithmetic)

@@ -105,7 +105,9 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
             "train.pairing: 'optimal_transport' pairs whole batches; expected one process, or 'independent'"
         )
     if here.size > 1 and train.optimizer == "muon" and train.parallel == "fsdp":
-        raise ConfigError("train.parallel: 'fsdp' cuts the matrices that muon needs whole; expected ddp, or adamw")
+        raise ConfigError(
+            "train.parallel: 'fsdp' cuts the matrices that muon needs whole; expected ddp, or --train.optimizer adamw"
+        )
     if here.size > train.batch_size:
         raise ConfigError(
             f"train.batch_size: got {train.batch_size} for {here.size} ranks, expected one image for each"
