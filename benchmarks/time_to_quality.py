@@ -34,6 +34,11 @@ from unnoise.evaluation.frechet import frechet_distance, moments
 from unnoise.training.run import prepare
 
 Changes = dict[str, Any]
+BEFORE: dict[str, Changes] = {
+    "digits": {"train.optimizer": "adamw", "train.lr": 2e-3, "train.precision": "fp32"},
+    "cifar10-small": {"objective": "v", "train.optimizer": "adamw", "train.lr": 1e-3},
+}
+"""What the presets were; they are now the best of what was found."""
 FIRST = "as it was"
 COMMON: dict[str, Changes] = {
     FIRST: {},
@@ -69,9 +74,10 @@ SAMPLES = {"digits": 2000, "cifar10-small": 1000}
 
 
 def configuration(preset: str, changes: Changes, data_path: str | None, seed: int = 0) -> RunConfig:
-    """The preset with one variant's changes."""
-    changes = dict(changes)
-    config = unnoise.preset(preset, {"data.path": data_path, "seed": seed}, changes.pop("objective", None))
+    """The recipe as it was before this study, with one variant's changes."""
+    before, changes = dict(BEFORE[preset]), dict(changes)
+    objective = changes.pop("objective", before.pop("objective", None))
+    config = unnoise.preset(preset, {"data.path": data_path, "seed": seed, **before}, objective)
     for key in FACTORS:
         if key in changes:
             group, name = key.split(".")

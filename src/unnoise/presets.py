@@ -87,18 +87,19 @@ def cifar10_small() -> RunConfig:
             attention_heads=2,
             norm_groups=8,
         ),
-        diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
+        diffusion=DiffusionConfig(schedule="flow", parameterization="flow", times="logit_normal"),
         train=TrainConfig(
             batch_size=16,  # of 64, 32, 16: on two cores the number of steps is what there is too little of
             time="20m",
-            lr=1e-3,
+            optimizer="muon",  # with flow matching half the Fréchet distance in the same time: docs/results.md, time to quality
+            lr=2e-3,
             warmup_kimg=2,
             ema_halflife_kimg=10,
             log_every_kimg=1,
             sample_every_kimg=30,
             checkpoint_every_kimg=30,
         ),
-        sample=SampleConfig(steps=25, guidance_scale=1.5),
+        sample=SampleConfig(sampler="unipc_2", spacing="log_snr", steps=15, guidance_scale=1.5),
     )
 
 

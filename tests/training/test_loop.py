@@ -250,7 +250,8 @@ def spoiled(monkeypatch, steps):
 @pytest.mark.parametrize("steps", [set(), {4, 5, 12}])
 def test_a_device_that_decides_by_itself_does_the_same(data, tmp_path, monkeypatch, steps):
     """As on a GPU: no step waits for the host, which learns what came of it up to 7 steps later."""
-    config = tiny(**{"train.log_every_kimg": 0.16})
+    plain = {"train.optimizer": "adamw", "train.lr": 2e-3, "train.precision": "fp32"}  # the same to the last bits
+    config = tiny(**plain, **{"train.log_every_kimg": 0.16})
     with pytest.MonkeyPatch.context() as patch:
         spoiled(patch, steps)
         loop.train(config, data, tmp_path / "waits")
