@@ -40,7 +40,7 @@ def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys, monkey
     measured = []
     plain = speedrun.Samples
     monkeypatch.setattr(speedrun, "Samples", lambda *a, **k: measured.append(a[2]) or plain(*a, **k))
-    monkeypatch.setattr(speedrun.Job, "hurry", lambda job: _stop_after(4, measured))
+    monkeypatch.setattr(speedrun.Job, "hurry", lambda job: _stop_after(3, measured))
     out = command()  # stops after the third average and a way of guidance
     assert "the same command goes on" in capsys.readouterr().out
     stopped = json.loads(out.read_text())
@@ -48,9 +48,8 @@ def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys, monkey
     monkeypatch.setattr(speedrun.Job, "hurry", lambda job: None)
     command()
     record, text = json.loads(out.read_text()), capsys.readouterr().out
-    assert (
-        measured[5:] == [48] * 3 + [64] * 3
-    )  # nothing twice: of the three intervals and the early checkpoint one was there
+    # nothing twice: of guidance in three intervals and by the early checkpoint one was there
+    assert measured[4:] == [48] * 3 + [64] * 3
     assert record["guidance"][:1] == stopped["guidance"]
     assert record["training"]["nimg"] == 2016 and 0 < record["training"]["mfu"] < 1 and len(record["log"]) > 3
     assert set(record["final"]) == {"heun, 35 evaluations", "tuned, 10 evaluations", "heun, guided"}
