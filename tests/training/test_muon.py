@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tests.training.test_step import images, objective
-from unnoise import api
+from unnoise import api, checkpoint
 from unnoise.config import ConfigError, override
 from unnoise.presets import named
+from unnoise.training import loop
 from unnoise.training import state as states
 from unnoise.training.muon import COEFFICIENTS, ITERATIONS, Muon, matrices, orthogonalized
 from unnoise.training.step import draw, train_step
@@ -143,3 +144,21 @@ def test_the_memory_format_of_the_weights_does_not_matter():
         train_step(goal, state, draw(goal, 0, *images()), 1e-3)
         ends.append(torch.cat([(p - s).flatten() for p, s in zip(matrices(state.network), start, strict=True)]))
     assert (ends[1] - ends[0]).norm() < 0.05 * ends[0].norm()
+
+
+@pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw")])
+def test_a_run_may_go_on_with_the_other_optimizer(tmp_path, before, after):
+    def config(optimizer, kimg):
+        changes = {
+            "network.base_channels": 8,
+            "train.batch_size": 16,
+            "train.sample_every_kimg": 1e9,
+            "train.warmup_kimg": 0.0,
+        }
+        return override(named("digits"), {**changes, "train.optimizer": optimizer, "train.kimg": kimg})
+
+    loop.train(config(before, 0.32), api.load_data(config(before, 1.0)), tmp_path)
+    loop.train(config(after, 0.64), api.load_data(config(after, 1.0)), tmp_path, resume="anyway")
+    (*_, last) = checkpoint.checkpoints(tmp_path / "checkpoints")
+    kinds = {name.split("/")[0] for name in checkpoint.load(last)[0]["optimizer"]}
+    assert last.name == "step-00000040" and ("momentum" in kinds) == (after == "muon")

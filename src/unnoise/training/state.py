@@ -182,3 +182,7 @@ def _unflatten(
         if value.shape == parameter.shape:
             value = torch.empty_like(parameter).copy_(like(value, parameter))
         optimizer.state[parameter][kind] = value
+    mine = {id(p) for p in optimizer.param_groups[0]["params"]} if isinstance(optimizer, Muon) else set[int]()
+    for parameter, kinds in list(optimizer.state.items()):  # of a run that goes on with another optimizer: start anew
+        if kinds.keys() != ({"momentum"} if id(parameter) in mine else {"step", "exp_avg", "exp_avg_sq"}):
+            del optimizer.state[parameter]
