@@ -215,11 +215,11 @@ def test_ends(data, tmp_path, change, steps):
 
 
 def test_training_for_a_time_ends_then_and_brings_the_rate_to_zero(data, tmp_path):
-    every_step = {"train.log_every_kimg": 0.016, "train.sample_every_kimg": 1e6}
+    every_step = {"train.log_every_kimg": 0.016, "train.sample_every_kimg": 1e6, "train.precision": "fp32"}
     loop.train(tiny(**{"train.kimg": None, "train.time": "2s", **every_step}), data, tmp_path)
     lines = [line for line in (json.loads(text) for text in (tmp_path / "metrics.jsonl").open()) if "lr" in line]
     state = json.loads((checkpoint.checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text())
-    assert 2 <= state["train_sec"] < 3
+    assert 2 <= state["train_sec"] < 6  # the first step of a process takes seconds
     assert lines[-1]["lr"] < 0.1 * max(line["lr"] for line in lines)
 
 
