@@ -40,33 +40,53 @@ def some(array: np.ndarray | None, start: int, count: int) -> Tensor:
 
 
 def real(arguments: argparse.Namespace) -> None:
-    print("| real images | against | nearest | 1 % | median | ratio | near copies | copies |\n" + "|---" * 8 + "|")
+    print(
+        "| real images | against | nearest | 1 % | median | ratio | near copies | copies |\n"
+        + "|---" * 8
+        + "|"
+    )
     paths = {"digits": None, "mnist": arguments.mnist_path, "cifar10": arguments.data_path}
     for name in [name for name, path in paths.items() if path or name != "mnist"]:
         data = load(unnoise.DataConfig(source=name, path=paths[name]))
-        n, images = data.num_train, some(data.images, data.num_train, min(HELD_OUT[name], arguments.images))
-        real_row(f"{name}, {len(images):,} held out | {n:,} train", copying(images, data.images[:n]))
+        n, images = (
+            data.num_train,
+            some(data.images, data.num_train, min(HELD_OUT[name], arguments.images)),
+        )
+        real_row(
+            f"{name}, {len(images):,} held out | {n:,} train", copying(images, data.images[:n])
+        )
         if name == "cifar10":
             count = min(42_000, arguments.images)
-            real_row(f"{name}, train 1 to {count:,} | the other {n - 1:,}", without_itself(data, count))
+            real_row(
+                f"{name}, train 1 to {count:,} | the other {n - 1:,}", without_itself(data, count)
+            )
             if arguments.resnet56:
                 network = ResNet56(arguments.resnet56)
                 predicted = network.classes(network.features(images))
-                print(f"\nread by ResNet-56: {read(predicted, some(data.labels, n, len(images)), data)}")
+                print(
+                    f"\nread by ResNet-56: {read(predicted, some(data.labels, n, len(images)), data)}"
+                )
 
 
 def without_itself(data: ImageData, count: int) -> Copying:
     """The first training images against the others: an image is no neighbour of itself, nor its mirror image."""
-    found = copying(some(data.images, 0, count), data.images[: data.num_train], level=Level(neighbours=51))
+    found = copying(
+        some(data.images, 0, count), data.images[: data.num_train], level=Level(neighbours=51)
+    )
     near, others = found.pixels, found.pixels.indices != torch.arange(count)[:, None]
-    parts = [part[others].reshape(count, 50) for part in (near.distances, near.indices, near.flipped)]
+    parts = [
+        part[others].reshape(count, 50) for part in (near.distances, near.indices, near.flipped)
+    ]
     return replace(found, level=Level(), pixels=Neighbours(*parts))
 
 
 def real_row(name: str, found: Copying) -> None:
     d, copies = found.pixels.distances[:, 0], len(found.copies)
     figures = f"{d.min():.1f} | {d.quantile(0.01):.1f} | {d.median():.1f} | {found.pixels.ratios.min():.2f}"
-    print(f"| {name} | {figures} | {near_copies(found)} | {copies} ({copies / len(d):.2%}) |", flush=True)
+    print(
+        f"| {name} | {figures} | {near_copies(found)} | {copies} ({copies / len(d):.2%}) |",
+        flush=True,
+    )
 
 
 def near_copies(found: Copying) -> str:
@@ -75,7 +95,10 @@ def near_copies(found: Copying) -> str:
 
 def read(predicted: Tensor, labels: Tensor, data: ImageData) -> str:
     found = class_accuracy(predicted, labels, data.class_names)
-    each = [f"{c} {s.right} of {s.count}" for c, s in zip(data.class_names, found.per_class, strict=True)]
+    each = [
+        f"{c} {s.right} of {s.count}"
+        for c, s in zip(data.class_names, found.per_class, strict=True)
+    ]
     low, high = found.overall.interval
     return f"{found.overall.right:,} of {found.overall.count:,} ({low:.1%} to {high:.1%}) right: {', '.join(each)}"
 
@@ -87,7 +110,10 @@ def changed(arguments: argparse.Namespace) -> None:
     print("| changed by | rms | copies | near copies | right image |\n|---|---|---|---|---|")
     for name, x in changes(torch.from_numpy(np.array(data.images[rows.numpy()])), random):
         found = copying(x.round().clamp(0, 255).to(torch.uint8), data.images[: data.num_train])
-        rms, right = found.pixels.distances[:, 0].mean(), (found.pixels.indices[:, 0] == rows).double().mean()
+        rms, right = (
+            found.pixels.distances[:, 0].mean(),
+            (found.pixels.indices[:, 0] == rows).double().mean(),
+        )
         copies = f"{len(found.copies) / len(rows):.0%} | {near_copies(found)}"
         print(f"| {name} | {rms:.1f} | {copies} | {right:.0%} |", flush=True)
 
@@ -124,18 +150,33 @@ def digits(arguments: argparse.Namespace) -> None:
         labels = some(data.labels, n, 297) if name == "held out" else torch.arange(count) % 10
         pixels, real_pixels = (x.flatten(1).double() / 255 for x in (images, train))
         predicted = torch.from_numpy(judge.classifier.predict(pixels.numpy()))
-        found = class_distances((pixels, labels), (real_pixels, some(data.labels, 0, n)), data.class_names)
-        distances = (f"{c.class_name} {'-' if c.distance is None else f'{c.distance:.2f}'}" for c in found)
-        print(f"\n{name}, read by the SVM: {read(predicted, labels, data)}; Fréchet distances: {', '.join(distances)}")
+        found = class_distances(
+            (pixels, labels), (real_pixels, some(data.labels, 0, n)), data.class_names
+        )
+        distances = (
+            f"{c.class_name} {'-' if c.distance is None else f'{c.distance:.2f}'}" for c in found
+        )
+        print(
+            f"\n{name}, read by the SVM: {read(predicted, labels, data)}; Fréchet distances: {', '.join(distances)}"
+        )
 
 
 def compared(sides: dict[str, Tensor], train: Tensor, held_out: Tensor) -> None:
-    print("| | copies | near copies | median | closer | C_T | below held-out's 1 % · 5 % |\n" + "|---" * 7 + "|")
+    print(
+        "| | copies | near copies | median | closer | C_T | below held-out's 1 % · 5 % |\n"
+        + "|---" * 7
+        + "|"
+    )
     for name, images in sides.items():
         found = copying(images, train, held_out)
-        c, copies = found.to_dict()["pixels"], f"{len(found.copies)} of {len(images):,} | {near_copies(found)}"
+        c, copies = (
+            found.to_dict()["pixels"],
+            f"{len(found.copies)} of {len(images):,} | {near_copies(found)}",
+        )
         below = f"{c['below_percentile_1']:.1%} · {c['below_percentile_5']:.1%}"
-        print(f"| {name} | {copies} | {c['median']:.1f} | {c['closer']:.1%} | {c['c_t']:+.1f} | {below} |")
+        print(
+            f"| {name} | {copies} | {c['median']:.1f} | {c['closer']:.1%} | {c['c_t']:+.1f} | {below} |"
+        )
 
 
 def overfit(arguments: argparse.Namespace) -> None:
@@ -143,7 +184,12 @@ def overfit(arguments: argparse.Namespace) -> None:
     train, held_out = some(data.images, 0, 40), some(data.images, data.num_train, 297)
     for number, image in enumerate(train):
         save_png(pictures / f"{number:02d}.png", image, {})
-    how = {"data.source": str(pictures), "data.channels": 1, "data.image_size": 8, "data.held_out": 0.0}
+    how = {
+        "data.source": str(pictures),
+        "data.channels": 1,
+        "data.image_size": 8,
+        "data.held_out": 0.0,
+    }
     how |= {"train.epochs": None, "train.time": None, "train.ema_halflife_kimg": 1.0}
     sides = {"held out": held_out}
     for kimg in arguments.kimg:
@@ -154,7 +200,9 @@ def overfit(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parts = {part.__name__: part for part in (real, changed, digits, overfit)}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=parts)
     for name in ("--data-path", "--mnist-path", "--resnet56"):
         parser.add_argument(name)

@@ -62,7 +62,9 @@ def measure(name: str) -> dict[str, Any]:
         for steps in STEPS:
             for interval in INTERVALS:
                 spacing = "trailing" if sampler == "ddim" else "log_snr"
-                chosen = replace(plain, sampler=sampler, steps=steps, spacing=spacing, deep_cache=interval)
+                chosen = replace(
+                    plain, sampler=sampler, steps=steps, spacing=spacing, deep_cache=interval
+                )
                 full = -(-steps // interval)
                 rows.append({
                     "sampler": sampler, "steps": steps, "deep_cache": interval, "error": rms(pictures(model, chosen), reference),
@@ -81,14 +83,20 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         for sampler in SAMPLERS:
             for steps in STEPS:
-                rows = [row for row in result["rows"] if (row["sampler"], row["steps"]) == (sampler, steps)]
+                rows = [
+                    row
+                    for row in result["rows"]
+                    if (row["sampler"], row["steps"]) == (sampler, steps)
+                ]
                 cells = " | ".join(f"{row['error']:.4f} ({row['calls']:.1f})" for row in rows)
                 lines.append(f"| {result['name']} | {sampler} | {steps} | {cells} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*", default=["digits"])
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
@@ -96,7 +104,10 @@ def main() -> None:
     print(table(results))
     if flags.out:
         flags.out.write_text(
-            json.dumps({"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "results": results}, indent=1)
+            json.dumps(
+                {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "results": results},
+                indent=1,
+            )
             + "\n"
         )
 

@@ -57,7 +57,11 @@ class Judge:
         """Of `num` samples of seeds 0.., labelled by seed modulo 10."""
         pixels = _pixels(model.sample(num, batch_size=250, **settings).numpy())
         right = (self.classifier.predict(pixels) == np.arange(num) % 10).mean()
-        return Quality(float(right), float(pixels.std(0).mean() / self.train.std(0).mean()), self.nearest(pixels))
+        return Quality(
+            float(right),
+            float(pixels.std(0).mean() / self.train.std(0).mean()),
+            self.nearest(pixels),
+        )
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
@@ -65,10 +69,14 @@ def _pixels(images: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*", default=["digits"])
     judge = Judge()
-    print(f"real held-out digits: read right {judge.accuracy:.1%}, nearest {judge.nearest(judge.held_out):.3f}\n")
+    print(
+        f"real held-out digits: read right {judge.accuracy:.1%}, nearest {judge.nearest(judge.held_out):.3f}\n"
+    )
     print("| model | sampler | NFE | read right | std ratio | nearest |\n|---|---|---|---|---|---|")
     for name in parser.parse_args().models:
         model = unnoise.load(name)

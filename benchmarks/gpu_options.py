@@ -61,8 +61,10 @@ def works(setting: Setting, folder: Path) -> dict[str, Callable[[], object]]:
             for how, options in SAMPLING.items():
                 if "cuda_graphs" in options and not cuda:
                     continue
-                found[f"sample, {name.removeprefix('eager, ')}, {how}"] = lambda model=model, options=options: (
-                    model.sample(COUNT if cuda else 2, sampler="ddim", steps=NFE, batch_size=COUNT, **options)
+                found[f"sample, {name.removeprefix('eager, ')}, {how}"] = (
+                    lambda model=model, options=options: model.sample(
+                        COUNT if cuda else 2, sampler="ddim", steps=NFE, batch_size=COUNT, **options
+                    )
                 )
     return found
 
@@ -86,20 +88,29 @@ def measure(
             for _ in range(1 if name.startswith("sample") else 5):
                 work()
             synchronise()
-            took[name].append((time.perf_counter() - began) / (1 if name.startswith("sample") else 5))
+            took[name].append(
+                (time.perf_counter() - began) / (1 if name.startswith("sample") else 5)
+            )
             peaks[name] = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return {name: {"sec": statistics.median(took[name]), "peak_bytes": peaks[name]} for name in candidates}
+    return {
+        name: {"sec": statistics.median(took[name]), "peak_bytes": peaks[name]}
+        for name in candidates
+    }
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     lines = ["| | images/s | of the convolution peak | peak GB |", "|---|---|---|---|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | {row['images_per_sec']:.0f} | {row['share']:.1%} | {row['peak_bytes'] / 2**30:.1f} |")
+        lines.append(
+            f"| {name} | {row['images_per_sec']:.0f} | {row['share']:.1%} | {row['peak_bytes'] / 2**30:.1f} |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
@@ -107,13 +118,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/gpu-options"))
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
-    setting = Setting("unnoise", device=flags.device, batch=flags.batch, base_channels=flags.base_channels)
+    setting = Setting(
+        "unnoise", device=flags.device, batch=flags.batch, base_channels=flags.base_channels
+    )
     device = setting.torch_device
     scale = flags.base_channels / 128
-    peak = ceilings.ceiling(ceilings.measured(device, Plan(5, 1), scale), "bf16").convolution_flop_per_sec
+    peak = ceilings.ceiling(
+        ceilings.measured(device, Plan(5, 1), scale), "bf16"
+    ).convolution_flop_per_sec
     rows = measure(works(setting, flags.work), device, flags.rounds)
     for name, row in rows.items():
-        images, flop = (flags.batch, 3) if name.startswith("train") else ((COUNT if device.type == "cuda" else 2), NFE)
+        images, flop = (
+            (flags.batch, 3)
+            if name.startswith("train")
+            else ((COUNT if device.type == "cuda" else 2), NFE)
+        )
         row["images_per_sec"] = images / row["sec"]
         row["share"] = images * flop * FORWARD_FLOP * scale**2 / row["sec"] / peak
     print(table(rows))

@@ -62,16 +62,23 @@ def _wait(device: torch.device) -> None:
 def network(preset: str, device: torch.device, channels_last: bool) -> UNet:
     size, channels, _, _ = NETWORKS[preset]
     net = build.network(named(preset), build.Shape(channels, size, size)).to(device)
-    for p in net.parameters():  # no zero-initialised layer: their gradients would be cheaper than real ones
+    for p in (
+        net.parameters()
+    ):  # no zero-initialised layer: their gradients would be cheaper than real ones
         nn.init.normal_(p, std=0.02)
     return net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def steps(preset: str, device: torch.device, train: bool, dtypes: dict[str, torch.dtype]) -> dict[str, Work]:
+def steps(
+    preset: str, device: torch.device, train: bool, dtypes: dict[str, torch.dtype]
+) -> dict[str, Work]:
     """One candidate per precision and memory format."""
     size, channels, cpu_batch, gpu_batch = NETWORKS[preset]
     batch = gpu_batch if device.type == "cuda" else cpu_batch
-    x, t = torch.randn(batch, channels, size, size, device=device), torch.rand(batch, device=device) * 999
+    x, t = (
+        torch.randn(batch, channels, size, size, device=device),
+        torch.rand(batch, device=device) * 999,
+    )
     candidates: dict[str, Work] = {}
     for name, dtype in dtypes.items():
         for channels_last in (False, True):
@@ -79,7 +86,11 @@ def steps(preset: str, device: torch.device, train: bool, dtypes: dict[str, torc
             optimizer = torch.optim.AdamW(net.parameters(), fused=True)
             autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
-            def step(net: UNet = net, optimizer: torch.optim.AdamW = optimizer, autocast: torch.autocast = autocast):
+            def step(
+                net: UNet = net,
+                optimizer: torch.optim.AdamW = optimizer,
+                autocast: torch.autocast = autocast,
+            ):
                 with autocast:
                     loss = (net(x, t).float() ** 2).mean()
                 loss.backward()
@@ -107,7 +118,10 @@ def attentions(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype)
         "plain": plain,
         "ours": lambda: attend(q, k, v),
     }
-    return {name: lambda kernel=kernel: kernel().float().sum().backward() for name, kernel in kernels.items()}
+    return {
+        name: lambda kernel=kernel: kernel().float().sum().backward()
+        for name, kernel in kernels.items()
+    }
 
 
 def projections(preset: str, device: torch.device) -> dict[str, Work]:
@@ -115,8 +129,12 @@ def projections(preset: str, device: torch.device) -> dict[str, Work]:
     _, _, cpu_batch, gpu_batch = NETWORKS[preset]
     net = network(preset, device, False)
     one = net.time_projection
-    many = nn.ModuleList(nn.Linear(one.in_features, width) for width in net._embedding_widths).to(device)
-    x = torch.randn(gpu_batch if device.type == "cuda" else cpu_batch, one.in_features, device=device)
+    many = nn.ModuleList(nn.Linear(one.in_features, width) for width in net._embedding_widths).to(
+        device
+    )
+    x = torch.randn(
+        gpu_batch if device.type == "cuda" else cpu_batch, one.in_features, device=device
+    )
 
     def batched() -> None:
         sum(part.sum() for part in one(x).split(net._embedding_widths, dim=1)).backward()
@@ -134,12 +152,20 @@ def run(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
         dtypes["fp16"] = torch.float16
     results: dict[str, dict[str, float]] = {}
     for preset in NETWORKS:
-        results[f"train step, {preset}"] = measure(steps(preset, device, True, dtypes), device, repeats)
-        results[f"forward, {preset}"] = measure(steps(preset, device, False, dtypes), device, repeats)
-        results[f"time projections, {preset}"] = measure(projections(preset, device), device, repeats * 5)
+        results[f"train step, {preset}"] = measure(
+            steps(preset, device, True, dtypes), device, repeats
+        )
+        results[f"forward, {preset}"] = measure(
+            steps(preset, device, False, dtypes), device, repeats
+        )
+        results[f"time projections, {preset}"] = measure(
+            projections(preset, device), device, repeats * 5
+        )
     for name, shape in ATTENTION.items():
         for kind, dtype in dtypes.items():
-            results[f"attention {kind}, {name}"] = measure(attentions(device, shape, dtype), device, repeats * 3)
+            results[f"attention {kind}, {name}"] = measure(
+                attentions(device, shape, dtype), device, repeats * 3
+            )
     return results
 
 
@@ -164,7 +190,9 @@ def machine(device: torch.device) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path)

@@ -24,7 +24,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHAPES = [(128, 32), (256, 32), (384, 32), (256, 16), (512, 16), (256, 8), (512, 8), (256, 4), (512, 4)]
+SHAPES = [
+    (128, 32),
+    (256, 32),
+    (384, 32),
+    (256, 16),
+    (512, 16),
+    (256, 8),
+    (512, 8),
+    (256, 4),
+    (512, 4),
+]
 """(channels, height = width): the blocks' inputs and, with the skips concatenated, those of the way up."""
 BATCHES = (128, 256)
 GROUPS, EPS, CALLS = 32, 1e-6, 10
@@ -83,10 +93,17 @@ def works(x: Tensor, backward: bool, autocast: bool) -> dict[str, Work]:
     """One candidate per implementation and way of launching; backward is forward and backward together."""
     x = x.detach().requires_grad_(backward)
     dtype = torch.float32 if autocast else x.dtype
-    weight, bias = (torch.randn(x.shape[1], device=x.device, dtype=dtype, requires_grad=backward) for _ in range(2))
+    weight, bias = (
+        torch.randn(x.shape[1], device=x.device, dtype=dtype, requires_grad=backward)
+        for _ in range(2)
+    )
     torch._dynamo.reset()  # each shape compiled for itself
     candidates: dict[str, Work] = {}
-    for name, function in {"stock": stock, "compiled": torch.compile(stock, dynamic=False), "ours": ours}.items():
+    for name, function in {
+        "stock": stock,
+        "compiled": torch.compile(stock, dynamic=False),
+        "ours": ours,
+    }.items():
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
             dy = torch.randn_like(function(x, weight, bias))  # autocast's is float32
 
@@ -103,10 +120,17 @@ def copy_bandwidth(numel: int, repeats: int) -> float:
     """Bytes read and written a second, in GB, by y.copy_(x) of so many bf16 numbers, from a CUDA graph."""
     x = torch.randn(numel, device="cuda", dtype=torch.bfloat16)
     y = torch.empty_like(x)
-    return 4 * numel / microseconds({"copy": captured(repeated(lambda: y.copy_(x), False))}, repeats)["copy"] / 1000
+    return (
+        4
+        * numel
+        / microseconds({"copy": captured(repeated(lambda: y.copy_(x), False))}, repeats)["copy"]
+        / 1000
+    )
 
 
-def measure(batch: int, channels: int, size: int, repeats: int, autocast: bool) -> list[dict[str, Any]]:
+def measure(
+    batch: int, channels: int, size: int, repeats: int, autocast: bool
+) -> list[dict[str, Any]]:
     """One row per memory format, direction and candidate."""
     rows: list[dict[str, Any]] = []
     shape = (batch, channels, size, size)
@@ -116,7 +140,12 @@ def measure(batch: int, channels: int, size: int, repeats: int, autocast: bool) 
         for backward in (False, True):
             for name, time_us in microseconds(works(x, backward, autocast), repeats).items():
                 rate = 2 * x.numel() * (5 if backward else 2) / time_us / 1000
-                row = {"shape": "x".join(map(str, shape)), "layout": layout, "candidate": name, "us": time_us}
+                row = {
+                    "shape": "x".join(map(str, shape)),
+                    "layout": layout,
+                    "candidate": name,
+                    "us": time_us,
+                }
                 row |= {"what": "forward+backward" if backward else "forward", "gb_per_s": rate}
                 rows.append(row | {"copy_gb_per_s": copy, "of_copy": rate / copy})
     return rows
@@ -131,14 +160,22 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells.setdefault((row["shape"], row["layout"], row["what"]), []).append(
             f"{row['us']:.0f} ({row['of_copy']:.0%})"
         )
-    lines += [f"| {' | '.join(map(str, key))} | {' | '.join(values)} |" for key, values in cells.items()]
+    lines += [
+        f"| {' | '.join(map(str, key))} | {' | '.join(values)} |" for key, values in cells.items()
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=21)
-    parser.add_argument("--autocast", action="store_true", help="as in training: stock PyTorch's norm is float32 then")
+    parser.add_argument(
+        "--autocast",
+        action="store_true",
+        help="as in training: stock PyTorch's norm is float32 then",
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():

@@ -48,7 +48,9 @@ def bare(run: Run, batches: Batches, steps: int) -> None:
             group["lr"] = learning_rate(train, state.nimg, run.progress())
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        beta = ema.decay(train.batch_size, state.nimg, 1000 * train.ema_halflife_kimg, train.ema_rampup)
+        beta = ema.decay(
+            train.batch_size, state.nimg, 1000 * train.ema_halflife_kimg, train.ema_rampup
+        )
         ema.update(state.ema, state.network, beta)
         state.step, state.nimg = state.step + 1, state.nimg + train.batch_size
 
@@ -80,7 +82,10 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def measure(name: str, data_path: str | None) -> dict[str, Any]:
-    changes: dict[str, Any] = {"train.compile": "off", "data.path": data_path if name != "digits" else None}
+    changes: dict[str, Any] = {
+        "train.compile": "off",
+        "data.path": data_path if name != "digits" else None,
+    }
     changes |= {"train.batch_size": BATCH[name]} if name in BATCH else {}
     config = override(named(name), changes)
     data, folder, steps = load(config.data), Path(tempfile.mkdtemp()), STEPS[name]
@@ -122,18 +127,28 @@ def checkpoints(run: Run, repeats: int = 3) -> dict[str, Any]:
         found["async_waits_sec"].append(timed(lambda: loop._save(run, False)))
         run.saver.wait()
         found["async_done_sec"].append(time.perf_counter() - began)
-    size = sum(f.stat().st_size for f in loop.checkpoint.checkpoints(run.folder / "checkpoints")[-1].iterdir())
-    return {**{name: statistics.median(values) for name, values in found.items()}, "checkpoint_bytes": size}
+    size = sum(
+        f.stat().st_size
+        for f in loop.checkpoint.checkpoints(run.folder / "checkpoints")[-1].iterdir()
+    )
+    return {
+        **{name: statistics.median(values) for name, values in found.items()},
+        "checkpoint_bytes": size,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("presets", nargs="*", default=["digits", "cifar10"])
     parser.add_argument("--data-path", help="of CIFAR-10, instead of downloading")
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
     found = [measure(name, flags.data_path) for name in flags.presets]
-    text = json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "presets": found}, indent=2)
+    text = json.dumps(
+        {"torch": torch.__version__, "threads": torch.get_num_threads(), "presets": found}, indent=2
+    )
     print(text)
     if flags.out:
         flags.out.write_text(text + "\n")

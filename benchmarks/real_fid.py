@@ -63,7 +63,9 @@ SETS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def features(extract: Extractor, images: Tensor, name: str, folder: Path, part_of: tuple[int, int] = (0, 1)) -> Tensor:
+def features(
+    extract: Extractor, images: Tensor, name: str, folder: Path, part_of: tuple[int, int] = (0, 1)
+) -> Tensor:
     """From the folder, or made now, chunk by chunk; of several processes each makes its part."""
     parts, start_time, made = [], time.monotonic(), 0
     for start in range(part_of[0] * CHUNK, len(images), part_of[1] * CHUNK):
@@ -75,7 +77,10 @@ def features(extract: Extractor, images: Tensor, name: str, folder: Path, part_o
             os.replace(temporary, path)
             made += len(part)
             rate = made / (time.monotonic() - start_time)
-            print(f"{extract.name} {name} {start + len(part)}/{len(images)} · {rate:.1f} images/s", flush=True)
+            print(
+                f"{extract.name} {name} {start + len(part)}/{len(images)} · {rate:.1f} images/s",
+                flush=True,
+            )
         parts.append(torch.from_numpy(np.load(path)))
     return torch.cat(parts)
 
@@ -83,13 +88,18 @@ def features(extract: Extractor, images: Tensor, name: str, folder: Path, part_o
 def measured(samples: Tensor, reference: Tensor) -> dict[str, Any]:
     """Every number of one comparison; a minute and more."""
     to = FrechetTo(Statistics.of(reference))
-    fid, infinity, kid = to.estimate(samples), to.infinity(samples), kernel_distance(samples, reference)
+    fid, infinity, kid = (
+        to.estimate(samples),
+        to.infinity(samples),
+        kernel_distance(samples, reference),
+    )
     return {
         "samples": len(samples),
         "reference": len(reference),
         "fid": asdict(fid) | {"interval": fid.interval},
         "fid_infinity": asdict(infinity),
-        "fid_of_a_perfect_model": perfect(to.reference.cov, len(samples)) + perfect(to.reference.cov, len(reference)),
+        "fid_of_a_perfect_model": perfect(to.reference.cov, len(samples))
+        + perfect(to.reference.cov, len(reference)),
         "kid": asdict(kid),
         **asdict(coverage(samples, reference)),
     }
@@ -114,21 +124,27 @@ def table(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-path")
     parser.add_argument("--inception", type=Path)
     parser.add_argument("--work", type=Path, default=Path("real_fid"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--part", help="only features, part I of N processes, such as 0/2")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real-fid.json"))
-    parser.add_argument("--table", action="store_true", help="print the table of --out and do nothing else")
+    parser.add_argument(
+        "--table", action="store_true", help="print the table of --out and do nothing else"
+    )
     arguments = parser.parse_args()
     if arguments.table:
         print(table(arguments.out))
         return
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    images = torch.from_numpy(load(DataConfig(source="cifar10", path=arguments.data_path)).images[: 2 * COUNT].copy())
+    images = torch.from_numpy(
+        load(DataConfig(source="cifar10", path=arguments.data_path)).images[: 2 * COUNT].copy()
+    )
     sets = {name: make(images) for name, make in SETS.items()}
     rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
     extracts = [extractor(protocol, "cpu", arguments.inception) for protocol in PROTOCOLS]
@@ -143,10 +159,14 @@ def main() -> None:
         if any(key.items() <= row.items() for row in rows):
             continue
         found = measured(
-            features(extract, sets[name], name, work), features(extract, sets["reference"], "reference", work)
+            features(extract, sets[name], name, work),
+            features(extract, sets["reference"], "reference", work),
         )
         rows.append(key | found | {"about": extract.description})
-        write_json(arguments.out, {"data": "CIFAR-10 train images", "torch": torch.__version__, "rows": rows})
+        write_json(
+            arguments.out,
+            {"data": "CIFAR-10 train images", "torch": torch.__version__, "rows": rows},
+        )
     print(table(arguments.out))
 
 

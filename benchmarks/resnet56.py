@@ -22,11 +22,17 @@ class ResNet56:
         self.w = {name: torch.from_numpy(value).to(device) for name, value in np.load(path).items()}
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
-        parts = (self.w[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        parts = (
+            self.w[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
         return F.batch_norm(x, *parts)
 
     def _block(self, x: Tensor, name: str, stride: int) -> Tensor:
-        y = F.relu(self._normed(F.conv2d(x, self.w[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"))
+        y = F.relu(
+            self._normed(
+                F.conv2d(x, self.w[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"
+            )
+        )
         y = self._normed(F.conv2d(y, self.w[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
         if stride > 1:  # option A: every other pixel, and zeros for the new channels
             more = (y.shape[1] - x.shape[1]) // 2
@@ -41,7 +47,9 @@ class ResNet56:
     def _pooled(self, images: Tensor) -> Tensor:
         """Features of floats in 0..1."""
         mean, std = (torch.tensor(v, device=images.device).reshape(3, 1, 1) for v in (MEAN, STD))
-        x = F.relu(self._normed(F.conv2d((images - mean) / std, self.w["conv1.weight"], padding=1), "bn1"))
+        x = F.relu(
+            self._normed(F.conv2d((images - mean) / std, self.w["conv1.weight"], padding=1), "bn1")
+        )
         for layer in (1, 2, 3):
             for block in range(9):
                 x = self._block(x, f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1)

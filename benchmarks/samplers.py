@@ -33,7 +33,17 @@ from unnoise.diffusion import grids
 from unnoise.diffusion.samplers import STOCHASTIC, steps_within
 from unnoise.evaluation.frechet import frechet_distance, moments
 
-SOLVERS = ("ddim", "heun", "dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "ipndm", "dpmpp_2m_sde", "ddpm")
+SOLVERS = (
+    "ddim",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "unipc_2",
+    "unipc_3",
+    "ipndm",
+    "dpmpp_2m_sde",
+    "ddpm",
+)
 BUDGETS = (5, 8, 10, 15, 20, 50)
 BATCH = 128
 
@@ -43,7 +53,9 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.model = unnoise.load(arguments.model)
-        self.plain = replace(self.model.settings(guidance_scale=arguments.guidance_scale), noises=())
+        self.plain = replace(
+            self.model.settings(guidance_scale=arguments.guidance_scale), noises=()
+        )
         self.judge = ResNet56(arguments.resnet56) if arguments.resnet56 else None
         self.samples, self.compared = arguments.samples, min(arguments.reference, arguments.samples)
         data = load(replace(self.model.config.data, path=arguments.data_path))
@@ -55,7 +67,9 @@ class Bench:
         self.choosing = self.run(replace(exact, steps=200), range(90_000, 90_016))
 
     def features(self, images: Tensor) -> Tensor:
-        return images.flatten(1).float() / 255 if self.judge is None else self.judge.features(images)
+        return (
+            images.flatten(1).float() / 255 if self.judge is None else self.judge.features(images)
+        )
 
     def run(self, settings: SampleConfig, seeds: range) -> Tensor:
         """Final x in [-1, 1] of some seeds."""
@@ -89,19 +103,28 @@ def table(result: dict[str, Any]) -> str:
     """The rows as a table: error and Fréchet distance by solver and evaluations; the best error of each column in bold."""
     budgets = sorted({row["evaluations"] for row in result["rows"]})
     cells = {(row["solver"], row["evaluations"]): row for row in result["rows"]}
-    lines = ["| solver | " + " | ".join(map(str, budgets)) + " |", "|---" * (len(budgets) + 1) + "|"]
+    lines = [
+        "| solver | " + " | ".join(map(str, budgets)) + " |",
+        "|---" * (len(budgets) + 1) + "|",
+    ]
     for solver in dict.fromkeys(row["solver"] for row in result["rows"]):
         parts = []
         for budget in budgets:
             row = cells.get((solver, budget))
-            errors = [r["error"] for r in result["rows"] if r["evaluations"] == budget and r["error"] is not None]
+            errors = [
+                r["error"]
+                for r in result["rows"]
+                if r["evaluations"] == budget and r["error"] is not None
+            ]
             if row is None:
                 parts.append("")
             elif row["error"] is None:
                 parts.append(f"- · {row['frechet']:.3g}")
             else:
                 text = f"{row['error']:.4f}"
-                parts.append(f"{f'**{text}**' if row['error'] == min(errors) else text} · {row['frechet']:.3g}")
+                parts.append(
+                    f"{f'**{text}**' if row['error'] == min(errors) else text} · {row['frechet']:.3g}"
+                )
         lines.append(f"| {solver} | " + " | ".join(parts) + " |")
     return "\n".join(lines)
 
@@ -112,7 +135,9 @@ def rms(a: Tensor, b: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resnet56")
@@ -127,9 +152,18 @@ def main() -> None:
         print(table(json.loads(Path(arguments.model).read_text())))
         return
     bench = Bench(arguments)
-    result: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
-    result |= {"model": bench.model.weights_hash, "features": "resnet56" if arguments.resnet56 else "pixels"}
-    result |= {"samples": bench.samples, "compared": bench.compared, "guidance_scale": arguments.guidance_scale}
+    result: dict[str, Any] = (
+        json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
+    )
+    result |= {
+        "model": bench.model.weights_hash,
+        "features": "resnet56" if arguments.resnet56 else "pixels",
+    }
+    result |= {
+        "samples": bench.samples,
+        "compared": bench.compared,
+        "guidance_scale": arguments.guidance_scale,
+    }
     result["held_out"] = bench.floor
     done = {(row["solver"], row["evaluations"]) for row in result["rows"]}
     for budget in arguments.budgets:
@@ -138,7 +172,9 @@ def main() -> None:
             if (solver, budget) in done or (solver == "tuned" and tuned is None):
                 continue
             if solver == "tuned":
-                settings = bench.model.settings(sampler=f"nfe_{budget}", guidance_scale=arguments.guidance_scale)
+                settings = bench.model.settings(
+                    sampler=f"nfe_{budget}", guidance_scale=arguments.guidance_scale
+                )
             else:
                 settings = bench.best_spacing(solver, steps_within(solver, budget))
             result["rows"].append(bench.row(settings, solver, budget))

@@ -60,7 +60,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "no learned weighting": {"diffusion.weighting": "none"},
     "no dropout": {"network.dropout": 0.0},
     "batch 256": {"train.batch_size": 256},
-    "flow": {"diffusion": {"schedule": "flow", "parameterization": "flow", "times": "logit_normal"}},
+    "flow": {
+        "diffusion": {"schedule": "flow", "parameterization": "flow", "times": "logit_normal"}
+    },
 }
 
 
@@ -92,7 +94,9 @@ class Job:
     def train(self, config: RunConfig, folder: Path) -> Model:
         """Train to the end, or stop and save when the minutes are over."""
         self.hurry()
-        timer = threading.Timer(self.ends - time.monotonic(), os.kill, (os.getpid(), signal.SIGTERM))
+        timer = threading.Timer(
+            self.ends - time.monotonic(), os.kill, (os.getpid(), signal.SIGTERM)
+        )
         timer.start()
         try:
             return unnoise.train(config, folder)
@@ -106,7 +110,11 @@ class Job:
         self.hurry()
         config = samples.model.config.data
         return evaluate(
-            samples, unnoise.load_data(samples.model.config), config, settings, self.flags.work / "measured"
+            samples,
+            unnoise.load_data(samples.model.config),
+            config,
+            settings,
+            self.flags.work / "measured",
         )
 
     @functools.cached_property
@@ -154,14 +162,18 @@ def forward_flop(model: Model) -> int:
     shape, device = model.shape, model.arithmetic.device
     x = torch.zeros(1, shape.channels, shape.height, shape.width, device=device)
     with Counter() as counter, torch.no_grad():
-        model.network(x, torch.ones(1, device=device), torch.zeros(1, dtype=torch.long, device=device))
+        model.network(
+            x, torch.ones(1, device=device), torch.zeros(1, dtype=torch.long, device=device)
+        )
     return total_flop(counter.operations)
 
 
 def peak_flop(model: Model) -> float:
     """The fastest convolution or matrix product of this machine in the run's precision, operations per second."""
     device = model.arithmetic.device
-    precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[model.arithmetic.dtype]
+    precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[
+        model.arithmetic.dtype
+    ]
     kind = "cuda" if device.type == "cuda" else "cpu"
     works = ceilings.convolutions(device, precision, ceilings.PIXELS[kind])
     works |= ceilings.matmuls(device, precision, ceilings.MATMULS[kind])
@@ -185,7 +197,9 @@ def best_guidance(job: Job, model: Model, folder: Path) -> dict[str, Any]:
     """Of classifier-free guidance by scale and interval, and autoguidance by the earliest checkpoint there is."""
     found = job.record.setdefault("guidance", [])
     ways: list[dict[str, Any]] = [
-        {"guidance_scale": scale, "guidance_interval": interval} for interval in INTERVALS for scale in SCALES
+        {"guidance_scale": scale, "guidance_interval": interval}
+        for interval in INTERVALS
+        for scale in SCALES
     ]
     early = checkpoints(folder / "checkpoints")[:1]
     ways += [
@@ -214,7 +228,9 @@ def tuned(job: Job, model: Model, path: Path) -> Model:
     if path.exists():
         return unnoise.load(path, job.flags.device)
     job.hurry()
-    settings, rows = tuning.tune(model, (*job.flags.budgets, FEW), evaluations=job.flags.tune, guidance_scale=1.0)
+    settings, rows = tuning.tune(
+        model, (*job.flags.budgets, FEW), evaluations=job.flags.tune, guidance_scale=1.0
+    )
     print(tuning.table(rows), flush=True)
     model.with_tuned(settings).save(path)
     return unnoise.load(path, job.flags.device)
@@ -252,7 +268,9 @@ def exported(job: Job, path: Path) -> None:
     out.mkdir(exist_ok=True)
     file = out / "cifar10.safetensors"
     export([str(path), "--out", str(file), "--half"])
-    (out / "cifar10.jsonl").write_text("".join(json.dumps(line) + "\n" for line in job.record["log"]))
+    (out / "cifar10.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in job.record["log"])
+    )
     job.record["file"] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
     (out / "card.md").write_text(card(job.record))
     content = file.read_bytes()
@@ -308,11 +326,20 @@ def table(record: dict[str, Any]) -> str:
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, found in record.get("final", {}).items():
         by = {one["extractor"]: one["samples"] for one in found["distances"]}
-        fids = (f"{one['frechet']:.2f} ({one['interval'][0]:.2f} to {one['interval'][1]:.2f})" for one in by.values())
+        fids = (
+            f"{one['frechet']:.2f} ({one['interval'][0]:.2f} to {one['interval'][1]:.2f})"
+            for one in by.values()
+        )
         first, right = next(iter(by.values())), found["classes"]
         kernel = "" if first["kernel"] is None else f"{first['kernel']:.5f}"
-        pairs = "" if first["precision"] is None else f"{first['precision']:.3f}, {first['recall']:.3f}"
-        read = "" if right is None else f"{right['overall']['share']:.1%} (real: {right['held_out']['share']:.1%})"
+        pairs = (
+            "" if first["precision"] is None else f"{first['precision']:.3f}, {first['recall']:.3f}"
+        )
+        read = (
+            ""
+            if right is None
+            else f"{right['overall']['share']:.1%} (real: {right['held_out']['share']:.1%})"
+        )
         copies = "" if found["copying"] is None else "; ".join(found["copying"]["summary"])
         lines.append(f"| {name} | {' | '.join(fids)} | {kernel} | {pairs} | {read} | {copies} |")
     lines.append("\n| average, half-life in kimg | FID of fewer samples |\n|---|---|")
@@ -322,7 +349,9 @@ def table(record: dict[str, Any]) -> str:
         low, high = one["way"]["guidance_interval"]
         by = "an early checkpoint" if "guide" in one["way"] else "no class"
         where = "" if (low, high) == INTERVALS[0] else f", sigma {low:g} to {high:g}"
-        lines.append(f"| away from {by}, {one['way']['guidance_scale']:g}{where} | {one['fid']:.2f} |")
+        lines.append(
+            f"| away from {by}, {one['way']['guidance_scale']:g}{where} | {one['fid']:.2f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -345,13 +374,17 @@ def recipes(job: Job) -> None:
         for name in job.flags.recipes:
             if any((one["recipe"], one["seed"]) == (name, seed) for one in found):
                 continue
-            config = job.config(**{"train.time": job.flags.time, "seed": seed, **flat(RECIPES[name])})
+            config = job.config(
+                **{"train.time": job.flags.time, "seed": seed, **flat(RECIPES[name])}
+            )
             folder = job.flags.work / f"{name.replace(' ', '-')}-{seed}"
             done = job.train(config, folder).record["training"]
             fids = {}
             for path in sorted(folder.glob("model*.safetensors")):
                 model = unnoise.load(path, job.flags.device)
-                fids[f"{model.record['training']['ema_halflife_kimg']:g}"] = job.fid(model, guidance_scale=1.0)
+                fids[f"{model.record['training']['ema_halflife_kimg']:g}"] = job.fid(
+                    model, guidance_scale=1.0
+                )
             found.append({"recipe": name, "seed": seed, "fid": fids, **done})
             print(f"{name}, seed {seed}: {fids}", flush=True)
             job.save()
@@ -379,7 +412,9 @@ def changes(words: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("run", "recipes", "table"))
     parser.add_argument("file", nargs="?", type=Path, help="of table")
     parser.add_argument("--work", type=Path, default=Path("runs/speedrun"))
@@ -387,17 +422,37 @@ def main() -> None:
     parser.add_argument("--data-path")
     parser.add_argument("--inception", type=Path)
     parser.add_argument("--resnet56", type=Path)
-    parser.add_argument("--features", nargs="+", default=["edm", "pytorch-fid"], help="extractors; the first chooses")
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        default=["edm", "pytorch-fid"],
+        help="extractors; the first chooses",
+    )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many, to go on with the same command")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="changes", type=str)
-    parser.add_argument("--keep-kimg", type=float, default=2000, help="checkpoints that stay, for autoguidance")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=1e6,
+        help="stop after so many, to go on with the same command",
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="changes", type=str
+    )
+    parser.add_argument(
+        "--keep-kimg", type=float, default=2000, help="checkpoints that stay, for autoguidance"
+    )
     parser.add_argument("--choose", type=int, default=5000, help="samples of every choice")
     parser.add_argument("--num", type=int, default=50_000, help="samples of the final measurements")
-    parser.add_argument("--choose-seed", type=int, default=1_000_000, help="the first of the samples that choose")
+    parser.add_argument(
+        "--choose-seed", type=int, default=1_000_000, help="the first of the samples that choose"
+    )
     parser.add_argument("--likelihood", type=int, default=500, help="held-out images")
-    parser.add_argument("--tune", type=int, default=40_000, help="evaluations of the refinement of a budget")
-    parser.add_argument("--budgets", type=int, nargs="*", default=[5, 20], help=f"evaluations to tune beside {FEW}")
+    parser.add_argument(
+        "--tune", type=int, default=40_000, help="evaluations of the refinement of a budget"
+    )
+    parser.add_argument(
+        "--budgets", type=int, nargs="*", default=[5, 20], help=f"evaluations to tune beside {FEW}"
+    )
     parser.add_argument("--time", default="4m", help="of each recipe")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])

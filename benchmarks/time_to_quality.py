@@ -57,7 +57,11 @@ COMMON: dict[str, Changes] = {
     "bf16": {"train.precision": "bf16"},
     "bf16, twice the rate": {"train.precision": "bf16", "train.lr": 2.0},
     "bf16, flow": {"train.precision": "bf16", "objective": "flow"},
-    "bf16, muon, twice the rate": {"train.precision": "bf16", "train.optimizer": "muon", "train.lr": 2.0},
+    "bf16, muon, twice the rate": {
+        "train.precision": "bf16",
+        "train.optimizer": "muon",
+        "train.lr": 2.0,
+    },
     "flow, twice the rate": {"objective": "flow", "train.lr": 2.0},
     "flow, muon, twice the rate": {"objective": "flow", "train.optimizer": "muon", "train.lr": 2.0},
     "flow, muon": {"objective": "flow", "train.optimizer": "muon"},
@@ -92,7 +96,9 @@ def configuration(preset: str, changes: Changes, data_path: str | None, seed: in
     return override(config, {**quiet, **changes})
 
 
-def speeds(preset: str, variants: dict[str, Changes], data_path: str | None, rounds: int) -> dict[str, float]:
+def speeds(
+    preset: str, variants: dict[str, Changes], data_path: str | None, rounds: int
+) -> dict[str, float]:
     """Images per second of each variant's steps, by the median of turns."""
     runs = {}
     for name, changes in variants.items():
@@ -108,7 +114,10 @@ def speeds(preset: str, variants: dict[str, Changes], data_path: str | None, rou
             began = time.perf_counter()
             bare(run, batches, 4)
             took[name].append((time.perf_counter() - began) / 4)
-    return {name: run.config.train.batch_size / statistics.median(took[name]) for name, (run, _) in runs.items()}
+    return {
+        name: run.config.train.batch_size / statistics.median(took[name])
+        for name, (run, _) in runs.items()
+    }
 
 
 class Judge:
@@ -120,7 +129,8 @@ class Judge:
         data = unnoise.load_data(config)
         self.data = moments(self.features(torch.from_numpy(data.images[: data.num_train].copy())))
         self.floor = frechet_distance(
-            *moments(self.features(torch.from_numpy(data.images[data.num_train :].copy()))), *self.data
+            *moments(self.features(torch.from_numpy(data.images[data.num_train :].copy()))),
+            *self.data,
         )
 
     def features(self, images: Tensor) -> Tensor:
@@ -131,7 +141,11 @@ class Judge:
 
     def distance(self, model: unnoise.Model, num: int) -> float:
         images = model.sample(
-            num, sampler="unipc_2", spacing="log_snr", steps=STEPS[model.config.preset], guidance_scale=1.0
+            num,
+            sampler="unipc_2",
+            spacing="log_snr",
+            steps=STEPS[model.config.preset],
+            guidance_scale=1.0,
         )
         return frechet_distance(*moments(self.features(images)), *self.data)
 
@@ -149,12 +163,16 @@ def table(record: dict[str, Any]) -> str:
     ]
     for mean, name, speed, found in sorted(rows):
         each = " · ".join(f"{value:.3g}" for value in found)
-        lines.append(f"| {name} | {speed:.0f} | {speed * record['seconds'] / 1000:.1f} | {mean:.3g} | {each} |")
+        lines.append(
+            f"| {name} | {speed:.0f} | {speed * record['seconds'] / 1000:.1f} | {mean:.3g} | {each} |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", help="digits, cifar10-small, or a result to print")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/time-to-quality"))
@@ -168,20 +186,33 @@ def main() -> None:
     if flags.out is None:
         print(table(json.loads(Path(flags.study).read_text())))
         return
-    record = json.loads(flags.out.read_text()) if flags.out.exists() else {"study": flags.study, "runs": []}
+    record = (
+        json.loads(flags.out.read_text())
+        if flags.out.exists()
+        else {"study": flags.study, "runs": []}
+    )
     if "images_per_sec" not in record:
         record |= {
             "machine": machine(torch.device("cpu")),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
-        record |= {"seconds": SECONDS[flags.study], "samples": SAMPLES[flags.study], "date": time.strftime("%Y-%m-%d")}
+        record |= {
+            "seconds": SECONDS[flags.study],
+            "samples": SAMPLES[flags.study],
+            "date": time.strftime("%Y-%m-%d"),
+        }
         record["images_per_sec"] = {}
     known = record["images_per_sec"]
     if missing := {name: COMMON[name] for name in flags.variants if name not in known}:
         found = speeds(flags.study, {FIRST: {}, **missing}, flags.data_path, flags.rounds)
-        scale = known.get(FIRST, found[FIRST]) / found[FIRST]  # of a later run: relative to the recipe itself
-        known |= {FIRST: known.get(FIRST, found[FIRST]), **{name: scale * found[name] for name in missing}}
+        scale = (
+            known.get(FIRST, found[FIRST]) / found[FIRST]
+        )  # of a later run: relative to the recipe itself
+        known |= {
+            FIRST: known.get(FIRST, found[FIRST]),
+            **{name: scale * found[name] for name in missing},
+        }
         flags.out.write_text(json.dumps(record, indent=1) + "\n")
     if flags.speeds_only:
         return
@@ -192,12 +223,22 @@ def main() -> None:
             if any((run["variant"], run["seed"]) == (name, seed) for run in record["runs"]):
                 continue
             kimg = record["images_per_sec"][name] * record["seconds"] / 1000
-            config = configuration(flags.study, {**COMMON[name], "train.kimg": kimg}, flags.data_path, seed)
-            model = unnoise.train(config, flags.work / flags.study / f"{name.replace(' ', '-')}-{seed}")
+            config = configuration(
+                flags.study, {**COMMON[name], "train.kimg": kimg}, flags.data_path, seed
+            )
+            model = unnoise.train(
+                config, flags.work / flags.study / f"{name.replace(' ', '-')}-{seed}"
+            )
             distance = judge.distance(model, record["samples"])
             held_out = model.record["training"]["held_out_loss"]
             record["runs"].append(
-                {"variant": name, "seed": seed, "kimg": kimg, "distance": distance, "held_out_loss": held_out}
+                {
+                    "variant": name,
+                    "seed": seed,
+                    "kimg": kimg,
+                    "distance": distance,
+                    "held_out_loss": held_out,
+                }
             )
             print(json.dumps(record["runs"][-1]), flush=True)
             flags.out.write_text(json.dumps(record, indent=1) + "\n")

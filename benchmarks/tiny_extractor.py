@@ -27,12 +27,19 @@ def augmented(x: Tensor, random: torch.Generator) -> Tensor:
     """Shifted by -1, 0 or 1 pixels (0 twice as often), times 0.8 to 1.2."""
     shifts = torch.tensor([-1, 0, 0, 1])[torch.randint(4, (len(x), 2), generator=random)]
     padded = F.pad(x, (1, 1, 1, 1))
-    moved = [p[:, 1 + dy : 9 + dy, 1 + dx : 9 + dx] for p, (dy, dx) in zip(padded, shifts.tolist(), strict=True)]
-    return (torch.stack(moved) * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=random))).clamp(0, 1)
+    moved = [
+        p[:, 1 + dy : 9 + dy, 1 + dx : 9 + dx]
+        for p, (dy, dx) in zip(padded, shifts.tolist(), strict=True)
+    ]
+    return (torch.stack(moved) * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=random))).clamp(
+        0, 1
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=tiny.WEIGHTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -40,14 +47,19 @@ def main() -> None:
     random = torch.Generator().manual_seed(0)
     data = load(DataConfig(source="digits"))
     assert data.labels is not None
-    x, labels = tiny.prepare(torch.from_numpy(data.images.copy()).float()), torch.from_numpy(data.labels)
+    x, labels = (
+        tiny.prepare(torch.from_numpy(data.images.copy()).float()),
+        torch.from_numpy(data.labels),
+    )
     network = tiny.TinyNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
     steps = EPOCHS * data.num_train // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for _ in range(steps):
         rows = torch.randint(data.num_train, (BATCH,), generator=random)
-        loss = F.cross_entropy(network(augmented(x[rows], random)), labels[rows], label_smoothing=0.05)
+        loss = F.cross_entropy(
+            network(augmented(x[rows], random)), labels[rows], label_smoothing=0.05
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -55,8 +67,12 @@ def main() -> None:
     with torch.inference_mode():
         right = network.eval()(x).argmax(1) == labels
     held_out = right[data.num_train :].double().mean()
-    print(f"read right: training {right[: data.num_train].double().mean():.2%}, held out {held_out:.2%}")
-    save_file(network.state_dict(), arguments.out, {"made by": "benchmarks/tiny_extractor.py, seed 0"})
+    print(
+        f"read right: training {right[: data.num_train].double().mean():.2%}, held out {held_out:.2%}"
+    )
+    save_file(
+        network.state_dict(), arguments.out, {"made by": "benchmarks/tiny_extractor.py, seed 0"}
+    )
     arguments.out.chmod(0o644)
     print(f"{arguments.out}: {arguments.out.stat().st_size:,} bytes")
 

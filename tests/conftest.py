@@ -10,8 +10,12 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-MEASURES = [f"unnoise.evaluation.{name}" for name in ("frechet", "kernel", "coverage", "statistics", "tiny")]
-if importlib.util.find_spec("beartype"):  # a GPU machine without network may have torch and pytest alone
+MEASURES = [
+    f"unnoise.evaluation.{name}" for name in ("frechet", "kernel", "coverage", "statistics", "tiny")
+]
+if importlib.util.find_spec(
+    "beartype"
+):  # a GPU machine without network may have torch and pytest alone
     install_import_hook(["unnoise.diffusion", "unnoise.networks", *MEASURES], "beartype.beartype")
 
 ROOT = Path(__file__).parent.parent

@@ -34,4 +34,7 @@ class Mixture:
 
     def covariance(self) -> Tensor:
         centred = self.means - self.mean()
-        return centred.T @ centred / len(self.means) + self.std**2 * torch.eye(self.means.shape[1]).double()
+        return (
+            centred.T @ centred / len(self.means)
+            + self.std**2 * torch.eye(self.means.shape[1]).double()
+        )

@@ -40,7 +40,11 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.update([node.module] if node.module != "unnoise" else [f"unnoise.{a.name}" for a in node.names])
+            names.update(
+                [node.module]
+                if node.module != "unnoise"
+                else [f"unnoise.{a.name}" for a in node.names]
+            )
         for child in ast.iter_child_nodes(node):
             visit(child)
 
@@ -69,7 +73,9 @@ def test_import_directions(path):
 @pytest.mark.parametrize("module", ["unnoise", "unnoise.config", "unnoise.presets", "unnoise.cli"])
 def test_light_modules_import_nothing_heavy(module):
     code = f"import sys, {module}; print(*({HEAVY!r} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip() == ""
 
 

@@ -24,7 +24,9 @@ GROUPS = {
 
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
     path = checkpoint.save(tmp_path, 12, GROUPS, {"nimg": 768, "loss": 0.1 + 0.2})
-    assert path == tmp_path / "step-00000012" and [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path == tmp_path / "step-00000012" and [p.name for p in tmp_path.iterdir()] == [
+        path.name
+    ]
     tensors, state = checkpoint.load(path)
     assert state == {"nimg": 768, "loss": 0.1 + 0.2}
     for group, values in GROUPS.items():
@@ -32,7 +34,9 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
         assert all(torch.equal(tensors[group][k], v) for k, v in values.items())
 
 
-@pytest.mark.parametrize("file", ["network.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "file", ["network.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+)
 @pytest.mark.parametrize("damage", ["one bit", "truncated", "missing", "empty", "longer"])
 def test_no_damage_is_loaded_and_the_older_checkpoint_serves(tmp_path, file, damage):
     older = checkpoint.save(tmp_path, 1, GROUPS, {"n": 1})
@@ -44,9 +48,12 @@ def test_no_damage_is_loaded_and_the_older_checkpoint_serves(tmp_path, file, dam
         path.unlink()
     else:
         path.write_bytes(
-            {"one bit": content, "truncated": content[: len(content) // 2], "empty": b"", "longer": content + b"x"}[
-                damage
-            ]
+            {
+                "one bit": content,
+                "truncated": content[: len(content) // 2],
+                "empty": b"",
+                "longer": content + b"x",
+            }[damage]
         )
     if (file, damage) == ("manifest.json", "one bit") and not _unreadable(newer):
         pytest.skip("the flipped bit left a manifest with the same content")
@@ -86,7 +93,9 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_says_what_to_do(tmp_path, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match=r"not written \(No space left on device\); step-00000001 is intact"):
+    with pytest.raises(
+        CheckpointError, match=r"not written \(No space left on device\); step-00000001 is intact"
+    ):
         checkpoint.save(tmp_path, 2, GROUPS, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
     with pytest.raises(CheckpointError, match="not written"):
@@ -109,7 +118,9 @@ def test_a_write_beyond_the_file_size_limit_is_the_same_in_a_real_process(tmp_pa
         except checkpoint.CheckpointError as error:
             print(error)
     """)
-    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
+    )
     assert "step-00000001 is intact" in done.stdout, done.stderr
     found, skipped = checkpoint.newest(tmp_path)
     assert found is not None and found.name == "step-00000001" and not skipped
@@ -139,7 +150,9 @@ def test_a_killed_writer_never_leaves_a_checkpoint_that_loads_wrongly(tmp_path):
         found, skipped = checkpoint.newest(folder)
         assert found is not None and not skipped
         tensors, state = checkpoint.load(found)
-        assert (tensors["network"]["a"] == state["n"]).all() and found.name == f"step-{state['n']:08d}"
+        assert (
+            tensors["network"]["a"] == state["n"]
+        ).all() and found.name == f"step-{state['n']:08d}"
 
 
 def test_model_files_describe_themselves_and_damage_is_found(tmp_path):
@@ -165,7 +178,14 @@ def test_the_fingerprint_sees_names_shapes_types_and_values():
     a = torch.arange(6.0)
     prints = [
         checkpoint.fingerprint(t)
-        for t in ({"a": a}, {"b": a}, {"a": a.reshape(2, 3)}, {"a": a.int()}, {"a": a + 1}, {"a": a, "b": a})
+        for t in (
+            {"a": a},
+            {"b": a},
+            {"a": a.reshape(2, 3)},
+            {"a": a.int()},
+            {"a": a + 1},
+            {"a": a, "b": a},
+        )
     ]
     assert len(set(prints)) == 6
     assert checkpoint.fingerprint({"b": a, "a": a}) == prints[5]
@@ -174,14 +194,18 @@ def test_the_fingerprint_sees_names_shapes_types_and_values():
 def test_memory_format_does_not_change_what_is_written(tmp_path):
     x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
     checkpoint.save_model(
-        tmp_path / "m.safetensors", {"a": x.to(memory_format=torch.channels_last)}, {"config": {}, "shape": {}}
+        tmp_path / "m.safetensors",
+        {"a": x.to(memory_format=torch.channels_last)},
+        {"config": {}, "shape": {}},
     )
     assert torch.equal(load_file(tmp_path / "m.safetensors")["a"], x)
 
 
 def test_json_is_written_whole(tmp_path):
     checkpoint.write_json(tmp_path / "a.json", {"a": 1})
-    assert checkpoint.read_json(tmp_path / "a.json") == {"a": 1} and os.listdir(tmp_path) == ["a.json"]
+    assert checkpoint.read_json(tmp_path / "a.json") == {"a": 1} and os.listdir(tmp_path) == [
+        "a.json"
+    ]
     (tmp_path / "a.json").write_text('{"a": ')
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.read_json(tmp_path / "a.json")

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unnoise.config import ConfigError, RunConfig, check, differences, flat, from_dict, override, seconds, to_dict
+from unnoise.config import (
+    ConfigError,
+    RunConfig,
+    check,
+    differences,
+    flat,
+    from_dict,
+    override,
+    seconds,
+    to_dict,
+)
 from unnoise.presets import PRESETS, named
 
 
@@ -22,8 +32,15 @@ def test_every_preset_survives_json_and_can_run(name):
 
 def test_override_changes_exactly_what_is_named():
     before = named("cifar10")
-    after = override(before, {"train.lr": 1, "network.channel_multipliers": [1, 2], "data.image_size": 64, "seed": 7})
-    assert after.train.lr == 1.0 and isinstance(after.train.lr, float) and after.network.channel_multipliers == (1, 2)
+    after = override(
+        before,
+        {"train.lr": 1, "network.channel_multipliers": [1, 2], "data.image_size": 64, "seed": 7},
+    )
+    assert (
+        after.train.lr == 1.0
+        and isinstance(after.train.lr, float)
+        and after.network.channel_multipliers == (1, 2)
+    )
     assert differences(before, after) == [
         "data.image_size: None -> 64",
         "network.channel_multipliers: (1, 2, 2, 2) -> (1, 2)",
@@ -80,7 +97,8 @@ def test_numbers_out_of_range(change, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("90", 90), ("90s", 90), ("20m", 1200), ("1h30m", 5400), ("1h2m3s", 3723), ("0.5h", 1800)]
+    ("text", "value"),
+    [("90", 90), ("90s", 90), ("20m", 1200), ("1h30m", 5400), ("1h2m3s", 3723), ("0.5h", 1800)],
 )
 def test_times(text, value):
     assert seconds(text) == value
@@ -99,5 +117,7 @@ def test_what_is_no_time(text):
 
 def test_a_folder_is_the_pictures_preset_and_a_misspelt_preset_is_suggested(tmp_path):
     assert named(str(tmp_path)).data.source == str(tmp_path)
-    with pytest.raises(ConfigError, match="no preset, folder or zip 'cifra10'; did you mean 'cifar10'"):
+    with pytest.raises(
+        ConfigError, match="no preset, folder or zip 'cifra10'; did you mean 'cifar10'"
+    ):
         named("cifra10")

@@ -89,7 +89,9 @@ def test_reconstruction_gives_the_picture_back(model, three):
     assert noise.shape == (1, 8, 8) and 0.7 < float(noise.std()) < 1.3
     assert (image.int() - three.int()).abs().max() <= 2
     _, classical = editing.reconstruct(model, three, label=3, iterations=1)
-    assert (classical.int() - three.int()).abs().float().mean() > (image.int() - three.int()).abs().float().mean()
+    assert (classical.int() - three.int()).abs().float().mean() > (
+        image.int() - three.int()
+    ).abs().float().mean()
 
 
 def test_interpolation_starts_and_ends_on_its_sources(model, three):
@@ -109,7 +111,9 @@ def test_morphing_starts_and_ends_on_its_classes(model):
 def test_variations_are_nearer_the_smaller_the_strength(model):
     own = model.sample(seeds=[5], label=5).float()
     near, far = (
-        float((editing.variations(model, 5, strength, range(16), label=5).float() - own).pow(2).mean())
+        float(
+            (editing.variations(model, 5, strength, range(16), label=5).float() - own).pow(2).mean()
+        )
         for strength in (0.1, 0.9)
     )
     assert near < far / 2
@@ -120,7 +124,9 @@ def test_variations_are_nearer_the_smaller_the_strength(model):
 def test_what_cannot_be_edited_is_said(model, three):
     with pytest.raises(ConfigError, match=r"picture: got torch.float32"):
         editing.image_to_image(model, three.float(), 0.5)
-    with pytest.raises(ConfigError, match=r"box: got 7,7,2,2, expected x,y,width,height within 8 x 8"):
+    with pytest.raises(
+        ConfigError, match=r"box: got 7,7,2,2, expected x,y,width,height within 8 x 8"
+    ):
         editing.box_mask(model, (7, 7, 2, 2))
     with pytest.raises(ConfigError, match="without noise on the way"):
         editing.interpolate(model, 1, 2, sampler="ddpm")

@@ -32,12 +32,21 @@ def png(width: int = 4, height: int = 4, noise: bool = False) -> bytes:
     """A grey picture, or one that does not compress."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
-    rows = (b"\0" + (os.urandom(3 * width) if noise else b"\x80" * 3 * width) for _ in range(height))
+    rows = (
+        b"\0" + (os.urandom(3 * width) if noise else b"\x80" * 3 * width) for _ in range(height)
+    )
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = zlib.compress(b"".join(rows), 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
 
 
 def model_file(record: dict) -> bytes:
@@ -65,7 +74,9 @@ def run(tmp_path: Path) -> Path:
     (folder / "samples").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"config": config, "data": "f00d" * 16}))
     start = {"started": "2026-01-01T00:00:00+00:00", "step": 0, "torch": "2.13", "device": "cpu"}
-    (folder / "environment.json").write_text(json.dumps([start, {**start, "step": 10, "device": "H100"}]))
+    (folder / "environment.json").write_text(
+        json.dumps([start, {**start, "step": 10, "device": "H100"}])
+    )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in METRICS))
     (folder / "data.png").write_bytes(png())
     for nimg in (1000, 2000):
@@ -76,7 +87,9 @@ def run(tmp_path: Path) -> Path:
     (checkpoint / "state.json").write_text('{"nimg": 2000}')
     files = {"ema.safetensors": {"bytes": 1000, "sha256": ""}}
     (checkpoint / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
-    tuned = {"fast": {"sampler": "unipc_3", "steps": 2, "noises": [30.0, 0.15], "guidance_scale": 1.5}}
+    tuned = {
+        "fast": {"sampler": "unipc_3", "steps": 2, "noises": [30.0, 0.15], "guidance_scale": 1.5}
+    }
     record = {
         "config": config, "weights": HASH, "tuned": tuned, "class_names": ["zero", "one"],
         "shape": {"channels": 1, "height": 8, "width": 8, "num_classes": 2},
@@ -140,13 +153,27 @@ def test_the_page_is_one_well_formed_file_that_asks_for_nothing(run):
 
 def test_the_pictures_are_the_files_bit_for_bit_with_the_last_grid_large(run):
     (run / "samples" / "0000002000.png").write_bytes(png(6))
-    images = [(a.get("id"), base64.b64decode(a["src"].partition(",")[2])) for t, a in Tags(page(run)).all if t == "img"]
+    images = [
+        (a.get("id"), base64.b64decode(a["src"].partition(",")[2]))
+        for t, a in Tags(page(run)).all
+        if t == "img"
+    ]
     assert images == [("shown", png(6)), (None, png()), (None, png(6)), (None, png())]
 
 
 def test_the_numbers_are_those_of_the_run(run):
     text = shown(page(run))
-    for fact in ("digits", "22", "2,000", "1h 02m", "0.4322", "0.6123", HASH[:16], "1 x 8 x 8", "50 % of the way"):
+    for fact in (
+        "digits",
+        "22",
+        "2,000",
+        "1h 02m",
+        "0.4322",
+        "0.6123",
+        HASH[:16],
+        "1 x 8 x 8",
+        "50 % of the way",
+    ):
         assert fact in text, fact
     rows = dict(re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", page(run)))
     cells = {name: re.findall(r">([^<]+)</td>", row) for name, row in rows.items()}
@@ -156,8 +183,13 @@ def test_the_numbers_are_those_of_the_run(run):
     assert cells["fast"] == ["unipc_3", "2", "1.5", "30  0.15"]
     words = " ".join(text.split())
     assert "Parameters 22 Images seen 2,000 Epochs 1 Time trained 1h 02m" in words
-    assert "training loss: 0.432157 at 2 " in words and "learning rate: 0.001 at 1 " in words  # thousand images
-    assert "setting this run preset train.kimg 4.0 70 train.betas [0.8, 0.9] [0.9, 0.999] The whole" in words
+    assert (
+        "training loss: 0.432157 at 2 " in words and "learning rate: 0.001 at 1 " in words
+    )  # thousand images
+    assert (
+        "setting this run preset train.kimg 4.0 70 train.betas [0.8, 0.9] [0.9, 0.999] The whole"
+        in words
+    )
     assert re.search(r"step-00000020\s+2,000\s+1\.\d+ kB\s+all files of the right size", text)
     assert re.search(r"2026-01-01T00:00:00\+00:00\s+10\s+H100", text) and notes(page(run)) == ""
 
@@ -165,7 +197,14 @@ def test_the_numbers_are_those_of_the_run(run):
 def test_unknown_numbers_are_drawn_together_and_constant_ones_only_listed(run):
     source = page(run)
     titles = [html.unescape(t) for t in re.findall(r'<figure class="chart"><h3>(.*?)</h3>', source)]
-    assert titles == ["Loss", "Held-out loss by noise level", "Learning rate", "Gradient norm", "Speed", "new"]
+    assert titles == [
+        "Loss",
+        "Held-out loss by noise level",
+        "Learning rate",
+        "Gradient norm",
+        "Speed",
+        "new",
+    ]
     legends = re.findall(r'<figcaption class="legend">(.*?)</figcaption>', source)
     assert "new_3" in legends[-1] and "new_4" in legends[-1] and "held-out loss" in legends[0]
     assert "<td>skipped_steps</td>" in source
@@ -178,7 +217,9 @@ def points(figure: str) -> list[list[tuple[float, float]]]:
 
 def test_points_are_where_they_belong():
     left, right, top, bottom = curves.LEFT, curves.RIGHT, curves.TOP, curves.BOTTOM
-    figure = curves.chart([Curve("a", [(0, 0), (50, 5), (100, 10)]), Curve("b", [(25, 10)])], "t", "y", "x")
+    figure = curves.chart(
+        [Curve("a", [(0, 0), (50, 5), (100, 10)]), Curve("b", [(25, 10)])], "t", "y", "x"
+    )
     middle = ((left + right) / 2, (top + bottom) / 2)
     assert points(figure) == [
         [(left, bottom), middle, (right, top)],
@@ -187,10 +228,14 @@ def test_points_are_where_they_belong():
     ticks = re.findall(r'<text class="(m|e)" x="([\d.]+)" y="([\d.]+)">([\d.]+)</text>', figure)
     across = {text: float(x) for kind, x, _, text in ticks if kind == "m"}
     assert across == {
-        str(v): pytest.approx(left + (right - left) * v / 100, abs=0.06) for v in (0, 20, 40, 60, 80, 100)
+        str(v): pytest.approx(left + (right - left) * v / 100, abs=0.06)
+        for v in (0, 20, 40, 60, 80, 100)
     }
     up = {text: float(y) - 4 for kind, _, y, text in ticks if kind == "e"}
-    assert up == {str(v): pytest.approx(bottom + (top - bottom) * v / 10, abs=0.06) for v in (0, 2, 4, 6, 8, 10)}
+    assert up == {
+        str(v): pytest.approx(bottom + (top - bottom) * v / 10, abs=0.06)
+        for v in (0, 2, 4, 6, 8, 10)
+    }
 
 
 def test_a_logarithmic_axis_is_one():
@@ -201,13 +246,27 @@ def test_a_logarithmic_axis_is_one():
         curves.BOTTOM,
         pytest.approx((curves.TOP + curves.BOTTOM) / 2, abs=0.06),
     ]
-    assert "y (log)" in figure and {">1<", ">10<", ">100<", ">1000<"} <= set(re.findall(r">\d+<", figure))
-    assert "(log)" not in curves.chart([Curve("a", [(0, 1000), (1, 1)])], "t", "y", "x", linear=True)
+    assert "y (log)" in figure and {">1<", ">10<", ">100<", ">1000<"} <= set(
+        re.findall(r">\d+<", figure)
+    )
+    assert "(log)" not in curves.chart(
+        [Curve("a", [(0, 1000), (1, 1)])], "t", "y", "x", linear=True
+    )
 
 
 @pytest.mark.parametrize(
     "values",
-    [[3.0], [0.0, 0.0], [-2.0, -2.0], [1e-9, 1e9], [-1e299, 1e299], [1, 1 + 1e-15], [0, 1e-299], [7, 70], [1e-290, 5]],
+    [
+        [3.0],
+        [0.0, 0.0],
+        [-2.0, -2.0],
+        [1e-9, 1e9],
+        [-1e299, 1e299],
+        [1, 1 + 1e-15],
+        [0, 1e-299],
+        [7, 70],
+        [1e-290, 5],
+    ],
 )
 def test_every_series_stays_inside_its_frame_and_has_ticks(values):
     figure = curves.chart([Curve("a", list(enumerate(values)))], "t", "y", "x")
@@ -240,12 +299,19 @@ def test_many_grids_are_thinned_evenly_with_the_first_and_last(run):
 def test_old_grids_are_ordered_by_number_and_other_files_are_none(run):
     for name in ("00000500.png", "3000.png", "grid.png", "-5.png", "9" * 200 + ".png", "7.txt"):
         (run / "samples" / name).write_bytes(png())
-    assert re.findall(r"<figcaption>([\d,]+) images<", page(run)) == ["500", "1,000", "2,000", "3,000"]
+    assert re.findall(r"<figcaption>([\d,]+) images<", page(run)) == [
+        "500",
+        "1,000",
+        "2,000",
+        "3,000",
+    ]
 
 
 def test_the_page_of_large_grids_stays_below_ten_megabytes(run):
     for nimg in range(1000, 13_000, 1000):
-        (run / "samples" / f"{nimg:010d}.png").write_bytes(png(500, 450, noise=True))  # 0.68 MB: kept as it is
+        (run / "samples" / f"{nimg:010d}.png").write_bytes(
+            png(500, 450, noise=True)
+        )  # 0.68 MB: kept as it is
     (run / "data.png").write_bytes(png(1500, 900, noise=True))  # 4 MB: drawn again, smaller
     source = page(run)
     assert 4_000_000 < len(source.encode()) < 10_000_000
@@ -266,15 +332,26 @@ def test_names_are_escaped(run, tmp_path):
     (run / "config.json").write_text(json.dumps(config))
     (run / "environment.json").write_text(json.dumps([{EVIL: EVIL, "started": EVIL}, {EVIL: 1}]))
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"nimg": 1, EVIL: 1, "step": EVIL}) + "\n" + json.dumps({"nimg": 2, EVIL: 2}) + "\n")
+        file.write(
+            json.dumps({"nimg": 1, EVIL: 1, "step": EVIL})
+            + "\n"
+            + json.dumps({"nimg": 2, EVIL: 2})
+            + "\n"
+        )
     record = {"weights": EVIL, "tuned": {EVIL: {EVIL: EVIL, "noises": [EVIL]}}, "class_names": [EVIL], "data": {"name": EVIL},
               "shape": {"channels": EVIL, "num_classes": EVIL}, "training": {"loss": EVIL, "nimg": EVIL}}  # fmt: skip
     (run / "model.safetensors").write_bytes(model_file(record))
     folder = run.rename(tmp_path / "<b>&\"'<script>")
-    (folder / "checkpoints" / "step-00000020").rename(folder / "checkpoints" / "step-<b>&\"'<script>")
+    (folder / "checkpoints" / "step-00000020").rename(
+        folder / "checkpoints" / "step-<b>&\"'<script>"
+    )
     source = page(folder)
     tags = [tag for tag, _ in Tags(source).all]
-    assert "b" not in tags and tags.count("script") == 1 and tags.count("title") == 1 + source.count("<circle")
+    assert (
+        "b" not in tags
+        and tags.count("script") == 1
+        and tags.count("title") == 1 + source.count("<circle")
+    )
     assert "<b>" not in source and "alert(1)" in shown(source) and folder.name in shown(source)
 
 
@@ -283,7 +360,15 @@ def test_a_name_that_is_no_unicode_gives_a_page(run, tmp_path):
     assert "run" in page(folder)
 
 
-PIECES = ("environment.json", "metrics.jsonl", "data.png", "samples", "checkpoints", "model.safetensors", "config.json")
+PIECES = (
+    "environment.json",
+    "metrics.jsonl",
+    "data.png",
+    "samples",
+    "checkpoints",
+    "model.safetensors",
+    "config.json",
+)
 
 
 @pytest.mark.parametrize("piece", PIECES)
@@ -295,7 +380,8 @@ def test_what_is_missing_is_said(run, piece):
 
 @pytest.mark.parametrize("piece", [p for p in PIECES if "." in p])
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1, 2]", b"\xff\xfe\0", b"null", b"[" * 100_000, b'{"config": {}}', b"9" * 9]
+    "content",
+    [b"", b"{", b"[1, 2]", b"\xff\xfe\0", b"null", b"[" * 100_000, b'{"config": {}}', b"9" * 9],
 )
 def test_what_is_broken_is_said(run, piece, content):
     (run / piece).write_bytes(content)
@@ -324,11 +410,14 @@ def test_broken_lines_are_left_out_and_counted(run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write("\n".join(bad + good))
     source = page(run)
-    assert f"metrics.jsonl: {len(bad)} broken line(s) left out (line 5, 6, 7, 8, 9, ..)" in notes(source)
+    assert f"metrics.jsonl: {len(bad)} broken line(s) left out (line 5, 6, 7, 8, 9, ..)" in notes(
+        source
+    )
     assert "2 value(s) that are not finite" in notes(source)
     assert "nan" not in source.split("Training images")[0].partition("<h2>Curves")[2].lower()
     assert (
-        re.search(r"<td>loss</td><td>2</td><td>0.432157</td>", source) and "<td>lr</td><td>3</td><td>0.5</td>" in source
+        re.search(r"<td>loss</td><td>2</td><td>0.432157</td>", source)
+        and "<td>lr</td><td>3</td><td>0.5</td>" in source
     )
 
 
@@ -366,10 +455,24 @@ def test_a_run_that_has_just_begun_has_a_page(run):
 
 CHANGED = [
     ("digits", {}),
-    ("digits", {"train.betas": (0.8, 0.9), "train.tf32": False, "train.time": "1h30m", "sample.noises": (3.0, 0.5)}),
+    (
+        "digits",
+        {
+            "train.betas": (0.8, 0.9),
+            "train.tf32": False,
+            "train.time": "1h30m",
+            "sample.noises": (3.0, 0.5),
+        },
+    ),
     (
         "cifar10",
-        {"network.attention_sizes": (), "data.flip": False, "train.kimg": None, "train.epochs": 3.0, "seed": 7},
+        {
+            "network.attention_sizes": (),
+            "data.flip": False,
+            "train.kimg": None,
+            "train.epochs": 3.0,
+            "seed": 7,
+        },
     ),
     ("iddpm", {"data.path": "-a dir/with $x & 'quotes'", "train.labels": True}),
     ("photos", {"train.micro_batch": 8}),
@@ -453,5 +556,7 @@ def test_wrong_flags_are_one_line(run, flags, capsys):
 def test_neither_the_page_nor_its_help_imports_anything_heavy(run):
     for arguments in (["report", "--help"], ["report", str(run)]):
         code = f"import sys; from unnoise import cli; assert cli.main({arguments!r}) == 0; print(*sys.modules)"
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        out = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
         assert not {"torch", "numpy", "PIL", "safetensors"} & set(out.split())

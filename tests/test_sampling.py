@@ -23,7 +23,10 @@ from unnoise.networks.config import UNetConfig
 from unnoise.presets import PRESETS
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
-FULL = ("CUDA out of memory. Tried to allocate 2.00 GiB", "DefaultCPUAllocator: can't allocate memory")
+FULL = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB",
+    "DefaultCPUAllocator: can't allocate memory",
+)
 
 
 @pytest.fixture
@@ -58,7 +61,9 @@ def full_above(monkeypatch, rows: int, word: str) -> None:
 
 
 def seen_in(folder: Path) -> np.ndarray:
-    return np.stack([np.asarray(Image.open(path), int) for path in sorted(folder.glob("seed-*.png"))])
+    return np.stack(
+        [np.asarray(Image.open(path), int) for path in sorted(folder.glob("seed-*.png"))]
+    )
 
 
 # --- how many at once
@@ -68,7 +73,9 @@ def seen_in(folder: Path) -> np.ndarray:
     ("digits", 8, 1, 256), ("cifar10-small", 32, 1, 32), ("cifar10", 32, 1, 8), ("cifar10", 32, 2, 16),
     ("cifar10", 32, 64, 64), ("pictures", 64, 1, 4), ("pictures", 256, 2, 1),
 ])  # fmt: skip
-def test_wide_networks_and_large_images_go_in_few_at_once(monkeypatch, preset, size, threads, expected):
+def test_wide_networks_and_large_images_go_in_few_at_once(
+    monkeypatch, preset, size, threads, expected
+):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     network = PRESETS[preset]().network
     assert batching.images_at_once(network, size, size, CPU) == expected
@@ -86,22 +93,33 @@ def test_guidance_doubles_the_rows_and_so_halves_the_images(monkeypatch):
 def test_a_gpu_takes_more_but_no_more_than_half_of_what_is_free(monkeypatch):
     network = PRESETS["cifar10"]().network
     assert batching.images_at_once(network, 32, 32, MPS) == 256
-    for free, held, expected in ((80 * 2**30, 0, 256), (2**30, 0, 42), (2**30, 2**29, 21), (2**20, 0, 1)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 * 2**30))
+    for free, held, expected in (
+        (80 * 2**30, 0, 256),
+        (2**30, 0, 42),
+        (2**30, 2**29, 21),
+        (2**20, 0, 1),
+    ):
+        monkeypatch.setattr(
+            torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 * 2**30)
+        )
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device, held=held: held)
         assert batching.images_at_once(network, 32, 32, torch.device("cuda")) == expected
 
 
 def test_attention_over_many_pixels_counts_on_a_cpu_only():
-    network = UNetConfig(base_channels=8, channel_multipliers=(1, 1), attention_levels=(1,), norm_groups=8)
+    network = UNetConfig(
+        base_channels=8, channel_multipliers=(1, 1), attention_levels=(1,), norm_groups=8
+    )
     assert batching.widest_bytes(network, 64, 63, CPU) == 4 * (32 * 32) ** 2
     assert batching.widest_bytes(network, 64, 63, MPS) == 4 * 8 * 64 * 63
 
 
 def test_large_pictures_go_in_one_at_a_time():
     """However many are asked for, a call takes half a GiB at most."""
-    config = unnoise.preset("pictures", {"data.image_size": 256, "network.base_channels": 64, "device": "cpu"})
+    config = unnoise.preset(
+        "pictures", {"data.image_size": 256, "network.base_channels": 64, "device": "cpu"}
+    )
     assert batching.images_at_once(config.network, 256, 256, CPU) == 1
     assert batching.PEAK * batching.widest_bytes(config.network, 256, 256, MPS) < 2**29
 
@@ -149,23 +167,32 @@ def test_other_errors_are_not_taken_for_it():
 
 
 @pytest.mark.parametrize("word", FULL)
-def test_sampling_goes_on_with_fewer_at_once_and_says_so_on_one_line(inside, monkeypatch, capsys, word):
+def test_sampling_goes_on_with_fewer_at_once_and_says_so_on_one_line(
+    inside, monkeypatch, capsys, word
+):
     words = ["sample", "digits", "--num", "10", "--steps", "3", "--trajectory"]
     assert cli.main([*words, "--out", "a"]) == 0
     assert capsys.readouterr().err == ""
     full_above(monkeypatch, 10, word)
     assert cli.main([*words, "--out", "b"]) == 0
     err = capsys.readouterr().err.splitlines()
-    assert err == ["out of memory with 10 images at a time: going on with 5"] * 2  # and for the trajectory
+    assert (
+        err == ["out of memory with 10 images at a time: going on with 5"] * 2
+    )  # and for the trajectory
     assert np.abs(seen_in(Path("a")) - seen_in(Path("b"))).max() <= 1
-    assert sorted(p.name for p in Path("a").iterdir()) == sorted(p.name for p in Path("b").iterdir())
+    assert sorted(p.name for p in Path("a").iterdir()) == sorted(
+        p.name for p in Path("b").iterdir()
+    )
 
 
 def test_no_room_for_one_image_is_one_line(inside, monkeypatch, capsys):
     full_above(monkeypatch, 1, FULL[0])
     assert cli.main(["sample", "digits", "--num", "2", "--steps", "1", "--batch-size", "1"]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "out of memory with one image at a time; expected more free memory" in err
+    assert (
+        err.count("\n") == 1
+        and "out of memory with one image at a time; expected more free memory" in err
+    )
     with pytest.raises(ConfigError, match="one image at a time"):
         unnoise.load("digits", "cpu").sample(2, steps=1)
 
@@ -186,7 +213,10 @@ def test_a_full_disk_is_one_line_and_what_is_there_is_whole(inside, monkeypatch,
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "seed-000002.png: not written (No space left on device)" in err
     assert "the 2 pictures before it are whole; make room and run the same command again" in err
-    assert sorted(p.name for p in Path("samples").iterdir()) == ["seed-000000.png", "seed-000001.png"]
+    assert sorted(p.name for p in Path("samples").iterdir()) == [
+        "seed-000000.png",
+        "seed-000001.png",
+    ]
     assert seen_in(Path("samples")).shape == (2, 8, 8)
 
 
@@ -201,7 +231,10 @@ def test_ctrl_c_leaves_whole_pictures_only(inside, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", save)
     assert cli.main(["sample", "digits", "--num", "4", "--steps", "1"]) == 130
-    assert sorted(p.name for p in Path("samples").iterdir()) == ["seed-000000.png", "seed-000001.png"]
+    assert sorted(p.name for p in Path("samples").iterdir()) == [
+        "seed-000000.png",
+        "seed-000001.png",
+    ]
     assert seen_in(Path("samples")).shape == (2, 8, 8)
 
 
@@ -210,7 +243,11 @@ def test_a_folder_that_cannot_be_is_told_before_any_time_is_spent(inside, calls,
     for out in ("file", "file/deeper"):
         assert cli.main(["sample", "digits", "--num", "2", "--out", out]) == 2
         err = capsys.readouterr().err
-        assert err.count("\n") == 1 and f"out: {out} is no folder for pictures (" in err and "--out" in err
+        assert (
+            err.count("\n") == 1
+            and f"out: {out} is no folder for pictures (" in err
+            and "--out" in err
+        )
     assert calls == []
 
 
@@ -235,7 +272,9 @@ def test_a_terminal_shows_images_steps_and_the_time_left(inside, monkeypatch):
     model = unnoise.load("digits", "cpu")
     sampling.write_samples(model, range(5), None, inside, {"steps": 4}, batch_size=4)
     lines = text.getvalue().split("\r")
-    assert any("0 of 5 images, step 1 of 4  10%" in line for line in lines)  # two of five images, one of four steps
+    assert any(
+        "0 of 5 images, step 1 of 4  10%" in line for line in lines
+    )  # two of five images, one of four steps
     assert any("4 of 5 images, step 4 of 4 100%" in line and "<00:00" in line for line in lines)
 
 
@@ -243,5 +282,7 @@ def test_one_process_alone_imports_nothing_for_many(inside):
     code = """import sys; from unnoise import cli
 assert cli.main(["sample", "digits", "--num", "1", "--steps", "1"]) == 0
 print([name for name in ("torch.distributed.fsdp", "sklearn", "scipy", "matplotlib") if name in sys.modules])"""
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.splitlines()[-1] == "[]"

@@ -36,7 +36,8 @@ def test_paths_are_the_cheapest_of_all(search):
     count, to_data = len(program.nodes), [program._to_data(i) for i in range(len(program.nodes))]
     for steps in (2, 3, 4):
         costs = {
-            middle: sum(program.cost[i, j] for i, j in itertools.pairwise((0, *middle))) + to_data[middle[-1]]
+            middle: sum(program.cost[i, j] for i, j in itertools.pairwise((0, *middle)))
+            + to_data[middle[-1]]
             for middle in itertools.combinations(range(1, count), steps - 1)
         }
         best = min(costs, key=costs.__getitem__)
@@ -47,7 +48,9 @@ def test_refining_lowers_the_error_and_keeps_the_first_level(search):
     start = tuning.Candidate("dpmpp_2m", (80.0, 20.0, 5.0, 1.0, 0.2), "by hand")
     after = tuning.refine(search, start, trials=40)
     assert search.error(after) < 0.8 * search.error(start)
-    assert after.noises[0] == pytest.approx(80.0) and all(a > b for a, b in itertools.pairwise(after.noises))
+    assert after.noises[0] == pytest.approx(80.0) and all(
+        a > b for a, b in itertools.pairwise(after.noises)
+    )
     assert tuning.refine(search, start, trials=0) == start
 
 
@@ -61,11 +64,16 @@ def test_tuned_settings_are_kept_named_and_used(model, tmp_path, capsys):
     model.with_tuned(tuned).save(path)
     again = unnoise.load(path, "cpu")
     chosen = again.settings(sampler="fast")
-    assert chosen.sampler == tuned["fast"]["sampler"] and list(chosen.noises) == tuned["fast"]["noises"]
+    assert (
+        chosen.sampler == tuned["fast"]["sampler"]
+        and list(chosen.noises) == tuned["fast"]["noises"]
+    )
     *_, step = again.steps([0], sampler="fast")
     assert step.nfe <= 2 * 4  # guided: two network evaluations each
     assert torch.equal(again.sample(2), model.sample(2))  # the defaults stay
-    assert again.settings(sampler="fast", steps=9).noises == ()  # asked for other steps: an ordinary grid
+    assert (
+        again.settings(sampler="fast", steps=9).noises == ()
+    )  # asked for other steps: an ordinary grid
 
 
 def test_what_is_not_tuned_is_said(model):

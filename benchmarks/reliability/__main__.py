@@ -16,7 +16,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from benchmarks.reliability.accelerate_loop import AccelerateLoop, AccelerateSeedable, AccelerateStateful
+from benchmarks.reliability.accelerate_loop import (
+    AccelerateLoop,
+    AccelerateSeedable,
+    AccelerateStateful,
+)
 from benchmarks.reliability.diffusers_script import DiffusersScript
 from benchmarks.reliability.lightning_loop import LightningElsewhere, LightningLoop
 from benchmarks.reliability.lucidrains import Lucidrains
@@ -33,7 +37,9 @@ SUBJECTS = {
 
 def ask(subject: Subject, room: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The rows of one subject."""
-    answers: dict[str, Any] = {"versions": {name: importlib.metadata.version(name) for name in subject.packages}}
+    answers: dict[str, Any] = {
+        "versions": {name: importlib.metadata.version(name) for name in subject.packages}
+    }
     if "kills" in arguments.rows:
         answers["kills"] = kills(subject, room, arguments.kills, SOON)
     if "late-kills" in arguments.rows:
@@ -54,7 +60,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--flips", type=int, default=40)
     parser.add_argument("--cuts", type=int, default=10)
-    parser.add_argument("--room", help="where to work; None = a temporary folder, deleted at the end")
+    parser.add_argument(
+        "--room", help="where to work; None = a temporary folder, deleted at the end"
+    )
     parser.add_argument("--machine", default="", help="what it says in the results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,7 +71,11 @@ def main() -> None:
         "machine": arguments.machine or result.get("machine", ""), "threads": 1, "torch": torch.__version__,
         "date": datetime.date.today().isoformat(), "seed": 0,
     }  # fmt: skip
-    with contextlib.nullcontext(arguments.room) if arguments.room else tempfile.TemporaryDirectory() as room:
+    with (
+        contextlib.nullcontext(arguments.room)
+        if arguments.room
+        else tempfile.TemporaryDirectory() as room
+    ):
         os.environ["UNNOISE_CACHE"] = f"{room}/unnoise"
         place = Place(Path(room) / "images", arguments.diffusers_script.resolve())
         write_images(place.images)

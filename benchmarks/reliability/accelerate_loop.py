@@ -53,32 +53,44 @@ class Loop:
 
     def __init__(self, folder: Path, images: Path, loading: DataLoaderConfiguration) -> None:
         set_seed(0)
-        project = ProjectConfiguration(project_dir=str(folder), automatic_checkpoint_naming=True, total_limit=2)
+        project = ProjectConfiguration(
+            project_dir=str(folder), automatic_checkpoint_naming=True, total_limit=2
+        )
         self.stateful = loading.use_stateful_dataloader
         self.accelerator = Accelerator(project_config=project, dataloader_config=loading)
         network = unet(CHANNELS, UNet2DModel)
         optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
         loader = DataLoader(TensorDataset(pictures(images)), BATCH, shuffle=True)
-        self.network, self.optimizer, self.loader = self.accelerator.prepare(network, optimizer, loader)
+        self.network, self.optimizer, self.loader = self.accelerator.prepare(
+            network, optimizer, loader
+        )
         self.ema, self.counter = EMAModel(self.network.parameters(), decay=0.99), Counter()
         self.accelerator.register_for_checkpointing(self.ema, self.counter)
 
     def groups(self) -> Groups:
         weights = list(self.network.parameters())
-        return {"weights": weights, "ema": self.ema.shadow_params, "moments": moments(self.optimizer.state)}
+        return {
+            "weights": weights,
+            "ema": self.ema.shadow_params,
+            "moments": moments(self.optimizer.state),
+        }
 
     def run(self) -> None:
         while self.counter.step < STEPS:
             epoch, done = divmod(self.counter.step, IMAGES // BATCH)
             self.loader.set_epoch(epoch)
             done = 0 if self.stateful else done
-            for (images,) in self.accelerator.skip_first_batches(self.loader, done) if done else self.loader:
+            for (images,) in (
+                self.accelerator.skip_first_batches(self.loader, done) if done else self.loader
+            ):
                 self._step(images)
                 self.accelerator.save_state()
 
     def _step(self, images: torch.Tensor) -> None:
         noised, noise, times = noisy(images)
-        self.accelerator.backward(torch.nn.functional.mse_loss(self.network(noised, times).sample, noise))
+        self.accelerator.backward(
+            torch.nn.functional.mse_loss(self.network(noised, times).sample, noise)
+        )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.network.parameters())
@@ -131,7 +143,11 @@ class AccelerateLoop:
         ema = torch.load(path / "custom_checkpoint_0.pkl", weights_only=False)
         optimizer = torch.load(path / "optimizer.bin", weights_only=False)
         weights = list(load_file(path / "model.safetensors").values())
-        return {"weights": weights, "ema": ema["shadow_params"], "moments": moments(optimizer["state"])}
+        return {
+            "weights": weights,
+            "ema": ema["shadow_params"],
+            "moments": moments(optimizer["state"]),
+        }
 
 
 class AccelerateSeedable(AccelerateLoop):

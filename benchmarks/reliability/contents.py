@@ -36,7 +36,11 @@ def fill(groups: Groups, step: int) -> None:
 
 def steps(groups: Groups) -> list[int]:
     """The steps whose contents these are: one if all is well; -1 for what is no step's."""
-    found = {_step(group, index, tensor) for group, tensors in groups.items() for index, tensor in enumerate(tensors)}
+    found = {
+        _step(group, index, tensor)
+        for group, tensors in groups.items()
+        for index, tensor in enumerate(tensors)
+    }
     return sorted(found)
 
 
@@ -78,7 +82,10 @@ def _difference(a: list[Tensor], b: list[Tensor]) -> float | None:
     assert len(a) == len(b) > 0
     if all(torch.equal(x, y) for x, y in zip(a, b, strict=True)):
         return None
-    return max(float((x - y).abs().max() / y.abs().max().clamp_min(1e-30)) for x, y in zip(a, b, strict=True))
+    return max(
+        float((x - y).abs().max() / y.abs().max().clamp_min(1e-30))
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def line(value: Any) -> bytes:

@@ -43,7 +43,10 @@ class _Loaded(BaseException):
 
 
 class DiffusersScript:
-    name, packages = "diffusers train_unconditional.py", ("diffusers", "accelerate", "datasets", "torchvision")
+    name, packages = (
+        "diffusers train_unconditional.py",
+        ("diffusers", "accelerate", "datasets", "torchvision"),
+    )
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -84,7 +87,10 @@ class DiffusersScript:
 
     def train(self, folder: Path, stop: int | None) -> None:
         exit_after(Accelerator, "save_state", stop)
-        self._run(folder, *(("--resume_from_checkpoint", "latest") if any(folder.glob("checkpoint-*")) else ()))
+        self._run(
+            folder,
+            *(("--resume_from_checkpoint", "latest") if any(folder.glob("checkpoint-*")) else ()),
+        )
 
     def _run(self, folder: Path, *flags: str) -> None:
         config = folder.parent / "unet" / "config.json"
@@ -102,12 +108,23 @@ class DiffusersScript:
 
     def final(self, folder: Path) -> Groups:
         path = folder / f"checkpoint-{STEPS}"
-        weights, ema = (load_file(path / part / "diffusion_pytorch_model.safetensors") for part in ("unet", "unet_ema"))
+        weights, ema = (
+            load_file(path / part / "diffusion_pytorch_model.safetensors")
+            for part in ("unet", "unet_ema")
+        )
         optimizer = torch.load(path / "optimizer.bin")
-        return {"weights": list(weights.values()), "ema": list(ema.values()), "moments": moments(optimizer["state"])}
+        return {
+            "weights": list(weights.values()),
+            "ema": list(ema.values()),
+            "moments": moments(optimizer["state"]),
+        }
 
 
 def _groups(variables: dict[str, Any]) -> Groups:
     """From the script's own variables."""
     network, optimizer, average = (variables[name] for name in ("model", "optimizer", "ema_model"))
-    return {"weights": list(network.parameters()), "ema": average.shadow_params, "moments": moments(optimizer.state)}
+    return {
+        "weights": list(network.parameters()),
+        "ema": average.shadow_params,
+        "moments": moments(optimizer.state),
+    }

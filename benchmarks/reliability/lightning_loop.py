@@ -53,7 +53,9 @@ class Filler(Callback):
         if self.turns.step:
             self.turns.saved()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
+    ) -> None:
         assert self.turns.next(_groups(trainer, module)) == trainer.global_step
 
 
@@ -102,7 +104,14 @@ class LightningLoop:
     def train(self, folder: Path, stop: int | None) -> None:
         self._fit(folder, STEPS, False, None, stop)
 
-    def _fit(self, folder: Path, steps: int, idle: bool, callback: Callback | None, stop: int | None = None) -> None:
+    def _fit(
+        self,
+        folder: Path,
+        steps: int,
+        idle: bool,
+        callback: Callback | None,
+        stop: int | None = None,
+    ) -> None:
         lightning.seed_everything(0, workers=True)
         loader = DataLoader(TensorDataset(pictures(self.place.images)), BATCH, shuffle=True)
         saver = Stop(dirpath=folder, save_last=True, every_n_train_steps=1)
@@ -117,7 +126,10 @@ class LightningLoop:
     def final(self, folder: Path) -> Groups:
         data = torch.load(self.newest(folder), weights_only=False)
         assert data["global_step"] == STEPS
-        return {"weights": list(data["state_dict"].values()), "moments": moments(data["optimizer_states"][0]["state"])}
+        return {
+            "weights": list(data["state_dict"].values()),
+            "moments": moments(data["optimizer_states"][0]["state"]),
+        }
 
 
 class LightningElsewhere(LightningLoop):

@@ -9,7 +9,18 @@ from accelerate.utils import set_seed
 from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
 
 from benchmarks.reliability.contents import Groups, Turns
-from benchmarks.reliability.subject import BATCH, DROPOUT, LR, SIZE, STEPS, Place, exit_after, moments, number, one_step
+from benchmarks.reliability.subject import (
+    BATCH,
+    DROPOUT,
+    LR,
+    SIZE,
+    STEPS,
+    Place,
+    exit_after,
+    moments,
+    number,
+    one_step,
+)
 
 CHANNELS = 28
 
@@ -61,7 +72,11 @@ class Lucidrains:
     def final(self, folder: Path) -> Groups:
         data = torch.load(folder / f"model-{STEPS}.pt", weights_only=True)
         ema = [value for name, value in data["ema"].items() if name.startswith("ema_model.")]
-        return {"weights": list(data["model"].values()), "ema": ema, "moments": moments(data["opt"]["state"])}
+        return {
+            "weights": list(data["model"].values()),
+            "ema": ema,
+            "moments": moments(data["opt"]["state"]),
+        }
 
 
 def _groups(trainer: Trainer) -> Groups:

@@ -46,7 +46,9 @@ class Ours:
                 "network": network.state_dict(), "ema": average.state_dict(),
                 "optimizer": {f"{i:04d}": value for i, value in enumerate(moments(optimizer.state))},
             }  # fmt: skip
-            checkpoint.save(folder, step, tensors, {"step": step, "names": list(network.state_dict())})
+            checkpoint.save(
+                folder, step, tensors, {"step": step, "names": list(network.state_dict())}
+            )
             checkpoint.prune(folder, {path.name for path in checkpoint.checkpoints(folder)[-KEPT:]})
             turns.saved()
 
@@ -55,8 +57,14 @@ class Ours:
         if path is None:
             raise checkpoint.CheckpointError("; ".join(skipped))
         tensors, state = checkpoint.load(path)
-        weights, ema = ([tensors[part][name] for name in state["names"]] for part in ("network", "ema"))
-        return state["step"], {"weights": weights, "ema": ema, "moments": _sorted(tensors["optimizer"])}
+        weights, ema = (
+            [tensors[part][name] for name in state["names"]] for part in ("network", "ema")
+        )
+        return state["step"], {
+            "weights": weights,
+            "ema": ema,
+            "moments": _sorted(tensors["optimizer"]),
+        }
 
     def newest(self, folder: Path) -> Path:
         return checkpoint.checkpoints(folder)[-1]
@@ -79,8 +87,14 @@ class Ours:
 
     def final(self, folder: Path) -> Groups:
         tensors, _ = checkpoint.load(folder / "checkpoints" / checkpoint.name(STEPS))
-        optimizer = {name: value for name, value in tensors["optimizer"].items() if "exp_avg" in name}
-        return {"weights": _sorted(tensors["network"]), "ema": _sorted(tensors["ema"]), "moments": _sorted(optimizer)}
+        optimizer = {
+            name: value for name, value in tensors["optimizer"].items() if "exp_avg" in name
+        }
+        return {
+            "weights": _sorted(tensors["network"]),
+            "ema": _sorted(tensors["ema"]),
+            "moments": _sorted(optimizer),
+        }
 
 
 def _sorted(group: dict[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -28,7 +28,9 @@ def _found(subject: Subject, folder: Path, tell: Tell) -> None:
 
 
 def _resume(subject: Subject, folder: Path) -> dict[str, Any]:
-    return done(lambda tell: _found(subject, folder, tell), folder.with_suffix(".log")) or {"error": "died"}
+    return done(lambda tell: _found(subject, folder, tell), folder.with_suffix(".log")) or {
+        "error": "died"
+    }
 
 
 def _good(found: dict[str, Any]) -> bool:
@@ -44,7 +46,10 @@ def kills(subject: Subject, room: Path, trials: int, within: tuple[float, float]
     outcomes, errors, lost, by_hand = Counter[str](), Counter[str](), [], 0
     for trial in range(trials):
         folder = _fresh(room, "kills")
-        child = fork(lambda tell, folder=folder: subject.save(folder, Turns(tell)), folder.with_suffix(".log"))
+        child = fork(
+            lambda tell, folder=folder: subject.save(folder, Turns(tell)),
+            folder.with_suffix(".log"),
+        )
         assert child.wait_for_line(), folder
         time.sleep(random.Random(f"kill {trial}").uniform(*within))
         told = child.end(kill=True)
@@ -69,13 +74,17 @@ def kills(subject: Subject, room: Path, trials: int, within: tuple[float, float]
 
 def _reason(found: dict[str, Any], folder: Path) -> str:
     """An error without the names in it."""
-    return f"{found['error']}: {found.get('says', '').split(f' {folder}')[0][:70]}".split(" '")[0].rstrip(": ")
+    return f"{found['error']}: {found.get('says', '').split(f' {folder}')[0][:70]}".split(" '")[
+        0
+    ].rstrip(": ")
 
 
 def flips(subject: Subject, room: Path, trials: int, cuts: int) -> dict[str, Any]:
     """Row C: one bit of the newest weights flipped, or their file cut; three saves were made."""
     base = _fresh(room, "flips-base")
-    told = fork(lambda tell: subject.save(base, Turns(tell, last=3)), base.with_suffix(".log")).end()
+    told = fork(
+        lambda tell: subject.save(base, Turns(tell, last=3)), base.with_suffix(".log")
+    ).end()
     assert told[-1].get("step") == 3, told[-1]
     assert _resume(subject, base) == {"step": 3, "contents": [3]}, _resume(subject, base)
     shapes = [tuple(shape) for shape in told[-1]["weights"]]
@@ -133,13 +142,18 @@ def resumes(subject: Subject, room: Path) -> dict[str, Any]:
 def _trained(subject: Subject, room: Path, name: str, stop: int | None = None) -> Path:
     folder = _fresh(room, name)
     for until in (stop, None) if stop else (None,):
-        told = done(lambda tell, until=until: subject.train(folder, until), folder.with_suffix(".log"))
+        told = done(
+            lambda tell, until=until: subject.train(folder, until), folder.with_suffix(".log")
+        )
         assert told is None, (folder, told)
     return folder
 
 
 def _same(differences: dict[str, float | None]) -> dict[str, Any]:
-    return {name: "same" if value is None else float(f"{value:.2g}") for name, value in differences.items()}
+    return {
+        name: "same" if value is None else float(f"{value:.2g}")
+        for name, value in differences.items()
+    }
 
 
 def _fresh(room: Path, name: str) -> Path:

@@ -111,7 +111,11 @@ def pictures(folder: Path) -> Tensor:
     """All pictures of a folder, in -1..1."""
     from torchvision.transforms.functional import pil_to_tensor
 
-    return torch.stack([pil_to_tensor(Image.open(path)) for path in sorted(folder.glob("*.png"))]) / 127.5 - 1
+    return (
+        torch.stack([pil_to_tensor(Image.open(path)) for path in sorted(folder.glob("*.png"))])
+        / 127.5
+        - 1
+    )
 
 
 def unet(channels: int, network: Callable[..., torch.nn.Module]) -> torch.nn.Module:

@@ -42,7 +42,9 @@ def main() -> None:
     if what == "tables":
         print(", ".join(tables.render(RESULTS, PAGE)))
         return
-    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # the same for all subjects
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(torch.get_num_threads())
+    )  # the same for all subjects
     result = {}
     for result in WHATS[what](flags):
         if flags.out:

@@ -18,7 +18,12 @@ PIXELS = {"cpu": 1 << 14, "cuda": 1 << 18}
 MATMULS = {"cpu": (1024, 2048, 4096), "cuda": (2048, 4096, 8192)}
 BYTES = {"memory": 1 << 28, "cache": 1 << 20}
 """Of each array of a copy or triad: far beyond, or within, the cache of a processor."""
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 SAMPLE_SEC = 0.05
 
 
@@ -49,7 +54,9 @@ def matmuls(
     return works
 
 
-def convolutions(device: torch.device, precision: str, pixels: int) -> dict[str, tuple[Callable[[], object], int]]:
+def convolutions(
+    device: torch.device, precision: str, pixels: int
+) -> dict[str, tuple[Callable[[], object], int]]:
     """3x3 convolutions in both memory formats, with their floating-point operations."""
     works = {}
     for before, after, size in CONVOLUTIONS:
@@ -73,11 +80,15 @@ def streams(device: torch.device, array_bytes: int) -> dict[str, tuple[Callable[
     }
 
 
-def rates(works: dict[str, tuple[Callable[[], object], int]], device: torch.device, plan: Plan) -> dict[str, float]:
+def rates(
+    works: dict[str, tuple[Callable[[], object], int]], device: torch.device, plan: Plan
+) -> dict[str, float]:
     """Amount per second of each work, by its median time."""
     synchronise = synchroniser(device)
     with torch.inference_mode():
-        takers = {name: repeated(work, synchronise, SAMPLE_SEC) for name, (work, _) in works.items()}
+        takers = {
+            name: repeated(work, synchronise, SAMPLE_SEC) for name, (work, _) in works.items()
+        }
         timings = measure(takers, plan)
     return {name: amount / spread(timings.sec[name]).median for name, (_, amount) in works.items()}
 
@@ -91,10 +102,14 @@ def measured(device: torch.device, plan: Plan, scale: float = 1.0) -> dict[str, 
         allow_tf32(precision == "tf32")
         found["flop_per_sec"][precision] = {
             "matmul": rates(matmuls(device, precision, sizes), device, plan),
-            "convolution": rates(convolutions(device, precision, int(PIXELS[kind] * scale)), device, plan),
+            "convolution": rates(
+                convolutions(device, precision, int(PIXELS[kind] * scale)), device, plan
+            ),
         }
     for place, size in BYTES.items():
-        found["bytes_per_sec"][place] = rates(streams(device, max(1 << 16, int(size * scale))), device, plan)
+        found["bytes_per_sec"][place] = rates(
+            streams(device, max(1 << 16, int(size * scale))), device, plan
+        )
     if kind == "cuda":
         torch.cuda.empty_cache()
     return found

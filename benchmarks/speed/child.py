@@ -66,7 +66,9 @@ class Subject:
         with torch.no_grad(), torch.autocast(self.setting.torch_device.type, torch.bfloat16):
             self.parts.evaluate(self.setting.batch)
 
-    def _tuned(self, work: Callable[[], object], trial: Callable[[], object]) -> Callable[[], object]:
+    def _tuned(
+        self, work: Callable[[], object], trial: Callable[[], object]
+    ) -> Callable[[], object]:
         if self.at_best:
             self.about["format"] = best.choose_format(self.parts, self.setting, trial)
             self.about["compiled"] = best.compiled(self.parts, self.setting, trial)
@@ -101,7 +103,11 @@ class Subject:
 
 def answer(subject: Subject, asked: dict[str, Any]) -> dict[str, Any]:
     """One request."""
-    return {"warm": lambda: subject.warm(asked["times"]), "take": subject.take, "peak": subject.peak}[asked["do"]]()
+    return {
+        "warm": lambda: subject.warm(asked["times"]),
+        "take": subject.take,
+        "peak": subject.peak,
+    }[asked["do"]]()
 
 
 def main() -> None:
@@ -116,7 +122,10 @@ def main() -> None:
         print(json.dumps({"missing": str(missing)}), file=tell)
     except Exception as error:  # noqa: BLE001  (whatever a peer raises is told, and the others go on)
         traceback.print_exc()
-        print(json.dumps({"failed": f"{type(error).__name__}: {error}".splitlines()[0][:300]}), file=tell)
+        print(
+            json.dumps({"failed": f"{type(error).__name__}: {error}".splitlines()[0][:300]}),
+            file=tell,
+        )
 
 
 if __name__ == "__main__":

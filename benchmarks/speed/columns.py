@@ -69,7 +69,13 @@ def memory(result: Result) -> Table:
     """Gigabytes."""
     head = ["batch", "way", "subject", "computed in", "peak GB"]
     rows = [
-        [str(row["batch"]), WAYS[row["way"]], _subject(row), computed(row), gigabytes(row["peak_bytes"])]
+        [
+            str(row["batch"]),
+            WAYS[row["way"]],
+            _subject(row),
+            computed(row),
+            gigabytes(row["peak_bytes"]),
+        ]
         for row in result["rows"]
     ]
     return head, rows
@@ -97,11 +103,19 @@ def startup(result: Result) -> Table:
 def profile(result: Result) -> Table:
     """Shares of a step by kind, one column per work, batch and precision."""
     rows = result["rows"]
-    kinds = sorted({kind for row in rows for kind in row["sec"]}, key=lambda k: -max(r["sec"].get(k, 0) for r in rows))
+    kinds = sorted(
+        {kind for row in rows for kind in row["sec"]},
+        key=lambda k: -max(r["sec"].get(k, 0) for r in rows),
+    )
     head = ["", *(f"{row['work']}, batch {row['batch']}, {row['precision']}" for row in rows)]
-    lines = [[kind, *(share(row["sec"].get(kind, 0) / sum(row["sec"].values())) for row in rows)] for kind in kinds]
+    lines = [
+        [kind, *(share(row["sec"].get(kind, 0) / sum(row["sec"].values())) for row in rows)]
+        for kind in kinds
+    ]
     lines.append(["seconds in all", *(short(sum(row["sec"].values())) for row in rows)])
-    lines.append(["convolutions, of their peak", *(share(row["convolution_share_of_peak"]) for row in rows)])
+    lines.append(
+        ["convolutions, of their peak", *(share(row["convolution_share_of_peak"]) for row in rows)]
+    )
     return head, lines
 
 

@@ -82,7 +82,14 @@ def resident(data: ImageData, batch: int, device: torch.device) -> Iterator[Next
 @contextmanager
 def loader(data: Dataset[Tensor], batch: int, device: torch.device, workers: int) -> Iterator[Next]:
     """DataLoader, in an endless loop over epochs."""
-    loads = DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=device.type == "cuda")
+    loads = DataLoader(
+        data,
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
     stream = (images for _ in iter(int, 1) for images in loads)
     yield lambda: next(stream).to(device, non_blocking=True)
     stream.close()
@@ -91,7 +98,9 @@ def loader(data: Dataset[Tensor], batch: int, device: torch.device, workers: int
 def candidates(data: ImageData, folder: Path, batch: int, device: torch.device) -> dict[str, Any]:
     """Name -> what opens a source of batches."""
     tensors, pictures = Tensors(data), Pictures(folder)
-    found: dict[str, Callable[[], AbstractContextManager[Next]]] = {"unnoise": lambda: resident(data, batch, device)}
+    found: dict[str, Callable[[], AbstractContextManager[Next]]] = {
+        "unnoise": lambda: resident(data, batch, device)
+    }
     for name, source in (("tensors", tensors), ("PNGs", pictures)):
         for workers in (0, WORKERS):
             opens = lambda source=source, workers=workers: loader(source, batch, device, workers)
@@ -136,6 +145,13 @@ def run(flags: Flags) -> Iterator[dict[str, Any]]:
             ours = spread(took["unnoise"]).median
             for name, seconds in took.items():
                 median = spread(seconds).median
-                values = {"subject": name, "batch": batch, "ms_per_batch": 1000 * median, "samples": seconds}
-                result["rows"].append(values | {"images_per_sec": batch / median, "sec_to_ours": median / ours})
+                values = {
+                    "subject": name,
+                    "batch": batch,
+                    "ms_per_batch": 1000 * median,
+                    "samples": seconds,
+                }
+                result["rows"].append(
+                    values | {"images_per_sec": batch / median, "sec_to_ours": median / ours}
+                )
             yield result

@@ -45,18 +45,31 @@ class Flags:
 def parse(words: list[str], whats: list[str], description: str | None) -> tuple[str, Flags]:
     """WHAT and the settings."""
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.speed", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.speed",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=whats)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, nargs="+", default=list(Flags.batch), help="images of a step")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=list(Flags.batch), help="images of a step"
+    )
     parser.add_argument("--repeats", type=int, default=Flags.repeats, help="rounds")
-    parser.add_argument("--tries", type=int, default=Flags.tries, help="of a sample while others use the processors")
+    parser.add_argument(
+        "--tries", type=int, default=Flags.tries, help="of a sample while others use the processors"
+    )
     parser.add_argument("--peers", help="folder of the peers' repositories [$UNNOISE_PEERS]")
-    parser.add_argument("--out", type=Path, help="such as benchmarks/results/speed-training-cpu.json")
+    parser.add_argument(
+        "--out", type=Path, help="such as benchmarks/results/speed-training-cpu.json"
+    )
     parser.add_argument("--subjects", nargs="+", choices=list(SUBJECTS), default=[])
     parser.add_argument("--ways", nargs="+", choices=["shipped", "best"], default=[])
-    parser.add_argument("--base-channels", type=int, default=Flags.base_channels, help="fewer only to try things out")
+    parser.add_argument(
+        "--base-channels",
+        type=int,
+        default=Flags.base_channels,
+        help="fewer only to try things out",
+    )
     given = parser.parse_args(words)
     return given.what, Flags(
         given.device, tuple(given.batch), given.repeats, given.tries, given.peers, given.out, tuple(given.subjects),

@@ -64,7 +64,9 @@ def _only_seen_differently(func: Any, read: list[Tensor], written: list[Tensor])
     """Whether the result is a view, for which nothing moves."""
     if func._schema.is_mutable:
         return False
-    return func.is_view or any(written[0].untyped_storage()._cdata == t.untyped_storage()._cdata for t in read)
+    return func.is_view or any(
+        written[0].untyped_storage()._cdata == t.untyped_storage()._cdata for t in read
+    )
 
 
 def flop(name: str, args: Any, out: Tensor) -> int:

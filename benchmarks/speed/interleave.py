@@ -54,7 +54,9 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def spread(values: Sequence[float]) -> Spread:
     """Median and quartiles of some values."""
-    return Spread(quantile(values, 0.5), quantile(values, 0.25), quantile(values, 0.75), len(values))
+    return Spread(
+        quantile(values, 0.5), quantile(values, 0.25), quantile(values, 0.75), len(values)
+    )
 
 
 def ratio(timings: Timings, name: str, to: str) -> Spread:

@@ -30,7 +30,12 @@ def run(flags: Flags) -> Iterator[dict[str, Any]]:
                     for _ in range(STEPS):
                         worker.take()
                     peak = worker.ask(do="peak")["bytes"]
-                    values = {"subject": name, "way": setting.way, "batch": setting.batch, **worker.about}
+                    values = {
+                        "subject": name,
+                        "way": setting.way,
+                        "batch": setting.batch,
+                        **worker.about,
+                    }
                     result["rows"].append(values | {"peak_bytes": peak})
             except (Missing, Failed) as reason:
                 print(reason)

@@ -48,7 +48,9 @@ def take(work: Callable[[], object], synchronise: Callable[[], object] = lambda:
     return Sample(sec, max(0.0, others / (sec * (os.cpu_count() or 1))))
 
 
-def repeated(work: Callable[[], object], synchronise: Callable[[], object], at_least_sec: float) -> Taker:
+def repeated(
+    work: Callable[[], object], synchronise: Callable[[], object], at_least_sec: float
+) -> Taker:
     """Take a call so often at a time that a sample is long enough for the clocks; the sample is of one call."""
     work()
     once = take(work, synchronise).sec

@@ -71,10 +71,15 @@ def shares(work: Callable[[], object], device: torch.device, calls: int) -> dict
     for event in profiler.events() or ():
         if event.cpu_parent is None:
             tally(event, "device" if cuda else "cpu", spent)
-    return {kind: micro / 1e6 / calls for kind, micro in sorted(spent.items(), key=lambda pair: -pair[1])}
+    return {
+        kind: micro / 1e6 / calls
+        for kind, micro in sorted(spent.items(), key=lambda pair: -pair[1])
+    }
 
 
-def row(name: str, spent: dict[str, float], parts: Parts, batch: int, ceiling: roofline.Ceiling) -> dict[str, Any]:
+def row(
+    name: str, spent: dict[str, float], parts: Parts, batch: int, ceiling: roofline.Ceiling
+) -> dict[str, Any]:
     """Seconds by kind, and the rate of the convolutions."""
     operations = flops.count(lambda: parts.evaluate(batch))
     forward = sum(operation.flop for operation in operations if operation.kind == "convolution")
@@ -95,12 +100,20 @@ def run(flags: Flags) -> Iterator[dict[str, Any]]:
     result["ceilings"] = found = ceilings.measured(device, flags.plan, flags.scale)
     for batch in flags.batch:
         for precision in ("fp32", "bf16"):
-            setting = Setting(OURS, batch=batch, device=flags.device, base_channels=flags.base_channels)
-            parts = ours.build(setting, precision, compiles=False)  # a compiled step has no operations to tell apart
+            setting = Setting(
+                OURS, batch=batch, device=flags.device, base_channels=flags.base_channels
+            )
+            parts = ours.build(
+                setting, precision, compiles=False
+            )  # a compiled step has no operations to tell apart
             ceiling = ceilings.ceiling(found, parts.precision)
             spent = shares(parts.shipped_step(), device, flags.repeats)
             result["rows"].append(row("training", spent, parts, batch, ceiling))
             parts.network.eval()
-            spent = shares(lambda parts=parts, batch=batch: parts.sample(batch, 2), device, flags.repeats)
-            result["rows"].append(row("sampling", {k: v / 2 for k, v in spent.items()}, parts, batch, ceiling))
+            spent = shares(
+                lambda parts=parts, batch=batch: parts.sample(batch, 2), device, flags.repeats
+            )
+            result["rows"].append(
+                row("sampling", {k: v / 2 for k, v in spent.items()}, parts, batch, ceiling)
+            )
             yield result

@@ -43,8 +43,12 @@ def run(flags: Flags) -> Iterator[dict[str, Any]]:
     result["ceilings"] = found = ceilings.measured(flags.torch_device, flags.plan, flags.scale)
     result["rows"] = []
     for way in flags.ways or WAYS:
-        setting = Setting(OURS, way, "sampling", NUM, flags.device, flags.peers, flags.base_channels)
-        rows = [row(pair, setting, found) for pair in pairs.each(setting, peers(flags, way), flags.plan)]
+        setting = Setting(
+            OURS, way, "sampling", NUM, flags.device, flags.peers, flags.base_channels
+        )
+        rows = [
+            row(pair, setting, found) for pair in pairs.each(setting, peers(flags, way), flags.plan)
+        ]
         per_flop(rows)
         result["rows"] += [rows[-1], *rows[:-1]]
         yield result

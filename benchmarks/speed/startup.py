@@ -46,7 +46,15 @@ def commands(room: Path) -> dict[str, list[str]]:
         "import unnoise": python(LIGHT),
         "unnoise --help": [*cli, "--help"],
         "import torch": python("import torch"),
-        f"unnoise sample digits --num {NUM}": [*cli, "sample", "digits", "--num", str(NUM), "--out", str(room / "out")],
+        f"unnoise sample digits --num {NUM}": [
+            *cli,
+            "sample",
+            "digits",
+            "--num",
+            str(NUM),
+            "--out",
+            str(room / "out"),
+        ],
         "import diffusers": python("import diffusers"),
         "import DDIMPipeline": python("from diffusers import DDIMPipeline"),
         f"DDIMPipeline of a digits network, {NUM} PNGs": python(
@@ -80,6 +88,7 @@ def run(flags: Flags) -> Iterator[dict[str, Any]]:
         assert any(room.glob("out/**/*.png")), "unnoise sample wrote no picture"
         timings = measure(takers, flags.plan)
     rows = [
-        {"command": name, "sec": vars(spread(seconds)), "samples": seconds} for name, seconds in timings.sec.items()
+        {"command": name, "sec": vars(spread(seconds)), "samples": seconds}
+        for name, seconds in timings.sec.items()
     ]
     yield result | {"rows": rows, "redone": timings.redone, "disturbed": timings.disturbed}

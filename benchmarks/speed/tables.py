@@ -46,7 +46,9 @@ def _remarks(result: dict[str, Any]) -> str:
     rows = result.get("rows", [])
     notes = dict.fromkeys(f"{row['subject']}: {row['note']}." for row in rows if row.get("note"))
     counted = [result, *rows]
-    redone, disturbed = (sum(part.get(name, 0) for part in counted) for name in ("redone", "disturbed"))
+    redone, disturbed = (
+        sum(part.get(name, 0) for part in counted) for name in ("redone", "disturbed")
+    )
     kept = f"{redone} samples were taken again because others used the processors, {disturbed} kept although they did."
     return " ".join([*notes, *([kept] if redone or disturbed else [])])
 
@@ -56,7 +58,9 @@ def between(page: str, what: str, text: str, name: str) -> str:
     begin, end = f"<!-- speed:{what} -->", f"<!-- /speed:{what} -->"
     found = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not found.search(page):
-        raise MarkerError(f"{name}: no mark {begin}; put it and {end} on lines of their own where the table belongs")
+        raise MarkerError(
+            f"{name}: no mark {begin}; put it and {end} on lines of their own where the table belongs"
+        )
     return found.sub(lambda _: f"{begin}\n{text}\n{end}", page, count=1)
 
 

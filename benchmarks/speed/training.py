@@ -70,4 +70,6 @@ def per_flop(rows: list[dict[str, Any]]) -> None:
     """Adds how many times as long a peer takes per floating-point operation of its model."""
     ours = rows[-1]["gflop_per_image"]
     for values in rows[:-1]:
-        values["sec_per_flop_to_ours"] = values["sec_to_ours"]["median"] * ours / values["gflop_per_image"]
+        values["sec_per_flop_to_ours"] = (
+            values["sec_to_ours"]["median"] * ours / values["gflop_per_image"]
+        )

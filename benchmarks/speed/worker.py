@@ -26,7 +26,9 @@ class Worker:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self._room = tempfile.TemporaryDirectory()  # its log, and all that it writes into temporary folders
+        self._room = (
+            tempfile.TemporaryDirectory()
+        )  # its log, and all that it writes into temporary folders
         self._log = Path(self._room.name) / "log"
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
@@ -55,15 +57,21 @@ class Worker:
     def _hear(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        told = json.loads(line) if line else {"failed": f"ended without a word; {self._last_words()}"}
+        told = (
+            json.loads(line) if line else {"failed": f"ended without a word; {self._last_words()}"}
+        )
         if "missing" in told:
             raise Missing(told["missing"])
         if "failed" in told:
-            raise Failed(f"{self.setting.subject} ({self.setting.way}): {told['failed']}; {self._last_words()}")
+            raise Failed(
+                f"{self.setting.subject} ({self.setting.way}): {told['failed']}; {self._last_words()}"
+            )
         return told
 
     def _last_words(self) -> str:
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line for line in self._log.read_text(errors="replace").splitlines() if line.strip()
+        ]
         return " | ".join(line.strip() for line in lines[-3:])
 
     def ask(self, **asked: Any) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from unnoise.presets import named, with_objective
 from unnoise.training import loop
 
 
-def preset(name: str, changes: Mapping[str, Any] | None = None, objective: str | None = None) -> RunConfig:
+def preset(
+    name: str, changes: Mapping[str, Any] | None = None, objective: str | None = None
+) -> RunConfig:
     """A preset's configuration, or `pictures` for a folder or zip, with dotted keys changed: {"train.kimg": 50}.
 
     `objective` is ddpm, iddpm, v, edm or flow in place of the preset's own.
@@ -41,11 +43,15 @@ def train(
     `preset`.
     """
     config = named(config) if isinstance(config, str) else config
-    config = override(config if objective is None else with_objective(config, objective), changes or {})
+    config = override(
+        config if objective is None else with_objective(config, objective), changes or {}
+    )
     folder = Path(out) if out is not None else default_folder(config, objective)
     outcome = loop.train(config, load_data(config), folder)
     if not outcome.finished:
-        raise KeyboardInterrupt(f"stopped: everything is saved in {folder}; the same call goes on from there")
+        raise KeyboardInterrupt(
+            f"stopped: everything is saved in {folder}; the same call goes on from there"
+        )
     return load_model(outcome.folder, str(build.device(config.device)))
 
 

@@ -32,9 +32,15 @@ MOST = 256
 """More images at once are hardly faster, and none of them is there before all are."""
 
 
-def images_at_once(network: UNetConfig, height: int, width: int, device: torch.device, rows: int = 1) -> int:
+def images_at_once(
+    network: UNetConfig, height: int, width: int, device: torch.device, rows: int = 1
+) -> int:
     """Images per network call, of which each is `rows` rows of it (guidance makes two)."""
-    wanted = CPU_BYTES * min(torch.get_num_threads(), MOST_THREADS) if device.type == "cpu" else GPU_BYTES
+    wanted = (
+        CPU_BYTES * min(torch.get_num_threads(), MOST_THREADS)
+        if device.type == "cpu"
+        else GPU_BYTES
+    )
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         wanted = min(wanted, FREE_SHARE * (free - torch.cuda.memory_allocated(device)) / PEAK)

@@ -58,7 +58,11 @@ def network(config: RunConfig, shape: Shape) -> UNet:
         torch.manual_seed(config.seed)
         try:
             return UNet(
-                config.network, shape.channels, shape.channels * (2 if learned else 1), shape.height, shape.num_classes
+                config.network,
+                shape.channels,
+                shape.channels * (2 if learned else 1),
+                shape.height,
+                shape.num_classes,
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -73,9 +77,13 @@ def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
     lookup(dict.fromkeys(VARIANCES), config.variance, "diffusion.variance")
     if (schedule.steps is None) == (config.times == "uniform_discrete"):
         fix = "uniform" if schedule.steps is None else "uniform_discrete"
-        raise ConfigError(f"diffusion.times: got {config.times!r} with schedule {config.schedule!r}; expected {fix!r}")
+        raise ConfigError(
+            f"diffusion.times: got {config.times!r} with schedule {config.schedule!r}; expected {fix!r}"
+        )
     if config.variance == "learned" and schedule.steps is None:
-        raise ConfigError(f"diffusion.variance: 'learned' needs a discrete schedule, got {config.schedule!r}")
+        raise ConfigError(
+            f"diffusion.variance: 'learned' needs a discrete schedule, got {config.schedule!r}"
+        )
     if config.parameterization == "eps" and schedule.level(schedule.t_max).alpha == 0:
         raise ConfigError(
             f"diffusion.parameterization: 'eps' cannot start from pure noise on schedule {config.schedule!r}; "
@@ -89,7 +97,9 @@ def check_sampling(config: SampleConfig) -> None:
     lookup(SAMPLERS, config.sampler, "sample.sampler")
     lookup(SPACINGS, config.spacing, "sample.spacing")
     if not 0 <= config.eta <= 1:
-        raise ConfigError(f"sample.eta: got {config.eta:g}, expected 0 (deterministic) to 1 (ancestral)")
+        raise ConfigError(
+            f"sample.eta: got {config.eta:g}, expected 0 (deterministic) to 1 (ancestral)"
+        )
     for name, option in (("eta", "eta"), ("churn", "churned")):
         takers = [sampler for sampler in SAMPLERS if option in options(sampler)]
         if getattr(config, name) and config.sampler not in takers:
@@ -99,11 +109,15 @@ def check_sampling(config: SampleConfig) -> None:
     if config.churn < 0:
         raise ConfigError(f"sample.churn: got {config.churn:g}, expected 0 or more")
     if any(not 0 < b < a for a, b in pairwise(config.noises)):
-        raise ConfigError(f"sample.noises: got {config.noises}, expected falling values of sigma / alpha above 0")
+        raise ConfigError(
+            f"sample.noises: got {config.noises}, expected falling values of sigma / alpha above 0"
+        )
     for name in ("guidance_interval", "churn_range"):
         low, high = getattr(config, name)
         if not 0 <= low <= high:
-            raise ConfigError(f"sample.{name}: got {low:g} to {high:g}, expected sigma / alpha from 0, low before high")
+            raise ConfigError(
+                f"sample.{name}: got {low:g} to {high:g}, expected sigma / alpha from 0, low before high"
+            )
     if not 0 <= config.dynamic_threshold <= 1:
         raise ConfigError(
             f"sample.dynamic_threshold: got {config.dynamic_threshold:g}, expected a quantile in 0 to 1 (0 is off)"
@@ -111,9 +125,13 @@ def check_sampling(config: SampleConfig) -> None:
     if config.deep_cache < 1:
         raise ConfigError(f"sample.deep_cache: got {config.deep_cache}, expected 1 (off) or more")
     if config.deep_cache > 1 and config.cuda_graphs:
-        raise ConfigError("sample.deep_cache: cannot be recorded as CUDA graphs; expected one of the two")
+        raise ConfigError(
+            "sample.deep_cache: cannot be recorded as CUDA graphs; expected one of the two"
+        )
     if not math.isfinite(config.guidance_scale):
-        raise ConfigError(f"sample.guidance_scale: got {config.guidance_scale}, expected a number; 1 is off")
+        raise ConfigError(
+            f"sample.guidance_scale: got {config.guidance_scale}, expected a number; 1 is off"
+        )
 
 
 def grid(config: SampleConfig, schedule: Schedule) -> list[Level]:
@@ -129,13 +147,17 @@ def grid(config: SampleConfig, schedule: Schedule) -> list[Level]:
 def device(name: str) -> torch.device:
     """The device of a name; auto is CUDA, then Apple's GPU, then the CPU."""
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        accelerator = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
         return torch.device("cpu") if accelerator is None else accelerator
     try:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {name!r} is not there; expected auto, cpu, cuda, cuda:0 or mps") from error
+        raise ConfigError(
+            f"device: {name!r} is not there; expected auto, cpu, cuda, cuda:0 or mps"
+        ) from error
     return chosen
 
 
@@ -169,7 +191,11 @@ class Arithmetic:
 
     def for_sampling(self, net: nn.Module) -> nn.Module:
         """The network, or a copy that holds its weights in this precision."""
-        return net if self.dtype == torch.float32 else rounded(net, self.dtype, self.sample_channels_last)
+        return (
+            net
+            if self.dtype == torch.float32
+            else rounded(net, self.dtype, self.sample_channels_last)
+        )
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -187,7 +213,9 @@ def arithmetic(config: RunConfig) -> Arithmetic:
     else:
         dtype = torch.float32
     if dtype == torch.float16 and where.type != "cuda":
-        raise ConfigError(f"train.precision: 'fp16' needs CUDA, got device {where.type}; expected fp32 or bf16")
+        raise ConfigError(
+            f"train.precision: 'fp16' needs CUDA, got device {where.type}; expected fp32 or bf16"
+        )
     return Arithmetic(
         where,
         dtype,
@@ -202,7 +230,10 @@ def arithmetic(config: RunConfig) -> Arithmetic:
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next step: giving it back and clearing it anew is 10 % of a step on a CPU."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold = -1, -3  # of mallopt(3); 32 MiB is the most that the second may be
+        trim_threshold, mmap_threshold = (
+            -1,
+            -3,
+        )  # of mallopt(3); 32 MiB is the most that the second may be
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, 32 * 2**20)
         libc.mallopt(trim_threshold, 2**31 - 1)
@@ -210,7 +241,9 @@ def keep_freed_memory() -> None:
 
 def _fused_norm(value: str, where: torch.device) -> bool:
     if value == "on" and not (where.type == "cuda" and available()):
-        raise ConfigError(f"train.fused_norm: needs CUDA and the triton package, got device {where.type}; expected off")
+        raise ConfigError(
+            f"train.fused_norm: needs CUDA and the triton package, got device {where.type}; expected off"
+        )
     return _switch(value, auto=False)
 
 

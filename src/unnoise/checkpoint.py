@@ -91,7 +91,9 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
 
 def _save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
     path.touch()
-    mode = path.stat().st_mode  # as for any new file; safetensors' own would be readable by nobody else
+    mode = (
+        path.stat().st_mode
+    )  # as for any new file; safetensors' own would be readable by nobody else
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
     path.chmod(mode)
 
@@ -123,7 +125,9 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if p.is_dir())
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensors], dict[str, Any]]:
+def load(
+    path: Path, device: torch.device | str = "cpu"
+) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Read a checkpoint after verifying every file against its manifest; CheckpointError names what is wrong."""
     verify(path)
     tensors = {p.stem: load_file(p, device=str(device)) for p in sorted(path.glob("*.safetensors"))}
@@ -140,9 +144,13 @@ def verify(path: Path) -> None:
             f"checkpoint {path}: its manifest.json cannot be read ({type(error).__name__})"
         ) from error
     if version != FORMAT:
-        raise CheckpointError(f"checkpoint {path}: format {version}, expected {FORMAT}; update unnoise")
+        raise CheckpointError(
+            f"checkpoint {path}: format {version}, expected {FORMAT}; update unnoise"
+        )
     there = {file.name for file in path.iterdir()} - {MANIFEST}
-    sound = all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values())
+    sound = all(
+        isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values()
+    )
     if not sound or there - files.keys() or "state.json" not in files:
         raise CheckpointError(f"checkpoint {path}: its manifest.json is damaged")
     for name, entry in files.items():
@@ -154,7 +162,9 @@ def verify(path: Path) -> None:
                 f"checkpoint {path}: {name} is {file.stat().st_size} bytes, expected {entry['bytes']}"
             )
         if sha256(file) != entry["sha256"]:
-            raise CheckpointError(f"checkpoint {path}: {name} is damaged (SHA-256 differs from the manifest's)")
+            raise CheckpointError(
+                f"checkpoint {path}: {name} is damaged (SHA-256 differs from the manifest's)"
+            )
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
@@ -178,7 +188,9 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
     """Write one self-describing model file: weights, and as its header's `unnoise` entry the JSON record."""
-    folder = path.with_name(f".tmp-{path.name}")  # safetensors writes under a name of its own beside the file
+    folder = path.with_name(
+        f".tmp-{path.name}"
+    )  # safetensors writes under a name of its own beside the file
     temporary = folder / path.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,13 +215,21 @@ def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
             record = json.loads((file.metadata() or {}).get("unnoise", "null"))
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"model file {path}: cannot be read ({error}); it is truncated or damaged") from error
+        raise CheckpointError(
+            f"model file {path}: cannot be read ({error}); it is truncated or damaged"
+        ) from error
     if not isinstance(record, dict) or not {"config", "weights", "shape"} <= record.keys():
-        raise CheckpointError(f"model file {path}: has no unnoise record; expected a file that `unnoise train` wrote")
+        raise CheckpointError(
+            f"model file {path}: has no unnoise record; expected a file that `unnoise train` wrote"
+        )
     if _digest(record) != record.get("record"):
-        raise CheckpointError(f"model file {path}: is damaged (its record differs from its SHA-256)")
+        raise CheckpointError(
+            f"model file {path}: is damaged (its record differs from its SHA-256)"
+        )
     if fingerprint(tensors) != record["weights"]:
-        raise CheckpointError(f"model file {path}: is damaged (its weights differ from their SHA-256)")
+        raise CheckpointError(
+            f"model file {path}: is damaged (its weights differ from their SHA-256)"
+        )
     return tensors, record
 
 

@@ -234,7 +234,11 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where}: got {value!r}; {nearest(str(value), map(str, arguments))}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if (
+        isinstance(hint, type)
+        and isinstance(value, hint)
+        and not (hint is int and isinstance(value, bool))
+    ):
         return value
     raise ConfigError(f"{where}: got {value!r}, expected {getattr(hint, '__name__', hint)}")
 
@@ -258,7 +262,9 @@ def seconds(text: str) -> float:
     """90s, 20m, 1h30m or plain seconds, in seconds."""
     import re
 
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    match = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip()
+    )
     if not text.strip() or match is None:
         raise ConfigError(f"train.time: got {text!r}, expected a time such as 90s, 20m or 1h30m")
     hours, minutes, rest = (float(g or 0) for g in match.groups())
@@ -301,17 +307,27 @@ def check(config: RunConfig) -> None:
         if not 0 <= value < float("inf"):
             raise ConfigError(f"{name}: got {value}, expected 0 or more")
     if config.train.evaluate_num < 2:
-        raise ConfigError(f"train.evaluate_num: got {config.train.evaluate_num}, expected 2 or more")
+        raise ConfigError(
+            f"train.evaluate_num: got {config.train.evaluate_num}, expected 2 or more"
+        )
     if not all(0 <= beta < 1 for beta in config.train.betas):
-        raise ConfigError(f"train.betas: got {config.train.betas}, expected two numbers from 0 up to, not including, 1")
+        raise ConfigError(
+            f"train.betas: got {config.train.betas}, expected two numbers from 0 up to, not including, 1"
+        )
     if not 0 < config.train.lr_decay <= 1:
-        raise ConfigError(f"train.lr_decay: got {config.train.lr_decay}, expected a share above 0, up to 1")
+        raise ConfigError(
+            f"train.lr_decay: got {config.train.lr_decay}, expected a share above 0, up to 1"
+        )
     halflives = (config.train.ema_halflife_kimg, *config.train.ema_also_kimg)
     if min(halflives) <= 0 or len({f"{value:g}" for value in halflives}) < len(halflives):
-        raise ConfigError(f"train.ema_also_kimg: got {config.train.ema_also_kimg}, expected other half-lives, above 0")
+        raise ConfigError(
+            f"train.ema_also_kimg: got {config.train.ema_also_kimg}, expected other half-lives, above 0"
+        )
     if not 0 <= config.seed < 2**63:
         raise ConfigError(f"seed: got {config.seed}, expected 0 or more, below 2**63")
     if not 0 <= config.train.label_dropout <= 1:
         raise ConfigError(f"train.label_dropout: got {config.train.label_dropout}, expected 0 to 1")
     if all(optional[f"train.{name}"] is None for name in ("epochs", "kimg", "time")):
-        raise ConfigError("train: no end is set; give one of --epochs, --kimg or --time (such as --time 20m)")
+        raise ConfigError(
+            "train: no end is set; give one of --epochs, --kimg or --time (such as --time 20m)"
+        )

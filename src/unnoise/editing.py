@@ -34,7 +34,13 @@ from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers import STOCHASTIC
 from unnoise.model import SAMPLE_BATCH, Model, last
 
-INVERSION = {"sampler": "ddim", "steps": 50, "spacing": "log_snr", "guidance_scale": 1.0, "clip_x0": False}
+INVERSION = {
+    "sampler": "ddim",
+    "steps": 50,
+    "spacing": "log_snr",
+    "guidance_scale": 1.0,
+    "clip_x0": False,
+}
 """How pictures are inverted and decoded unless told otherwise: guidance and clipping have no inverse."""
 
 Label = int | str | None
@@ -52,7 +58,9 @@ def read_mask(model: Model, path: str | Path) -> Bool[Tensor, "h w"]:
     wanted = Target(model.shape.height, model.shape.width, 1, "black")
     mask = torch.from_numpy(read_fitted(path, wanted).copy())[0] > 127
     if not mask.any() or mask.all():
-        raise DataError(f"{path}: the mask is all {'white' if mask.all() else 'black'}; expected white where to paint")
+        raise DataError(
+            f"{path}: the mask is all {'white' if mask.all() else 'black'}; expected white where to paint"
+        )
     return mask
 
 
@@ -61,7 +69,9 @@ def box_mask(model: Model, box: Sequence[int]) -> Bool[Tensor, "h w"]:
     height, width = model.shape.height, model.shape.width
     x, y, w, h = box
     if min(x, y) < 0 or min(w, h) < 1 or x + w > width or y + h > height:
-        raise ConfigError(f"box: got {x},{y},{w},{h}, expected x,y,width,height within {width} x {height} pixels")
+        raise ConfigError(
+            f"box: got {x},{y},{w},{h}, expected x,y,width,height within {width} x {height} pixels"
+        )
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[y : y + h, x : x + w] = True
     return mask
@@ -93,7 +103,9 @@ def inpaint(
 
 def _painter(model: Model, resample: int, settings: dict[str, Any]) -> SampleConfig:
     _count("resample", resample)
-    return model.settings(**({**settings, "sampler": "ddpm", "eta": 0.0} if resample > 1 else settings))
+    return model.settings(
+        **({**settings, "sampler": "ddpm", "eta": 0.0} if resample > 1 else settings)
+    )
 
 
 def _inpaint(
@@ -109,7 +121,9 @@ def _inpaint(
     first, grid = noise.normal(), grids.zigzag(model.grid(chosen), resample)
     known = to_model(pictures.to(where))
     draw = noise.normal if chosen.sampler in STOCHASTIC else lambda: first
-    denoiser = editing.inpaint(model.denoiser(labels, chosen), known, unknown.to(where)[None, None], draw)
+    denoiser = editing.inpaint(
+        model.denoiser(labels, chosen), known, unknown.to(where)[None, None], draw
+    )
     x = last(model.walk(denoiser, grid, noise, chosen, grid[0].sigma * first)).x
     return from_model(x.cpu())
 
@@ -131,7 +145,9 @@ def outpaint(
     _fits(model, picture)
     left, top, right, bottom = extend
     if min(extend) < 0 or max(extend) == 0:
-        raise ConfigError(f"extend: got {','.join(map(str, extend))}, expected left,top,right,bottom pixels, 0 or more")
+        raise ConfigError(
+            f"extend: got {','.join(map(str, extend))}, expected left,top,right,bottom pixels, 0 or more"
+        )
     chosen = _painter(model, resample, settings)
     (c, h, w), parts = picture.shape, []
     for part in _batches(seeds):
@@ -152,7 +168,9 @@ def outpaint(
     return torch.cat(parts)
 
 
-def _windows(canvas: Sequence[int], window: tuple[int, int], start: tuple[int, int]) -> list[tuple[int, int]]:
+def _windows(
+    canvas: Sequence[int], window: tuple[int, int], start: tuple[int, int]
+) -> list[tuple[int, int]]:
     """Corners of windows that cover a canvas in half steps from `start`, the nearest first."""
     rows, columns = (
         {min(max(first + i * max(size // 2, 1), 0), whole - size) for i in range(-whole, whole + 1)}
@@ -187,7 +205,11 @@ def image_to_image(
 
 
 def reconstruct(
-    model: Model, picture: UInt8[Tensor, "c h w"], label: Label = None, iterations: int = 3, **settings: Any
+    model: Model,
+    picture: UInt8[Tensor, "c h w"],
+    label: Label = None,
+    iterations: int = 3,
+    **settings: Any,
 ) -> tuple[Tensor, UInt8[Tensor, "c h w"]]:
     """The state x (c, h, w) at the noisiest level from which DDIM makes this picture, and the picture made from it."""
     chosen = _deterministic(model, {**INVERSION, **settings})
@@ -196,14 +218,21 @@ def reconstruct(
 
 
 def interpolate(
-    model: Model, a: int | Tensor, b: int | Tensor, frames: int = 9, label: Label = None, **settings: Any
+    model: Model,
+    a: int | Tensor,
+    b: int | Tensor,
+    frames: int = 9,
+    label: Label = None,
+    **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
     """`frames` pictures from a to b, by spherical interpolation of their noises."""
     _count("frames", frames)
     chosen = _source_settings(model, (a, b), settings)
     first, second = (_latent(model, source, label, chosen)[0] for source in (a, b))
     shares = torch.linspace(0, 1, frames).tolist()
-    return _decode(model, torch.stack([editing.slerp(first, second, share) for share in shares]), label, chosen)
+    return _decode(
+        model, torch.stack([editing.slerp(first, second, share) for share in shares]), label, chosen
+    )
 
 
 def variations(
@@ -223,7 +252,12 @@ def variations(
 
 
 def morph(
-    model: Model, a: int | Tensor, from_label: Label, to_label: Label, frames: int = 9, **settings: Any
+    model: Model,
+    a: int | Tensor,
+    from_label: Label,
+    to_label: Label,
+    frames: int = 9,
+    **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
     """`frames` pictures from one noise, the prediction moving from one class to another."""
     _count("frames", frames)
@@ -231,18 +265,24 @@ def morph(
         raise ConfigError("morph: this model was trained without classes; expected one with labels")
     chosen = _source_settings(model, (a,), settings)
     start = _latent(model, a, from_label, chosen).expand(frames, -1, -1, -1)
-    first, second, null = (_labels(model, range(frames), name) for name in (from_label, to_label, "none"))
+    first, second, null = (
+        _labels(model, range(frames), name) for name in (from_label, to_label, "none")
+    )
     share, scale = torch.linspace(0, 1, frames), chosen.guidance_scale
     labels, weights = [first, second], [(1 - share) * scale, share * scale]
     if scale != 1:
         labels, weights = [*labels, null], [*weights, torch.full_like(share, 1 - scale)]
     denoiser = mixture(model.fast(chosen), [v for v in labels if v is not None], weights)
     grid = model.grid(chosen)
-    steps = model.walk(model.thresholded(denoiser, chosen), grid, model.noise(range(frames)), chosen, start)
+    steps = model.walk(
+        model.thresholded(denoiser, chosen), grid, model.noise(range(frames)), chosen, start
+    )
     return from_model(last(steps).x.cpu())
 
 
-def _source_settings(model: Model, sources: Sequence[int | Tensor], settings: dict[str, Any]) -> SampleConfig:
+def _source_settings(
+    model: Model, sources: Sequence[int | Tensor], settings: dict[str, Any]
+) -> SampleConfig:
     """The model's own settings for seeds; those that have an inverse where a picture is among the sources."""
     pictures = any(isinstance(source, Tensor) for source in sources)
     return _deterministic(model, {**INVERSION, **settings} if pictures else settings)
@@ -258,7 +298,9 @@ def _deterministic(model: Model, settings: dict[str, Any]) -> SampleConfig:
     return chosen
 
 
-def _latent(model: Model, source: int | Tensor, label: Label, chosen: SampleConfig, iterations: int = 3) -> Tensor:
+def _latent(
+    model: Model, source: int | Tensor, label: Label, chosen: SampleConfig, iterations: int = 3
+) -> Tensor:
     """(1, c, h, w), the state at the grid's first level that stands for a seed or a picture."""
     grid = model.grid(chosen)
     if isinstance(source, int):
@@ -275,7 +317,13 @@ def _decode(model: Model, start: Tensor, label: Label, chosen: SampleConfig) -> 
     for x in start.split(SAMPLE_BATCH):
         seeds = range(len(x))
         denoiser = model.denoiser(_labels(model, seeds, label), chosen)
-        parts.append(from_model(last(model.walk(denoiser, model.grid(chosen), model.noise(seeds), chosen, x)).x.cpu()))
+        parts.append(
+            from_model(
+                last(
+                    model.walk(denoiser, model.grid(chosen), model.noise(seeds), chosen, x)
+                ).x.cpu()
+            )
+        )
     return torch.cat(parts)
 
 

@@ -25,7 +25,13 @@ from unnoise.checkpoint import MODEL_FILE, CheckpointError
 from unnoise.config import ConfigError, RunConfig, SampleConfig, from_dict, nearest, to_dict
 from unnoise.data.images import from_model
 from unnoise.diffusion import grids, samplers
-from unnoise.diffusion.denoiser import Denoiser, DiffusionModel, clip_x0, conditional, dynamic_threshold
+from unnoise.diffusion.denoiser import (
+    Denoiser,
+    DiffusionModel,
+    clip_x0,
+    conditional,
+    dynamic_threshold,
+)
 from unnoise.diffusion.guidance import autoguidance, classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
@@ -50,7 +56,9 @@ class Model:
     @property
     def weights_hash(self) -> str:
         """The first 12 digits of the SHA-256 of the weights."""
-        return str(self.record.get("weights") or checkpoint.fingerprint(self.network.state_dict()))[:12]
+        return str(self.record.get("weights") or checkpoint.fingerprint(self.network.state_dict()))[
+            :12
+        ]
 
     def to(self, device: str | torch.device) -> Model:
         """This model on a device: itself where it is there already, else a copy."""
@@ -80,7 +88,9 @@ class Model:
         seeds = list(range(seed, seed + num)) if seeds is None else list(seeds)
         size = self.images_at_once(guide, **settings) if batch_size is None else batch_size
         if not seeds or size < 1:
-            raise ConfigError(f"sample: got {len(seeds)} images in batches of {size}, expected 1 or more of both")
+            raise ConfigError(
+                f"sample: got {len(seeds)} images in batches of {size}, expected 1 or more of both"
+            )
 
         def made(rows: slice) -> Tensor:
             return from_model(last(self.steps(seeds[rows], label, guide, **settings)).x.cpu())
@@ -90,13 +100,23 @@ class Model:
     def images_at_once(self, guide: Model | None = None, **settings: Any) -> int:
         """The batch size for these settings on this device: by the width of the network and the size of its images."""
         chosen, shape = self.settings(guide=guide, **settings), self.shape
-        doubled = guide is None and chosen.guidance_scale != 1  # one call with and without the label
+        doubled = (
+            guide is None and chosen.guidance_scale != 1
+        )  # one call with and without the label
         return images_at_once(
-            self.config.network, shape.height, shape.width, self.arithmetic.device, rows=2 if doubled else 1
+            self.config.network,
+            shape.height,
+            shape.width,
+            self.arithmetic.device,
+            rows=2 if doubled else 1,
         )
 
     def steps(
-        self, seeds: Sequence[int], label: int | str | None = None, guide: Model | None = None, **settings: Any
+        self,
+        seeds: Sequence[int],
+        label: int | str | None = None,
+        guide: Model | None = None,
+        **settings: Any,
     ) -> Iterator[Step]:
         """The steps of one batch, from noise to data: for pictures of the process, previews and cancelling."""
         chosen = self.settings(guide=guide, **settings)
@@ -120,7 +140,9 @@ class Model:
     def _graphed(self) -> Graphed:
         return Graphed(self._rounded)
 
-    def denoiser(self, labels: Tensor | None, chosen: SampleConfig, guide: Model | None = None) -> Denoiser:
+    def denoiser(
+        self, labels: Tensor | None, chosen: SampleConfig, guide: Model | None = None
+    ) -> Denoiser:
         """This network as a denoiser for (n,) labels: guided and thresholded as the settings say."""
         scale, interval, model = chosen.guidance_scale, chosen.guidance_interval, self.fast(chosen)
         if guide is None:
@@ -139,18 +161,29 @@ class Model:
 
     def noise(self, seeds: Sequence[int]) -> Noise:
         """The noise of images of these seeds."""
-        return Noise(seeds, (self.shape.channels, self.shape.height, self.shape.width), self.arithmetic.device)
+        return Noise(
+            seeds,
+            (self.shape.channels, self.shape.height, self.shape.width),
+            self.arithmetic.device,
+        )
 
     def grid(self, chosen: SampleConfig) -> list[Level]:
         """The levels that sampling with these settings visits."""
         return build.grid(chosen, self.diffusion.schedule)
 
     def walk(
-        self, denoiser: Denoiser, grid: list[Level], noise: Noise, chosen: SampleConfig, start: Tensor | None = None
+        self,
+        denoiser: Denoiser,
+        grid: list[Level],
+        noise: Noise,
+        chosen: SampleConfig,
+        start: Tensor | None = None,
     ) -> Iterator[Step]:
         """The chosen sampler's steps along a grid, from pure noise or from `start`, in this model's arithmetic."""
         options = self._options(chosen, grid)
-        return self.compute(samplers.walk(chosen.sampler, denoiser, grid, noise.normal, options, start))
+        return self.compute(
+            samplers.walk(chosen.sampler, denoiser, grid, noise.normal, options, start)
+        )
 
     def compute(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Steps computed without gradients and in this model's precision."""
@@ -189,12 +222,16 @@ class Model:
         merged = from_dict(SampleConfig, {**to_dict(self.config.sample), **changes}, "sample.")
         build.check_sampling(merged)
         if changes.get("cuda_graphs") and self.arithmetic.device.type != "cuda":
-            raise ConfigError(f"sample.cuda_graphs: needs CUDA, got device {self.arithmetic.device.type}; leave it out")
+            raise ConfigError(
+                f"sample.cuda_graphs: needs CUDA, got device {self.arithmetic.device.type}; leave it out"
+            )
         if guide is not None:
             self._check_guide(guide, merged)
         elif not self.shape.num_classes:
             if changes.get("guidance_scale", 1) != 1:
-                raise ConfigError("sample.guidance_scale: this model has no classes; expected 1, or a guide")
+                raise ConfigError(
+                    "sample.guidance_scale: this model has no classes; expected 1, or a guide"
+                )
             return dataclasses.replace(merged, guidance_scale=1.0)
         return merged
 
@@ -204,24 +241,33 @@ class Model:
         if name in self.tuned:
             return {key: value for key, value in changes.items() if key != "sampler"}
         if name in ("fast", "balanced", "best"):
-            raise ConfigError(f"sample.sampler: {name!r} is not tuned for this model; run `unnoise tune-sampler` on it")
+            raise ConfigError(
+                f"sample.sampler: {name!r} is not tuned for this model; run `unnoise tune-sampler` on it"
+            )
         return changes
 
     def _check_guide(self, guide: Model, chosen: SampleConfig) -> None:
-        if guide.shape != self.shape or guide.config.diffusion.schedule != self.config.diffusion.schedule:
+        if (
+            guide.shape != self.shape
+            or guide.config.diffusion.schedule != self.config.diffusion.schedule
+        ):
             raise ConfigError(
                 f"guide: its images and schedule ({guide.shape}, {guide.config.diffusion.schedule}) differ from the "
                 f"model's ({self.shape}, {self.config.diffusion.schedule}); expected a worse model of the same kind"
             )
         if chosen.guidance_scale == 1:
-            raise ConfigError("guide: guidance_scale is 1, which is no guidance; give one such as 2")
+            raise ConfigError(
+                "guide: guidance_scale is 1, which is no guidance; give one such as 2"
+            )
 
     def labels(self, seeds: Sequence[int], label: int | str | None) -> Tensor | None:
         """(n,) labels on the device, or None for a model without classes."""
         count = self.shape.num_classes
         if not count:
             if label not in (None, "none"):
-                raise ConfigError(f"label: got {label!r}, but this model was trained without labels; leave it out")
+                raise ConfigError(
+                    f"label: got {label!r}, but this model was trained without labels; leave it out"
+                )
             return None
         values = [seed % count if label is None else self._label_number(label) for seed in seeds]
         return torch.tensor(values, device=self.arithmetic.device)
@@ -235,9 +281,13 @@ class Model:
         try:
             number = int(label)
         except ValueError:
-            raise ConfigError(f"label: no class {label!r}; {nearest(str(label), self.class_names)}") from None
+            raise ConfigError(
+                f"label: no class {label!r}; {nearest(str(label), self.class_names)}"
+            ) from None
         if not 0 <= number < count:
-            raise ConfigError(f"label: got {number}, expected 0 to {count - 1} or a class name or none")
+            raise ConfigError(
+                f"label: got {number}, expected 0 to {count - 1} or a class name or none"
+            )
         return number
 
     def with_tuned(self, tuned: dict[str, dict[str, Any]]) -> Model:
@@ -278,8 +328,12 @@ def find(name: str | Path) -> Path:
     if str(name) in bundled():
         return bundled()[str(name)]
     if path.is_dir():
-        raise CheckpointError(f"{path}: no {MODEL_FILE} in this folder; expected a run folder of `unnoise train`")
-    raise CheckpointError(f"{name}: no such run folder, model file or bundled model; {nearest(str(name), bundled())}")
+        raise CheckpointError(
+            f"{path}: no {MODEL_FILE} in this folder; expected a run folder of `unnoise train`"
+        )
+    raise CheckpointError(
+        f"{name}: no such run folder, model file or bundled model; {nearest(str(name), bundled())}"
+    )
 
 
 def load(name: str | Path, device: str = "auto") -> Model:
@@ -294,7 +348,9 @@ def load(name: str | Path, device: str = "auto") -> Model:
     try:
         config = dataclasses.replace(from_dict(RunConfig, record["config"]), device=device)
     except ConfigError as error:
-        raise CheckpointError(f"{path}: its configuration cannot be read ({error}); update unnoise") from error
+        raise CheckpointError(
+            f"{path}: its configuration cannot be read ({error}); update unnoise"
+        ) from error
     network = build.network(config, build.Shape(**record["shape"]))
     fit(network, tensors, path)
     return Model(network, config, record)
@@ -319,7 +375,11 @@ def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> Non
 
 
 def generate_samples(
-    model: Model, num_samples: int = 8, device: str | torch.device | None = None, seed: int = 0, **settings: Any
+    model: Model,
+    num_samples: int = 8,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    **settings: Any,
 ) -> Float[Tensor, "n c h w"]:
     """`num_samples` images as floats in [0, 1], shape (n, c, h, w), on the CPU; `settings` as in `Model.sample`."""
     model = model if device is None else model.to(device)

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unnoise.config import ConfigError, DiffusionConfig, RunConfig, SampleConfig, TrainConfig, nearest
+from unnoise.config import (
+    ConfigError,
+    DiffusionConfig,
+    RunConfig,
+    SampleConfig,
+    TrainConfig,
+    nearest,
+)
 from unnoise.data.config import DataConfig
 from unnoise.networks.config import UNetConfig
 
@@ -47,7 +54,11 @@ def mnist() -> RunConfig:
         preset="mnist",
         data=DataConfig(source="mnist"),
         network=UNetConfig(
-            base_channels=32, channel_multipliers=(1, 2, 2), blocks_per_level=1, attention_levels=(2,), norm_groups=8
+            base_channels=32,
+            channel_multipliers=(1, 2, 2),
+            blocks_per_level=1,
+            attention_levels=(2,),
+            norm_groups=8,
         ),
         diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
         train=TrainConfig(batch_size=128, epochs=10, lr=1e-3, ema_halflife_kimg=20),
@@ -60,7 +71,9 @@ def cifar10() -> RunConfig:
     return RunConfig(
         preset="cifar10",
         data=DataConfig(source="cifar10"),
-        network=UNetConfig(attention_sizes=(16,), dropout=0.1, norm_eps=1e-6, downsample_padding="same"),
+        network=UNetConfig(
+            attention_sizes=(16,), dropout=0.1, norm_eps=1e-6, downsample_padding="same"
+        ),
         diffusion=DiffusionConfig(schedule="linear", variance="large"),
         train=TrainConfig(
             batch_size=128,
@@ -150,7 +163,12 @@ def ddpm() -> RunConfig:
         ),
         diffusion=DiffusionConfig(schedule="cosine"),
         train=TrainConfig(
-            batch_size=256, epochs=500, lr=2e-5, sample_every_kimg=1250, checkpoint_every_kimg=1250, labels=False
+            batch_size=256,
+            epochs=500,
+            lr=2e-5,
+            sample_every_kimg=1250,
+            checkpoint_every_kimg=1250,
+            labels=False,
         ),
     )
 
@@ -190,9 +208,16 @@ def edm() -> RunConfig:
     """EDM (Karras et al. 2022) with EDM2's learned weighting and the network of `cifar10`; its batch, rate and length."""
     config = with_objective(dataclasses.replace(cifar10(), preset="edm"), "edm")
     train = dataclasses.replace(
-        config.train, batch_size=512, kimg=200_000, lr=1e-3, warmup_kimg=10_000, ema_halflife_kimg=500
+        config.train,
+        batch_size=512,
+        kimg=200_000,
+        lr=1e-3,
+        warmup_kimg=10_000,
+        ema_halflife_kimg=500,
     )
-    return dataclasses.replace(config, network=dataclasses.replace(config.network, dropout=0.13), train=train)
+    return dataclasses.replace(
+        config, network=dataclasses.replace(config.network, dropout=0.13), train=train
+    )
 
 
 def flow() -> RunConfig:
@@ -215,7 +240,9 @@ def pictures() -> RunConfig:
             norm_groups=16,
         ),
         diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
-        train=TrainConfig(batch_size=64, time="1h", lr=5e-4, ema_halflife_kimg=20, sample_every_kimg=20),
+        train=TrainConfig(
+            batch_size=64, time="1h", lr=5e-4, ema_halflife_kimg=20, sample_every_kimg=20
+        ),
     )
 
 
@@ -240,7 +267,9 @@ OBJECTIVES: dict[str, tuple[DiffusionConfig, dict[str, Any]]] = {
     "iddpm": (DiffusionConfig(variance="learned"), {"sampler": "unipc_2", "spacing": "log_snr"}),
     "v": (DiffusionConfig(parameterization="v"), {"sampler": "unipc_2", "spacing": "log_snr"}),
     "edm": (
-        DiffusionConfig(schedule="edm", parameterization="edm", times="log_normal_sigma", weighting="learned"),
+        DiffusionConfig(
+            schedule="edm", parameterization="edm", times="log_normal_sigma", weighting="learned"
+        ),
         {"sampler": "heun", "spacing": "karras"},
     ),
     "flow": (
@@ -256,7 +285,9 @@ def with_objective(config: RunConfig, name: str) -> RunConfig:
     if name not in OBJECTIVES:
         raise ConfigError(f"objective: no {name!r}; {nearest(name, OBJECTIVES)}")
     diffusion, sampling = OBJECTIVES[name]
-    return dataclasses.replace(config, diffusion=diffusion, sample=dataclasses.replace(config.sample, **sampling))
+    return dataclasses.replace(
+        config, diffusion=diffusion, sample=dataclasses.replace(config.sample, **sampling)
+    )
 
 
 def named(target: str, objective: str | None = None) -> RunConfig:
@@ -271,4 +302,6 @@ def _named(target: str) -> RunConfig:
     if not Path(target).exists():
         raise ConfigError(f"train: no preset, folder or zip {target!r}; {nearest(target, PRESETS)}")
     config = pictures()
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(Path(target))))
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, source=str(Path(target)))
+    )

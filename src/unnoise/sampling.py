@@ -16,7 +16,15 @@ from tqdm import tqdm
 from unnoise import checkpoint
 from unnoise.batching import in_batches
 from unnoise.config import ConfigError, to_dict
-from unnoise.data.images import from_model, grid, read_png, read_png_text, save_animation, save_png, side_by_side
+from unnoise.data.images import (
+    from_model,
+    grid,
+    read_png,
+    read_png_text,
+    save_animation,
+    save_png,
+    side_by_side,
+)
 from unnoise.diffusion.samplers.step import Step
 from unnoise.model import Model, find, last
 
@@ -49,22 +57,32 @@ def write_samples(
     with _progress(len(seeds), steps) as watched:
 
         def made(rows: slice) -> tuple[slice, Tensor]:
-            return rows, from_model(last(watched(rows, model.steps(seeds[rows], label, guide, **settings))).x.cpu())
+            return rows, from_model(
+                last(watched(rows, model.steps(seeds[rows], label, guide, **settings))).x.cpu()
+            )
 
         for rows, images in in_batches(len(seeds), size, made):
             for i, image in zip(range(rows.start, rows.stop), images, strict=True):
-                text = {**recipe, "seed": seeds[i]} | ({} if labels is None else {"label": int(labels[i])})
+                text = {**recipe, "seed": seeds[i]} | (
+                    {} if labels is None else {"label": int(labels[i])}
+                )
                 _save(picture(out, seeds[i]), image, {"unnoise": json.dumps(text)}, i)
 
 
 @contextmanager
-def _progress(count: int, steps: int) -> Iterator[Callable[[slice, Iterator[Step]], Iterator[Step]]]:
+def _progress(
+    count: int, steps: int
+) -> Iterator[Callable[[slice, Iterator[Step]], Iterator[Step]]]:
     """A bar on a terminal, with the time left, that watches the steps of one part of the images after the other."""
     layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=count * steps, disable=None, leave=False, bar_format=layout, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=count * steps, disable=None, leave=False, bar_format=layout, dynamic_ncols=True
+    ) as bar:
 
         def advance(rows: slice, step: int) -> None:
-            bar.set_description_str(f"{rows.start} of {count} images, step {step} of {steps}", refresh=False)
+            bar.set_description_str(
+                f"{rows.start} of {count} images, step {step} of {steps}", refresh=False
+            )
             # backwards too, where a batch that ran out of memory begins again in halves
             bar.update(rows.start * steps + (rows.stop - rows.start) * step - bar.n)
 
@@ -85,7 +103,9 @@ def _folder(out: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
-        raise ConfigError(f"out: {out} is no folder for pictures ({reason}); expected a folder or a new name: --out")
+        raise ConfigError(
+            f"out: {out} is no folder for pictures ({reason}); expected a folder or a new name: --out"
+        )
 
 
 def _save(path: Path, image: Tensor, text: dict[str, str], before: int) -> None:
@@ -151,8 +171,14 @@ def write_process(
         save_animation(written[-1], pictures, frame_ms=max(40, 3000 // len(pictures)), last_ms=2000)
     if trajectory:
         written.append(out / "trajectory.png")
-        text = {**recipe_of(model, settings, guide), "seeds": seeds[: SHOWN_IMAGES // 8], "label": label}
-        save_png(written[-1], _contact_sheet([steps[i] for i in columns]), {"unnoise": json.dumps(text)})
+        text = {
+            **recipe_of(model, settings, guide),
+            "seeds": seeds[: SHOWN_IMAGES // 8],
+            "label": label,
+        }
+        save_png(
+            written[-1], _contact_sheet([steps[i] for i in columns]), {"unnoise": json.dumps(text)}
+        )
     return written
 
 
@@ -173,7 +199,10 @@ def _steps(
             return {i: _shown(step) for i, step in enumerate(walk) if i in wanted}
 
         parts = list(in_batches(len(seeds), model.images_at_once(guide, **settings), made))
-    return {i: (torch.cat([part[i][0] for part in parts]), torch.cat([part[i][1] for part in parts])) for i in wanted}
+    return {
+        i: (torch.cat([part[i][0] for part in parts]), torch.cat([part[i][1] for part in parts]))
+        for i in wanted
+    }
 
 
 def _shown(step: Step) -> tuple[Tensor, Tensor]:
@@ -186,7 +215,9 @@ def _shown(step: Step) -> tuple[Tensor, Tensor]:
 def _contact_sheet(columns: Sequence[tuple[Tensor, Tensor]]) -> Image:
     """Two rows per image, x_t over the predicted x0; steps from left to right."""
     count = min(SHOWN_IMAGES // 8, len(columns[0][0]))
-    rows = [torch.stack([step[kind][i] for step in columns]) for i in range(count) for kind in (0, 1)]
+    rows = [
+        torch.stack([step[kind][i] for step in columns]) for i in range(count) for kind in (0, 1)
+    ]
     return grid(torch.cat(rows), columns=len(columns))
 
 
@@ -202,19 +233,28 @@ def describe(target: str) -> str:
     if target.lower().endswith(".png"):
         text = read_png_text(Path(target)).get("unnoise")
         if text is None:
-            raise checkpoint.CheckpointError(f"{target}: has no unnoise text; expected a picture that unnoise made")
+            raise checkpoint.CheckpointError(
+                f"{target}: has no unnoise text; expected a picture that unnoise made"
+            )
         return text
     path = find(target)
     tensors, record = checkpoint.read_model(path)
     shape, training, data = record["shape"], record.get("training", {}), record.get("data", {})
-    tuned = [f"{name} ({s['sampler']}, {s['steps']} steps)" for name, s in record.get("tuned", {}).items()]
+    tuned = [
+        f"{name} ({s['sampler']}, {s['steps']} steps)"
+        for name, s in record.get("tuned", {}).items()
+    ]
     lines = [
         f"model      {path}",
         f"weights    {record['weights'][:12]} · {sum(v.numel() for v in tensors.values()):,} parameters",
         f"images     {shape['channels']} x {shape['height']} x {shape['width']} · {shape['num_classes']} classes",
         f"data       {data.get('name')} · {data.get('num_train')} images · fingerprint {str(data.get('fingerprint'))[:12]}",
-        "training   " + " · ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in training.items()),
-        "samplers   " + (" · ".join(tuned) if tuned else "none tuned; unnoise tune-sampler finds some"),
+        "training   "
+        + " · ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in training.items()
+        ),
+        "samplers   "
+        + (" · ".join(tuned) if tuned else "none tuned; unnoise tune-sampler finds some"),
         "config",
         json.dumps(record["config"], indent=2),
     ]

@@ -84,7 +84,9 @@ class Trajectory:
         self.start = self.grid[0].sigma * model.noise(self.seeds).normal()
         self.nodes: list[tuple[Level, Tensor, Prediction]] = []
         at, x = self.grid[0], self.start
-        for step in model.walk(self.denoiser, self.grid, model.noise(self.seeds), reference, self.start):
+        for step in model.walk(
+            self.denoiser, self.grid, model.noise(self.seeds), reference, self.start
+        ):
             self.nodes.append((at, x, step.prediction))
             at, x = step.level, step.x
         self.end = x.clamp(-1, 1)
@@ -95,12 +97,16 @@ class Trajectory:
         denoiser = self.denoiser
         if len(seeds) < len(self.seeds):
             denoiser = model.denoiser(model.labels(seeds, None), self.chosen)
-        settings = replace(self.chosen, sampler=candidate.sampler, noises=candidate.noises, eta=0.0, churn=0.0)
+        settings = replace(
+            self.chosen, sampler=candidate.sampler, noises=candidate.noises, eta=0.0, churn=0.0
+        )
         try:
             grid = model.grid(settings)
         except ConfigError:  # two levels of a discrete schedule fall together
             return math.inf
-        x = last(model.walk(denoiser, grid, model.noise(seeds), settings, self.start[: len(seeds)])).x
+        x = last(
+            model.walk(denoiser, grid, model.noise(seeds), settings, self.start[: len(seeds)])
+        ).x
         error = float((x.clamp(-1, 1) - self.end[: len(seeds)]).double().pow(2).mean()) ** 0.5 / 2
         return error if math.isfinite(error) else math.inf
 
@@ -119,7 +125,9 @@ def tune(
     many of them, times images, the refinement of one budget may spend.
     """
     if not budgets or min(budgets) < 2 or images < 1:
-        raise ConfigError(f"tune-sampler: got budgets {list(budgets)} and {images} images, expected 2 and 1 or more")
+        raise ConfigError(
+            f"tune-sampler: got budgets {list(budgets)} and {images} images, expected 2 and 1 or more"
+        )
     chosen = model.settings(**settings)
     search = Trajectory(model, chosen, range(10_000, 10_000 + images))
     held_out = Trajectory(model, chosen, range(20_000, 20_000 + 2 * images))
@@ -128,19 +136,30 @@ def tune(
     for budget in sorted(set(budgets)):
         row = _tune_budget(search, held_out, dp, budget, evaluations)
         rows.append(row)
-        say(f"{budget} evaluations: {row.best.sampler}, error {min(row.tuned_error, row.untuned_error):.4f}")
+        say(
+            f"{budget} evaluations: {row.best.sampler}, error {min(row.tuned_error, row.untuned_error):.4f}"
+        )
     tuned = {f"nfe_{row.budget}": row.best.settings(chosen) for row in rows}
     named = [rows[0], rows[(len(rows) - 1) // 2], rows[-1]]
-    return {**{name: row.best.settings(chosen) for name, row in zip(NAMES, named, strict=True)}, **tuned}, rows
+    return {
+        **{name: row.best.settings(chosen) for name, row in zip(NAMES, named, strict=True)},
+        **tuned,
+    }, rows
 
 
-def _tune_budget(search: Trajectory, held_out: Trajectory, dp: DynamicProgram, budget: int, evaluations: int) -> Row:
+def _tune_budget(
+    search: Trajectory, held_out: Trajectory, dp: DynamicProgram, budget: int, evaluations: int
+) -> Row:
     plain = _ranked(search, _untuned(search.model, budget))
     untuned = min(plain[:FINALISTS], key=search.error)
     solvers = list(dict.fromkeys(c.sampler for c in plain))[: 2 * FINALISTS]
-    ends = _ranked(search, (c for s in solvers[:FINALISTS] for c in _ends(s, steps_within(s, budget))))
+    ends = _ranked(
+        search, (c for s in solvers[:FINALISTS] for c in _ends(s, steps_within(s, budget)))
+    )
     paths = [Candidate(s, dp.path(steps_within(s, budget)), "trajectory") for s in solvers]
-    finalists = sorted({*plain[:FINALISTS], *ends[:FINALISTS], *paths}, key=search.error)[:FINALISTS]
+    finalists = sorted({*plain[:FINALISTS], *ends[:FINALISTS], *paths}, key=search.error)[
+        :FINALISTS
+    ]
     trials = evaluations // (budget * len(search.seeds) * FINALISTS)
     tuned = min((refine(search, c, trials) for c in finalists), key=search.error)
     return Row(budget, untuned, held_out.error(untuned), tuned, held_out.error(tuned))
@@ -170,13 +189,19 @@ def _ends(sampler: str, steps: int) -> Iterable[Candidate]:
     for high, low in ENDS:
         for rho in RHOS:
             roots = np.linspace(high ** (1 / rho), low ** (1 / rho), steps)
-            yield Candidate(sampler, tuple((roots**rho).tolist()), f"rho {rho:g}, {high:g} to {low:g}")
-        yield Candidate(sampler, tuple(np.geomspace(high, low, steps).tolist()), f"log, {high:g} to {low:g}")
+            yield Candidate(
+                sampler, tuple((roots**rho).tolist()), f"rho {rho:g}, {high:g} to {low:g}"
+            )
+        yield Candidate(
+            sampler, tuple(np.geomspace(high, low, steps).tolist()), f"log, {high:g} to {low:g}"
+        )
 
 
 def _noises(grid: Sequence[Level]) -> tuple[float, ...]:
     """sigma / alpha of the noisy levels; pure noise, where alpha is 0, is written as a large number."""
-    values = [float(level.sigma / level.alpha) if level.alpha > 0 else math.inf for level in grid[:-1]]
+    values = [
+        float(level.sigma / level.alpha) if level.alpha > 0 else math.inf for level in grid[:-1]
+    ]
     return tuple(min(value, 1e6) for value in values)
 
 
@@ -244,13 +269,17 @@ def _moved(candidate: Candidate, i: int, share: float) -> Candidate:
     above = min(log[i - 1], log[i] + 3)  # the first level may stand for infinity
     log[i] -= share * (log[i] - below if share > 0 else above - log[i])
     return Candidate(
-        candidate.sampler, tuple(math.exp(v) for v in log), candidate.origin.removesuffix(", refined") + ", refined"
+        candidate.sampler,
+        tuple(math.exp(v) for v in log),
+        candidate.origin.removesuffix(", refined") + ", refined",
     )
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text."""
-    lines = ["evaluations  best untuned                     error    tuned                 error   ratio"]
+    lines = [
+        "evaluations  best untuned                     error    tuned                 error   ratio"
+    ]
     for row in rows:
         untuned = f"{row.untuned.sampler}, {row.untuned.origin}"
         ratio = row.tuned_error / max(row.untuned_error, 1e-12)

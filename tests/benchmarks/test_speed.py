@@ -30,19 +30,32 @@ def flop(work: Callable[[], object]) -> int:
 def test_flops_of_layers():
     x = torch.zeros(2, 6, 8, 8)
     assert flop(lambda: nn.Conv2d(6, 10, 3, padding=1)(x)) == 2 * 2 * 10 * 64 * 6 * 9
-    assert flop(lambda: nn.Conv2d(6, 10, 3, stride=2, padding=1, groups=2)(x)) == 2 * 2 * 10 * 16 * 3 * 9
+    assert (
+        flop(lambda: nn.Conv2d(6, 10, 3, stride=2, padding=1, groups=2)(x))
+        == 2 * 2 * 10 * 16 * 3 * 9
+    )
     assert flop(lambda: nn.Linear(8, 5)(torch.zeros(7, 8))) == 2 * 7 * 5 * 8
     assert flop(lambda: nn.Linear(8, 5, bias=False)(torch.zeros(7, 8))) == 2 * 7 * 5 * 8
     q, k = torch.zeros(2, 4, 16, 8), torch.zeros(2, 4, 12, 8)
     fused = flop(lambda: nn.functional.scaled_dot_product_attention(q, k, k))
-    assert fused == flop(lambda: torch.softmax(q @ k.transpose(-1, -2), -1) @ k) == 2 * 2 * (2 * 4 * 16 * 12 * 8)
+    assert (
+        fused
+        == flop(lambda: torch.softmax(q @ k.transpose(-1, -2), -1) @ k)
+        == 2 * 2 * (2 * 4 * 16 * 12 * 8)
+    )
     assert flop(lambda: torch.add(x, x)) == 0
 
 
 def test_a_folded_upsampling_counts_as_the_convolution_it_stands_for():
     x = torch.zeros(1, 4, 8, 8)
-    plain = flop(lambda: nn.Conv2d(4, 4, 3, padding=1)(nn.functional.interpolate(x, scale_factor=2.0)))
-    assert flop(lambda: nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1)(x)) == plain == 2 * 4 * 256 * 4 * 9
+    plain = flop(
+        lambda: nn.Conv2d(4, 4, 3, padding=1)(nn.functional.interpolate(x, scale_factor=2.0))
+    )
+    assert (
+        flop(lambda: nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1)(x))
+        == plain
+        == 2 * 4 * 256 * 4 * 9
+    )
     assert flop(lambda: nn.ConvTranspose2d(4, 5, 2, stride=2)(x)) == 2 * x.numel() * 5 * 4
 
 
@@ -100,14 +113,19 @@ def test_a_disturbed_sample_is_taken_again():
 
 
 def test_meter(monkeypatch, tmp_path):
-    assert busy_sec("cpu  100 20 30 999 999 1 2 3 7 7\ncpu0 ..") * meter.os.sysconf("SC_CLK_TCK") == 156
+    assert (
+        busy_sec("cpu  100 20 30 999 999 1 2 3 7 7\ncpu0 ..") * meter.os.sysconf("SC_CLK_TCK")
+        == 156
+    )
     monkeypatch.setattr(meter, "STAT", tmp_path / "absent")
     assert take(lambda: None).foreign == 0
 
 
 def test_absent_peers_are_skipped_with_a_line(tmp_path):
     for name in ("improved-diffusion", "pytorch-ddpm", "ddpm-torch", "edm"):
-        with pytest.raises(Missing, match=f"{name} is skipped: .*git clone https://github.com/.* {name} && git -C"):
+        with pytest.raises(
+            Missing, match=f"{name} is skipped: .*git clone https://github.com/.* {name} && git -C"
+        ):
             SUBJECTS[name](Setting(name, peers=str(tmp_path)))
 
 
@@ -171,12 +189,16 @@ def test_our_step_trains():
     step = parts.shipped_step()
     step()
     assert all(
-        (a != b).any() for a, b in zip(before, parts.network.parameters(), strict=True) if b.dim() == 4
+        (a != b).any()
+        for a, b in zip(before, parts.network.parameters(), strict=True)
+        if b.dim() == 4
     )  # none starts at 0 and stays there
 
 
 def test_command_line():
-    what, found = flags.parse(["training", "--batch", "8", "32", "--subjects", "edm"], ["training"], None)
+    what, found = flags.parse(
+        ["training", "--batch", "8", "32", "--subjects", "edm"], ["training"], None
+    )
     assert (what, found.batch, found.subjects, found.repeats) == ("training", (8, 32), ("edm",), 5)
     assert training.peers(found, "best") == ["edm"]
     assert "unnoise fp32" not in training.peers(flags.Flags(), "best")

@@ -40,7 +40,9 @@ def test_tables_are_rendered_between_their_marks_and_again(results):
 def test_missing_marks_are_one_clear_error(results):
     page = results / "results.md"
     page.write_text("# Results\n")
-    with pytest.raises(tables.MarkerError, match=r"results.md: no mark <!-- speed:startup -->; put it and .* where"):
+    with pytest.raises(
+        tables.MarkerError, match=r"results.md: no mark <!-- speed:startup -->; put it and .* where"
+    ):
         tables.render(results, page)
     assert page.read_text() == "# Results\n"
 
@@ -55,8 +57,16 @@ def test_every_table_has_a_cell_for_every_column():
     for what in ("training", "sampling", "memory"):
         head, rows = tables.COLUMNS[what]({"rows": [row]})
         assert [len(cells) for cells in rows] == [len(head)]
-    profile = {"subject": OURS, "work": "training", "batch": 8, "precision": "bf16", "convolution_share_of_peak": 0.7}
-    head, rows = tables.COLUMNS["profile"]({"rows": [profile | {"sec": {"optimizer": 1.0, "rest": 3.0}}]})
+    profile = {
+        "subject": OURS,
+        "work": "training",
+        "batch": 8,
+        "precision": "bf16",
+        "convolution_share_of_peak": 0.7,
+    }
+    head, rows = tables.COLUMNS["profile"](
+        {"rows": [profile | {"sec": {"optimizer": 1.0, "rest": 3.0}}]}
+    )
     assert (head[1:], rows[0]) == (["training, batch 8, bf16"], ["rest", "75 %"])
 
 

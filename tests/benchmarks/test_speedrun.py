@@ -39,7 +39,9 @@ def command(tmp_path, monkeypatch):
 def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys, monkeypatch):
     measured = []
     plain = speedrun.Samples
-    monkeypatch.setattr(speedrun, "Samples", lambda *a, **k: measured.append(a[2]) or plain(*a, **k))
+    monkeypatch.setattr(
+        speedrun, "Samples", lambda *a, **k: measured.append(a[2]) or plain(*a, **k)
+    )
     monkeypatch.setattr(speedrun.Job, "hurry", lambda job: _stop_after(3, measured))
     out = command()  # stops after the third average and a way of guidance
     assert "the same command goes on" in capsys.readouterr().out
@@ -51,7 +53,11 @@ def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys, monkey
     # nothing twice: of guidance in three intervals and by the early checkpoint one was there
     assert measured[4:] == [48] * 3 + [64] * 3
     assert record["guidance"][:1] == stopped["guidance"]
-    assert record["training"]["nimg"] == 2016 and 0 < record["training"]["mfu"] < 1 and len(record["log"]) > 3
+    assert (
+        record["training"]["nimg"] == 2016
+        and 0 < record["training"]["mfu"] < 1
+        and len(record["log"]) > 3
+    )
     assert set(record["final"]) == {"heun, 35 evaluations", "tuned, 10 evaluations", "heun, guided"}
     for words in ("million images", "heun, guided", "an early checkpoint", "half-life"):
         assert words in text
@@ -62,7 +68,10 @@ def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys, monkey
     assert "nfe_10" in model.tuned and model.sample(2, sampler="nfe_10").shape == (2, 1, 8, 8)
     best = min(record["averages"].values(), key=lambda one: one["fid"])["file"]
     chosen = unnoise.load(tmp_path / "run" / "run" / best, "cpu")
-    assert model.record["training"]["ema_halflife_kimg"] == chosen.record["training"]["ema_halflife_kimg"]
+    assert (
+        model.record["training"]["ema_halflife_kimg"]
+        == chosen.record["training"]["ema_halflife_kimg"]
+    )
     assert record["file"]["sha256"] in (export / "card.md").read_text()
 
 
@@ -73,13 +82,18 @@ def _stop_after(number, measured):
 
 def test_no_time_is_no_training(command, tmp_path, capsys):
     command("--minutes", "0")
-    assert "the same command goes on" in capsys.readouterr().out and not (tmp_path / "run" / "run").exists()
+    assert (
+        "the same command goes on" in capsys.readouterr().out
+        and not (tmp_path / "run" / "run").exists()
+    )
 
 
 def test_recipes_are_tables(command, capsys):
     out = command("--recipes", "as it is", "flow", "--seeds", "0", "--time", "1s", what="recipes")
     rows = json.loads(out.read_text())["recipes"]
-    assert [one["recipe"] for one in rows] == ["as it is", "flow"] and all(len(one["fid"]) == 3 for one in rows)
+    assert [one["recipe"] for one in rows] == ["as it is", "flow"] and all(
+        len(one["fid"]) == 3 for one in rows
+    )
     assert "| flow | 0 |" in capsys.readouterr().out
 
 

@@ -18,7 +18,9 @@ def numbered(count: int, held_out: int = 0, flip: bool = False) -> ImageData:
     images[..., :2] = np.arange(count)[:, None, None, None]
     images[..., 2:] = 255 - images[..., :2]
     labels = np.arange(count, dtype=np.int64)
-    return ImageData("numbered", images, labels, tuple(map(str, labels)), count - held_out, flip, "-")
+    return ImageData(
+        "numbered", images, labels, tuple(map(str, labels)), count - held_out, flip, "-"
+    )
 
 
 def test_every_epoch_shows_every_training_image_once_in_its_own_order():
@@ -33,7 +35,9 @@ def test_every_epoch_shows_every_training_image_once_in_its_own_order():
 def test_the_stream_does_not_depend_on_the_batch_size_or_the_place_of_a_cut(size):
     data = numbered(30, flip=True)
     images, labels = Batches(data, seed=5).get(0, 400)
-    pieces = [Batches(data, seed=5).get(start, min(size, 400 - start)) for start in range(0, 400, size)]
+    pieces = [
+        Batches(data, seed=5).get(start, min(size, 400 - start)) for start in range(0, 400, size)
+    ]
     assert torch.equal(torch.cat([p[0] for p in pieces]), images)
     assert torch.equal(torch.cat([p[1] for p in pieces]), labels)
 
@@ -45,7 +49,9 @@ def test_labels_stay_with_their_images_and_half_are_flipped():
     assert torch.equal(torch.where(flipped, mirrored, shown), labels)
     assert 0.48 < flipped.float().mean() < 0.52
     epochs = flipped.reshape(100, 100)
-    assert len({tuple(e.tolist()) for e in epochs}) == 100, "an image is flipped in some epochs and not in others"
+    assert len({tuple(e.tolist()) for e in epochs}) == 100, (
+        "an image is flipped in some epochs and not in others"
+    )
 
 
 def test_no_flips_where_the_data_forbids_them():

@@ -71,7 +71,11 @@ def test_a_damaged_entry_is_made_again(config, fills, file, damage):
     else:
         os.truncate(path, 0 if damage == "empty" else os.path.getsize(path) // 2)
     again = load(config)
-    assert len(fills) == 2 and again.fingerprint == good.fingerprint and np.array_equal(again.images, pixels)
+    assert (
+        len(fills) == 2
+        and again.fingerprint == good.fingerprint
+        and np.array_equal(again.images, pixels)
+    )
     assert len(os.listdir(config.cache)) == 1
 
 
@@ -105,7 +109,9 @@ def test_an_error_on_the_way_is_blamed_on_the_side_it_belongs_to(config, tmp_pat
 
     with pytest.raises(DataError, match=rf"^{tmp_path / 'gone'}: cannot be read \(No such file"):
         cache.cached(config, cache.Source("some", 1, reads))
-    with pytest.raises(DataError, match=rf"^data cache {config.cache}: cannot be written \(No space"):
+    with pytest.raises(
+        DataError, match=rf"^data cache {config.cache}: cannot be written \(No space"
+    ):
         cache.cached(config, cache.Source("some", 1, writes))
     assert os.listdir(config.cache) == []
 
@@ -116,7 +122,9 @@ def test_the_fingerprint_covers_labels_and_split_and_not_the_place(config, folde
     moved = dataclasses.replace(config, source=str(elsewhere))
     first = load(moved).fingerprint
     os.utime(elsewhere / "0.png", (time.time() + 5, time.time() + 5))
-    assert load(moved).fingerprint == first and len(fills) == 2, "a touched file is read again, the data is the same"
+    assert load(moved).fingerprint == first and len(fills) == 2, (
+        "a touched file is read again, the data is the same"
+    )
     for name in ("a", "b"):
         (elsewhere / name).mkdir()
     for i in range(10):

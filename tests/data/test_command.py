@@ -32,21 +32,32 @@ def test_inside_the_pictures_the_mosaic_goes_beside_them(photos, monkeypatch, ca
     monkeypatch.chdir(photos / inside)
     before = set(photos.rglob("*"))
     first, line = said(capsys, ".." if inside else ".")
-    assert line == f"mosaic: {photos.parent / 'photos-mosaic.png'}" and (photos.parent / "photos-mosaic.png").exists()
+    assert (
+        line == f"mosaic: {photos.parent / 'photos-mosaic.png'}"
+        and (photos.parent / "photos-mosaic.png").exists()
+    )
     assert set(photos.rglob("*")) == before
     assert said(capsys, str(photos))[0] == first and "6 images" in first and "2 classes" in first
 
 
 def test_elsewhere_the_mosaic_is_written_here(photos, monkeypatch, capsys):
     monkeypatch.chdir(photos.parent)
-    assert said(capsys, "photos")[1] == "mosaic: mosaic.png" and (photos.parent / "mosaic.png").exists()
+    assert (
+        said(capsys, "photos")[1] == "mosaic: mosaic.png"
+        and (photos.parent / "mosaic.png").exists()
+    )
 
 
 def test_out_is_obeyed_and_not_counted_the_next_time(photos, monkeypatch, capsys):
     monkeypatch.chdir(photos)
-    assert said(capsys, ".", "--out", "mosaic.png")[1] == "mosaic: mosaic.png" and (photos / "mosaic.png").exists()
+    assert (
+        said(capsys, ".", "--out", "mosaic.png")[1] == "mosaic: mosaic.png"
+        and (photos / "mosaic.png").exists()
+    )
     again, _ = said(capsys, ".")
-    assert "6 images" in again and "cats 3, dogs 3" in again and "mosaic.png: made by unnoise" in again
+    assert (
+        "6 images" in again and "cats 3, dogs 3" in again and "mosaic.png: made by unnoise" in again
+    )
 
 
 @pytest.mark.parametrize("flags", [
@@ -66,6 +77,13 @@ def test_the_flags_that_messages_name_exist(photos, tmp_path, monkeypatch, capsy
     monkeypatch.setenv("UNNOISE_CACHE", str(tmp_path / "file"))
     assert cli.main(["data", str(photos)]) == 2
     assert "choose another with --data.cache FOLDER" in capsys.readouterr().err
-    said(capsys, str(photos), "--out", str(tmp_path / "m.png"), "--data.cache", str(tmp_path / "cache"))
+    said(
+        capsys,
+        str(photos),
+        "--out",
+        str(tmp_path / "m.png"),
+        "--data.cache",
+        str(tmp_path / "cache"),
+    )
     assert cli.main(["data", str(photos), "--data.chanels", "1"]) == 2
     assert "did you mean '--channels'?" in capsys.readouterr().err

@@ -29,7 +29,16 @@ def read(tmp_path):
     """Load one folder's pictures, none held out; keyed by nothing: single-picture folders in most tests."""
 
     def reader(source, **changes):
-        return load(DataConfig(**{"source": str(source), "cache": str(tmp_path / "cache"), "held_out": 0.0, **changes}))
+        return load(
+            DataConfig(
+                **{
+                    "source": str(source),
+                    "cache": str(tmp_path / "cache"),
+                    "held_out": 0.0,
+                    **changes,
+                }
+            )
+        )
 
     return reader
 
@@ -77,7 +86,9 @@ def test_resizing_crops_the_centre_to_the_aspect(folder, read):
     assert pixels.shape == (10, 10, 3)
     assert (pixels[3:7, 3:7] == (0, 255, 0)).all()
     assert (only(read(folder, image_size=10, image_width=30))[:, 13:17] == (0, 255, 0)).all()
-    assert (only(read(folder, image_size=10, image_width=30))[:, :7] == (255, 0, 0)).all(), "the same aspect: no crop"
+    assert (only(read(folder, image_size=10, image_width=30))[:, :7] == (255, 0, 0)).all(), (
+        "the same aspect: no crop"
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -109,15 +120,21 @@ def test_exif_orientation_is_applied(folder, read, orientation, suffix):
 def test_sixteen_bit_grey_is_scaled_and_not_clipped(folder, read):
     values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
     Image.fromarray(values).save(folder / "a.png")
-    assert np.array_equal(only(read(folder, channels=1))[..., 0], np.round(values / 257.0).astype(np.uint8))
+    assert np.array_equal(
+        only(read(folder, channels=1))[..., 0], np.round(values / 257.0).astype(np.uint8)
+    )
 
 
 def test_sixteen_bit_tiff_and_float_tiff(folder, read):
     values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
     Image.fromarray(values).save(folder / "a.tif")
-    assert np.array_equal(only(read(folder, channels=1))[..., 0], np.round(values / 257.0).astype(np.uint8))
+    assert np.array_equal(
+        only(read(folder, channels=1))[..., 0], np.round(values / 257.0).astype(np.uint8)
+    )
     Image.fromarray((values / 65535).astype(np.float32)).save(folder / "a.tif")
-    assert np.abs(only(read(folder, channels=1))[..., 0].astype(float) - values / 257.0).max() <= 0.51
+    assert (
+        np.abs(only(read(folder, channels=1))[..., 0].astype(float) - values / 257.0).max() <= 0.51
+    )
     Image.fromarray(np.full((32, 32), -3.0, np.float32)).save(folder / "a.tif")
     with pytest.raises(DataError, match="grey values from -3"):
         read(folder, channels=1)
@@ -129,14 +146,20 @@ def test_alpha_is_composited_on_the_stated_background(folder, read):
     picture.paste((200, 100, 0, 51), (16, 0, 24, 32))  # alpha 0.2
     picture.save(folder / "a.png")
     white, black = only(read(folder)), only(read(folder, background="black"))
-    assert (white[:, :16] == (200, 100, 0)).all() and (white[:, 24:] == 255).all() and (black[:, 24:] == 0).all()
+    assert (
+        (white[:, :16] == (200, 100, 0)).all()
+        and (white[:, 24:] == 255).all()
+        and (black[:, 24:] == 0).all()
+    )
     assert np.abs(white[0, 20] - (0.2 * np.array([200, 100, 0]) + 0.8 * 255)).max() <= 1
     assert np.abs(black[0, 20] - 0.2 * np.array([200, 100, 0])).max() <= 1
     with pytest.raises(DataError, match="transparent pixels"):
         read(folder, background="refuse")
 
 
-@pytest.mark.parametrize("mode", ["LA", "PA", "P", "1", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa"])
+@pytest.mark.parametrize(
+    "mode", ["LA", "PA", "P", "1", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa"]
+)
 def test_every_mode_becomes_rgb(mode):
     from unnoise.data.fit import Target, fit
 
@@ -227,7 +250,11 @@ def test_no_damaged_byte_ends_in_anything_but_a_picture_or_a_reason(kind, positi
     content[position % len(content)] = value
     content = bytes(content[: max(1, len(content) - cut % len(content))])
     try:
-        pixels = _decode(Entry("a", (len(content), 0), lambda: io.BytesIO(content)), Target(8, 8, 3, "white"), 10**6)
+        pixels = _decode(
+            Entry("a", (len(content), 0), lambda: io.BytesIO(content)),
+            Target(8, 8, 3, "white"),
+            10**6,
+        )
     except Unusable:
         return
     assert pixels.shape == (3, 8, 8)
@@ -256,7 +283,8 @@ def test_classes_are_the_first_sub_folders_in_order(folder, read):
     data = read(folder)
     assert data.class_names == ("ant", "cat ü", "zebra")
     by_red = {
-        int(image[0, 0, 0]): data.class_names[label] for image, label in zip(data.images, data.labels, strict=True)
+        int(image[0, 0, 0]): data.class_names[label]
+        for image, label in zip(data.images, data.labels, strict=True)
     }
     assert by_red == {0: "zebra", 1: "ant", 2: "ant", 3: "cat ü"}
 
@@ -290,8 +318,15 @@ def test_a_zip_is_its_folder(folder, read, tmp_path):
     shutil.make_archive(str(tmp_path / "nested"), "zip", folder.parent, folder.name)
     with zipfile.ZipFile(tmp_path / "nested.zip", "a") as archive:
         archive.writestr("__MACOSX/pictures/ant/._a0.png", b"what macOS adds")
-    a, b, c = read(folder, held_out=0.25), read(tmp_path / "z.zip", held_out=0.25), read(tmp_path / "nested.zip")
-    assert a.fingerprint == b.fingerprint and a.class_names == b.class_names == c.class_names == ("ant", "bee")
+    a, b, c = (
+        read(folder, held_out=0.25),
+        read(tmp_path / "z.zip", held_out=0.25),
+        read(tmp_path / "nested.zip"),
+    )
+    assert a.fingerprint == b.fingerprint and a.class_names == b.class_names == c.class_names == (
+        "ant",
+        "bee",
+    )
 
 
 def test_a_hostile_zip_writes_nothing_and_its_bad_members_are_named(tmp_path, read):
@@ -310,7 +345,10 @@ def test_a_hostile_zip_writes_nothing_and_its_bad_members_are_named(tmp_path, re
     before = set(os.listdir(tmp_path))
     data = read(path)
     assert dict(data.skipped) == {"secret.png": "is encrypted"} and len(data.images) == 2
-    assert set(os.listdir(tmp_path)) - before == {"cache"} and not (tmp_path.parent / "evil.png").exists()
+    assert (
+        set(os.listdir(tmp_path)) - before == {"cache"}
+        and not (tmp_path.parent / "evil.png").exists()
+    )
 
 
 def test_a_zip_with_damaged_members_or_no_zip_at_all(tmp_path, read):
@@ -334,14 +372,23 @@ def test_nothing_to_train_on_is_one_clear_line(folder, read):
     with pytest.raises(DataError, match=r"no pictures; found 0 other files, expected \.png"):
         read(folder)
     (folder / "a.png").write_text("no")
-    with pytest.raises(DataError, match=r"none of 1 pictures can be used; the first, a.png: is not a picture"):
+    with pytest.raises(
+        DataError, match=r"none of 1 pictures can be used; the first, a.png: is not a picture"
+    ):
         read(folder)
     with pytest.raises(DataError, match="did you mean 'digits'"):
         read("digit")
 
 
 @pytest.mark.parametrize(
-    "change", [{"image_size": 0}, {"image_size": 9999}, {"channels": 2}, {"held_out": 0.9}, {"max_pixels": 0}]
+    "change",
+    [
+        {"image_size": 0},
+        {"image_size": 9999},
+        {"channels": 2},
+        {"held_out": 0.9},
+        {"max_pixels": 0},
+    ],
 )
 def test_settings_out_of_range(folder, read, change):
     noise(32, 32).save(folder / "a.png")
@@ -377,7 +424,10 @@ def test_a_sub_folder_without_a_usable_picture_is_no_class_and_says_so(pets, rea
         (pets / name).mkdir()
         (pets / name / "1.png").write_text("no picture")
     data = read(pets)
-    assert data.class_names == ("cats", "dogs") and data.labels.tolist() == data.images[:, 0, 0, 0].tolist()
+    assert (
+        data.class_names == ("cats", "dogs")
+        and data.labels.tolist() == data.images[:, 0, 0, 0].tolist()
+    )
     assert "2 classes, from the sub-folders" in data.notes
     assert "broken is no class: none of its pictures can be used" in report(data)
     assert read(pets).class_names == ("cats", "dogs"), "from the cache too"
@@ -403,9 +453,14 @@ def test_a_class_that_is_held_out_as_a_whole_is_said(pets, read):
         Image.new("RGB", (32, 32)).save(pets / name / "1.png")
     data = read(pets, held_out=0.5)
     trained = {data.class_names[label] for label in data.labels[: data.num_train]}
-    assert data.class_names == tuple(sorted({*rare, "cats", "dogs"})) and 0 < len(trained & {*rare}) < 4
+    assert (
+        data.class_names == tuple(sorted({*rare, "cats", "dogs"}))
+        and 0 < len(trained & {*rare}) < 4
+    )
     for name in data.class_names:
-        assert (f"class {name} is not trained: all its pictures are held out" in data.notes) == (name not in trained)
+        assert (f"class {name} is not trained: all its pictures are held out" in data.notes) == (
+            name not in trained
+        )
 
 
 # --- what unnoise made itself
@@ -428,15 +483,22 @@ def test_what_unnoise_made_is_passed_over_and_changes_nothing(pets, read, tmp_pa
     add_run(pets / "runs" / "more", "checkpoints")
     source = shutil.make_archive(str(tmp_path / "z"), "zip", pets) if packed else pets
     data = read(source, held_out=0.2)
-    assert data.fingerprint == before.fingerprint and data.class_names == before.class_names == ("cats", "dogs")
+    assert data.fingerprint == before.fingerprint and data.class_names == before.class_names == (
+        "cats",
+        "dogs",
+    )
     assert dict(data.skipped) == {
         "mosaic.png": "made by unnoise", "cats/seed-000000.PNG": "made by unnoise",
         "runs/pets/": "a run folder made by unnoise", "runs/more/": "a run folder made by unnoise",
     }  # fmt: skip
-    assert not any("no pictures by their names" in note for note in data.notes), "the run's files are not counted"
+    assert not any("no pictures by their names" in note for note in data.notes), (
+        "the run's files are not counted"
+    )
 
 
-def test_a_run_that_appears_in_the_folder_is_said_without_reading_the_pictures_again(pets, read, tmp_path):
+def test_a_run_that_appears_in_the_folder_is_said_without_reading_the_pictures_again(
+    pets, read, tmp_path
+):
     read(pets)
     add_run(pets / "run")
     assert ("run/", "a run folder made by unnoise") in read(pets).skipped
@@ -445,10 +507,14 @@ def test_a_run_that_appears_in_the_folder_is_said_without_reading_the_pictures_a
 
 def test_a_folder_of_nothing_but_unnoises_own_pictures(folder, read):
     add_run(folder / "run")
-    with pytest.raises(DataError, match=r"no pictures; found 0 other files, run/ \(a run folder made by unnoise\)"):
+    with pytest.raises(
+        DataError, match=r"no pictures; found 0 other files, run/ \(a run folder made by unnoise\)"
+    ):
         read(folder)
     save_png(folder / "a.png", noise(32, 32), {"unnoise": "{}"})
-    with pytest.raises(DataError, match=r"none of 1 pictures can be used; the first, a.png: made by unnoise"):
+    with pytest.raises(
+        DataError, match=r"none of 1 pictures can be used; the first, a.png: made by unnoise"
+    ):
         read(folder)
 
 
@@ -473,13 +539,17 @@ def test_one_picture_is_read_as_a_folder_reads_it(folder, read):
     picture.save(folder / "a.png", exif=exif)
     assert np.array_equal(read_picture(folder / "a.png", WANTED), read(folder).images[0])
     grey = read_picture(str(folder / "a.png"), Target(16, 8, 1, "black"))
-    assert np.array_equal(grey, read(folder, image_size=16, image_width=8, channels=1, background="black").images[0])
+    assert np.array_equal(
+        grey, read(folder, image_size=16, image_width=8, channels=1, background="black").images[0]
+    )
 
 
 def test_one_picture_may_be_made_by_unnoise(folder):
     picture = noise(32, 32)
     save_png(folder / "a.png", picture, {"unnoise": "{}"})
-    assert np.array_equal(read_picture(folder / "a.png", WANTED).transpose(1, 2, 0), np.asarray(picture))
+    assert np.array_equal(
+        read_picture(folder / "a.png", WANTED).transpose(1, 2, 0), np.asarray(picture)
+    )
 
 
 def test_one_picture_that_cannot_be_used_is_one_line_with_its_path(folder):

@@ -28,7 +28,9 @@ def test_what_lies_outside_the_range_is_clamped_and_not_a_number_is_black():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grid_places_every_pixel(channels):
     images = torch.randint(0, 256, (5, channels, 4, 6), dtype=torch.uint8)
-    sheet = np.asarray(grid(images, columns=3, padding=2, scale=2)).reshape(-1, 3 * 14 + 2, channels)
+    sheet = np.asarray(grid(images, columns=3, padding=2, scale=2)).reshape(
+        -1, 3 * 14 + 2, channels
+    )
     assert sheet.shape[0] == 2 * 10 + 2
     for i, image in enumerate(images):
         top, left = i // 3 * 10 + 2, i % 3 * 14 + 2

@@ -30,14 +30,21 @@ def test_digits_are_scikit_learns(tmp_path):
     back = np.round(data.images.astype(float) * 16 / 255).reshape(1797, 64)
     rows = {(*row.astype(int), int(label)) for row, label in zip(back, data.labels, strict=True)}
     official = load_digits()
-    assert rows == {(*row.astype(int), int(label)) for row, label in zip(official.data, official.target, strict=True)}
+    assert rows == {
+        (*row.astype(int), int(label))
+        for row, label in zip(official.data, official.target, strict=True)
+    }
     assert set(data.labels[1500:]) == set(range(10))
 
 
 def records(count, seed):
     random = np.random.default_rng(seed)
     return np.concatenate(
-        [random.integers(0, 10, (count, 1), np.uint8), random.integers(0, 256, (count, 3072), np.uint8)], axis=1
+        [
+            random.integers(0, 10, (count, 1), np.uint8),
+            random.integers(0, 256, (count, 3072), np.uint8),
+        ],
+        axis=1,
     )
 
 
@@ -72,7 +79,9 @@ def test_cifar10_that_is_incomplete_truncated_or_something_else(cifar, tmp_path)
     third = path / "cifar-10-batches-bin" / "data_batch_3.bin"
     content = third.read_bytes()
     third.write_bytes(content[:-1])
-    with pytest.raises(DataError, match=r"data_batch_3\.bin: got 12291 bytes, expected a multiple of 3073"):
+    with pytest.raises(
+        DataError, match=r"data_batch_3\.bin: got 12291 bytes, expected a multiple of 3073"
+    ):
         load(config)
     third.write_bytes(b"\x0b" + content[1:])
     with pytest.raises(DataError, match="got label 11, expected 0 to 9"):
@@ -82,9 +91,15 @@ def test_cifar10_that_is_incomplete_truncated_or_something_else(cifar, tmp_path)
         load(config)
     (path / "bad.tar.gz").write_bytes(b"no archive")
     with pytest.raises(DataError, match="cannot be read"):
-        load(DataConfig(source="cifar10", path=str(path / "bad.tar.gz"), cache=str(tmp_path / "cache")))
+        load(
+            DataConfig(
+                source="cifar10", path=str(path / "bad.tar.gz"), cache=str(tmp_path / "cache")
+            )
+        )
     with pytest.raises(DataError, match="does not exist"):
-        load(DataConfig(source="cifar10", path=str(path / "nowhere"), cache=str(tmp_path / "cache")))
+        load(
+            DataConfig(source="cifar10", path=str(path / "nowhere"), cache=str(tmp_path / "cache"))
+        )
 
 
 def overwrite(file, content):
@@ -148,7 +163,9 @@ def archive_of(folder, path):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_archive_is_said_to_be_damaged_and_the_users_file_is_not_to_be_deleted(cifar, tmp_path, damage):
+def test_a_damaged_archive_is_said_to_be_damaged_and_the_users_file_is_not_to_be_deleted(
+    cifar, tmp_path, damage
+):
     suffix, harm = DAMAGES[damage]
     path = tmp_path / f"my.{suffix}"
     archive_of(cifar[0] / "cifar-10-batches-bin", path)
@@ -156,7 +173,8 @@ def test_a_damaged_archive_is_said_to_be_damaged_and_the_users_file_is_not_to_be
     assert len(load(config).images) == 24
     overwrite(path, harm(path.read_bytes()))
     with pytest.raises(
-        DataError, match=rf"^CIFAR-10 archive {path}: cannot be read, it is damaged \(.*\); get a new"
+        DataError,
+        match=rf"^CIFAR-10 archive {path}: cannot be read, it is damaged \(.*\); get a new",
     ) as e:
         load(config)
     assert "delete" not in str(e.value) and "\n" not in str(e.value) and "MD5" not in str(e.value)
@@ -184,17 +202,30 @@ def test_a_whole_archive_without_the_files_is_not_called_damaged(cifar, tmp_path
     (cifar[0] / "cifar-10-batches-bin" / "data_batch_1.bin").unlink()
     archive_of(cifar[0] / "cifar-10-batches-bin", tmp_path / "my.tar.gz")
     with pytest.raises(DataError, match=r"data_batch_1\.bin is missing"):
-        load(DataConfig(source="cifar10", path=str(tmp_path / "my.tar.gz"), cache=str(tmp_path / "cache")))
+        load(
+            DataConfig(
+                source="cifar10", path=str(tmp_path / "my.tar.gz"), cache=str(tmp_path / "cache")
+            )
+        )
 
 
 def test_the_real_cifar10_has_the_published_statistics(shared_data, tmp_path):
-    subprocess.run([sys.executable, shared_data / "cifar10" / "unpack.py", tmp_path], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, shared_data / "cifar10" / "unpack.py", tmp_path],
+        check=True,
+        capture_output=True,
+    )
     data = load(DataConfig(source="cifar10", path=str(tmp_path), cache=str(tmp_path / "cache")))
     assert data.num_train == 50_000
-    assert "mean 0.490 0.483 0.446, std 0.246 0.243 0.262 of 0..1 · fingerprint 5067714f9489" in report(data)
+    assert (
+        "mean 0.490 0.483 0.446, std 0.246 0.243 0.262 of 0..1 · fingerprint 5067714f9489"
+        in report(data)
+    )
     train = data.images[:50_000]
     assert np.bincount(data.labels[:50_000]).tolist() == [5000] * 10
-    counts = np.stack([np.bincount(train[:, c].reshape(-1), minlength=256) for c in range(3)]).astype(float)
+    counts = np.stack(
+        [np.bincount(train[:, c].reshape(-1), minlength=256) for c in range(3)]
+    ).astype(float)
     values = np.arange(256) / 255
     mean = counts @ values / counts.sum(1)
     std = np.sqrt(counts @ values**2 / counts.sum(1) - mean**2)
@@ -245,7 +276,9 @@ def test_a_broken_download_goes_on_where_it_was(server, tmp_path, ranges):
     handler, url = server
     handler.break_after, handler.ranges = 100_000, ranges
     md5, path = hashlib.md5(handler.content).hexdigest(), tmp_path / "deep" / "file"
-    with pytest.raises(DataError, match=r"run the command again to go on, or give a local copy with --data.path"):
+    with pytest.raises(
+        DataError, match=r"run the command again to go on, or give a local copy with --data.path"
+    ):
         download.download([url + "/file"], path, md5, False)
     assert not path.exists()
     kept = path.with_name("file.part").stat().st_size
@@ -259,7 +292,9 @@ def test_a_broken_download_goes_on_where_it_was(server, tmp_path, ranges):
 def test_a_part_that_is_already_whole_counts(server, tmp_path):
     handler, url = server
     (tmp_path / "file.part").write_bytes(handler.content)
-    download.download([url + "/file"], tmp_path / "file", hashlib.md5(handler.content).hexdigest(), False)
+    download.download(
+        [url + "/file"], tmp_path / "file", hashlib.md5(handler.content).hexdigest(), False
+    )
     assert (tmp_path / "file").read_bytes() == handler.content
 
 
@@ -270,7 +305,9 @@ def test_a_wrong_md5_is_refused_and_the_next_mirror_tried(server, tmp_path):
         download.download([url + "/file"], path, "0" * 32, False)
     assert not list(tmp_path.iterdir())
     md5 = hashlib.md5(handler.content).hexdigest()
-    download.download([url + "/missing", "http://127.0.0.1:9/none", url + "/file"], path, md5, False)
+    download.download(
+        [url + "/missing", "http://127.0.0.1:9/none", url + "/file"], path, md5, False
+    )
     assert path.read_bytes() == handler.content
 
 

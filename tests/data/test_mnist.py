@@ -35,24 +35,33 @@ def save_npz(path, arrays):
 def save_idx(folder, arrays, packed=False, dot=False):
     folder.mkdir(parents=True)
     for name, array in zip(mnist.FILES, arrays, strict=True):
-        file = folder / ((name.replace("-idx", ".idx") if dot else name) + (".gz" if packed else ""))
+        file = folder / (
+            (name.replace("-idx", ".idx") if dot else name) + (".gz" if packed else "")
+        )
         file.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
 
 
 @pytest.fixture
 def read_mnist(tmp_path):
-    return lambda path: load(DataConfig(source="mnist", path=str(path), cache=str(tmp_path / "cache")))
+    return lambda path: load(
+        DataConfig(source="mnist", path=str(path), cache=str(tmp_path / "cache"))
+    )
 
 
 def check_mnist(data, arrays):
-    assert np.array_equal(data.images[:, 0], np.concatenate([arrays[0], arrays[2]])) and data.num_train == 6
+    assert (
+        np.array_equal(data.images[:, 0], np.concatenate([arrays[0], arrays[2]]))
+        and data.num_train == 6
+    )
     assert np.array_equal(data.labels, np.concatenate([arrays[1], arrays[3]])) and not data.flip
 
 
 @pytest.mark.parametrize("dot", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("place", ["", "raw", "MNIST/raw"])
-def test_mnist_from_idx_files_wherever_they_are_usually_kept(tmp_path, read_mnist, place, packed, dot):
+def test_mnist_from_idx_files_wherever_they_are_usually_kept(
+    tmp_path, read_mnist, place, packed, dot
+):
     arrays = mnist_arrays()
     save_idx(tmp_path / "data" / place, arrays, packed, dot)
     check_mnist(read_mnist(tmp_path / "data"), arrays)
@@ -70,7 +79,8 @@ def test_mnist_that_is_incomplete_names_what_is_missing_and_what_was_expected(tm
     (tmp_path / "data" / "raw" / "t10k-labels.idx1-ubyte").unlink()
     expected = rf"MNIST in {tmp_path / 'data'}: t10k-labels-idx1-ubyte not found; expected train-images-idx3-ubyte, .*"
     with pytest.raises(
-        DataError, match=expected + r"also with a dot before idx, also with .gz.*MNIST/raw, or mnist.npz"
+        DataError,
+        match=expected + r"also with a dot before idx, also with .gz.*MNIST/raw, or mnist.npz",
     ):
         read_mnist(tmp_path / "data")
 
@@ -81,7 +91,9 @@ def test_mnist_that_was_overwritten_in_place_is_read_again(tmp_path, read_mnist)
     before = read_mnist(tmp_path / "data").fingerprint
     file = tmp_path / "data" / "train-images-idx3-ubyte"
     file.write_bytes(idx(255 - arrays[0]))
-    os.utime(file, (time.time() + 5, time.time() + 5))  # two writes within a tick of the clock look like one
+    os.utime(
+        file, (time.time() + 5, time.time() + 5)
+    )  # two writes within a tick of the clock look like one
     assert read_mnist(tmp_path / "data").fingerprint != before
 
 
@@ -90,13 +102,19 @@ BAD_NPZ = {
         lambda content: content[: len(content) // 2],
         "is no .npz file or a truncated one; expected an .npz with",
     ),
-    "empty": (lambda content: b"", "is no .npz file or a truncated one; expected an .npz with x_train, y_train"),
+    "empty": (
+        lambda content: b"",
+        "is no .npz file or a truncated one; expected an .npz with x_train, y_train",
+    ),
     "text": (lambda content: b"hello", "is no .npz file or a truncated one"),
     "damaged": (
         lambda content: content[:2000] + b"?" + content[2001:],
         "cannot be read .*CRC.*; expected an .npz with",
     ),
-    "other arrays": (lambda content: content.replace(b"y_train", b"y_trick"), "y_train.*; expected an .npz with"),
+    "other arrays": (
+        lambda content: content.replace(b"y_train", b"y_trick"),
+        "y_train.*; expected an .npz with",
+    ),
 }
 
 
@@ -119,18 +137,32 @@ def replaced(number, array):
 
 BAD_ARRAYS = {
     "images as labels": (1, lambda a: a[0], r"got uint8 \(6, 28, 28\), expected labels"),
-    "labels as images": (0, lambda a: a[1], r"got uint8 \(6,\), expected images, uint8 \(n, height, width\)"),
+    "labels as images": (
+        0,
+        lambda a: a[1],
+        r"got uint8 \(6,\), expected images, uint8 \(n, height, width\)",
+    ),
     "too few labels": (1, lambda a: a[1][:5], "got 5 labels, expected 6, one per image"),
     "too many test labels": (3, lambda a: a[1], "got 6 labels, expected 2, one per image"),
-    "a label of 200": (1, lambda a: np.array([0, 1, 200, 3, 4, 5], np.uint8), "got label 200, expected 0 to 9"),
+    "a label of 200": (
+        1,
+        lambda a: np.array([0, 1, 200, 3, 4, 5], np.uint8),
+        "got label 200, expected 0 to 9",
+    ),
     "no images": (0, lambda a: a[0][:0], r"got uint8 \(0, 28, 28\), expected images"),
-    "test images of another size": (2, lambda a: a[2][:, :14], r"got uint8 \(2, 14, 28\), expected .*\(28, 28\)"),
+    "test images of another size": (
+        2,
+        lambda a: a[2][:, :14],
+        r"got uint8 \(2, 14, 28\), expected .*\(28, 28\)",
+    ),
 }
 
 
 @pytest.mark.parametrize("bad", BAD_ARRAYS)
 @pytest.mark.parametrize("form", ["npz", "idx"])
-def test_mnist_arrays_that_do_not_belong_together_are_one_line_with_the_files_name(tmp_path, read_mnist, bad, form):
+def test_mnist_arrays_that_do_not_belong_together_are_one_line_with_the_files_name(
+    tmp_path, read_mnist, bad, form
+):
     number, array, reason = BAD_ARRAYS[bad]
     arrays = replaced(number, array)
     if form == "npz":
@@ -153,7 +185,9 @@ def test_mnist_npz_of_another_kind(tmp_path, read_mnist, bad):
         read_mnist(tmp_path / "mnist.npz")
 
 
-@pytest.mark.parametrize("harm", [lambda c: c[:-20], lambda c: b"text", lambda c: c[:30] + b"\xff" * 40 + c[70:]])
+@pytest.mark.parametrize(
+    "harm", [lambda c: c[:-20], lambda c: b"text", lambda c: c[:30] + b"\xff" * 40 + c[70:]]
+)
 def test_a_damaged_gzip_of_mnist_is_named(tmp_path, read_mnist, harm):
     save_idx(tmp_path / "data", mnist_arrays(), packed=True)
     file = tmp_path / "data" / "train-images-idx3-ubyte.gz"
@@ -174,9 +208,26 @@ def test_a_truncated_or_foreign_idx_file():
 
 def test_the_real_mnist_has_the_published_statistics(shared_data, tmp_path):
     data = load(
-        DataConfig(source="mnist", path=str(shared_data / "mnist" / "mnist.npz"), cache=str(tmp_path / "cache"))
+        DataConfig(
+            source="mnist",
+            path=str(shared_data / "mnist" / "mnist.npz"),
+            cache=str(tmp_path / "cache"),
+        )
     )
     assert data.images.shape == (70_000, 1, 28, 28) and data.num_train == 60_000
     train = data.images[:60_000] / np.float32(255)
-    assert abs(train.mean(dtype=float) - 0.1307) < 5e-5 and abs(train.std(dtype=float) - 0.3081) < 5e-5
-    assert np.bincount(data.labels[:60_000]).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert (
+        abs(train.mean(dtype=float) - 0.1307) < 5e-5 and abs(train.std(dtype=float) - 0.3081) < 5e-5
+    )
+    assert np.bincount(data.labels[:60_000]).tolist() == [
+        5923,
+        6742,
+        5958,
+        6131,
+        5842,
+        5421,
+        5918,
+        6265,
+        5851,
+        5949,
+    ]

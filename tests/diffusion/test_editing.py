@@ -17,7 +17,9 @@ MIXTURE = Mixture([[-0.6, 0.3], [0.5, 0.1], [0.2, -0.7]], std=0.2)
 
 
 def normal(count: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, 1, 1, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        count, 1, 1, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -39,12 +41,16 @@ def test_the_denoiser_sees_known_pixels_on_their_own_path(sampler):
     known, noise, seen = 0.3 * normal(7, 1), normal(7), []
 
     def spy(x_t, level):
-        torch.testing.assert_close(x_t[..., 1], level.alpha * known[..., 1] + level.sigma * noise[..., 1])
+        torch.testing.assert_close(
+            x_t[..., 1], level.alpha * known[..., 1] + level.sigma * noise[..., 1]
+        )
         seen.append(level)
         return MIXTURE.denoise(x_t, level)
 
     denoiser = inpaint(spy, known, torch.tensor([[[[True, False]]]]), lambda: noise)
-    assert len(list(walk(sampler, denoiser, grid, lambda: normal(7, 2), start=grid[0].sigma * noise))) == len(seen)
+    assert len(
+        list(walk(sampler, denoiser, grid, lambda: normal(7, 2), start=grid[0].sigma * noise))
+    ) == len(seen)
 
 
 def test_what_is_painted_fits_what_is_known():

@@ -6,7 +6,13 @@ import pytest
 import torch
 from tests.mixture import Mixture
 
-from unnoise.diffusion.denoiser import DiffusionModel, Prediction, clip_x0, conditional, dynamic_threshold
+from unnoise.diffusion.denoiser import (
+    DiffusionModel,
+    Prediction,
+    clip_x0,
+    conditional,
+    dynamic_threshold,
+)
 from unnoise.diffusion.guidance import autoguidance, classifier_free, mixture, within
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.schedules import SCHEDULES
@@ -30,7 +36,9 @@ def model():
 
 def assert_consistent(prediction, x, level):
     """x_t = alpha * x0 + sigma * eps."""
-    torch.testing.assert_close(level.alpha * prediction.x0 + level.sigma * prediction.eps, x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        level.alpha * prediction.x0 + level.sigma * prediction.eps, x, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_guidance_extrapolates_in_one_call_and_counts_double():
@@ -98,7 +106,9 @@ def test_dynamic_thresholding_is_imagens():
     """By hand: s = the quantile of |x0| (at least 1), then clip(x0, -s, s) / s, image by image."""
     x0 = torch.linspace(-3, 3, 101).reshape(1, 1, 1, 101)
     both = torch.cat([x0, x0 / 10])
-    out = dynamic_threshold(lambda x_t, level: Prediction(both, x_t), 0.8)(torch.randn(2, 1, 1, 101), LEVEL).x0
+    out = dynamic_threshold(lambda x_t, level: Prediction(both, x_t), 0.8)(
+        torch.randn(2, 1, 1, 101), LEVEL
+    ).x0
     s = torch.quantile(x0.abs().flatten(), 0.8)
     torch.testing.assert_close(out[:1], x0.clamp(-s, s) / s)
     torch.testing.assert_close(out[1:], x0 / 10)  # within the range: untouched

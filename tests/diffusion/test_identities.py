@@ -11,15 +11,28 @@ import torch
 
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import DiffusionModel
-from unnoise.diffusion.gaussian import diffuse, discretized_log_likelihood, kl_divergence, log_variance
+from unnoise.diffusion.gaussian import (
+    diffuse,
+    discretized_log_likelihood,
+    kl_divergence,
+    log_variance,
+)
 from unnoise.diffusion.levels import DATA, Level, Transition
-from unnoise.diffusion.losses import MIN_SNR_GAMMA, TIME_DISTRIBUTIONS, WEIGHTINGS, draw_times, training_loss
+from unnoise.diffusion.losses import (
+    MIN_SNR_GAMMA,
+    TIME_DISTRIBUTIONS,
+    WEIGHTINGS,
+    draw_times,
+    training_loss,
+)
 from unnoise.diffusion.noise import Noise, derive_seed, stream
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant, recover, target
 from unnoise.diffusion.schedules import SCHEDULES, Discrete
 
 DISCRETE = [name for name, make in SCHEDULES.items() if make(10).steps is not None]
-schedules = pytest.mark.parametrize("schedule", [make(1000) for make in SCHEDULES.values()], ids=list(SCHEDULES))
+schedules = pytest.mark.parametrize(
+    "schedule", [make(1000) for make in SCHEDULES.values()], ids=list(SCHEDULES)
+)
 
 
 def levels(schedule) -> list[Level]:
@@ -45,7 +58,9 @@ def test_network_output_scales_are_those_of_the_table(schedule):
         v = determinant(PARAMETERIZATIONS["v"](level), level)
         assert v == pytest.approx(level.alpha**2 + level.sigma**2)
         assert norm is None or v == pytest.approx(1)
-        assert determinant(PARAMETERIZATIONS["flow"](level), level) == pytest.approx(level.alpha + level.sigma)
+        assert determinant(PARAMETERIZATIONS["flow"](level), level) == pytest.approx(
+            level.alpha + level.sigma
+        )
 
 
 def test_edm_row_is_edms_table_1():
@@ -55,7 +70,9 @@ def test_edm_row_is_edms_table_1():
         c_skip, c_out = sd**2 / (sigma**2 + sd**2), sigma * sd / (sigma**2 + sd**2) ** 0.5
         x0, eps = torch.randn(2, 1, 1, 2, 2, dtype=torch.float64)
         y, output = x0 + sigma * eps, torch.randn(1, 1, 2, 2, dtype=torch.float64)
-        torch.testing.assert_close(recover(c, level, y, output)[0], c_skip * y + c_out * output)  # EDM (7)
+        torch.testing.assert_close(
+            recover(c, level, y, output)[0], c_skip * y + c_out * output
+        )  # EDM (7)
         assert c.input_scale == pytest.approx(1 / (sigma**2 + sd**2) ** 0.5)
         # lambda(sigma) * |D - x0|^2 is the plain error of F
         error = (output - target(c, x0, eps)) ** 2
@@ -76,7 +93,9 @@ def test_pair_posterior_is_ddpms_tables(name):
         x0, x_t = torch.randn(2, 1, 1, 2, 2, dtype=torch.float64)
         first = bar[t - 1] ** 0.5 * beta[t - 1] / (1 - bar[t])
         second = (1 - beta[t - 1]) ** 0.5 * (1 - bar[t - 1]) / (1 - bar[t])
-        torch.testing.assert_close(step.posterior_mean(x_t, x0), first * x0 + second * x_t, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(
+            step.posterior_mean(x_t, x0), first * x0 + second * x_t, rtol=1e-8, atol=1e-10
+        )
 
 
 @schedules
@@ -89,7 +108,9 @@ def test_forward_transitions_compose(schedule):
 
 def test_linear_and_cosine_tables():
     linear, cosine = SCHEDULES["linear"](1000), SCHEDULES["cosine"](1000)
-    np.testing.assert_allclose(linear.alpha_bar[1:], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)), rtol=1e-12)
+    np.testing.assert_allclose(
+        linear.alpha_bar[1:], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)), rtol=1e-12
+    )
     assert cosine.alpha_bar[0] == 1
     f = lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
     assert cosine.alpha_bar[500] == pytest.approx(f(0.5) / f(0), rel=1e-9)  # Improved DDPM (17)
@@ -107,7 +128,9 @@ def test_levels_of_tensors_equal_levels_of_floats(schedule):
     assert batch.alpha.shape == (5, 1, 1, 1)
     for i, t in enumerate(times.tolist()):
         one = schedule.level(t)
-        assert (batch.alpha[i].item(), batch.sigma[i].item()) == pytest.approx((one.alpha, one.sigma))
+        assert (batch.alpha[i].item(), batch.sigma[i].item()) == pytest.approx(
+            (one.alpha, one.sigma)
+        )
         if one.alpha > 0:
             assert one.half_log_snr == pytest.approx(0.5 * math.log(one.snr))
 
@@ -157,9 +180,9 @@ def test_karras_grid_is_edms():
 @pytest.mark.parametrize("name", TIME_DISTRIBUTIONS)
 @pytest.mark.parametrize("stratified", [False, True])
 def test_time_distributions(name, stratified):
-    schedule = SCHEDULES[{"uniform_discrete": "cosine", "uniform": "flow", "logit_normal": "flow"}.get(name, "edm")](
-        1000
-    )
+    schedule = SCHEDULES[
+        {"uniform_discrete": "cosine", "uniform": "flow", "logit_normal": "flow"}.get(name, "edm")
+    ](1000)
     t = draw_times(name, schedule, 100_000, torch.Generator().manual_seed(1), stratified)
     if name == "uniform_discrete":
         assert t.min() >= 1 and t.max() <= 1000 and torch.equal(t, t.round())
@@ -190,7 +213,11 @@ def test_kl_and_decoder():
     got = kl_divergence(mean1, 2 * math.log(0.7), mean2, 2 * math.log(1.3))
     torch.testing.assert_close(got, torch.distributions.kl_divergence(p, q))
     values = torch.linspace(-1, 1, 256, dtype=torch.float64)
-    total = discretized_log_likelihood(values, torch.full_like(values, 0.123), math.log(0.3)).exp().sum()
+    total = (
+        discretized_log_likelihood(values, torch.full_like(values, 0.123), math.log(0.3))
+        .exp()
+        .sum()
+    )
     assert total.item() == pytest.approx(1, abs=1e-6)  # the 256 bins cover the line
 
 
@@ -200,7 +227,9 @@ def test_learned_variance_lies_between_the_two():
     share = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     got = log_variance("learned", step, share, 0.0)
     small, large = log_variance("small", step, None, 0.0), log_variance("large", step, None, 0.0)
-    torch.testing.assert_close(got, torch.tensor([small, (small + large) / 2, large], dtype=torch.float64))
+    torch.testing.assert_close(
+        got, torch.tensor([small, (small + large) / 2, large], dtype=torch.float64)
+    )
     with pytest.raises(ValueError, match="learned"):
         log_variance("learned", step, None, 0.0)
 
@@ -231,7 +260,9 @@ def test_hybrid_loss_trains_the_variance_only_through_the_bound():
     hybrid = DiffusionModel(net, SCHEDULES["linear"](10), "eps", "learned")
     training_loss(hybrid, x0, eps, t, None, "none").mean().backward()
     simple = Constant(False)
-    training_loss(DiffusionModel(simple, SCHEDULES["linear"](10), "eps"), x0, eps, t, None, "none").mean().backward()
+    training_loss(
+        DiffusionModel(simple, SCHEDULES["linear"](10), "eps"), x0, eps, t, None, "none"
+    ).mean().backward()
     torch.testing.assert_close(net.value.grad, simple.value.grad)  # the bound's mean is detached
     assert net.share is not None and net.share.grad is not None and net.share.grad != 0
 
@@ -240,11 +271,18 @@ def test_noise_depends_on_the_seed_only():
     together, alone = Noise([3, 4, 5], (1, 2, 2)), Noise([4], (1, 2, 2))
     for _ in range(2):
         torch.testing.assert_close(together.normal()[1], alone.normal()[0], rtol=0, atol=0)
-    draws = {float(torch.rand((), generator=stream(s, i, n))) for s in (0, 1) for i in (0, 1) for n in ("a", "b")}
+    draws = {
+        float(torch.rand((), generator=stream(s, i, n)))
+        for s in (0, 1)
+        for i in (0, 1)
+        for n in ("a", "b")
+    }
     assert len(draws) == 8
     assert derive_seed(1, 23) != derive_seed(12, 3)
 
 
 def test_discrete_needs_no_special_length():
     assert isinstance(SCHEDULES["cosine"](4000), Discrete)
-    assert SCHEDULES["linear"](4000).alpha_bar[-1] == pytest.approx(SCHEDULES["linear"](1000).alpha_bar[-1], rel=0.1)
+    assert SCHEDULES["linear"](4000).alpha_bar[-1] == pytest.approx(
+        SCHEDULES["linear"](1000).alpha_bar[-1], rel=0.1
+    )

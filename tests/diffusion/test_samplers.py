@@ -16,7 +16,14 @@ from unnoise.diffusion.denoiser import DiffusionModel, Prediction, clip_x0, cond
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant
-from unnoise.diffusion.samplers import SAMPLERS, STOCHASTIC, evaluations, options, steps_within, walk
+from unnoise.diffusion.samplers import (
+    SAMPLERS,
+    STOCHASTIC,
+    evaluations,
+    options,
+    steps_within,
+    walk,
+)
 from unnoise.diffusion.samplers.step import Step
 from unnoise.diffusion.schedules import SCHEDULES
 
@@ -51,7 +58,9 @@ def test_samples_have_the_moments_of_the_data(sampler, schedule):
     torch.testing.assert_close(x.mean(0), MIXTURE.mean(), rtol=0, atol=0.02)
     torch.testing.assert_close(torch.cov(x.T), MIXTURE.covariance(), rtol=0.05, atol=0.01)
     nearest = torch.cdist(x, MIXTURE.means).argmin(1).bincount(minlength=3) / len(x)
-    torch.testing.assert_close(nearest.double(), torch.full((3,), 1 / 3).double(), rtol=0, atol=0.03)
+    torch.testing.assert_close(
+        nearest.double(), torch.full((3,), 1 / 3).double(), rtol=0, atol=0.03
+    )
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -76,20 +85,28 @@ def ode_end(sampler: str, schedule: str, steps: int) -> torch.Tensor:
 @every_schedule
 def test_order_of_convergence(sampler, schedule):
     reference = ode_end("dpmpp_3m", schedule, 2048)
-    errors = [(ode_end(sampler, schedule, n) - reference).abs().mean().item() for n in (32, 64, 128)]
+    errors = [
+        (ode_end(sampler, schedule, n) - reference).abs().mean().item() for n in (32, 64, 128)
+    ]
     slopes = [math.log2(a / b) for a, b in pairwise(errors)]
     order = ORDERS.get(sampler, 2)
     assert all(order - 0.2 < slope < order + 0.4 for slope in slopes), slopes
 
 
-@pytest.mark.parametrize(("sampler", "order"), [("dpmpp_2m", 2), ("dpmpp_3m", 3), ("unipc_2", 3), ("unipc_3", 4)])
+@pytest.mark.parametrize(
+    ("sampler", "order"), [("dpmpp_2m", 2), ("dpmpp_3m", 3), ("unipc_2", 3), ("unipc_3", 4)]
+)
 def test_order_between_the_ends(sampler, order):
     """With fine first and last steps (of length h^2) the order of the formulas themselves shows."""
 
     def end(name: str, steps: int) -> torch.Tensor:
         h = 1 / steps
         fine = torch.arange(1, 5, dtype=torch.float64) * h**2
-        u = torch.cat([torch.arange(steps + 1, dtype=torch.float64) * h, fine, 1 - fine]).sort().values
+        u = (
+            torch.cat([torch.arange(steps + 1, dtype=torch.float64) * h, fine, 1 - fine])
+            .sort()
+            .values
+        )
         noises = (20.0 * (0.05 / 20.0) ** u).tolist()
         grid = [Level(0.0, (1 + r * r) ** -0.5, r * (1 + r * r) ** -0.5) for r in noises]
         x = grid[0].sigma * Ensemble(100).normal()
@@ -185,5 +202,7 @@ def test_every_objective_on_every_schedule_gives_finite_samples(name, schedule):
     model = DiffusionModel(Half(), process, name)
     for sampler in SAMPLERS:
         denoiser = clip_x0(conditional(model, None))
-        for step in walk(sampler, denoiser, grids.make(process, 10, "trailing"), Noise([0, 1], (1, 2, 2)).normal):
+        for step in walk(
+            sampler, denoiser, grids.make(process, 10, "trailing"), Noise([0, 1], (1, 2, 2)).normal
+        ):
             assert step.x.isfinite().all()

@@ -83,7 +83,9 @@ def test_help_is_quick_and_imports_no_torch():
 try: cli.main({arguments!r})
 except SystemExit: pass
 assert not {{"torch", "numpy", "PIL"}} & set(sys.modules)"""
-        text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
         assert "unnoise" in text
     times = []
     for _ in range(5):
@@ -108,25 +110,44 @@ def test_print_config_is_the_whole_config_with_the_flags_in_it(capsys):
 
 
 def test_switches_lists_and_none(capsys):
-    flags = ["--train.no-labels", "--data.flip", "True", "--network.attention-levels", "0", "1", "--train.kimg", "None"]
+    flags = [
+        "--train.no-labels",
+        "--data.flip",
+        "True",
+        "--network.attention-levels",
+        "0",
+        "1",
+        "--train.kimg",
+        "None",
+    ]
     assert cli.main(["train", "digits", *flags, "--epochs=2", "--print-config"]) == 0
     config = from_dict(RunConfig, json.loads(capsys.readouterr().out))
-    assert (config.train.labels, config.data.flip, config.network.attention_levels) == (False, True, (0, 1))
+    assert (config.train.labels, config.data.flip, config.network.attention_levels) == (
+        False,
+        True,
+        (0, 1),
+    )
     assert (config.train.kimg, config.train.epochs) == (None, 2)
 
 
 def test_dry_run_prints_its_figures_and_writes_nothing(inside, capsys):
     assert cli.main(["train", "digits", "--dry-run", *TINY]) == 0
     out = capsys.readouterr().out
-    assert all(word in out for word in ("parameters", "GFLOP per image", "images/s", "GiB", "to the end"))
+    assert all(
+        word in out for word in ("parameters", "GFLOP per image", "images/s", "GiB", "to the end")
+    )
     assert list(inside.iterdir()) == []
 
 
 def test_the_same_command_on_a_finished_run_changes_nothing(run, capsys):
-    before = {p: p.stat().st_mtime_ns for p in run.rglob("*.*") if p.name not in ("config.json", ".lock")}
+    before = {
+        p: p.stat().st_mtime_ns for p in run.rglob("*.*") if p.name not in ("config.json", ".lock")
+    }
     assert cli.main(["train", "digits", "--out", str(run), *TINY]) == 0
     assert "done" in capsys.readouterr().out
-    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*.*") if p.name not in ("config.json", ".lock")}
+    assert before == {
+        p: p.stat().st_mtime_ns for p in run.rglob("*.*") if p.name not in ("config.json", ".lock")
+    }
 
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -178,13 +199,24 @@ def test_metrics_that_cannot_be_written_are_one_line(run, tmp_path, capsys, monk
 
     monkeypatch.setattr("unnoise.training.log.Log.metrics", full)
     err = one_line(capsys, "train", "digits", "--out", str(tmp_path / "a"), *TINY)
-    assert "cannot be written (No space left on device)" in err and "run the same command again" in err
+    assert (
+        "cannot be written (No space left on device)" in err and "run the same command again" in err
+    )
 
 
 def test_own_pictures_train_and_sample_in_two_commands(inside, capsys):
     pictures(inside / "pets")
     (inside / "pets" / "cats" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
-    small = ["--network.base-channels", "16", "--kimg", "0.03", "--batch-size", "8", "--sample.steps", "2"]
+    small = [
+        "--network.base-channels",
+        "16",
+        "--kimg",
+        "0.03",
+        "--batch-size",
+        "8",
+        "--sample.steps",
+        "2",
+    ]
     assert cli.main(["train", "pets", "--image-size", "12", *small]) == 0
     out = capsys.readouterr().out
     assert "12 images" in out and "broken.png" in out and "2 classes: cats 6, dogs 6" in out
@@ -230,33 +262,62 @@ def test_an_earlier_checkpoint_exports_as_a_model_of_half_the_size(run, inside, 
     assert off < 2
     assert cli.main(["info", "half.safetensors"]) == 0
     assert cli.main(["export", str(earliest)]) == 2
-    assert "--out: got None, expected a file name that ends in .safetensors" in capsys.readouterr().err
+    assert (
+        "--out: got None, expected a file name that ends in .safetensors" in capsys.readouterr().err
+    )
 
 
 def test_autoguidance_by_an_early_checkpoint_of_the_same_run(run, inside):
     early = run / "checkpoints" / "step-00000015"
     words = ["sample", str(run), "--num", "2", "--steps", "4"]
-    assert cli.main([*words, "--guide", str(early), "--guidance-scale", "3", "--out", "guided"]) == 0
+    assert (
+        cli.main([*words, "--guide", str(early), "--guidance-scale", "3", "--out", "guided"]) == 0
+    )
     assert cli.main([*words, "--guidance-scale", "1", "--out", "plain"]) == 0
-    guided, plain = (np.asarray(Image.open(inside / d / "seed-000000.png")) for d in ("guided", "plain"))
+    guided, plain = (
+        np.asarray(Image.open(inside / d / "seed-000000.png")) for d in ("guided", "plain")
+    )
     assert not np.array_equal(guided, plain)
     recipe = json.loads(unnoise_text(inside / "guided" / "seed-000000.png"))
     assert recipe["guide"] == unnoise.load(early, "cpu").weights_hash != recipe["model"]
 
 
 def test_sampling_with_noises_thresholds_and_an_interval(inside):
-    flags = ["--noises", "50", "5", "1", "0.2", "--dynamic-threshold", "0.99", "--guidance-interval", "0.3", "10"]
+    flags = [
+        "--noises",
+        "50",
+        "5",
+        "1",
+        "0.2",
+        "--dynamic-threshold",
+        "0.99",
+        "--guidance-interval",
+        "0.3",
+        "10",
+    ]
     assert cli.main(["sample", "digits", "--num", "2", "--sampler", "unipc_2", *flags]) == 0
     recipe = json.loads(unnoise_text(inside / "samples" / "seed-000000.png"))
     assert (recipe["noises"], recipe["guidance_interval"]) == ([50, 5, 1, 0.2], [0.3, 10])
     model = unnoise.load("digits", "cpu")
     settings = {name: recipe[name] for name in recipe if name not in ("model", "seed", "label")}
     again = model.sample(seeds=[0], **settings)  # a picture's own recipe makes it again
-    assert np.array_equal(np.asarray(Image.open(inside / "samples" / "seed-000000.png")), again[0, 0].numpy())
+    assert np.array_equal(
+        np.asarray(Image.open(inside / "samples" / "seed-000000.png")), again[0, 0].numpy()
+    )
 
 
 def test_tune_sampler_keeps_what_it_found(run, inside, capsys):
-    words = ["tune-sampler", str(run), "--budgets", "3", "4", "--images", "2", "--evaluations", "50"]
+    words = [
+        "tune-sampler",
+        str(run),
+        "--budgets",
+        "3",
+        "4",
+        "--images",
+        "2",
+        "--evaluations",
+        "50",
+    ]
     assert cli.main([*words, "--out", "tuned.safetensors"]) == 0
     out = capsys.readouterr().out
     assert "best untuned" in out and "--sampler balanced" in out
@@ -283,7 +344,12 @@ def test_ctrl_c_in_python_saves_and_is_raised(inside, monkeypatch):
         return real(objective, state, batch, lr)
 
     monkeypatch.setattr(loop, "train_step", step)
-    changes = {"network.base_channels": 8, "train.batch_size": 16, "train.kimg": 0.1, "sample.steps": 2}
+    changes = {
+        "network.base_channels": 8,
+        "train.batch_size": 16,
+        "train.kimg": 0.1,
+        "sample.steps": 2,
+    }
     with pytest.raises(KeyboardInterrupt, match="everything is saved"):
         unnoise.train("digits", changes=changes)
     assert (inside / "runs" / "digits" / "checkpoints" / "step-00000004").is_dir()
@@ -297,7 +363,10 @@ def test_a_closed_pipe_is_no_error():
 
 
 def test_sample_writes_pictures_that_say_how_they_were_made(run, inside, capsys):
-    assert cli.main(["sample", str(run), "--num", "5", "--label", "3", "--steps", "4", "--out", "a"]) == 0
+    assert (
+        cli.main(["sample", str(run), "--num", "5", "--label", "3", "--steps", "4", "--out", "a"])
+        == 0
+    )
     assert sorted(p.name for p in (inside / "a").iterdir()) == [
         "grid.png", *(f"seed-{i:06d}.png" for i in range(5)),
     ]  # fmt: skip
@@ -314,12 +383,19 @@ def test_sample_writes_pictures_that_say_how_they_were_made(run, inside, capsys)
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch(run, inside, sampler):
     flags = ["--sampler", sampler, "--steps", "3"]
     assert cli.main(["sample", str(run), "--seeds", "0-9", "--out", "a", *flags]) == 0
-    assert cli.main(["sample", str(run), "--seeds", "7,2-4", "--batch-size", "3", "--out", "b", *flags]) == 0
+    assert (
+        cli.main(
+            ["sample", str(run), "--seeds", "7,2-4", "--batch-size", "3", "--out", "b", *flags]
+        )
+        == 0
+    )
     for seed in (2, 3, 4, 7):
         one, two = (np.asarray(Image.open(f"{f}/seed-{seed:06d}.png"), int) for f in ("a", "b"))
         # bitwise up to the rounding of float32 kernels that differ with the batch's size
         assert np.abs(one - two).max() <= 1
-    assert not np.array_equal(np.asarray(Image.open("a/seed-000002.png")), np.asarray(Image.open("a/seed-000003.png")))
+    assert not np.array_equal(
+        np.asarray(Image.open("a/seed-000002.png")), np.asarray(Image.open("a/seed-000003.png"))
+    )
 
 
 def test_labels_by_number_name_and_none(run):

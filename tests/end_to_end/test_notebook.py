@@ -15,13 +15,19 @@ def execute(folder: Path, changes: str) -> nbformat.NotebookNode:
     """Run it as a reader would who edits the first cell."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert "CHANGES = {}" in notebook.cells[1].source
-    notebook.cells[1].source = notebook.cells[1].source.replace("CHANGES = {}", f"CHANGES = {changes}")
+    notebook.cells[1].source = notebook.cells[1].source.replace(
+        "CHANGES = {}", f"CHANGES = {changes}"
+    )
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(folder)}}).execute()
     return notebook
 
 
 def pictures(notebook: nbformat.NotebookNode) -> int:
-    return sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
+    return sum(
+        "image/png" in output.get("data", {})
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    )
 
 
 def test_the_notebook_runs_with_a_short_training(tmp_path):

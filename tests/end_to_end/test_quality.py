@@ -73,13 +73,36 @@ def cifar(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["cifar10", "ddpm", "iddpm"])
 def test_the_large_presets_take_twenty_steps(cifar, tmp_path, preset, capsys):
-    flags = ["--data.path", str(cifar), "--batch-size", "4", "--train.micro-batch", "4", "--sample.steps", "1"]
+    flags = [
+        "--data.path",
+        str(cifar),
+        "--batch-size",
+        "4",
+        "--train.micro-batch",
+        "4",
+        "--sample.steps",
+        "1",
+    ]
     assert cli.main(["train", preset, *flags, "--dry-run"]) == 0
     assert "parameters" in capsys.readouterr().out
     out = tmp_path / "run"
     assert (
-        cli.main(["train", preset, *flags, "--epochs", "0.16", "--train.log-every-kimg", "0.016", "--out", str(out)])
+        cli.main(
+            [
+                "train",
+                preset,
+                *flags,
+                "--epochs",
+                "0.16",
+                "--train.log-every-kimg",
+                "0.016",
+                "--out",
+                str(out),
+            ]
+        )
         == 0
     )
     assert (out / "checkpoints" / "step-00000020").is_dir()
-    assert np.isfinite([json.loads(line).get("loss", 0) for line in (out / "metrics.jsonl").open()]).all()
+    assert np.isfinite(
+        [json.loads(line).get("loss", 0) for line in (out / "metrics.jsonl").open()]
+    ).all()

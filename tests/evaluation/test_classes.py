@@ -15,7 +15,13 @@ from sklearn.metrics import confusion_matrix
 from unnoise.config import ConfigError
 from unnoise.data.cifar10 import CLASSES
 from unnoise.data.config import DataError
-from unnoise.evaluation.classes import Share, class_accuracy, class_distances, load_classifier, predictions
+from unnoise.evaluation.classes import (
+    Share,
+    class_accuracy,
+    class_distances,
+    load_classifier,
+    predictions,
+)
 from unnoise.evaluation.frechet import frechet_distance, moments
 
 NAMES = ("cat", "dog", "eel")
@@ -24,7 +30,11 @@ NAMES = ("cat", "dog", "eel")
 def test_accuracy_by_hand():
     found = class_accuracy(torch.tensor([0, 0, 1, 1, 0]), torch.tensor([0, 1, 1, 1, 0]), NAMES)
     assert found.overall.right == 4 and found.overall.count == 5 and found.overall.share == 0.8
-    assert [(s.right, s.count, s.share) for s in found.per_class] == [(2, 2, 1.0), (2, 3, 2 / 3), (0, 0, None)]
+    assert [(s.right, s.count, s.share) for s in found.per_class] == [
+        (2, 2, 1.0),
+        (2, 3, 2 / 3),
+        (0, 0, None),
+    ]
     assert found.confusion.tolist() == [[2, 0, 0], [1, 2, 0], [0, 0, 0]]
     record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert record["per_class"]["dog"]["right"] == 2 and record["per_class"]["eel"]["share"] is None
@@ -38,7 +48,9 @@ def test_confusion_is_scikit_learns_rows_are_labels():
     assert found.confusion.tolist() == confusion_matrix(labels, predicted).tolist()
 
 
-@pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (1, 1), (93, 100), (946, 1017), (5, 13)])
+@pytest.mark.parametrize(
+    ("right", "count"), [(0, 10), (10, 10), (1, 1), (93, 100), (946, 1017), (5, 13)]
+)
 def test_intervals_are_wilsons(right, count):
     expected = binomtest(right, count).proportion_ci(0.95, method="wilson")
     assert Share(right, count).interval == pytest.approx((expected.low, expected.high), abs=1e-9)
@@ -79,8 +91,14 @@ def test_distances_are_of_each_class_alone_and_need_enough_images():
     assert [c.class_name for c in found] == list(NAMES)
     counts = [(c.count, c.reference_count) for c in found]
     assert counts == [(28, 40), (28, 40), (4, 0)]
-    assert all(c.distance is None for c in class_distances((ours, labels), (theirs, others), NAMES, minimum=29))
-    assert class_distances((ours, labels), (theirs, others), NAMES, minimum=28)[0].distance == found[0].distance
+    assert all(
+        c.distance is None
+        for c in class_distances((ours, labels), (theirs, others), NAMES, minimum=29)
+    )
+    assert (
+        class_distances((ours, labels), (theirs, others), NAMES, minimum=28)[0].distance
+        == found[0].distance
+    )
     least = class_distances((ours[:9], torch.zeros(9, dtype=torch.int64)), (theirs, others), NAMES)
     assert least[0].distance is not None
     less = class_distances((ours[:4], torch.zeros(4, dtype=torch.int64)), (theirs, others), NAMES)
@@ -90,9 +108,18 @@ def test_distances_are_of_each_class_alone_and_need_enough_images():
 @pytest.mark.parametrize(
     ("side", "message"),
     [
-        ((features(5, 0), torch.zeros(4, dtype=torch.int64)), r"got features \(5, 4\) and 4 labels"),
-        ((features(5, 0)[:, :3], torch.zeros(5, dtype=torch.int64)), r"got features of \[3, 4\] numbers"),
-        ((features(5, 0) / 0, torch.zeros(5, dtype=torch.int64)), "5 of 5 feature vectors hold NaN or infinity"),
+        (
+            (features(5, 0), torch.zeros(4, dtype=torch.int64)),
+            r"got features \(5, 4\) and 4 labels",
+        ),
+        (
+            (features(5, 0)[:, :3], torch.zeros(5, dtype=torch.int64)),
+            r"got features of \[3, 4\] numbers",
+        ),
+        (
+            (features(5, 0) / 0, torch.zeros(5, dtype=torch.int64)),
+            "5 of 5 feature vectors hold NaN or infinity",
+        ),
         ((features(5, 0), torch.full((5,), 3)), "labels: got 3 to 3, expected 0 to 2"),
     ],
 )
@@ -102,7 +129,11 @@ def test_features_that_do_not_fit_are_refused_in_one_line(side, message):
     assert "\n" not in str(error.value)
 
 
-IMAGES = torch.tensor([10, 200, 90, 130], dtype=torch.uint8)[:, None, None, None].expand(4, 1, 2, 2).contiguous()
+IMAGES = (
+    torch.tensor([10, 200, 90, 130], dtype=torch.uint8)[:, None, None, None]
+    .expand(4, 1, 2, 2)
+    .contiguous()
+)
 
 
 class Brightness(torch.nn.Module):
@@ -144,10 +175,16 @@ def test_a_classifier_by_name_reads_bytes(judges, spec):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("no_such.pt", "classifier no_such.pt: there is no such file; expected module:function or a TorchScript file"),
+        (
+            "no_such.pt",
+            "classifier no_such.pt: there is no such file; expected module:function or a TorchScript file",
+        ),
         ("plain", "classifier plain: there is no such file"),
         ("damaged.pt", "classifier damaged.pt: is no TorchScript file"),
-        ("unnoise_nowhere:f", "module 'unnoise_nowhere' cannot be imported .No module named 'unnoise_nowhere'"),
+        (
+            "unnoise_nowhere:f",
+            "module 'unnoise_nowhere' cannot be imported .No module named 'unnoise_nowhere'",
+        ),
         ("unnoise_broken:f", "cannot be imported .No module named 'no_such_module_at_all'"),
         ("unnoise_judges:brightnes", "has no function 'brightnes'; did you mean 'brightness'"),
         ("unnoise_judges:number", "has no function 'number'"),
@@ -193,9 +230,13 @@ def test_a_resnet_56_reads_93_percent_of_real_cifar10_test_images(shared_data):
     unpack = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(unpack)
     images = unpack.tiles(folder / "cifar10_test_first1017.webp", 1017).transpose(0, 3, 1, 2)
-    labels = torch.from_numpy(np.load(folder / "cifar10_labels.npz")["test"][:1017].astype(np.int64))
+    labels = torch.from_numpy(
+        np.load(folder / "cifar10_labels.npz")["test"][:1017].astype(np.int64)
+    )
     network = ResNet56(shared_data / "extractors" / "cifar10_resnet56_akamaster.npz")
-    read = predictions(lambda part: network.classes(network.features(part)), torch.from_numpy(images.copy()))
+    read = predictions(
+        lambda part: network.classes(network.features(part)), torch.from_numpy(images.copy())
+    )
     found = class_accuracy(read, labels, CLASSES)
     low, high = found.overall.interval
     assert low < 0.93 < high
@@ -204,4 +245,7 @@ def test_a_resnet_56_reads_93_percent_of_real_cifar10_test_images(shared_data):
     assert min(share.share for share in found.per_class) > 0.8
     assert sum(share.count for share in found.per_class) == 1017
     worst = found.confusion - torch.diag(found.confusion.diagonal())
-    assert CLASSES[int(worst.argmax()) // 10] in ("cat", "dog")  # cats and dogs are what CIFAR-10 networks confuse
+    assert CLASSES[int(worst.argmax()) // 10] in (
+        "cat",
+        "dog",
+    )  # cats and dogs are what CIFAR-10 networks confuse

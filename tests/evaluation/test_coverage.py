@@ -13,7 +13,9 @@ from unnoise.evaluation import coverage as module
 from unnoise.evaluation.coverage import coverage, radii
 
 
-def brute_force(s: np.ndarray, r: np.ndarray, k_p: int, k_c: int) -> tuple[float, float, float, float]:
+def brute_force(
+    s: np.ndarray, r: np.ndarray, k_p: int, k_c: int
+) -> tuple[float, float, float, float]:
     """As the papers' code: sorted distances to the others, <= for precision and recall, < for density and coverage."""
 
     def d2(a: np.ndarray, b: np.ndarray) -> float:
@@ -38,7 +40,14 @@ def numbers(found) -> tuple[float, ...]:
 POINTS = st.integers(0, 10_000).map(np.random.default_rng)
 
 
-@given(POINTS, st.integers(4, 14), st.integers(4, 14), st.integers(1, 3), st.integers(1, 3), st.booleans())
+@given(
+    POINTS,
+    st.integers(4, 14),
+    st.integers(4, 14),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.booleans(),
+)
 @settings(deadline=None, max_examples=60)
 def test_against_loops_over_pairs(random, n, m, d, k, ties):
     """Small integers tie all the time, and are often equal; float32 as features are."""
@@ -80,5 +89,7 @@ def test_what_they_tell_apart():
 
 
 def test_too_few_are_one_line():
-    with pytest.raises(DataError, match=r"got 5 samples and 9 reference vectors, expected 6 or more of each$"):
+    with pytest.raises(
+        DataError, match=r"got 5 samples and 9 reference vectors, expected 6 or more of each$"
+    ):
         coverage(torch.zeros(5, 2), torch.zeros(9, 2))

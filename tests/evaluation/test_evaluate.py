@@ -80,7 +80,9 @@ def test_the_distance_is_that_of_the_samples_to_all_training_images(measured):
     train = tiny.features(torch.from_numpy(np.array(data.images[: data.num_train])))
     expected = frechet_distance(*moments(samples), *moments(train))
     # other batches round a few pixels otherwise
-    assert record(measured)["distances"][0]["samples"]["frechet"] == pytest.approx(expected, rel=1e-3)
+    assert record(measured)["distances"][0]["samples"]["frechet"] == pytest.approx(
+        expected, rel=1e-3
+    )
 
 
 def test_from_python_it_is_the_same(measured, tmp_path):
@@ -112,7 +114,10 @@ def test_other_settings_are_other_samples(measured, tmp_path):
     found = record(tmp_path / "copy")
     assert not (tmp_path / "copy/evaluation/neighbours.png").exists()
     assert found["model"]["steps"] == 5 and found["copying"] is None and found["likelihood"] == {}
-    assert found["distances"][0]["samples"]["frechet"] != record(measured)["distances"][0]["samples"]["frechet"]
+    assert (
+        found["distances"][0]["samples"]["frechet"]
+        != record(measured)["distances"][0]["samples"]["frechet"]
+    )
 
 
 def test_what_is_measured_of_the_same_samples_is_added(measured, tmp_path):
@@ -126,18 +131,40 @@ def test_what_is_measured_of_the_same_samples_is_added(measured, tmp_path):
 
 def test_statistics_that_were_saved_are_the_reference_and_know_their_extractor(measured, tmp_path):
     file, words = tmp_path / "s.npz", [*FAST, "--likelihood", "none", "--no-copying"]
-    assert cli.main(["evaluate", "digits", *words, "--save-reference", str(file), "--out", str(tmp_path / "a")]) == 0
-    assert cli.main(["evaluate", "digits", *words, "--reference", str(file), "--out", str(tmp_path / "b")]) == 0
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                "digits",
+                *words,
+                "--save-reference",
+                str(file),
+                "--out",
+                str(tmp_path / "a"),
+            ]
+        )
+        == 0
+    )
+    assert (
+        cli.main(
+            ["evaluate", "digits", *words, "--reference", str(file), "--out", str(tmp_path / "b")]
+        )
+        == 0
+    )
     a, b = (record(tmp_path / name) for name in "ab")
     pair = [found["distances"][0]["samples"]["frechet"] for found in (a, b)]
     assert pair[0] == pytest.approx(pair[1], rel=1e-4)  # float32 on disk
-    assert "SHA-256" in b["distances"][0]["reference"] and not any("which protocol" in note for note in b["notes"])
+    assert "SHA-256" in b["distances"][0]["reference"] and not any(
+        "which protocol" in note for note in b["notes"]
+    )
 
 
 def test_classes_of_other_data_are_not_taken_for_the_models(tmp_path, capfd):
     for name in "ab":
         for i in range(30):
-            picture = torch.randint(0, 256, (1, 8, 8), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+            picture = torch.randint(
+                0, 256, (1, 8, 8), generator=torch.Generator().manual_seed(i), dtype=torch.uint8
+            )
             unnoise.save_png(tmp_path / f"digits/{name}/{i}.png", picture, {})
     words = [*FAST, "--data", str(tmp_path / "digits"), "--out", str(tmp_path / "o")]
     assert cli.main(["evaluate", "digits", *words]) == 0
@@ -163,7 +190,11 @@ def test_a_function_that_reads_other_files_is_not_taken_from_the_cache(tmp_path,
 
 def test_a_checkpoint_is_measured_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    unnoise.train("digits", tmp_path / "run", {"train.kimg": 0.128, "network.base_channels": 8, "sample.steps": 2})
+    unnoise.train(
+        "digits",
+        tmp_path / "run",
+        {"train.kimg": 0.128, "network.base_channels": 8, "sample.steps": 2},
+    )
     (path,) = (tmp_path / "run/checkpoints").glob("step-*")
     words = ["--num", "20", "--likelihood", "none", "--no-copying"]
     assert cli.main(["evaluate", str(path), *words]) == 0
@@ -175,7 +206,16 @@ def test_a_checkpoint_is_measured_too(tmp_path, monkeypatch):
 def test_two_ranks_make_what_one_makes(tmp_path):
     words = ["-n", "150", "--steps", "2", "--likelihood", "none", "--no-copying"]  # two pieces
     assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "one")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "unnoise"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "unnoise",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNNOISE_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         [*command, "evaluate", "digits", *words, "--out", str(tmp_path / "two")],
@@ -187,7 +227,15 @@ def test_two_ranks_make_what_one_makes(tmp_path):
         numbers(tmp_path / "one")["distances"][0]["samples"],
         numbers(tmp_path / "two")["distances"][0]["samples"],
     )
-    names = ("frechet", "frechet_standard_error", "kernel", "precision", "recall", "density", "coverage")
+    names = (
+        "frechet",
+        "frechet_standard_error",
+        "kernel",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    )
     assert [two[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-6)
 
 
@@ -195,7 +243,15 @@ def test_statistics_from_a_file_are_the_reference(measured, tmp_path):
     data, tiny = load(unnoise.DataConfig()), extractor("tiny")
     mean, cov = moments(tiny.features(torch.from_numpy(np.array(data.images[: data.num_train]))))
     np.savez(tmp_path / "stats.npz", mu=mean.numpy(), sigma=cov.numpy())
-    words = [*FAST, "--reference", str(tmp_path / "stats.npz"), "--likelihood", "none", "--out", str(tmp_path / "out")]
+    words = [
+        *FAST,
+        "--reference",
+        str(tmp_path / "stats.npz"),
+        "--likelihood",
+        "none",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.main(["evaluate", "digits", *words]) == 0
     found = record(tmp_path / "out")["distances"][0]
     assert found["samples"]["frechet"] == pytest.approx(
@@ -205,13 +261,26 @@ def test_statistics_from_a_file_are_the_reference(measured, tmp_path):
 
 
 def test_side_by_side_it_is_said_what_may_not_be_compared(measured, tmp_path, capsys):
-    words = ["--num", "70", *FAST[2:], "--likelihood", "none", "--no-copying", "--reference-num", "200"]
+    words = [
+        "--num",
+        "70",
+        *FAST[2:],
+        "--likelihood",
+        "none",
+        "--no-copying",
+        "--reference-num",
+        "200",
+    ]
     assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "b")]) == 0
     capsys.readouterr()
     assert cli.main(["compare", str(measured), str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out
     assert "60 samples and 70" in said and "200 training images of digits" in said
-    assert said.count("Fréchet distance  ") == 1 and "bits/dim, bound" in said and "copies of training images" in said
+    assert (
+        said.count("Fréchet distance  ") == 1
+        and "bits/dim, bound" in said
+        and "copies of training images" in said
+    )
     (tmp_path / "b/evaluation.json").write_text('{"distances": [3]}')
     assert cli.main(["compare", str(measured), str(tmp_path / "b")]) == 2
     assert cli.main(["compare", str(measured), str(tmp_path / "nothing")]) == 2
@@ -223,12 +292,16 @@ def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
     from unnoise import report
 
     folder = tmp_path / "run"
-    unnoise.train("digits", folder, {"train.kimg": 0.128, "network.base_channels": 8, "sample.steps": 2})
+    unnoise.train(
+        "digits", folder, {"train.kimg": 0.128, "network.base_channels": 8, "sample.steps": 2}
+    )
     shutil.copy(measured / "evaluation.json", folder)
     shutil.copytree(measured / "evaluation", folder / "evaluation")
     page = report.write(folder).read_text()
     assert (
-        "<h2>Evaluation</h2>" in page and "read as their label" in page and page.count("nearest training images") >= 2
+        "<h2>Evaluation</h2>" in page
+        and "read as their label" in page
+        and page.count("nearest training images") >= 2
     )
     assert "evaluation.json is of other weights" in page
     (folder / "evaluation.json").write_text('{"model": 3, "distances": []}')
@@ -266,9 +339,24 @@ def test_bad_input_is_one_line(words, line, tmp_path, capfd, monkeypatch):
 def test_data_of_another_kind_is_refused(tmp_path, capfd):
     (tmp_path / "a").mkdir()
     for i in range(4):
-        unnoise.data.images.save_png(tmp_path / f"a/{i}.png", torch.zeros(3, 9, 9, dtype=torch.uint8) + i, {})
+        unnoise.data.images.save_png(
+            tmp_path / f"a/{i}.png", torch.zeros(3, 9, 9, dtype=torch.uint8) + i, {}
+        )
     model = unnoise.load("digits")
-    assert cli.main(["evaluate", "digits", *FAST, "--data", str(tmp_path / "a"), "--out", str(tmp_path / "o")]) == 0
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                "digits",
+                *FAST,
+                "--data",
+                str(tmp_path / "a"),
+                "--out",
+                str(tmp_path / "o"),
+            ]
+        )
+        == 0
+    )
     assert "not those that the model was trained on" in capfd.readouterr().out  # made grey and 8x8
     assert model.shape.channels == 1
 

@@ -15,7 +15,9 @@ from unnoise.data.dataset import load
 from unnoise.evaluation import tiny
 from unnoise.evaluation.extractors import extractor
 
-IMAGES = torch.randint(0, 256, (5, 3, 6, 7), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+IMAGES = torch.randint(0, 256, (5, 3, 6, 7), generator=torch.Generator().manual_seed(0)).to(
+    torch.uint8
+)
 
 FUNCTIONS = """
 import torch
@@ -64,7 +66,11 @@ def test_tiny_reads_held_out_digits():
     right = extract.classes(images[num_train:]).argmax(1) == labels[num_train:]
     assert right.double().mean() > 0.98
     features = extract.features(images[:20])
-    assert features.shape == (20, tiny.DIMENSION) and features.dtype == torch.float32 and not features.requires_grad
+    assert (
+        features.shape == (20, tiny.DIMENSION)
+        and features.dtype == torch.float32
+        and not features.requires_grad
+    )
     assert not extract.standard and extract.name == "tiny" and tiny.WEIGHTS.stat().st_size < 300_000
 
 
@@ -96,7 +102,11 @@ def test_a_changed_network_has_another_fingerprint(tmp_path, module):
     before = extractor(f"{module}:means").fingerprint
     with (tmp_path / f"{module}.py").open("a") as file:
         file.write("# changed\n")
-    assert extractor(f"{module}:means").fingerprint != before != extractor(f"{module}:maps").fingerprint
+    assert (
+        extractor(f"{module}:means").fingerprint
+        != before
+        != extractor(f"{module}:maps").fingerprint
+    )
 
 
 def fails(error, call, words: str) -> None:
@@ -123,7 +133,9 @@ def test_unknown_ones_are_one_line(spec, words, module):
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 broken"])
 def test_a_file_that_is_no_torchscript_is_one_line(content, tmp_path):
     (tmp_path / "net.pt").write_bytes(content)
-    fails(ConfigError, lambda: extractor(str(tmp_path / "net.pt")), r"net\.pt: is no TorchScript file")
+    fails(
+        ConfigError, lambda: extractor(str(tmp_path / "net.pt")), r"net\.pt: is no TorchScript file"
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,17 +157,15 @@ def test_wrong_features_are_one_line(function, words, module):
 
 @pytest.mark.parametrize(
     "images",
-    [
-        IMAGES / 255,
-        torch.full((2, 3, 4, 4), float("nan")),
-        IMAGES[0],
-        IMAGES[:0],
-        IMAGES[:, :2],
-    ],
+    [IMAGES / 255, torch.full((2, 3, 4, 4), float("nan")), IMAGES[0], IMAGES[:0], IMAGES[:, :2]],
 )
 def test_wrong_images_are_one_line(images):
     fails(DataError, lambda: extractor("tiny").features(images), r"^images: got .*, expected ")
 
 
 def test_only_classifiers_give_classes(module):
-    fails(ConfigError, lambda: extractor(f"{module}:means").classes(IMAGES), "is no classifier; expected 'tiny'")
+    fails(
+        ConfigError,
+        lambda: extractor(f"{module}:means").classes(IMAGES),
+        "is no classifier; expected 'tiny'",
+    )

@@ -18,7 +18,10 @@ from unnoise.evaluation.statistics import Statistics
 def features(n: int, d: int, seed: int) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     mix = torch.randn(d, d, generator=random, dtype=torch.float64)
-    return torch.randn(n, d, generator=random, dtype=torch.float64) @ mix + torch.randn(d, generator=random).double()
+    return (
+        torch.randn(n, d, generator=random, dtype=torch.float64) @ mix
+        + torch.randn(d, generator=random).double()
+    )
 
 
 def distance(x: Tensor, y: Tensor) -> float:
@@ -45,7 +48,9 @@ def test_gaussians_whose_covariances_commute_in_closed_form():
 def test_against_the_definition_with_scipys_root():
     a, b = moments(features(500, 12, 0)), moments(features(500, 12, 1))
     root = sqrtm(a[1].numpy() @ b[1].numpy())
-    expected = float(((a[0] - b[0]) ** 2).sum() + np.trace(a[1].numpy() + b[1].numpy() - 2 * root.real))
+    expected = float(
+        ((a[0] - b[0]) ** 2).sum() + np.trace(a[1].numpy() + b[1].numpy() - 2 * root.real)
+    )
     assert frechet_distance(*a, *b) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(*b, *a) == pytest.approx(expected, rel=1e-9)
 
@@ -67,7 +72,9 @@ def test_torchmetrics_agrees():
     metric.update(x[:, None, None], real=True)
     metric.update(y[:, None, None], real=False)
     assert distance(x, y) == pytest.approx(float(metric.compute()), rel=1e-6)
-    assert FrechetTo(Statistics.of(x)).distance(y) == pytest.approx(float(metric.compute()), rel=1e-6)
+    assert FrechetTo(Statistics.of(x)).distance(y) == pytest.approx(
+        float(metric.compute()), rel=1e-6
+    )
 
 
 SIZES = st.tuples(st.integers(2, 40), st.integers(2, 40), st.integers(1, 12), st.integers(0, 1000))
@@ -113,12 +120,17 @@ class Model:
     def __init__(self, d: int, off: float) -> None:
         variances = torch.arange(1, d + 1, dtype=torch.float64) ** -1.0
         self.std, self.shift = variances.sqrt() * (1 + off), off / d**0.5
-        self.reference = Statistics(None, torch.zeros(d, dtype=torch.float64), torch.diag(variances))
+        self.reference = Statistics(
+            None, torch.zeros(d, dtype=torch.float64), torch.diag(variances)
+        )
         self.truth = off**2 + float(variances.sum()) * off**2
 
     def draw(self, n: int, seed: int) -> Tensor:
         random = torch.Generator().manual_seed(seed)
-        return torch.randn(n, len(self.std), generator=random, dtype=torch.float64) * self.std + self.shift
+        return (
+            torch.randn(n, len(self.std), generator=random, dtype=torch.float64) * self.std
+            + self.shift
+        )
 
 
 @pytest.mark.parametrize(("d", "n"), [(40, 30), (40, 100), (40, 1000)])
@@ -145,12 +157,18 @@ def test_standard_error_is_the_jackknife_for_many_vectors():
 def test_extrapolation_takes_the_bias_away():
     model = Model(20, 0.3)
     to = FrechetTo(model.reference)
-    found = [(to.distance(x), to.infinity(x)) for x in (model.draw(500, seed) for seed in range(12))]
+    found = [
+        (to.distance(x), to.infinity(x)) for x in (model.draw(500, seed) for seed in range(12))
+    ]
     plain, extrapolated = np.mean([d for d, _ in found]), np.mean([i.value for _, i in found])
     assert plain - model.truth > 0.03
     assert abs(extrapolated - model.truth) < 0.25 * (plain - model.truth)
     one = found[0][1]
-    assert one.counts[0] == 50 and one.counts[-1] == 500 and len(one.counts) == len(one.distances) == 15
+    assert (
+        one.counts[0] == 50
+        and one.counts[-1] == 500
+        and len(one.counts) == len(one.distances) == 15
+    )
     assert one.slope > 0 and one.standard_error > 0
     spread = np.std([i.value for _, i in found])
     assert 0.5 < np.mean([i.standard_error for _, i in found]) / spread < 2
@@ -166,7 +184,9 @@ def test_extrapolation_is_seeded_and_wants_some_samples():
 @pytest.mark.parametrize("n", [60, 200, 2000])
 def test_a_perfect_model_gets_what_perfect_says(n):
     model = Model(20, 0.0)
-    found = np.mean([FrechetTo(model.reference).distance(model.draw(n, seed)) for seed in range(60)])
+    found = np.mean(
+        [FrechetTo(model.reference).distance(model.draw(n, seed)) for seed in range(60)]
+    )
     assert perfect(model.reference.cov, n) == pytest.approx(found, rel=0.1)
 
 
@@ -175,5 +195,8 @@ def test_streaming_batches_of_float32():
     assert to.distance(x.float()) == pytest.approx(to.distance(x), rel=1e-5)
     with pytest.raises(DataError, match="not finite"):
         to.distance(torch.full((5, 8), float("nan")))
-    with pytest.raises(DataError, match=r"its statistics are of 8 features, the samples have 5; expected both of one"):
+    with pytest.raises(
+        DataError,
+        match=r"its statistics are of 8 features, the samples have 5; expected both of one",
+    ):
         to.distance(x[:, :5])

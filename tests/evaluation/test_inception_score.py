@@ -26,7 +26,11 @@ def test_against_the_definition():
     assert inception_score(logits, 3) == pytest.approx((np.mean(scores), np.std(scores)))
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(5, 3), torch.zeros(20), torch.full((20, 3), float("nan"))])
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(5, 3), torch.zeros(20), torch.full((20, 3), float("nan"))]
+)
 def test_wrong_logits_are_one_line(wrong):
-    with pytest.raises(DataError, match=r"^logits: got .*, expected finite \(n, classes\) with n at least 10$"):
+    with pytest.raises(
+        DataError, match=r"^logits: got .*, expected finite \(n, classes\) with n at least 10$"
+    ):
         inception_score(wrong)

@@ -32,7 +32,10 @@ def by_definition(x: np.ndarray, y: np.ndarray) -> float:
 def test_definition_symmetry_and_rotation(n, m, d, seed):
     x, y = features(n, d, seed), features(m, d, seed + 1)
     expected = by_definition(x.numpy(), y.numpy())
-    near = {"rel": 1e-9, "abs": 1e-9 * float(kernel.kernel(x, x).mean() + kernel.kernel(y, y).mean())}
+    near = {
+        "rel": 1e-9,
+        "abs": 1e-9 * float(kernel.kernel(x, x).mean() + kernel.kernel(y, y).mean()),
+    }
     assert mmd2(x, y) == pytest.approx(expected, **near)
     assert exact(x, y)[0] == pytest.approx(expected, **near)
     assert mmd2(y, x) == pytest.approx(expected, **near)
@@ -58,11 +61,22 @@ def test_subsets_are_averaged():
     found = kernel_distance(x, y, subsets=7, size=20, seed=3)
     random = torch.Generator().manual_seed(3)
     values = [
-        by_definition(*(v[torch.randperm(len(v), generator=random)[:20]].numpy() for v in (x, y))) for _ in range(7)
+        by_definition(*(v[torch.randperm(len(v), generator=random)[:20]].numpy() for v in (x, y)))
+        for _ in range(7)
     ]
-    assert found.value == pytest.approx(np.mean(values)) and found.spread == pytest.approx(np.std(values, ddof=1))
-    assert (found.subsets, found.size, found.exact) == (7, 20, pytest.approx(by_definition(x.numpy(), y.numpy())))
-    assert kernel_distance(x, y, subsets=7, size=20, seed=3) == found != kernel_distance(x, y, 7, 20, seed=4)
+    assert found.value == pytest.approx(np.mean(values)) and found.spread == pytest.approx(
+        np.std(values, ddof=1)
+    )
+    assert (found.subsets, found.size, found.exact) == (
+        7,
+        20,
+        pytest.approx(by_definition(x.numpy(), y.numpy())),
+    )
+    assert (
+        kernel_distance(x, y, subsets=7, size=20, seed=3)
+        == found
+        != kernel_distance(x, y, 7, 20, seed=4)
+    )
     assert kernel_distance(x, y).size == 50  # as many as the smaller set has
 
 
@@ -76,7 +90,8 @@ def test_chunks_make_no_difference(monkeypatch):
 def draws(count: int, off: float) -> list[tuple[Tensor, Tensor]]:
     random = torch.Generator().manual_seed(0)
     return [
-        (torch.randn(60, 8, generator=random), torch.randn(80, 8, generator=random) * (1 + off)) for _ in range(count)
+        (torch.randn(60, 8, generator=random), torch.randn(80, 8, generator=random) * (1 + off))
+        for _ in range(count)
     ]
 
 
@@ -105,5 +120,7 @@ def test_leaving_out_is_the_jackknife():
 
 
 def test_too_few_are_one_line():
-    with pytest.raises(DataError, match=r"^kernel distance: got 2 and 9 vectors, expected 3 or more of each$"):
+    with pytest.raises(
+        DataError, match=r"^kernel distance: got 2 and 9 vectors, expected 3 or more of each$"
+    ):
         kernel_distance(features(2, 3, 0), features(9, 3, 0))

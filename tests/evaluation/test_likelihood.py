@@ -40,7 +40,9 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 class Ideal(torch.nn.Module):
     """The network that a mixture's ideal denoiser makes: it finds the level from the time that it is told."""
 
-    def __init__(self, mixture: Mixture, parameterization: str, schedule: str, timesteps: int, classes: int) -> None:
+    def __init__(
+        self, mixture: Mixture, parameterization: str, schedule: str, timesteps: int, classes: int
+    ) -> None:
         super().__init__()
         self.mixture, self.parameterization, self.classes = mixture, parameterization, classes
         self.name, self.schedule = schedule, SCHEDULES[schedule](timesteps)
@@ -53,7 +55,9 @@ class Ideal(torch.nn.Module):
         return out
 
     def at(self, x, number):
-        t = {"edm": lambda: math.exp(4 * number), "flow": lambda: number / 1000}.get(self.name, lambda: number + 1)()
+        t = {"edm": lambda: math.exp(4 * number), "flow": lambda: number / 1000}.get(
+            self.name, lambda: number + 1
+        )()
         level = self.schedule.level(t)
         c = PARAMETERIZATIONS[self.parameterization](level)
         return target(c, *self.mixture.denoise(x / c.input_scale, level)[:2])
@@ -72,14 +76,20 @@ def log_density(mixture: Mixture, x: torch.Tensor, level: Level) -> torch.Tensor
     """log p(x_t) of float64 (n, 1, 1, d), in nats."""
     variance = (level.alpha * mixture.std) ** 2 + level.sigma**2
     distances = ((x.flatten(1)[:, None] - level.alpha * mixture.means) ** 2).sum(-1)
-    constant = math.log(len(mixture.means)) + mixture.means.shape[1] / 2 * math.log(2 * math.pi * variance)
+    constant = math.log(len(mixture.means)) + mixture.means.shape[1] / 2 * math.log(
+        2 * math.pi * variance
+    )
     return torch.logsumexp(-distances / (2 * variance), 1) - constant
 
 
 def within(estimates: torch.Tensor, truth: float, errors: float = 4.0) -> None:
     """Independent estimates agree with a number within so many standard errors."""
     error = float(estimates.std()) / len(estimates) ** 0.5
-    assert abs(float(estimates.mean()) - truth) < errors * error + 1e-12, (float(estimates.mean()), truth, error)
+    assert abs(float(estimates.mean()) - truth) < errors * error + 1e-12, (
+        float(estimates.mean()),
+        truth,
+        error,
+    )
 
 
 def draws(*shape: int):
@@ -114,11 +124,15 @@ def test_each_term_is_the_closed_form_of_a_gaussian(schedule, variance):
         beta = t.sigma**2 - ratio**2 * s.sigma**2
         if s.sigma > 0:
             small = 1 / (1 / s.sigma**2 + ratio**2 / beta)
-            mean, mean_hat = (small * (s.alpha * x / s.sigma**2 + ratio * x_t / beta) for x in (x0, x0_hat))
+            mean, mean_hat = (
+                small * (s.alpha * x / s.sigma**2 + ratio * x_t / beta) for x in (x0, x0_hat)
+            )
         else:
             small, mean, mean_hat = decoder, x0, x0_hat
         large = beta if s.sigma > 0 or variance == "learned" else decoder
-        chosen = {"small": small, "large": large, "learned": large**share * small ** (1 - share)}[variance]
+        chosen = {"small": small, "large": large, "learned": large**share * small ** (1 - share)}[
+            variance
+        ]
         p = Normal(mean_hat, chosen**0.5)
         if s.sigma > 0:
             want = kl_divergence(Normal(mean, small**0.5), p)
@@ -126,10 +140,14 @@ def test_each_term_is_the_closed_form_of_a_gaussian(schedule, variance):
             below = torch.where(x0 < -0.999, 0.0, p.cdf(x0 - 1 / 255))
             above = torch.where(x0 > 0.999, 1.0, p.cdf(x0 + 1 / 255))
             want = -torch.log(torch.clamp(above - below, min=1e-12))
-        torch.testing.assert_close(terms.bits[:, i], want.mean((1, 2, 3)) / math.log(2), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(
+            terms.bits[:, i], want.mean((1, 2, 3)) / math.log(2), rtol=1e-6, atol=1e-9
+        )
         torch.testing.assert_close(terms.x0_mse[:, i], ((x0_hat - x0) ** 2).mean((1, 2, 3)))
         eps_hat = (x_t - t.alpha * x0_hat) / t.sigma
-        torch.testing.assert_close(terms.eps_mse[:, i], ((eps_hat - eps) ** 2).mean((1, 2, 3)), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(
+            terms.eps_mse[:, i], ((eps_hat - eps) ** 2).mean((1, 2, 3)), rtol=1e-6, atol=1e-9
+        )
 
 
 @every_schedule
@@ -138,7 +156,9 @@ def test_a_terms_expectation_is_the_closed_form(schedule):
     m, std, value = 0.2, 0.4, 0.6
     grid = grids.make(SCHEDULES[schedule](100), 8, "log_snr")
     x0 = torch.full((4000, 1, 1, 2), value, dtype=torch.float64)
-    terms = all_terms(Mixture([[m, m]], std).denoise, x0, Chain(grid, "small", 0.01), draws(*x0.shape))
+    terms = all_terms(
+        Mixture([[m, m]], std).denoise, x0, Chain(grid, "small", 0.01), draws(*x0.shape)
+    )
     for i, (t, s) in enumerate(pairwise(grid[:-1])):
         gain = t.alpha * std**2 / (t.alpha**2 * std**2 + t.sigma**2)
         error = (1 - gain * t.alpha) ** 2 * (value - m) ** 2 + gain**2 * t.sigma**2
@@ -153,7 +173,9 @@ def test_the_bound_of_a_perfect_model_is_its_likelihood(schedule):
     x0 = torch.full((4000, 1, 1, 2), value, dtype=torch.float64)
 
     def denoiser(x_t, level):
-        return Mixture([[0.0, 0.0]], 1.0).denoise(x_t, level)._replace(var_frac=torch.ones_like(x_t))
+        return (
+            Mixture([[0.0, 0.0]], 1.0).denoise(x_t, level)._replace(var_frac=torch.ones_like(x_t))
+        )
 
     def bits(variance):
         terms = all_terms(denoiser, x0, Chain(grid, variance, 1e-3), draws(*x0.shape))
@@ -179,11 +201,15 @@ def test_the_decoders_variance():
             (100, 200, "trailing", 10),
         ):
             beta = 1 - bar[second] / bar[first]
-            want = beta * (1 - bar[first]) / (1 - bar[second])  # Improved DDPM's posterior_variance[1] of that process
+            want = (
+                beta * (1 - bar[first]) / (1 - bar[second])
+            )  # Improved DDPM's posterior_variance[1] of that process
             got = decoder_variance(process, grids.make(process, steps, spacing))
             assert got == pytest.approx(want, rel=1e-9)
         fine = grids.make(process, 400, "log_snr")
-        assert decoder_variance(process, fine) == decoder_variance(process, grids.make(process, 1000, "uniform"))
+        assert decoder_variance(process, fine) == decoder_variance(
+            process, grids.make(process, 1000, "uniform")
+        )
     for name, sigma in (("edm", 0.002), ("flow", 0.001 / 0.999)):
         process = SCHEDULES[name](0)
         for spacing, steps in (("log_snr", 2), ("uniform", 300)):
@@ -201,9 +227,14 @@ def test_few_drawn_terms_are_an_unbiased_estimate_of_the_sum(monkeypatch):
     assert error < 0.25 and abs(whole.mean - few.mean) < 4 * error
     assert few.terms.shape == (800, 5) and few.pairs.unique().tolist() == list(range(30))
     # With a known number for each term the draws alone are tested, and nearly without noise.
-    for value in (lambda step: 1.0, lambda step: math.log(step.t.sigma / max(step.s.sigma, 1e-2)) / step.t.alpha):
+    for value in (
+        lambda step: 1.0,
+        lambda step: math.log(step.t.sigma / max(step.s.sigma, 1e-2)) / step.t.alpha,
+    ):
         monkeypatch.setattr(
-            bound, "term", lambda p, x0, x_t, step, *_, f=value: torch.full((len(x0),), f(step)).double()
+            bound,
+            "term",
+            lambda p, x0, x_t, step, *_, f=value: torch.full((len(x0),), f(step)).double(),
         )
         exact = bits_per_dim(model, images[:1]).terms.sum()
         within(bits_per_dim(model, images, batch_size=800, terms=5).terms.sum(1), float(exact))
@@ -214,7 +245,9 @@ def test_the_bound_runs_for_every_objective(objective):
     """400 log-SNR levels of a good model come near the ODE's number, which is exact but for dequantisation."""
     mixture = Mixture([[-0.6, 0.3, 0.1], [0.5, 0.1, -0.2]], 0.15)
     model = ideal(mixture, objective)
-    images = torch.tensor([[[[70, 160, 130]]], [[[190, 140, 110]]]], dtype=torch.uint8).repeat(150, 1, 1, 1)
+    images = torch.tensor([[[[70, 160, 130]]], [[[190, 140, 110]]]], dtype=torch.uint8).repeat(
+        150, 1, 1, 1
+    )
     bound = bits_per_dim(model, images, steps=400, spacing="log_snr", batch_size=300)
     solved = bits_per_dim(model, images, method="ode", trace="exact", steps=24, batch_size=300)
     assert bound.terms.shape == (300, 400)
@@ -230,11 +263,15 @@ def test_the_density_converges_with_the_solvers_order(schedule, solver):
     process = SCHEDULES[schedule](1000)
     x0 = MIXTURE.means.reshape(3, 1, 1, 2) + 0.3 * draws(3, 1, 1, 2)()
     clock = Clock(process)
-    exact = log_density(MIXTURE, clock.first.alpha * x0, clock.first) + 2 * math.log(clock.first.alpha)
+    exact = log_density(MIXTURE, clock.first.alpha * x0, clock.first) + 2 * math.log(
+        clock.first.alpha
+    )
     errors = []
     for steps in (24, 48, 96):
         settings = OdeSettings(steps, solver, "exact")
-        flowed = to_noise(MIXTURE.denoise, x0, process, settings, make_probes(settings, x0, range(3)))
+        flowed = to_noise(
+            MIXTURE.denoise, x0, process, settings, make_probes(settings, x0, range(3))
+        )
         got = log_density(MIXTURE, flowed.noise, clock.last) + flowed.volume
         errors.append(float((got - exact).abs().max()))
     assert errors[-1] < {"heun": 2e-2, "rk4": 1e-5}[solver], errors
@@ -259,7 +296,9 @@ def test_the_density_is_exact_in_every_parameterization(name, schedule):
     settings = OdeSettings(96, "rk4", "exact")
     flowed = to_noise(denoiser, x0, process, settings, make_probes(settings, x0, range(3)))
     got = log_density(MIXTURE, flowed.noise, clock.last) + flowed.volume
-    exact = log_density(MIXTURE, clock.first.alpha * x0, clock.first) + 2 * math.log(clock.first.alpha)
+    exact = log_density(MIXTURE, clock.first.alpha * x0, clock.first) + 2 * math.log(
+        clock.first.alpha
+    )
     torch.testing.assert_close(got, exact, rtol=0, atol=2e-5)
 
 
@@ -268,11 +307,15 @@ def test_the_trace_estimators_are_unbiased(trace):
     process, count = SCHEDULES["flow"](0), 4000
     x0 = torch.tensor([0.1, -0.2], dtype=torch.float64).expand(count, 1, 1, 2)
     exact = OdeSettings(12, "rk4", "exact")
-    truth = float(to_noise(MIXTURE.denoise, x0[:1], process, exact, make_probes(exact, x0[:1], [0])).volume)
+    truth = float(
+        to_noise(MIXTURE.denoise, x0[:1], process, exact, make_probes(exact, x0[:1], [0])).volume
+    )
     spread = []
     for probes in (1, 4):
         settings = OdeSettings(12, "rk4", trace, probes)
-        volume = to_noise(MIXTURE.denoise, x0, process, settings, make_probes(settings, x0, range(count))).volume
+        volume = to_noise(
+            MIXTURE.denoise, x0, process, settings, make_probes(settings, x0, range(count))
+        ).volume
         within(volume, truth)
         spread.append(float(volume.std()))
     assert 0 < spread[1] == pytest.approx(spread[0] / 2, rel=0.1)
@@ -287,7 +330,11 @@ def test_bits_of_a_mixture_by_the_ode(objective):
     x0 = ode.dequantise(images.double() / 127.5 - 1, range(5, 8))
     assert float((x0 - (images.double() / 127.5 - 1)).abs().max()) <= 0.5 / 127.5
     first = Clock(model.diffusion.schedule).first
-    exact = -(log_density(MIXTURE, first.alpha * x0, first) + 2 * math.log(first.alpha)) / 2 / math.log(2)
+    exact = (
+        -(log_density(MIXTURE, first.alpha * x0, first) + 2 * math.log(first.alpha))
+        / 2
+        / math.log(2)
+    )
     # What is left is the prior's: N(0, prior) is not quite the mixture's x_T.
     torch.testing.assert_close(got.bits, exact + math.log2(127.5), rtol=0, atol=3e-3)
     assert got.solver_error < 1e-5
@@ -312,7 +359,10 @@ def test_the_trace_of_the_real_network_is_that_of_finite_differences():
     model = unnoise.load("digits", "cpu")
     model.network.double()
     data = load(DataConfig())
-    images, labels = torch.from_numpy(data.images[:1].copy()), torch.from_numpy(data.labels[:1].copy())
+    images, labels = (
+        torch.from_numpy(data.images[:1].copy()),
+        torch.from_numpy(data.labels[:1].copy()),
+    )
     (batch,) = common.batches(model, images, labels, 0, 1)
     level = model.diffusion.schedule.level(300.0)
     y = batch.x0 / FLOW.scale(level)
@@ -321,7 +371,9 @@ def test_the_trace_of_the_real_network_is_that_of_finite_differences():
     h, total = 1e-4, 0.0
     with torch.no_grad():
         for v in probes:
-            ends = [FLOW.slope(batch.denoiser(FLOW.scale(level) * (y + e * v), level)) for e in (h, -h)]
+            ends = [
+                FLOW.slope(batch.denoiser(FLOW.scale(level) * (y + e * v), level)) for e in (h, -h)
+            ]
             total += float(((ends[0] - ends[1]) / (2 * h) * v).sum())
     assert float(trace) == pytest.approx(total, rel=1e-5)
 
@@ -359,14 +411,33 @@ def test_a_recipe_makes_the_same_numbers_again(digits, kind):
     method = "ode" if kind == "ode" else "bound"
     first = bits_per_dim(model, images, labels, method, num=3, seed=7, **METHODS[kind])
     said = json.loads(json.dumps(first.describe()))
-    assert said["model"] == model.weights_hash and said["num_images"] == 3 and said["labels"] == "given"
+    assert (
+        said["model"] == model.weights_hash
+        and said["num_images"] == 3
+        and said["labels"] == "given"
+    )
     settings = type(first).__name__ == "OdeLikelihood" and ("steps", "solver", "trace", "probes")
     settings = settings or ("steps", "spacing", "variance", "clip_x0", "terms")
-    again = bits_per_dim(model, images, labels, method, num=3, seed=said["seeds"][0], **{k: said[k] for k in settings})
+    again = bits_per_dim(
+        model,
+        images,
+        labels,
+        method,
+        num=3,
+        seed=said["seeds"][0],
+        **{k: said[k] for k in settings},
+    )
     assert torch.equal(again.bits, first.bits)
     assert said["bits_per_dim"] == pytest.approx(sum(first.bits.tolist()) / 3)
-    assert said["standard_error"] == pytest.approx(float(np.std(first.bits.numpy(), ddof=1)) / 3**0.5)
-    assert bits_per_dim(model, images, labels, method, num=1, **METHODS[kind]).describe()["standard_error"] is None
+    assert said["standard_error"] == pytest.approx(
+        float(np.std(first.bits.numpy(), ddof=1)) / 3**0.5
+    )
+    assert (
+        bits_per_dim(model, images, labels, method, num=1, **METHODS[kind]).describe()[
+            "standard_error"
+        ]
+        is None
+    )
 
 
 def test_gradients_are_there_under_inference_mode(digits):
@@ -398,7 +469,9 @@ def test_dequantisation_fills_the_bins():
     again = (ode.dequantise(grey / 127.5 - 1, range(4)) + 1) * 127.5 - 90
     low, high = float(again.min()), float(again.max())
     assert -0.5 <= low < -0.4999 and 0.4999 < high <= 0.5
-    assert float(again.mean()) == pytest.approx(0, abs=0.01) and float(again.std()) == pytest.approx(12**-0.5, rel=0.01)
+    assert float(again.mean()) == pytest.approx(0, abs=0.01) and float(
+        again.std()
+    ) == pytest.approx(12**-0.5, rel=0.01)
     assert len({float(image.sum()) for image in again}) == 4
 
 
@@ -412,14 +485,19 @@ def test_labels_matter_and_may_be_left_open(digits):
 
 
 def test_learned_variance_takes_part_and_the_images_noise_is_the_seeds():
-    config = override(unnoise.preset("digits"), {"diffusion.variance": "learned", "network.base_channels": 8})
+    config = override(
+        unnoise.preset("digits"), {"diffusion.variance": "learned", "network.base_channels": 8}
+    )
     config = override(config, {"diffusion.timesteps": 20, "device": "cpu"})
     network = unnoise.build.network(config, unnoise.build.Shape(1, 8, 8, 0))
     torch.nn.init.normal_(network.out_conv.weight, std=0.1)
     shape = {"channels": 1, "height": 8, "width": 8, "num_classes": 0}
     model = Model(network, config, {"shape": shape})
     images = torch.from_numpy(load(DataConfig()).images[:3].copy())
-    numbers = {kind: bits_per_dim(model, images, variance=kind).bits for kind in ("small", "large", "learned")}
+    numbers = {
+        kind: bits_per_dim(model, images, variance=kind).bits
+        for kind in ("small", "large", "learned")
+    }
     assert (numbers["learned"] - numbers["small"]).abs().min() > 1e-3
     assert torch.equal(bits_per_dim(model, images).bits, numbers["learned"])
     (batch,) = common.batches(model, images, None, 0, 3)
@@ -444,10 +522,26 @@ BAD = {
     "too few labels": ({"labels": [1, 2]}, DataError, r"expected integers \(5,\)"),
     "float labels": ({"labels": [0.5] * 5}, DataError, "expected integers"),
     "floats": ({"images": torch.zeros(5, 1, 8, 8)}, DataError, "float32 .* expected uint8"),
-    "size": ({"images": torch.zeros(5, 1, 9, 8, dtype=torch.uint8)}, DataError, r"\(5, 1, 9, 8\); expected"),
-    "channels": ({"images": torch.zeros(5, 3, 8, 8, dtype=torch.uint8)}, DataError, r"\(n, 1, 8, 8\)"),
-    "one image": ({"images": torch.zeros(1, 8, 8, dtype=torch.uint8)}, DataError, r"\(n, 1, 8, 8\)"),
-    "none": ({"images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8), "labels": []}, DataError, "0 images"),
+    "size": (
+        {"images": torch.zeros(5, 1, 9, 8, dtype=torch.uint8)},
+        DataError,
+        r"\(5, 1, 9, 8\); expected",
+    ),
+    "channels": (
+        {"images": torch.zeros(5, 3, 8, 8, dtype=torch.uint8)},
+        DataError,
+        r"\(n, 1, 8, 8\)",
+    ),
+    "one image": (
+        {"images": torch.zeros(1, 8, 8, dtype=torch.uint8)},
+        DataError,
+        r"\(n, 1, 8, 8\)",
+    ),
+    "none": (
+        {"images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8), "labels": []},
+        DataError,
+        "0 images",
+    ),
     "more than there are": ({"num": 6}, DataError, "asked for 6 images, but there are 5"),
     "num 0": ({"num": 0}, ConfigError, "num: got 0"),
     "batch": ({"batch_size": 0}, ConfigError, "batch_size 0"),

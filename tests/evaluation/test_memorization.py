@@ -23,7 +23,9 @@ def random(seed):
 
 def brute_force(queries, train, k):
     """float64 differences of everything."""
-    distances = (queries.double()[:, None] - torch.as_tensor(train).double()[None]).square().sum(2).sqrt()
+    distances = (
+        (queries.double()[:, None] - torch.as_tensor(train).double()[None]).square().sum(2).sqrt()
+    )
     found = distances.sort(dim=1, stable=True)
     return found.values[:, :k], found.indices[:, :k]
 
@@ -68,7 +70,9 @@ def test_a_copy_is_at_exactly_0_where_the_expanded_square_is_not():
 
     floats = clusters(200, 256, 1e-3)
     a, b = floats[:20], floats
-    assert (a.square().sum(1)[:, None] - 2 * a @ b.T + b.square().sum(1)).diagonal().abs().max() > 1e-3
+    assert (
+        a.square().sum(1)[:, None] - 2 * a @ b.T + b.square().sum(1)
+    ).diagonal().abs().max() > 1e-3
     assert (nearest(a, b, 1)[0] == 0).all()
 
 
@@ -139,12 +143,27 @@ def test_a_lower_precision_of_products_is_not_used_and_stays_set(monkeypatch):
 @pytest.mark.parametrize(
     ("queries", "train", "k", "message"),
     [
-        (torch.zeros(2, 3), torch.zeros(4, 3), 5, "got k = 5 for 4 training vectors, expected 1 to 4"),
+        (
+            torch.zeros(2, 3),
+            torch.zeros(4, 3),
+            5,
+            "got k = 5 for 4 training vectors, expected 1 to 4",
+        ),
         (torch.zeros(2, 3), torch.zeros(4, 3), 0, "got k = 0"),
         (torch.zeros(2, 3), torch.zeros(4, 5), 1, r"got vectors \(2, 3\) against \(4, 5\)"),
         (torch.zeros(2, 3), torch.zeros(4, 3, 1), 1, "expected"),
-        (torch.tensor([[0.0], [torch.nan]]), torch.zeros(4, 1), 1, "1 of 2 vectors of the queries .* first is row 1"),
-        (torch.zeros(2, 1), torch.tensor([[0.0], [torch.inf]]), 1, "vectors of the training set hold NaN, infinity"),
+        (
+            torch.tensor([[0.0], [torch.nan]]),
+            torch.zeros(4, 1),
+            1,
+            "1 of 2 vectors of the queries .* first is row 1",
+        ),
+        (
+            torch.zeros(2, 1),
+            torch.tensor([[0.0], [torch.inf]]),
+            1,
+            "vectors of the training set hold NaN, infinity",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(queries, train, k, message):
@@ -196,12 +215,18 @@ def test_planted_copies_are_found_and_nothing_else():
     assert mirrored == {place for i, place in enumerate(planted) if i % 4 in (1, 3)}
     assert all(pair.grey_levels <= 1 for pair in result.copies)
     assert [pair.grey_levels for pair in result.copies[:25]] == [0] * 25
-    assert "50 of 1,000 samples are copies" in result.summary() and "0 of 1,000 held-out" in result.summary()
+    assert (
+        "50 of 1,000 samples are copies" in result.summary()
+        and "0 of 1,000 held-out" in result.summary()
+    )
 
 
 def test_real_digits_are_no_copies_of_each_other_and_planted_ones_are_found():
     data = load(DataConfig())
-    train, held_out = data.images[: data.num_train], torch.from_numpy(np.array(data.images[data.num_train :]))
+    train, held_out = (
+        data.images[: data.num_train],
+        torch.from_numpy(np.array(data.images[data.num_train :])),
+    )
     samples, planted = plant(held_out, train)
     result = copying(samples, train, held_out)
     assert found(result) == planted and result.held_out_copies == 0
@@ -245,11 +270,17 @@ def test_a_copy_with_more_noise_is_found_by_its_ratio_and_at_the_stated_levels_a
     train = pictures(600, 0)
     contrast = train.float().flatten(1).std(1)
     rows = contrast.argsort(descending=True)[:20]
-    noisy = (train[rows].flip(-1) + 4 * torch.randn(20, 3, 12, 12, generator=random(1))).round().clamp(0, 255)
+    noisy = (
+        (train[rows].flip(-1) + 4 * torch.randn(20, 3, 12, 12, generator=random(1)))
+        .round()
+        .clamp(0, 255)
+    )
     samples = torch.cat([noisy.to(torch.uint8), pictures(50, 2)])
     result = copying(samples, train)
     assert found(result) == dict(enumerate(rows.tolist()))
-    assert all(3 < pair.grey_levels < 5 and pair.flipped and pair.ratio < 0.2 for pair in result.copies)
+    assert all(
+        3 < pair.grey_levels < 5 and pair.flipped and pair.ratio < 0.2 for pair in result.copies
+    )
     assert found(copying(samples, train, level=Level(ratio=0.01))) == {}
     assert len(found(copying(samples, train, level=Level(grey_levels=5, ratio=0)))) >= 20
 
@@ -265,7 +296,14 @@ def test_a_copy_of_an_image_that_is_there_many_times_is_a_copy():
 def test_ratio_is_to_the_mean_of_the_nearest_50():
     train, sample = pictures(500, 0), pictures(3, 1)
     result = copying(sample, train, level=Level(flips=False))
-    distances = (sample.double()[:, None] - train.double()).square().mean((2, 3, 4)).sqrt().sort(dim=1).values
+    distances = (
+        (sample.double()[:, None] - train.double())
+        .square()
+        .mean((2, 3, 4))
+        .sqrt()
+        .sort(dim=1)
+        .values
+    )
     expected = distances[:, 0] / distances[:, :50].mean(1)
     torch.testing.assert_close(result.pixels.ratios, expected)
     torch.testing.assert_close(result.pixels.distances, distances[:, :50])
@@ -273,7 +311,10 @@ def test_ratio_is_to_the_mean_of_the_nearest_50():
 
 @pytest.mark.parametrize(("count", "neighbours"), [(1, 1), (3, 3), (30, 4), (300, 30), (600, 50)])
 def test_a_small_training_set_has_fewer_neighbours(count, neighbours):
-    assert copying(pictures(2, 1, 4), pictures(count, 0, 4)).pixels.distances.shape == (2, neighbours)
+    assert copying(pictures(2, 1, 4), pictures(count, 0, 4)).pixels.distances.shape == (
+        2,
+        neighbours,
+    )
 
 
 def test_an_image_is_called_flipped_only_where_that_is_nearer():
@@ -283,7 +324,11 @@ def test_an_image_is_called_flipped_only_where_that_is_nearer():
     assert result.pixels.flipped[:, 0].tolist() == [False, True, False]
     assert all(len(set(row.tolist())) == len(row) for row in result.pixels.indices)
     both = torch.stack([train, train.flip(-1)]).double()
-    distances = (both[:, None] - torch.stack([train[4].flip(-1), train[5]]).double()[:, None]).square().mean((3, 4, 5))
+    distances = (
+        (both[:, None] - torch.stack([train[4].flip(-1), train[5]]).double()[:, None])
+        .square()
+        .mean((3, 4, 5))
+    )
     expected = distances.sqrt().amin(0).sort(dim=1)
     torch.testing.assert_close(result.pixels.distances[1:], expected.values[:, :50])
     assert torch.equal(result.pixels.indices[1:], expected.indices[:, :50])
@@ -296,7 +341,10 @@ def test_closeness_is_the_mann_whitney_test_against_held_out_images(seed):
     samples[:30] = train[:30]  # ties
     held_out[:10] = train[:10]
     result = copying(samples, train, held_out)
-    ours, theirs = result.pixels.distances[:, 0].numpy(), result.held_out_pixels.distances[:, 0].numpy()
+    ours, theirs = (
+        result.pixels.distances[:, 0].numpy(),
+        result.held_out_pixels.distances[:, 0].numpy(),
+    )
     expected = mannwhitneyu(theirs, ours)  # pairs in which held-out is larger
     closeness = result.closeness
     assert closeness.closer == pytest.approx(expected.statistic / (90 * 200))
@@ -312,7 +360,9 @@ def test_held_out_images_against_themselves_are_as_new():
     train, held_out = pictures(300, 0), pictures(200, 1)
     closeness = copying(held_out, train, held_out).closeness
     assert closeness.closer == 0.5 and closeness.c_t == 0
-    assert closeness.below_percentile_1 == pytest.approx(0.01) and closeness.below_percentile_5 == pytest.approx(0.05)
+    assert closeness.below_percentile_1 == pytest.approx(
+        0.01
+    ) and closeness.below_percentile_5 == pytest.approx(0.05)
 
 
 def test_percentiles_need_enough_held_out_images_and_no_held_out_images_are_none():
@@ -339,7 +389,9 @@ def test_features_find_what_pixels_do_not():
     result = copying(samples, train, held_out, features)
     assert found(result) == {}
     near = result.features
-    assert int(near.indices[50, 0]) == 7 and bool(near.flipped[50, 0]) and float(near.ratios[50]) < 0.2
+    assert (
+        int(near.indices[50, 0]) == 7 and bool(near.flipped[50, 0]) and float(near.ratios[50]) < 0.2
+    )
     both = torch.stack([of(train), of(train.flip(-1))]).double()
     expected = (of(samples).double()[:, None, None] - both).square().sum(3).sqrt().amin((1, 2))
     torch.testing.assert_close(near.distances[:, 0], expected)
@@ -351,8 +403,14 @@ def test_features_find_what_pixels_do_not():
 def test_figures_are_json_with_all_copies_and_the_closest_pairs():
     train = pictures(30, 0)
     samples, planted = plant(pictures(100, 1), train, 10)
-    record = json.loads(json.dumps(copying(samples, train, pictures(100, 2)).to_dict(pairs=15), allow_nan=False))
-    assert record["num_copies"] == 10 and record["num_held_out_copies"] == 0 and record["num_train"] == 30
+    record = json.loads(
+        json.dumps(copying(samples, train, pictures(100, 2)).to_dict(pairs=15), allow_nan=False)
+    )
+    assert (
+        record["num_copies"] == 10
+        and record["num_held_out_copies"] == 0
+        and record["num_train"] == 30
+    )
     assert {pair["sample"]: pair["train"] for pair in record["copies"]} == planted
     assert len(record["closest"]) == 15 and record["closest"][:10] == record["copies"]
     assert record["level"] == {"grey_levels": 1.0, "ratio": 0.2, "neighbours": 50, "flips": True}
@@ -388,7 +446,10 @@ def test_the_picture_shows_samples_beside_their_neighbours_as_they_match(channel
 
 def test_the_picture_of_one_pair_and_of_one_training_image():
     train = pictures(1, 0)
-    assert pairs_picture(train, train, copying(train, train)).size == (64 // 12 * 12 * 2 + 8 + 8, 64)
+    assert pairs_picture(train, train, copying(train, train)).size == (
+        64 // 12 * 12 * 2 + 8 + 8,
+        64,
+    )
 
 
 GOOD = pictures(5, 0)
@@ -404,11 +465,25 @@ GOOD = pictures(5, 0)
         ((GOOD, GOOD[:0]), "got training images of shape"),
         ((GOOD, GOOD[:, :1]), "got 1 x 12 x 12 training images and 3 x 12 x 12 samples"),
         ((GOOD, GOOD, GOOD[..., :8]), "got 3 x 12 x 8 held-out images"),
-        ((GOOD, GOOD, None, Features(torch.zeros(4, 2), torch.zeros(5, 2))), r"got features \(4, 2\) of 5 samples"),
-        ((GOOD, GOOD, None, Features(torch.zeros(5, 2), torch.zeros(5, 2), torch.zeros(1, 2))), "no held-out images"),
-        ((GOOD, GOOD, None, Features(torch.zeros(5, 2), torch.zeros(5, 3))), r"got vectors \(5, 2\) against \(5, 3\)"),
         (
-            (GOOD, GOOD, None, Features(torch.zeros(5, 2), torch.zeros(5, 2), None, torch.zeros(4, 2))),
+            (GOOD, GOOD, None, Features(torch.zeros(4, 2), torch.zeros(5, 2))),
+            r"got features \(4, 2\) of 5 samples",
+        ),
+        (
+            (GOOD, GOOD, None, Features(torch.zeros(5, 2), torch.zeros(5, 2), torch.zeros(1, 2))),
+            "no held-out images",
+        ),
+        (
+            (GOOD, GOOD, None, Features(torch.zeros(5, 2), torch.zeros(5, 3))),
+            r"got vectors \(5, 2\) against \(5, 3\)",
+        ),
+        (
+            (
+                GOOD,
+                GOOD,
+                None,
+                Features(torch.zeros(5, 2), torch.zeros(5, 2), None, torch.zeros(4, 2)),
+            ),
             r"mirrored training images \(4, 2\) beside \(5, 2\)",
         ),
         (

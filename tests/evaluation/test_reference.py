@@ -27,7 +27,8 @@ class Maker:
 
 
 @pytest.mark.parametrize(
-    "other", [Key("b", "extractor", "0:20"), Key("data", "b", "0:20"), Key("data", "extractor", "b")]
+    "other",
+    [Key("b", "extractor", "0:20"), Key("data", "b", "0:20"), Key("data", "extractor", "b")],
 )
 def test_found_by_all_three(other, tmp_path):
     maker = Maker()
@@ -43,7 +44,9 @@ def test_statistics_come_back_as_they_were(tmp_path):
     first, again = (cached_statistics(tmp_path, KEY, maker.statistics) for _ in range(2))
     assert maker.made == 1 and first.count == again.count == 20 and first.about == again.about
     assert (
-        torch.equal(first.mean, again.mean) and torch.equal(first.cov, again.cov) and again.cov.dtype == torch.float64
+        torch.equal(first.mean, again.mean)
+        and torch.equal(first.cov, again.cov)
+        and again.cov.dtype == torch.float64
     )
 
 
@@ -61,7 +64,10 @@ def test_damage_is_made_again(damage, tmp_path):
         path.write_bytes({"bit": data, "cut": data[:-8], "empty": b""}[damage])
     assert read(path) is None
     for _ in range(2):
-        assert torch.equal(cached_statistics(tmp_path, KEY, maker.statistics).cov, good.cov) and maker.made == 2
+        assert (
+            torch.equal(cached_statistics(tmp_path, KEY, maker.statistics).cov, good.cov)
+            and maker.made == 2
+        )
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -77,6 +83,7 @@ def test_failing_to_make_leaves_nothing(tmp_path):
 def test_unwritable_is_one_line(tmp_path):
     (tmp_path / "features").write_text("a file where the folder belongs")
     with pytest.raises(
-        DataError, match=r"cannot be written \(.+\); make room, or choose another place .+UNNOISE_CACHE\)$"
+        DataError,
+        match=r"cannot be written \(.+\); make room, or choose another place .+UNNOISE_CACHE\)$",
     ):
         write(tmp_path / "features" / "x.safetensors", {"rows": torch.zeros(2)}, {})

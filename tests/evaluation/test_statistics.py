@@ -13,7 +13,10 @@ from unnoise.evaluation.statistics import Moments, Statistics
 
 
 def features(n: int = 50, d: int = 6, seed: int = 0, offset: float = 0.0) -> torch.Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + offset
+    return (
+        torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        + offset
+    )
 
 
 def one_line(error) -> str:
@@ -28,7 +31,10 @@ def same(a: Statistics, b: Statistics, tolerance: float = 1e-12) -> None:
     torch.testing.assert_close(a.cov, b.cov, rtol=tolerance, atol=tolerance)
 
 
-@given(st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1), st.integers(1, 5))
+@given(
+    st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1),
+    st.integers(1, 5),
+)
 @settings(deadline=None, max_examples=30)
 def test_streamed_and_merged_are_the_whole(sizes, d):
     x = features(sum(sizes), d)
@@ -45,7 +51,10 @@ def test_streamed_and_merged_are_the_whole(sizes, d):
 
 def test_nothing_cancels_far_from_zero():
     """A sum of squares less the square of a sum would have lost all digits at 1e8."""
-    near, far = Statistics.of(features(400).split(7)), Statistics.of(features(400, offset=1e8).split(7))
+    near, far = (
+        Statistics.of(features(400).split(7)),
+        Statistics.of(features(400, offset=1e8).split(7)),
+    )
     torch.testing.assert_close(far.cov, near.cov, rtol=1e-6, atol=1e-7)
 
 
@@ -57,13 +66,19 @@ def test_usual_npz_holds_everything(tmp_path):
         np.testing.assert_array_equal(file["sigma"], stats.cov)
     found = Statistics.load(tmp_path / "deep" / "s.npz", 6)
     same(found, stats, 0)
-    assert found.about == stats.about and [p.name for p in (tmp_path / "deep").iterdir()] == ["s.npz"]
+    assert found.about == stats.about and [p.name for p in (tmp_path / "deep").iterdir()] == [
+        "s.npz"
+    ]
 
 
 def test_files_of_others_have_no_count(tmp_path):
     np.savez(tmp_path / "s.npz", mu=np.zeros(2, np.float32), sigma=np.eye(2, dtype=np.float32))
     found = Statistics.load(tmp_path / "s.npz")
-    assert found.count is None and found.mean.dtype == found.cov.dtype == torch.float64 and found.about == {}
+    assert (
+        found.count is None
+        and found.mean.dtype == found.cov.dtype == torch.float64
+        and found.about == {}
+    )
 
 
 def test_compact_is_float32_and_half(tmp_path):
@@ -78,7 +93,10 @@ def test_compact_is_float32_and_half(tmp_path):
 
 EYE = np.eye(3)
 BAD = {
-    "shape of sigma": ({"mu": np.zeros(3), "sigma": np.eye(2)}, r"mu \(3,\).*expected mu \(3,\) and sigma \(3, 3\)"),
+    "shape of sigma": (
+        {"mu": np.zeros(3), "sigma": np.eye(2)},
+        r"mu \(3,\).*expected mu \(3,\) and sigma \(3, 3\)",
+    ),
     "no mu": ({"sigma": EYE}, r"got sigma \(3, 3\), expected mu"),
     "no sigma": ({"mu": np.zeros(3)}, "expected mu"),
     "something else": ({"x": np.zeros(3)}, "got neither of them"),
@@ -112,7 +130,9 @@ def test_unwritable_is_one_line(tmp_path):
         Statistics.of(features()).save(tmp_path / "file" / "s.npz")
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "text", "truncated", "flipped", "pickle", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "empty", "text", "truncated", "flipped", "pickle", "folder"]
+)
 def test_unreadable_files_are_one_line(kind, tmp_path):
     path = tmp_path / "s.npz"
     Statistics.of(features(d=40)).save(path)
@@ -125,7 +145,9 @@ def test_unreadable_files_are_one_line(kind, tmp_path):
     elif kind != "missing":
         middle = len(data) // 2
         flipped = data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
-        path.write_bytes({"empty": b"", "text": b"mu", "truncated": data[:-200], "flipped": flipped}[kind])
+        path.write_bytes(
+            {"empty": b"", "text": b"mu", "truncated": data[:-200], "flipped": flipped}[kind]
+        )
     with pytest.raises(DataError, match=r"s\.npz: .*(cannot be read|damaged)") as error:
         Statistics.load(path)
     one_line(error)
@@ -133,7 +155,10 @@ def test_unreadable_files_are_one_line(kind, tmp_path):
 
 def test_wrong_features_are_one_line():
     moments = Moments(3)
-    for wrong, words in ((torch.zeros(2, 4), "expected"), (torch.full((2, 3), float("nan")), "not finite")):
+    for wrong, words in (
+        (torch.zeros(2, 4), "expected"),
+        (torch.full((2, 3), float("nan")), "not finite"),
+    ):
         with pytest.raises(DataError, match=words) as error:
             moments.update(wrong)
         one_line(error)

@@ -35,8 +35,12 @@ class Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
-    parser.add_argument("rows", nargs="*", help=f"some of {', '.join(FAULTS)}; all of them if none is named")
-    parser.add_argument("--full", action="store_true", help="all trials; else the subset of make test")
+    parser.add_argument(
+        "rows", nargs="*", help=f"some of {', '.join(FAULTS)}; all of them if none is named"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="all trials; else the subset of make test"
+    )
     parser.add_argument("--seed", type=int, default=int(os.environ.get("UNNOISE_FAULTS_SEED", "0")))
     parser.add_argument("--trials", type=int, help="so many of every row")
     parser.add_argument("--trial", type=int, help="this one alone")
@@ -52,8 +56,13 @@ def main() -> int:
         results = [_row(lab, FAULTS[name], arguments) for name in arguments.rows or FAULTS]
     print(table(results, lab))
     if arguments.json:
-        lines = {r.fault.name: {"trials": r.trials, "failures": r.failures, "sec": r.sec} for r in results}
-        arguments.json.write_text(json.dumps({"seed": lab.seed, "notes": sorted(lab.notes), "rows": lines}, indent=2))
+        lines = {
+            r.fault.name: {"trials": r.trials, "failures": r.failures, "sec": r.sec}
+            for r in results
+        }
+        arguments.json.write_text(
+            json.dumps({"seed": lab.seed, "notes": sorted(lab.notes), "rows": lines}, indent=2)
+        )
     return int(any(result.failures for result in results))
 
 
@@ -80,7 +89,9 @@ def table(results: list[Result], lab: Lab) -> str:
     """The one table, and what it was made with."""
     head = f"| {'fault':12} | trials | failures | seconds | compared |\n|---|---:|---:|---:|---|"
     foot = f"seed {lab.seed}, torch {torch.__version__}, {platform.platform()}, {os.cpu_count()} cores, 1 thread"
-    return "\n".join(["", head, *(result.line() for result in results), "", foot, *sorted(lab.notes)])
+    return "\n".join(
+        ["", head, *(result.line() for result in results), "", foot, *sorted(lab.notes)]
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,13 @@ from unnoise import checkpoint
 
 RUN_EVERY = 12
 """One trial in so many also runs on to the end."""
-PARTS = ("network.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", checkpoint.MANIFEST)
+PARTS = (
+    "network.safetensors",
+    "ema.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    checkpoint.MANIFEST,
+)
 FILES = (*PARTS, checkpoint.MODEL_FILE)
 FLIPS, REST = 100, 45
 """Of 145 trials: flipped bits, and the others."""
@@ -30,14 +36,20 @@ def _stopped(run: Path) -> Problems:
 
 
 def _stop_at(step: int) -> None:
-    harness.before_step(lambda state: os.kill(os.getpid(), signal.SIGINT) if state.step == step else None)
+    harness.before_step(
+        lambda state: os.kill(os.getpid(), signal.SIGINT) if state.step == step else None
+    )
 
 
 def flip(path: Path, draw: random.Random) -> str:
     """One bit anywhere, half of the time in the header; in a manifest not in "torch", which guards nothing."""
     content = bytearray(path.read_bytes())
-    header = 8 + int.from_bytes(content[:8], "little") if path.suffix == ".safetensors" else len(content)
-    record = content.index(b'"unnoise"') if path.name == checkpoint.MODEL_FILE else 0  # beside the weights' table
+    header = (
+        8 + int.from_bytes(content[:8], "little") if path.suffix == ".safetensors" else len(content)
+    )
+    record = (
+        content.index(b'"unnoise"') if path.name == checkpoint.MODEL_FILE else 0
+    )  # beside the weights' table
     at = draw.choice((draw.randrange(len(content)), draw.randrange(record, header)))
     if path.name == checkpoint.MANIFEST:
         start = content.index(b'"torch"')
@@ -128,7 +140,11 @@ def trial(lab: Lab, number: int) -> Problems:
     run = shutil.copytree(base, lab.fresh("corruption") / "run")
     newest, before = checkpoint.checkpoints(run / "checkpoints")[-2:][::-1]
     # Flips go round the files; other damage to the model file is the first of FILES' last places.
-    name = FILES[number % len(FILES)] if kind in (flip, truncate, empty, missing) else PARTS[number % len(PARTS)]
+    name = (
+        FILES[number % len(FILES)]
+        if kind in (flip, truncate, empty, missing)
+        else PARTS[number % len(PARTS)]
+    )
     path = run / name if name == checkpoint.MODEL_FILE else newest / name
     what = kind(path, draw)
     if kind is both:
@@ -145,7 +161,11 @@ def trial(lab: Lab, number: int) -> Problems:
 def _skipped(run: Path, newest: Path, before: Path) -> Problems:
     """The damaged one is named and the one before it is found; loading it by name is refused."""
     found, skipped = checkpoint.newest(run / "checkpoints")
-    problems = [] if found == before else [f"newest() gives {found and found.name}, expected {before.name}"]
+    problems = (
+        []
+        if found == before
+        else [f"newest() gives {found and found.name}, expected {before.name}"]
+    )
     if [str(newest) in reason for reason in skipped] != [True]:
         problems.append(f"newest() says {skipped}")
     try:
@@ -161,7 +181,9 @@ def _model_refused(path: Path, right: Path) -> Problems:
     except checkpoint.CheckpointError:
         return []
     expected = checkpoint.read_model(right)[1]
-    fields = [key for key in expected.keys() | record.keys() if expected.get(key) != record.get(key)]
+    fields = [
+        key for key in expected.keys() | record.keys() if expected.get(key) != record.get(key)
+    ]
     return [f"model file loaded silently, {', '.join(fields) or 'nothing'} changed"]
 
 
@@ -173,7 +195,9 @@ def _kept(lab: Lab, run: Path) -> Problems:
     found, _ = checkpoint.newest(run / "checkpoints")
     if child.code != 130 or found is None or found.name != checkpoint.name(7):
         there = harness.steps_of(run)
-        return [f"saved step 7 (exit code {child.code}), newest sound one is {found and found.name}, there are {there}"]
+        return [
+            f"saved step 7 (exit code {child.code}), newest sound one is {found and found.name}, there are {there}"
+        ]
     return harness.resumed(run, lab.whole(*flags), flags)
 
 
@@ -182,11 +206,19 @@ def _runs_on(lab: Lab, run: Path, newest: Path, before: Path, skips: bool) -> Pr
     child = harness.start(run, ("--train.keep-checkpoints", "3"))
     if child.wait():
         return [f"not resumed, exit code {child.code}: {child.err[-600:]!r}"]
-    said = "skipped: checkpoint" in child.out and newest.name in child.out and f"{before.name} (" in child.out
+    said = (
+        "skipped: checkpoint" in child.out
+        and newest.name in child.out
+        and f"{before.name} (" in child.out
+    )
     problems = ["the damaged one was not named"] if skips and not said else []
     return problems + harness.different(lab.whole("--train.keep-checkpoints", "3"), run)
 
 
 FAULT = Fault(
-    "corruption", FLIPS + REST, 48, "detected, named, previous one used, none loaded silently; resumed bitwise", trial
+    "corruption",
+    FLIPS + REST,
+    48,
+    "detected, named, previous one used, none loaded silently; resumed bitwise",
+    trial,
 )

@@ -37,7 +37,10 @@ class Disk:
         checkpoint.save_file = self._torn_tensors(checkpoint.save_file)
         Path.open = self._appending(Path.open)
         if self.only_saves:
-            checkpoint.save, checkpoint.save_model = self._save(checkpoint.save), self._save(checkpoint.save_model)
+            checkpoint.save, checkpoint.save_model = (
+                self._save(checkpoint.save),
+                self._save(checkpoint.save_model),
+            )
 
     def fails(self) -> bool:
         self.count += self.saving
@@ -135,18 +138,24 @@ def _older(run: Path, child: harness.Child) -> Problems:
     _, skipped = checkpoint.newest(run / "checkpoints")
     said = re.findall(r"saved .*/(step-\d+)", child.out)[-1:]
     there = [path.name for path in checkpoint.checkpoints(run / "checkpoints")]
-    problems = skipped + [f"{name} was saved and is not there" for name in said if name not in there]
+    problems = skipped + [
+        f"{name} was saved and is not there" for name in said if name not in there
+    ]
     return problems
 
 
 def _goes_on(lab: Lab, number: int) -> Problems:
     """With on_save_error continue some saves fail, and the run ends as if nothing had been."""
     draw, run = lab.random("disk", number), lab.fresh("disk") / "run"
-    first = draw.randrange(0, 38)  # two saves; each failure ends one save, and the last of six must succeed
+    first = draw.randrange(
+        0, 38
+    )  # two saves; each failure ends one save, and the last of six must succeed
     disk = Disk(ERRORS[number % 3], first, first + draw.choice((1, 2, 3)), only_saves=True)
     child = harness.start(run, CONTINUE, disk.install)
     code = child.wait()
-    problems = [] if code == 0 and not child.err else [f"exit code {code}, said {child.err[-300:]!r}"]
+    problems = (
+        [] if code == 0 and not child.err else [f"exit code {code}, said {child.err[-300:]!r}"]
+    )
     if "NOT SAVED, training goes on" not in child.out or os.strerror(disk.number) not in child.out:
         problems.append("a failed save was not said")
     where = f"{os.strerror(disk.number)} at operations {first} to {disk.last} of saves: "
@@ -158,7 +167,9 @@ def _full(lab: Lab, goes_on: bool, room: float) -> Problems:
     whole = lab.whole(*CONTINUE) if goes_on else lab.whole()
     place = lab.fresh("full") / "tmpfs"
     place.mkdir()
-    size = sum(p.stat().st_size for p in checkpoint.checkpoints(whole / "checkpoints")[-1].iterdir())
+    size = sum(
+        p.stat().st_size for p in checkpoint.checkpoints(whole / "checkpoints")[-1].iterdir()
+    )
     options = f"size={64 * size},mode=755"
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -179,12 +190,20 @@ def _full(lab: Lab, goes_on: bool, room: float) -> Problems:
         texts = lab.folder / "full" / "run"
         flags = CONTINUE if goes_on else ()
         work = harness.command(run, flags)
-        child = harness.fork(lambda: harness.cli.main(work), texts, lambda: harness.before_step(fill))
+        child = harness.fork(
+            lambda: harness.cli.main(work), texts, lambda: harness.before_step(fill)
+        )
         child.wait()
         where = f"tmpfs with room for {room:.2f} checkpoints{', going on' if goes_on else ''}: "
         if goes_on:
-            problems = [] if child.code == 0 and not child.err else [f"exit code {child.code}: {child.err[-300:]!r}"]
-            problems += [] if "NOT SAVED, training goes on" in child.out else ["a failed save was not said"]
+            problems = (
+                []
+                if child.code == 0 and not child.err
+                else [f"exit code {child.code}: {child.err[-300:]!r}"]
+            )
+            problems += (
+                [] if "NOT SAVED, training goes on" in child.out else ["a failed save was not said"]
+            )
             return [where + p for p in problems + harness.different(whole, run)]
         problems = child.one_line(2, "No space left on device") + _older(run, child)
         ballast.unlink(missing_ok=True)
@@ -197,5 +216,9 @@ def _full(lab: Lab, goes_on: bool, room: float) -> Problems:
 
 
 FAULT = Fault(
-    "disk", 40, 7, "one line, exit code 2, older ones verify, resumed bitwise; `continue` ends bitwise", trial
+    "disk",
+    40,
+    7,
+    "one line, exit code 2, older ones verify, resumed bitwise; `continue` ends bitwise",
+    trial,
 )

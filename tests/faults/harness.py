@@ -37,7 +37,12 @@ FLAGS = (
     "--train.checkpoint-every-kimg", str(EVERY * BATCH / 1000), "--train.keep-checkpoints", "2",
     "--train.precision", "fp32", "--train.compile", "off", "--sample.steps", "1", "--sample.guidance-scale", "1",
 )  # fmt: skip
-CLOCKS = ("img_per_sec", "train_sec", "sample_sec", "record")  # record: a digest that covers the times
+CLOCKS = (
+    "img_per_sec",
+    "train_sec",
+    "sample_sec",
+    "record",
+)  # record: a digest that covers the times
 LIMIT_SEC = 60.0
 """No child may be silent for longer."""
 
@@ -199,7 +204,9 @@ def before_step(call: Callable[[Any], object]) -> None:
     loop.train_step = step
 
 
-def finish(run: Path, flags: Sequence[str] = (), fault: Callable[[], None] | None = None) -> Problems:
+def finish(
+    run: Path, flags: Sequence[str] = (), fault: Callable[[], None] | None = None
+) -> Problems:
     """Run (on) to the end; what went wrong."""
     child = start(run, flags, fault)
     code = child.wait()
@@ -216,7 +223,9 @@ def different(a: Path, b: Path) -> Problems:
     if not steps_of(b):
         return ["no checkpoint is there"]
     one, other = (checkpoint.checkpoints(run / "checkpoints")[-1] for run in (a, b))
-    problems = [] if one.name == other.name else [f"last checkpoint is {other.name}, expected {one.name}"]
+    problems = (
+        [] if one.name == other.name else [f"last checkpoint is {other.name}, expected {one.name}"]
+    )
     try:
         for path in checkpoint.checkpoints(b / "checkpoints"):
             checkpoint.verify(path)
@@ -225,7 +234,9 @@ def different(a: Path, b: Path) -> Problems:
     except checkpoint.CheckpointError as error:
         return [*problems, str(error)]
     for name in ("network", "ema", "optimizer"):
-        if (one / f"{name}.safetensors").read_bytes() != (other / f"{name}.safetensors").read_bytes():
+        if (one / f"{name}.safetensors").read_bytes() != (
+            other / f"{name}.safetensors"
+        ).read_bytes():
             problems.append(f"{name} differs")
     if _state(one) != _state(other):
         problems.append("state.json differs")
@@ -239,7 +250,9 @@ def different(a: Path, b: Path) -> Problems:
 
 def curve(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock says."""
-    return [_unclocked(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        _unclocked(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def _unclocked(value: Any) -> Any:
@@ -258,7 +271,9 @@ def _model(run: Path) -> dict[str, Any]:
 
 def steps_of(run: Path) -> list[int]:
     """The steps of which there is a checkpoint."""
-    return [int(path.name.removeprefix("step-")) for path in checkpoint.checkpoints(run / "checkpoints")]
+    return [
+        int(path.name.removeprefix("step-")) for path in checkpoint.checkpoints(run / "checkpoints")
+    ]
 
 
 def pause(sec: float) -> None:

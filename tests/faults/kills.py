@@ -32,7 +32,9 @@ def trial(lab: Lab, number: int) -> Problems:
         child = harness.start(run, flags)
         step = draw.randrange(-1, STEPS)
         if child.reached(max(step, 0)) and step >= 0:  # -1: while it starts
-            harness.pause(draw.random() * draw.choice((0.02, 0.2)))  # within the step, or what follows it
+            harness.pause(
+                draw.random() * draw.choice((0.02, 0.2))
+            )  # within the step, or what follows it
         child.send(signal.SIGKILL)
         child.wait()
         problems += _lost(done, child, beside)
@@ -69,7 +71,9 @@ def _kill_real(run: Path, draw: random.Random) -> Problems:
     lines = draw.randrange(0, STEPS // 3)
     with (run.parent / "real.txt").open("w") as text:
         process = subprocess.Popen(
-            [sys.executable, "-m", "unnoise", *harness.command(run)], stdout=text, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "unnoise", *harness.command(run)],
+            stdout=text,
+            stderr=subprocess.STDOUT,
         )
         file, end = run / "metrics.jsonl", time.monotonic() + harness.LIMIT_SEC
         while process.poll() is None and time.monotonic() < end:
@@ -84,4 +88,10 @@ def _kill_real(run: Path, draw: random.Random) -> Problems:
     return sound(run)
 
 
-FAULT = Fault("kills", 200, 6, "weights, EMA, optimizer, counters, metrics, samples, model bitwise; lost work", trial)
+FAULT = Fault(
+    "kills",
+    200,
+    6,
+    "weights, EMA, optimizer, counters, metrics, samples, model bitwise; lost work",
+    trial,
+)

@@ -15,13 +15,16 @@ def trial(lab: Lab, number: int) -> Problems:
     whole, run = lab.whole(), lab.fresh("lock") / "run"
     step, (waits, tells) = draw.randrange(0, STEPS - 1), os.pipe()
     first = harness.start(
-        run, fault=lambda: harness.before_step(lambda state: _wait_at(state.step == step, waits, tells))
+        run,
+        fault=lambda: harness.before_step(lambda state: _wait_at(state.step == step, waits, tells)),
     )
     os.close(waits)
     first.reached(step)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     flags = draw.choice(((), ("--resume", "anyway"), ("--train.kimg", "1")))
-    second = harness.fork(lambda: harness.cli.main(harness.command(run, flags)), run.parent / "second")
+    second = harness.fork(
+        lambda: harness.cli.main(harness.command(run, flags)), run.parent / "second"
+    )
     second.wait()
     problems = second.one_line(2, "another trainer", f"process {first.pid}")
     if before != {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}:
@@ -44,5 +47,9 @@ def _wait_at(here: bool, waits: int, tells: int) -> None:
 
 
 FAULT = Fault(
-    "lock", 10, 2, "second trainer refused in one line, exit code 2; first one's result bitwise; free after kill", trial
+    "lock",
+    10,
+    2,
+    "second trainer refused in one line, exit code 2; first one's result bitwise; free after kill",
+    trial,
 )

@@ -13,7 +13,10 @@ from tests.faults import harness
 from tests.faults.harness import BATCH, STEPS, Fault, Lab, Problems
 from unnoise.training import loop, step
 
-WORDS = ("CUDA out of memory. Tried to allocate 2.00 GiB", "DefaultCPUAllocator: can't allocate memory")
+WORDS = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB",
+    "DefaultCPUAllocator: can't allocate memory",
+)
 SMOOTH = ("--train.lr", "1e-4")
 """Rounding differs between one batch and two halves of it; a small rate does not magnify that within a run."""
 
@@ -59,7 +62,11 @@ def trial(lab: Lab, number: int) -> Problems:
     size, said = BATCH, [int(size) for size in re.findall(r"micro-batches of (\d+)", child.out)]
     while size > most:
         size = (size + 1) // 2
-    problems = [] if child.code == 0 and not child.err else [f"exit code {child.code}: {child.err[-300:]!r}"]
+    problems = (
+        []
+        if child.code == 0 and not child.err
+        else [f"exit code {child.code}: {child.err[-300:]!r}"]
+    )
     if said != [size]:  # said once, at the end of the step in which it happened
         problems.append(f"said micro-batches of {said}, expected {[size]}")
     return [where + problem for problem in problems + _same_curve(lab.whole(*SMOOTH), run)]
@@ -70,9 +77,16 @@ def _same_curve(a: Path, b: Path) -> Problems:
     one, other = harness.curve(a), harness.curve(b)
     if len(one) != len(other):
         return [f"{len(other)} lines of metrics, expected {len(one)}"]
-    pairs = [(k, float(x[k]), float(y[k])) for x, y in zip(one, other, strict=True) for k in x if "loss" in k]
+    pairs = [
+        (k, float(x[k]), float(y[k]))
+        for x, y in zip(one, other, strict=True)
+        for k in x
+        if "loss" in k
+    ]
     off = [(abs(x - y) / abs(x), k) for k, x, y in pairs if not math.isclose(x, y, rel_tol=1e-6)]
     return [f"{max(off)[1]} is off by {max(off)[0]:.1e}, relative"] if off else []
 
 
-FAULT = Fault("memory", 20, 5, "losses within 1e-6 relative, said once; at one image one line", trial)
+FAULT = Fault(
+    "memory", 20, 5, "losses within 1e-6 relative, said once; at one image one line", trial
+)

@@ -51,7 +51,9 @@ def _inject(steps: set[int], kind: str, value: float) -> None:
         result = real_step(objective, state, batch, lr)
         changed = before != _fingerprint(state)
         if changed == (now["step"] in steps):
-            print(f"WRONG: step {now['step']} {'changed' if changed else 'did not change'} the weights")
+            print(
+                f"WRONG: step {now['step']} {'changed' if changed else 'did not change'} the weights"
+            )
         now["step"] = -1
         return result
 
@@ -69,11 +71,15 @@ def trial(lab: Lab, number: int) -> Problems:
     draw, kind = lab.random("non-finite", number), KINDS[number % len(KINDS)]
     value, run = VALUES[number // len(KINDS) % 3], lab.fresh("nonfinite") / "run"
     if kind == "weights":
-        problems = _weights(run, draw.randrange(1, STEPS - 1), draw.choice(("ema", "network", "optimizer")), value)
+        problems = _weights(
+            run, draw.randrange(1, STEPS - 1), draw.choice(("ema", "network", "optimizer")), value
+        )
     elif kind == "in a row":
         problems = _diverges(run, draw.randrange(0, STEPS - 6), draw.choice((1, 2, 4)), value)
     else:
-        problems = _passes(run, set(draw.sample(range(STEPS), draw.choice((1, 1, 2, 5)))), kind, value)
+        problems = _passes(
+            run, set(draw.sample(range(STEPS), draw.choice((1, 1, 2, 5)))), kind, value
+        )
     return [f"{kind} {value}: {problem}" for problem in problems + _finite(run)]
 
 
@@ -82,7 +88,9 @@ def _passes(run: Path, steps: set[int], kind: str, value: float) -> Problems:
     problems = harness.finish(run, (), lambda: _inject(steps, kind, value))
     out = run.with_suffix(".out").read_text()
     problems += re.findall("WRONG: .*", out)
-    lines = [line for line in map(json.loads, (run / "metrics.jsonl").open()) if "skipped_steps" in line]
+    lines = [
+        line for line in map(json.loads, (run / "metrics.jsonl").open()) if "skipped_steps" in line
+    ]
     right = [(step + 1, i + 1) for i, step in enumerate(sorted(steps))]
     if [(line["step"], line["skipped_steps"]) for line in lines] != right:
         problems.append(f"metrics say {lines}, expected {right}")
@@ -90,18 +98,31 @@ def _passes(run: Path, steps: set[int], kind: str, value: float) -> Problems:
         problems.append("a skipped step was not said")
     last = checkpoint.checkpoints(run / "checkpoints")[-1]
     counted = json.loads((last / "state.json").read_text())["skipped"]
-    return problems if counted == len(steps) else [*problems, f"state.json counts {counted}, expected {len(steps)}"]
+    return (
+        problems
+        if counted == len(steps)
+        else [*problems, f"state.json counts {counted}, expected {len(steps)}"]
+    )
 
 
 def _diverges(run: Path, first: int, most: int, value: float) -> Problems:
     """From a step on all are bad: after `most` of them one line with what is known, and exit code 3."""
     bad = set(range(first, STEPS))
     kind = "loss" if first % 2 else "gradient"
-    child = harness.start(run, ("--train.max-skipped", str(most)), lambda: _inject(bad, kind, value))
+    child = harness.start(
+        run, ("--train.max-skipped", str(most)), lambda: _inject(bad, kind, value)
+    )
     child.wait()
-    saved = [step for step in harness.steps_of(run) if step < first + most]  # one may be due between two bad ones
+    saved = [
+        step for step in harness.steps_of(run) if step < first + most
+    ]  # one may be due between two bad ones
     good = f"{checkpoint.name(saved[-1])} is intact" if saved else "there is no earlier checkpoint"
-    words = (f"training diverged at step {first + most}", f"{most} steps in a row", "images by sigma / alpha: ", good)
+    words = (
+        f"training diverged at step {first + most}",
+        f"{most} steps in a row",
+        "images by sigma / alpha: ",
+        good,
+    )
     histogram = re.findall(r": (\d+)(?:,|;)", child.err.partition("sigma / alpha: ")[2])
     problems = child.one_line(3, *words) + re.findall("WRONG: .*", child.out)
     if sum(map(int, histogram)) != most * harness.BATCH:

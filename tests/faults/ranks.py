@@ -51,8 +51,21 @@ def _launch(run: Path, dies: str, real: bool) -> harness.Child:
     def work() -> int:
         os.environ[DIES] = dies
         if real:
-            torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nproc-per-node", "2", "--max-restarts", "1"]
-            module = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "tests.faults.ranks"]
+            torchrun = [
+                str(Path(sys.executable).parent / "torchrun"),
+                "--nproc-per-node",
+                "2",
+                "--max-restarts",
+                "1",
+            ]
+            module = [
+                "--rdzv-backend",
+                "c10d",
+                "--rdzv-endpoint",
+                "127.0.0.1:0",
+                "-m",
+                "tests.faults.ranks",
+            ]
             return subprocess.run([*torchrun, *module, *arguments], check=False).returncode
         config = LaunchConfig(
             1, 1, 2, run_id=str(os.getpid()), rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", max_restarts=1,
@@ -81,15 +94,26 @@ def trial(lab: Lab, number: int) -> Problems:
     died = re.search(r"DIES ([\d.]+)", child.out)
     problems = [] if died else ["no rank was killed"]
     if died and ended - float(died[1]) > MOST_SEC:
-        problems.append(f"ended {ended - float(died[1]):.0f} s after the kill, expected at most {MOST_SEC:.0f}")
+        problems.append(
+            f"ended {ended - float(died[1]):.0f} s after the kill, expected at most {MOST_SEC:.0f}"
+        )
     if child.code:
         return [f"rank {dies}: exit code {child.code}: {child.err[-900:]}"]
-    weights = [checkpoint.read_model(folder / checkpoint.MODEL_FILE)[1]["weights"] for folder in (whole, run)]
+    weights = [
+        checkpoint.read_model(folder / checkpoint.MODEL_FILE)[1]["weights"]
+        for folder in (whole, run)
+    ]
     problems += [] if weights[0] == weights[1] else ["another hash of the final weights"]
     return [f"rank {dies}: {problem}" for problem in problems + harness.different(whole, run)]
 
 
-FAULT = Fault("ranks", 25, 2, "the job restarts and ends within 60 s of the kill, same final hash, all bitwise", trial)
+FAULT = Fault(
+    "ranks",
+    25,
+    2,
+    "the job restarts and ends within 60 s of the kill, same final hash, all bitwise",
+    trial,
+)
 
 if __name__ == "__main__":
     import torch

@@ -34,13 +34,17 @@ AGAIN_EVERY = 6
 
 def groups(step: int) -> dict[str, dict[str, torch.Tensor]]:
     """Tensors that say of which step they are."""
-    return {part: {"a": torch.full((3000,), float(step))} for part in ("network", "ema", "optimizer")}
+    return {
+        part: {"a": torch.full((3000,), float(step))} for part in ("network", "ema", "optimizer")
+    }
 
 
 def write(run: Path, step: int) -> None:
     """What the loop does to save."""
     checkpoint.save(run / "checkpoints", step, groups(step), {"n": step})
-    checkpoint.save_model(run / checkpoint.MODEL_FILE, groups(step)["ema"], {"config": {}, "shape": {}, "n": step})
+    checkpoint.save_model(
+        run / checkpoint.MODEL_FILE, groups(step)["ema"], {"config": {}, "shape": {}, "n": step}
+    )
     newest = checkpoint.checkpoints(run / "checkpoints")[-2:]
     checkpoint.prune(run / "checkpoints", {path.name for path in newest})
 
@@ -81,11 +85,24 @@ def _traced(run: Path, step: int, *options: str) -> tuple[int, list[str]]:
     log = run.parent / "strace.txt"
     log.unlink(missing_ok=True)
     tracer = subprocess.Popen(
-        ["strace", "-f", "-y", "-o", str(log), "-e", f"trace=?{',?'.join(CALLS)}", *options, "-p", str(child.pid)],
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-o",
+            str(log),
+            "-e",
+            f"trace=?{',?'.join(CALLS)}",
+            *options,
+            "-p",
+            str(child.pid),
+        ],
         stderr=subprocess.DEVNULL,
     )
     status, end = Path(f"/proc/{child.pid}/status"), time.monotonic() + 10
-    while "TracerPid:\t0" in status.read_text() and tracer.poll() is None and time.monotonic() < end:
+    while (
+        "TracerPid:\t0" in status.read_text() and tracer.poll() is None and time.monotonic() < end
+    ):
         time.sleep(0.001)
     os.close(tells)
     code = child.wait()
@@ -121,8 +138,14 @@ def _unsynced(lines: list[str], run: Path) -> Problems:
     temporary = run / "checkpoints" / f".tmp-{checkpoint.name(NEW)}"
     names = [f"{part}.safetensors" for part in groups(NEW)] + ["state.json", ".manifest.json.tmp"]
     files = [temporary / name for name in names] + [temporary, temporary.parent, run]
-    model = [] if any("model.safetensors" in path for path in synced) else ["the model file is not fsynced"]
-    return [f"{path.relative_to(run)} is not fsynced" for path in files if str(path) not in synced] + model
+    model = (
+        []
+        if any("model.safetensors" in path for path in synced)
+        else ["the model file is not fsynced"]
+    )
+    return [
+        f"{path.relative_to(run)} is not fsynced" for path in files if str(path) not in synced
+    ] + model
 
 
 def _base(run: Path, old: tuple[int, ...]) -> Path:
@@ -140,7 +163,9 @@ def trial(lab: Lab, number: int) -> Problems:
     old = (NEW,) if number % AGAIN_EVERY == AGAIN_EVERY - 1 else OLD
     points = _points(lab.folder, old)
     run = _base(lab.folder / "saves" / "run", old)
-    where = (number * 37 + lab.seed) % max(len(points), 1)  # 37 and their number have no common divisor: spread out
+    where = (number * 37 + lab.seed) % max(
+        len(points), 1
+    )  # 37 and their number have no common divisor: spread out
     if points:
         name, count = points[where]
         code, _ = _traced(run, NEW, "-e", f"inject={name}:signal=KILL:when={count}")
@@ -169,7 +194,9 @@ def _state(run: Path) -> Problems:
         return [f"newest sound checkpoint: {found}", *skipped]
     model = checkpoint.read_model(run / checkpoint.MODEL_FILE)[1]["n"]
     ahead = (
-        [f"the model is of step {model}, the checkpoint {found.name}"] if checkpoint.name(model) > found.name else []
+        [f"the model is of step {model}, the checkpoint {found.name}"]
+        if checkpoint.name(model) > found.name
+        else []
     )
     return [*skipped, *_holds(found), *ahead]
 
@@ -179,9 +206,17 @@ def _holds(path: Path) -> Problems:
     tensors, state = checkpoint.load(path)
     right = groups(state["n"])
     same = all(torch.equal(tensors[part]["a"], right[part]["a"]) for part in right)
-    return [] if same and path.name == checkpoint.name(state["n"]) else [f"{path.name} holds something else"]
+    return (
+        []
+        if same and path.name == checkpoint.name(state["n"])
+        else [f"{path.name} holds something else"]
+    )
 
 
 FAULT = Fault(
-    "saves", 60, 12, "the older or the new checkpoint whole, none torn, next save sweeps up; fsync order", trial
+    "saves",
+    60,
+    12,
+    "the older or the new checkpoint whole, none torn, next save sweeps up; fsync order",
+    trial,
 )

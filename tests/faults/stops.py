@@ -33,7 +33,9 @@ def trial(lab: Lab, number: int) -> Problems:
     if child.code == 0 and ended == STEPS:  # it was on its last step already
         return harness.different(whole, run)
     problems = (
-        [] if child.code == 128 + sent else [f"exit code {child.code}, expected {128 + sent}: {child.err[-300:]!r}"]
+        []
+        if child.code == 128 + sent
+        else [f"exit code {child.code}, expected {128 + sent}: {child.err[-300:]!r}"]
     )
     found, skipped = checkpoint.newest(run / "checkpoints")
     if skipped or found is None or found.name != checkpoint.name(ended):
@@ -65,7 +67,11 @@ def _twice(run, first: int, second: int, step: int) -> Problems:
 
     child = harness.start(run, fault=lambda: harness.before_step(send))
     child.wait()
-    problems = [] if child.code in (130, 128 + first) else [f"exit code {child.code} after two signals: {child.err!r}"]
+    problems = (
+        []
+        if child.code in (130, 128 + first)
+        else [f"exit code {child.code} after two signals: {child.err!r}"]
+    )
     if child.steps[-1] != step:
         problems.append(f"went on to step {child.steps[-1]} after two signals at {step}")
     last = harness.steps_of(run)[-1:]
@@ -75,5 +81,9 @@ def _twice(run, first: int, second: int, step: int) -> Problems:
 
 
 FAULT = Fault(
-    "signals", 40, 6, "exit code 128+n, checkpoint of the step in hand, resumed run bitwise; twice: at once", trial
+    "signals",
+    40,
+    6,
+    "exit code 128+n, checkpoint of the step in hand, resumed run bitwise; twice: at once",
+    trial,
 )

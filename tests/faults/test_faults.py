@@ -18,10 +18,18 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """The rows that were asked for, run once."""
-    here = [item for item in request.session.items if item.path == Path(__file__) and isinstance(item, pytest.Function)]
+    here = [
+        item
+        for item in request.session.items
+        if item.path == Path(__file__) and isinstance(item, pytest.Function)
+    ]
     rows = [item.callspec.params["row"] for item in here]
     file = tmp_path_factory.mktemp("faults") / "results.json"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNNOISE_CACHE": str(file.parent / "cache")}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "UNNOISE_CACHE": str(file.parent / "cache"),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults", *rows, "--json", str(file)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900,

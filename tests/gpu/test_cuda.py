@@ -18,7 +18,10 @@ from unnoise.training import loop
 from unnoise.training.run import prepare
 from unnoise.training.step import draw, read, train_step
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 TINY = {
     "train.kimg": 1.28,
@@ -54,7 +57,9 @@ def test_the_network_computes_on_the_gpu_what_it_does_on_the_cpu(preset):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("compiled", ["off", "on"])
 def test_training_in_every_precision_compiled_or_not(data, tmp_path, precision, compiled):
-    config = override(named("digits"), {**TINY, "train.precision": precision, "train.compile": compiled})
+    config = override(
+        named("digits"), {**TINY, "train.precision": precision, "train.compile": compiled}
+    )
     assert loop.train(config, data, tmp_path).finished
     assert unnoise.load(tmp_path).sample(8).shape == (8, 1, 8, 8)
 
@@ -63,7 +68,9 @@ def test_seeds_give_the_same_pictures_on_either_device():
     model = unnoise.load("digits", "cpu")
     on_cpu = model.sample(16).int()
     config = dataclasses.replace(model.config.train, precision="fp32")
-    gpu = unnoise.Model(model.network, dataclasses.replace(model.config, device="cuda", train=config), model.record)
+    gpu = unnoise.Model(
+        model.network, dataclasses.replace(model.config, device="cuda", train=config), model.record
+    )
     assert (gpu.sample(16).int() - on_cpu).abs().float().mean() < 1
 
 
@@ -77,9 +84,16 @@ def test_recorded_calls_are_the_calls(guidance):
     assert len(model.sample(5, guidance_scale=guidance, cuda_graphs=True)) == 5  # another shape
 
 
-@pytest.mark.parametrize(("compiled", "optimizer"), [("off", "adamw"), ("off", "muon"), ("on", "adamw")])
+@pytest.mark.parametrize(
+    ("compiled", "optimizer"), [("off", "adamw"), ("off", "muon"), ("on", "adamw")]
+)
 def test_no_step_waits_for_the_device(data, tmp_path, compiled, optimizer):
-    changes = {"device": "cuda", "train.precision": "bf16", "train.compile": compiled, "train.optimizer": optimizer}
+    changes = {
+        "device": "cuda",
+        "train.precision": "bf16",
+        "train.compile": compiled,
+        "train.optimizer": optimizer,
+    }
     config = override(named("digits"), {**TINY, **changes, "train.ema_also_kimg": (1.0,)})
     run = prepare(config, data, tmp_path)
     batches = Batches(data, 0, run.arithmetic.device)
@@ -101,16 +115,27 @@ def test_no_step_waits_for_the_device(data, tmp_path, compiled, optimizer):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_step_that_is_not_finite_changes_nothing(data, tmp_path, optimizer):
-    changes = {"device": "cuda", "train.precision": "bf16", "train.compile": "off", "train.optimizer": optimizer}
+    changes = {
+        "device": "cuda",
+        "train.precision": "bf16",
+        "train.compile": "off",
+        "train.optimizer": optimizer,
+    }
     config = override(named("digits"), {**TINY, **changes})
     run = prepare(config, data, tmp_path)
     batch = draw(run.objective, 0, *Batches(data, 0, run.arithmetic.device).get(0, 64))
     train_step(run.objective, run.state, batch, 1e-3)
-    before = [v.clone() for module in (run.state.network, run.state.ema) for v in module.parameters()]
-    train_step(run.objective, run.state, dataclasses.replace(batch, x0=batch.x0 * float("nan")), 1e-3)
+    before = [
+        v.clone() for module in (run.state.network, run.state.ema) for v in module.parameters()
+    ]
+    train_step(
+        run.objective, run.state, dataclasses.replace(batch, x0=batch.x0 * float("nan")), 1e-3
+    )
     after = [v for module in (run.state.network, run.state.ema) for v in module.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert [outcome.step for outcome in read(run.objective, run.state)] == [2] and run.state.skipped == 1
+    assert [outcome.step for outcome in read(run.objective, run.state)] == [
+        2
+    ] and run.state.skipped == 1
     train_step(run.objective, run.state, batch, 1e-3)
     assert not torch.equal(before[0], next(run.state.network.parameters()))
 
@@ -152,9 +177,16 @@ def test_muon_moves_the_weights_as_on_the_cpu(data, tmp_path):
         start = [p.detach().cpu().clone() for p in run.state.network.parameters()]
         batches = Batches(data, 0, run.arithmetic.device)
         batch = draw(run.objective, 0, *batches.get(0, 64))
-        eps = torch.randn(batch.eps.shape, generator=torch.Generator().manual_seed(0)).to(batch.eps.device)
+        eps = torch.randn(batch.eps.shape, generator=torch.Generator().manual_seed(0)).to(
+            batch.eps.device
+        )
         for _ in range(3):
             train_step(run.objective, run.state, dataclasses.replace(batch, eps=eps), 1e-3)
-        ends.append([p.detach().cpu() - s for p, s in zip(run.state.network.parameters(), start, strict=True)])
+        ends.append(
+            [
+                p.detach().cpu() - s
+                for p, s in zip(run.state.network.parameters(), start, strict=True)
+            ]
+        )
     on_cpu, on_gpu = (torch.cat([v.flatten() for v in moves]) for moves in ends)
     assert (on_gpu - on_cpu).norm() < 0.1 * on_cpu.norm()

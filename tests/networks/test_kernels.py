@@ -20,7 +20,9 @@ def nothing_is_small(monkeypatch):
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64
+    ).to(dtype)
 
 
 def group_norm(channels: int, dtype: torch.dtype) -> nn.GroupNorm:
@@ -36,12 +38,19 @@ def group_norm(channels: int, dtype: torch.dtype) -> nn.GroupNorm:
 def test_norm_silu_has_the_values_and_gradients_of_its_parts(affine, layout):
     norm = group_norm(8, torch.float64)
     x = randn(2, 8, 5, 3).to(memory_format=layout).requires_grad_()
-    extra = [randn(2, 8, 1, 1).requires_grad_(), (randn(2, 8, 1, 1) * 2).requires_grad_()] if affine else []
+    extra = (
+        [randn(2, 8, 1, 1).requires_grad_(), (randn(2, 8, 1, 1) * 2).requires_grad_()]
+        if affine
+        else []
+    )
     h = norm(x) * (1 + extra[0]) + extra[1] if affine else norm(x)
     wanted, got = F.silu(h), norm_silu(x, norm, *extra)
     assert torch.equal(got, wanted)
     places = [x, norm.weight, norm.bias, *extra]
-    grads = [torch.autograd.grad((y * randn(2, 8, 5, 3)).sum(), places, retain_graph=True) for y in (wanted, got)]
+    grads = [
+        torch.autograd.grad((y * randn(2, 8, 5, 3)).sum(), places, retain_graph=True)
+        for y in (wanted, got)
+    ]
     for ours, theirs in zip(*grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
@@ -50,7 +59,9 @@ def test_norm_silu_in_bf16_is_bitwise_that_of_its_parts():
     norm, x = group_norm(8, torch.float32), randn(2, 8, 8, 8, dtype=torch.bfloat16).requires_grad_()
     wanted, got = F.silu(F.group_norm(x, 4, norm.weight, norm.bias)), norm_silu(x, norm)
     assert torch.equal(got, wanted)
-    ours, theirs = (torch.autograd.grad(y.float().square().sum(), [x, norm.weight]) for y in (got, wanted))
+    ours, theirs = (
+        torch.autograd.grad(y.float().square().sum(), [x, norm.weight]) for y in (got, wanted)
+    )
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
@@ -69,7 +80,10 @@ def kept_bytes(work) -> int:
 
 
 def test_only_x_and_a_byte_per_element_are_kept():
-    norm, x = group_norm(8, torch.float32), randn(4, 8, 32, 32, dtype=torch.bfloat16).requires_grad_()
+    norm, x = (
+        group_norm(8, torch.float32),
+        randn(4, 8, 32, 32, dtype=torch.bfloat16).requires_grad_(),
+    )
     size = x.numel() * 2
     assert kept_bytes(lambda: norm_silu(x, norm)) < size * 1.01
     assert kept_bytes(lambda: F.silu(norm(x))) > size * 1.99
@@ -85,14 +99,20 @@ def test_only_x_and_a_byte_per_element_are_kept():
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_dropout(dtype, layout, p):
     torch.manual_seed(0)
-    drop, x = Dropout(p), (1 + randn(8, 16, 32, 33).abs()).to(dtype, memory_format=layout).requires_grad_()
+    drop, x = (
+        Dropout(p),
+        (1 + randn(8, 16, 32, 33).abs()).to(dtype, memory_format=layout).requires_grad_(),
+    )
     y = drop(x)
     assert y.stride() == x.stride()
     zero = y == 0
     count = x.numel()
     assert abs(zero.sum().item() - p * count) < 5 * (p * (1 - p) * count) ** 0.5
     torch.testing.assert_close(
-        y[~zero], x.detach()[~zero] / (1 - p), rtol=1e-2 if dtype == torch.bfloat16 else 1e-6, atol=0
+        y[~zero],
+        x.detach()[~zero] / (1 - p),
+        rtol=1e-2 if dtype == torch.bfloat16 else 1e-6,
+        atol=0,
     )
     y.sum().backward()
     assert x.grad is not None and torch.equal(x.grad != 0, ~zero)
@@ -128,9 +148,13 @@ def test_doubled_weights_are_upsampling_and_convolution(size):
 @pytest.mark.parametrize("size", [(8, 8), (7, 8), (7, 7)])
 def test_upsample_to_any_size(size):
     up, x = Upsample(3).double(), randn(1, 3, 4, 4)
-    torch.testing.assert_close(up(x, size), up.conv(F.interpolate(x, size=size)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        up(x, size), up.conv(F.interpolate(x, size=size)), rtol=1e-12, atol=1e-12
+    )
     up.prepare(torch.float64)
-    torch.testing.assert_close(up(x, size), up.conv(F.interpolate(x, size=size)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        up(x, size), up.conv(F.interpolate(x, size=size)), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_network_trains_through_all_of_it():
@@ -138,7 +162,14 @@ def test_the_network_trains_through_all_of_it():
     from unnoise.networks.unet import UNet
 
     config = UNetConfig(
-        8, (1, 2), 1, attention_levels=(1,), norm_groups=4, conditioning="scale_shift", resample="conv", dropout=0.0
+        8,
+        (1, 2),
+        1,
+        attention_levels=(1,),
+        norm_groups=4,
+        conditioning="scale_shift",
+        resample="conv",
+        dropout=0.0,
     )
     net = UNet(config, 1, 1, 8).double()
     for p in net.parameters():
@@ -152,12 +183,16 @@ def test_the_network_trains_through_all_of_it():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("unnoise.networks.layers.norm_silu", stock)
         patch.setattr("unnoise.networks.unet.norm_silu", stock)
-        patch.setattr(Upsample, "forward", lambda self, x, size: self.conv(F.interpolate(x, size=size)))
+        patch.setattr(
+            Upsample, "forward", lambda self, x, size: self.conv(F.interpolate(x, size=size))
+        )
         theirs = gradients()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-def stock(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+def stock(
+    x: Tensor, norm: nn.GroupNorm, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
     h = norm(x)
     return F.silu(h if scale is None or shift is None else h * (1 + scale) + shift)

@@ -21,7 +21,11 @@ def network(every: str = "every_block", stem: str = "conv") -> UNet:
 
 def inputs(batch: int, time: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(int(time))
-    return torch.randn(batch, 1, 8, 8, generator=generator), torch.full((batch,), time), torch.arange(batch) % 3
+    return (
+        torch.randn(batch, 1, 8, 8, generator=generator),
+        torch.full((batch,), time),
+        torch.arange(batch) % 3,
+    )
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -36,7 +40,9 @@ def test_rounded_weights_change_no_bit_under_autocast(layout):
         assert value.dtype == torch.float32 and torch.equal(value, before[key])
 
 
-@pytest.mark.parametrize(("every", "stem"), [("every_block", "conv"), ("per_level", "conv"), ("per_level", "block")])
+@pytest.mark.parametrize(
+    ("every", "stem"), [("every_block", "conv"), ("per_level", "conv"), ("per_level", "block")]
+)
 def test_deep_cache_computes_the_deep_levels_at_every_nth_call(every, stem):
     net, calls = network(every, stem), []
     net.middle1.register_forward_hook(lambda *_: calls.append(1))
@@ -51,7 +57,9 @@ def test_deep_cache_computes_the_deep_levels_at_every_nth_call(every, stem):
     assert torch.equal(outs[0], plain[0]) and torch.equal(outs[3], plain[3])
     assert not torch.equal(outs[1], plain[1]) and not torch.equal(outs[2], plain[2])
     calls.clear()
-    assert torch.equal(cached(*inputs(2, 900.0)), plain[0]) and len(calls) > 0  # another walk begins
+    assert (
+        torch.equal(cached(*inputs(2, 900.0)), plain[0]) and len(calls) > 0
+    )  # another walk begins
     assert torch.equal(cached(*inputs(3, 800.0)), net(*inputs(3, 800.0)))  # another batch
 
 
@@ -60,7 +68,9 @@ def test_the_shallow_levels_see_the_new_time_and_image():
     cached = DeepCache(net, 2)
     x, time, label = inputs(2, 900.0)
     first = cached(x, time, label)
-    assert torch.equal(cached(x, time, label), first)  # the same call again: kept features are the right ones
+    assert torch.equal(
+        cached(x, time, label), first
+    )  # the same call again: kept features are the right ones
     cached(x, time, label)
     assert not torch.equal(cached(x + 0.1, time, label), first)
 

@@ -20,10 +20,16 @@ from unnoise.networks.triton_norm import group_norm_silu
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+    "cuda",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    ],
 )
 on_cuda = pytest.mark.parametrize("device", [CUDA])
-outside = pytest.mark.skipif(INTERPRETED, reason="starts the interpreter's process, or needs no triton")
+outside = pytest.mark.skipif(
+    INTERPRETED, reason="starts the interpreter's process, or needs no triton"
+)
 
 
 @pytest.fixture(params=["cpu"] if INTERPRETED else [CUDA])
@@ -44,14 +50,18 @@ def blocks(monkeypatch):
     triton_norm._launch.cache_clear()
 
 
-def inputs(shape, device, dtype=torch.float32, parameters=torch.float32, conditioned=(True, True)) -> Any:
+def inputs(
+    shape, device, dtype=torch.float32, parameters=torch.float32, conditioned=(True, True)
+) -> Any:
     """x in channels_last, weight, bias, and scale and shift as the halves of one embedding, all with gradients."""
     torch.manual_seed(0)
     n, c = shape[:2]
     x = (2 * torch.randn(shape) + 1).to(device, dtype).to(memory_format=torch.channels_last)
     weight, bias = (torch.randn(c, device=device).to(parameters) for _ in range(2))
     halves = torch.randn(n, 2 * c, device=device).to(parameters).chunk(2, dim=1)
-    scale, shift = (half if given else None for half, given in zip(halves, conditioned, strict=True))
+    scale, shift = (
+        half if given else None for half, given in zip(halves, conditioned, strict=True)
+    )
     return [None if v is None else v.requires_grad_() for v in (x, weight, bias, scale, shift)]
 
 
@@ -90,9 +100,21 @@ def assert_near(got, want, tolerance):
 
 
 @outside
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton (pip install triton)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="needs triton (pip install triton)"
+)
 def test_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-x", "-m", "not gpu", "-p", "no:cacheprovider", __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-m",
+        "not gpu",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+    ]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-4000:]
@@ -101,10 +123,10 @@ def test_in_the_interpreter():
 
 @outside
 def test_the_module_imports_where_triton_does_not():
-    code = (
-        "import sys; sys.modules['triton'] = None; from unnoise.networks import triton_norm as t; print(t.available())"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = "import sys; sys.modules['triton'] = None; from unnoise.networks import triton_norm as t; print(t.available())"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip() == "False"
 
 
@@ -137,7 +159,9 @@ def test_any_block_sizes(device, blocks, sizes):
     """Several tiles to a chunk, one chunk, many more chunks than a block of them holds; the last ones not full."""
     blocks(*sizes)
     tensors = inputs((2, 12, 9, 11), device)
-    tensors[0] = (tensors[0] + torch.linspace(-5, 5, 11, device=device)).detach().requires_grad_()  # chunks differ
+    tensors[0] = (
+        (tensors[0] + torch.linspace(-5, 5, 11, device=device)).detach().requires_grad_()
+    )  # chunks differ
     assert_near(results(ours, tensors, 3), exact(tensors, 3), 1e-5)
 
 
@@ -150,7 +174,9 @@ def test_a_large_mean_cancels_nothing(device, blocks, sizes):
     x[0, :4] -= 3000  # and the groups of an image and the images differ
     x[1, 1] += 2
     tensors = [x.requires_grad_(), *rest]
-    assert_near(results(ours, tensors, 2), exact(tensors, 2), 4e-5)  # float32 holds the mean itself to 3e-5
+    assert_near(
+        results(ours, tensors, 2), exact(tensors, 2), 4e-5
+    )  # float32 holds the mean itself to 3e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -173,9 +199,14 @@ def test_finite_differences(device):
     for index, (v, gradient) in enumerate(zip(tensors, gradients, strict=True)):
         step = 1e-2 * torch.randn_like(v)
         with torch.no_grad():
-            ends = [ours([*tensors[:index], v + way * step, *tensors[index + 1 :]], 2) for way in (1, -1)]
+            ends = [
+                ours([*tensors[:index], v + way * step, *tensors[index + 1 :]], 2)
+                for way in (1, -1)
+            ]
         slope = ((ends[0] - ends[1]).double() * weights).sum() / 2
-        torch.testing.assert_close((gradient * step).sum().double(), slope, rtol=2e-3, atol=2e-3 * step.norm().item())
+        torch.testing.assert_close(
+            (gradient * step).sum().double(), slope, rtol=2e-3, atol=2e-3 * step.norm().item()
+        )
 
 
 def test_bitwise_repeatable(device, blocks):
@@ -190,16 +221,24 @@ def test_any_layout_comes_in_and_channels_last_comes_out(device):
     want = results(ours, tensors, 3)
     x = tensors[0].detach()
     wide = torch.cat([x, x], dim=1)[:, :12]
-    for other in (x.contiguous(), wide, x.contiguous().transpose(2, 3).contiguous().transpose(2, 3)):
+    for other in (
+        x.contiguous(),
+        wide,
+        x.contiguous().transpose(2, 3).contiguous().transpose(2, 3),
+    ):
         got = results(ours, [other.requires_grad_(), *tensors[1:]], 3)
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
         assert got[0].is_contiguous(memory_format=torch.channels_last)
     spaced = [torch.stack([v.detach()] * 2, -1)[..., 0].requires_grad_() for v in tensors[1:]]
-    assert all(torch.equal(a, b) for a, b in zip(results(ours, [tensors[0], *spaced], 3), want, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(results(ours, [tensors[0], *spaced], 3), want, strict=True)
+    )
     one = torch.ones((), device=device).expand(x.shape)  # the gradient of a sum has strides 0
     summed = torch.autograd.grad(ours(tensors, 3).sum(), tensors)
     assert all(
-        torch.equal(a, b) for a, b in zip(summed, torch.autograd.grad(ours(tensors, 3), tensors, one), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(summed, torch.autograd.grad(ours(tensors, 3), tensors, one), strict=True)
     )
 
 
@@ -217,17 +256,23 @@ def test_operators_are_registered_soundly(device):
     checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     operators = torch.ops.unnoise
     torch.library.opcheck(
-        operators.group_norm_silu.default, (x, 4, weight, bias, 1e-5, scale, None, True), test_utils=checks
+        operators.group_norm_silu.default,
+        (x, 4, weight, bias, 1e-5, scale, None, True),
+        test_utils=checks,
     )
     y, coef = operators.group_norm_silu(x, 4, weight, bias, 1e-5, scale, None, True)
-    torch.library.opcheck(operators.group_norm_silu_backward.default, (x, y, 4, coef, True), test_utils=checks)
+    torch.library.opcheck(
+        operators.group_norm_silu_backward.default, (x, y, 4, coef, True), test_utils=checks
+    )
 
 
 def test_compiled_whole(device):
     """No graph break, the same bits; Inductor itself on CUDA only."""
     backend = "inductor" if device == "cuda" else "aot_eager"
     tensors = inputs((2, 16, 5, 3), device)
-    function = getattr(triton_norm.group_norm_silu, "__wrapped__", group_norm_silu)  # without the tests' shape checks
+    function = getattr(
+        triton_norm.group_norm_silu, "__wrapped__", group_norm_silu
+    )  # without the tests' shape checks
 
     def around(tensors, groups, silu):
         x, weight, bias, scale, shift = tensors
@@ -252,7 +297,9 @@ def test_errors(device):
     for arguments, message in bad:
         with pytest.raises(ValueError, match=message):
             function(*arguments)
-    (first,) = torch.autograd.grad(ours([x, weight, bias, scale, shift], 4).square().sum(), x, create_graph=True)
+    (first,) = torch.autograd.grad(
+        ours([x, weight, bias, scale, shift], 4).square().sum(), x, create_graph=True
+    )
     with pytest.raises(RuntimeError):  # not silently zero
         torch.autograd.grad(first.sum(), x)
 
@@ -304,7 +351,9 @@ def test_more_than_two_to_the_31_elements(device, shape):
     """The last group of the last image as if alone; 20 GB of bf16."""
     assert torch.Size(shape).numel() > 2**31
     c, width = shape[1], shape[1] // 32
-    x = torch.empty(shape, device=device, dtype=torch.bfloat16, memory_format=torch.channels_last).normal_()
+    x = torch.empty(
+        shape, device=device, dtype=torch.bfloat16, memory_format=torch.channels_last
+    ).normal_()
     x[-1, :, shape[2] // 2 :] += 3
     weight, bias = torch.randn(c, device=device), torch.randn(c, device=device)
     y = group_norm_silu(x.requires_grad_(), 32, weight, bias, 1e-5)

@@ -63,12 +63,22 @@ def test_any_size_any_wiring(resample, skips, stem, size):
 @pytest.mark.parametrize("conditioning", ["additive", "scale_shift"])
 def test_images_of_a_batch_do_not_mix_and_every_input_matters(padding, conditioning):
     net = random_weights(
-        UNet(dataclasses.replace(SMALL, conditioning=conditioning, downsample_padding=padding), 1, 1, 8, 3)
+        UNet(
+            dataclasses.replace(SMALL, conditioning=conditioning, downsample_padding=padding),
+            1,
+            1,
+            8,
+            3,
+        )
     )
     x, time, label = torch.randn(2, 1, 8, 8), torch.tensor([5.0, 50.0]), torch.tensor([0, 2])
     out = net(x, time, label)
     torch.testing.assert_close(net(x[1:], time[1:], label[1:]), out[1:], rtol=1e-4, atol=1e-5)
-    for other in (net(x, time + 1, label), net(x, time, label - label + 1), net(x + 0.1, time, label)):
+    for other in (
+        net(x, time + 1, label),
+        net(x, time, label - label + 1),
+        net(x + 0.1, time, label),
+    ):
         assert not torch.allclose(other, out, rtol=1e-3, atol=1e-4)
 
 
@@ -85,8 +95,12 @@ def test_a_new_network_outputs_zero():
 
 def test_every_parameter_is_used():
     net = random_weights(UNet(SMALL, 1, 1, 8, 3))
-    net(torch.randn(2, 1, 8, 8), torch.tensor([1.0, 2.0]), torch.tensor([0, 1])).square().sum().backward()
-    assert [name for name, p in net.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
+    net(
+        torch.randn(2, 1, 8, 8), torch.tensor([1.0, 2.0]), torch.tensor([0, 1])
+    ).square().sum().backward()
+    assert [
+        name for name, p in net.named_parameters() if p.grad is None or p.grad.abs().max() == 0
+    ] == []
 
 
 def test_attention_kernels_agree():
@@ -99,7 +113,9 @@ def test_sinusoidal_embedding_orders():
     time = torch.tensor([0.0, 3.0])
     ddpm, iddpm = (sinusoidal_embedding(time, 8, order) for order in ("ddpm", "iddpm"))
     assert ddpm[0].tolist() == [0] * 4 + [1] * 4 and iddpm[0].tolist() == [1] * 4 + [0] * 4
-    assert ddpm[1, 3].item() == pytest.approx(3e-4) and iddpm[1, 7].item() == pytest.approx(3e-3, rel=1e-4)
+    assert ddpm[1, 3].item() == pytest.approx(3e-4) and iddpm[1, 7].item() == pytest.approx(
+        3e-3, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def draws(seed: int):
 
 def exact(scheduler, schedule):
     """diffusers keeps its table in float32; both sides get ours, so that only the algebra is compared."""
-    assert torch.allclose(scheduler.alphas_cumprod.double(), torch.from_numpy(schedule.alpha_bar[1:]), atol=1e-5)
+    assert torch.allclose(
+        scheduler.alphas_cumprod.double(), torch.from_numpy(schedule.alpha_bar[1:]), atol=1e-5
+    )
     scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha_bar[1:])
     scheduler.one = torch.tensor(1.0, dtype=torch.float64)
     if hasattr(scheduler, "final_alpha_cumprod"):
@@ -90,7 +92,9 @@ def test_ddpm(schedule, output, variance, steps, monkeypatch):
                            variance_type=VARIANCES[variance], timestep_spacing="leading")  # fmt: skip
     exact(theirs, process).set_timesteps(steps)
     net, noise = Network(variance == "learned"), draws(1)
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: noise())
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: noise()
+    )
     model = DiffusionModel(net, process, output, variance)
     grid = grids.make(process, steps, "leading")
     want = draws(0)()

@@ -27,7 +27,10 @@ STEPS = 12  # below 15 diffusers' multistep solvers lower their order at the end
 every_schedule = pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
 MULTISTEP = {
     "dpmpp_2m": (DPMSolverMultistepScheduler, {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
-    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_2m_sde": (
+        DPMSolverMultistepScheduler,
+        {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"},
+    ),
     "unipc_2": (UniPCMultistepScheduler, {"solver_order": 2, "solver_type": "bh2"}),
     "unipc_3": (UniPCMultistepScheduler, {"solver_order": 3, "solver_type": "bh2"}),
 }
@@ -44,7 +47,9 @@ network = Network()
 
 
 def noise(seed: int) -> torch.Tensor:
-    return torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        2, 1, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def counted(start: int):
@@ -79,12 +84,20 @@ def test_multistep(schedule, sampler, spacing, output, monkeypatch):
     grid = grids.make(process, STEPS, spacing)
     kind, options = MULTISTEP[sampler]
     names = {"eps": "epsilon", "v": "v_prediction"}
-    theirs = kind(1000, prediction_type=names[output], timestep_spacing="trailing", final_sigmas_type="zero", **options)
+    theirs = kind(
+        1000,
+        prediction_type=names[output],
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+        **options,
+    )
     theirs.set_timesteps(STEPS)
     theirs.sigmas = ratios(grid)
     drawn = counted(100)
     monkeypatch.setattr("diffusers.schedulers.scheduling_dpmsolver_multistep.torch", Exact())
-    monkeypatch.setattr("diffusers.schedulers.scheduling_dpmsolver_multistep.randn_tensor", lambda *a, **k: drawn())
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_dpmsolver_multistep.randn_tensor", lambda *a, **k: drawn()
+    )
     x = want = noise(0)
     # Ours draws no noise in the last step, diffusers draws and multiplies it by 0.
     ours = SAMPLERS[sampler](denoiser(process, output), x, grid, counted(100))
@@ -106,11 +119,15 @@ def test_heun_in_the_frame_of_edm(schedule):
     x = noise(0)
     want = x / grid[0].alpha
     ours = SAMPLERS["heun_edm"](denoise, x, grid, counted(0))
-    calls = iter([0, *(i for i in range(1, STEPS) for _ in (0, 1))])  # the levels diffusers evaluates at
+    calls = iter(
+        [0, *(i for i in range(1, STEPS) for _ in (0, 1))]
+    )  # the levels diffusers evaluates at
     for step, s in zip(ours, grid[1:], strict=True):
         for _ in range(2 if s.sigma > 0 else 1):
             level = grid[next(calls)]
-            want = theirs.step(denoise(level.alpha * want, level).x0, theirs.timesteps[0], want).prev_sample
+            want = theirs.step(
+                denoise(level.alpha * want, level).x0, theirs.timesteps[0], want
+            ).prev_sample
         torch.testing.assert_close(step.x / s.alpha, want, rtol=1e-6, atol=1e-6)
 
 
@@ -125,11 +142,15 @@ def test_heun_is_edm_algorithm_2(churn):
         return denoise(x, process.level(float(sigma))).x0
 
     raised = grids.churned(process, grid, churn, low, high)
-    ours = SAMPLERS["heun_edm"](denoise, 80 * noise(0), grid, counted(50), churned=raised, churn_noise=s_noise)
+    ours = SAMPLERS["heun_edm"](
+        denoise, 80 * noise(0), grid, counted(50), churned=raised, churn_noise=s_noise
+    )
     # Karras et al. 2022, Algorithm 2, line by line.
     draw, N = counted(50), 18
     i = torch.arange(N, dtype=torch.float64)
-    t = torch.cat([(80 ** (1 / 7) + i / (N - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7, torch.zeros(1)])
+    t = torch.cat(
+        [(80 ** (1 / 7) + i / (N - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7, torch.zeros(1)]
+    )
     x = t[0] * noise(0)
     for k, step in zip(range(N), ours, strict=True):
         gamma = min(churn / N, 2**0.5 - 1) if low <= t[k] <= high else 0.0
@@ -163,7 +184,9 @@ def test_adams_bashforth_weights_integrate_polynomials(order):
     nodes = -torch.arange(order, dtype=torch.float64)
     weights = torch.tensor(ADAMS_BASHFORTH[order - 1], dtype=torch.float64)
     for power in range(order):
-        torch.testing.assert_close((weights * nodes**power).sum(), torch.tensor(1 / (power + 1)).double())
+        torch.testing.assert_close(
+            (weights * nodes**power).sum(), torch.tensor(1 / (power + 1)).double()
+        )
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])

@@ -9,7 +9,13 @@ from diffusers import UNet2DModel
 from unnoise.networks.unet import UNet
 from unnoise.presets import cifar10
 
-PARTS = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "skip": "conv_shortcut"}
+PARTS = {
+    "norm1": "norm1",
+    "conv1": "conv1",
+    "norm2": "norm2",
+    "conv2": "conv2",
+    "skip": "conv_shortcut",
+}
 
 
 def renamed(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -43,16 +49,22 @@ def renamed(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             for i in range(count):
                 block(f"{mine}.{level}.{i}.block", f"{side}_blocks.{level}.resnets.{i}")
                 if f"{side}_blocks.{level}.attentions.{i}.to_q.weight" in theirs:
-                    attention(f"{mine}.{level}.{i}.attention", f"{side}_blocks.{level}.attentions.{i}")
+                    attention(
+                        f"{mine}.{level}.{i}.attention", f"{side}_blocks.{level}.attentions.{i}"
+                    )
             for p in ("weight", "bias"):
                 if level < 3:
-                    ours[f"{side}.{level}.conv.{p}"] = theirs[f"{side}_blocks.{level}.{sampler}.0.conv.{p}"]
+                    ours[f"{side}.{level}.conv.{p}"] = theirs[
+                        f"{side}_blocks.{level}.{sampler}.0.conv.{p}"
+                    ]
     for p in ("weight", "bias"):
         ours[f"time_mlp.0.{p}"] = theirs[f"time_embedding.linear_1.{p}"]
         ours[f"time_mlp.2.{p}"] = theirs[f"time_embedding.linear_2.{p}"]
         ours[f"out_norm.{p}"] = theirs[f"conv_norm_out.{p}"]
         ours[f"out_conv.{p}"] = theirs[f"conv_out.{p}"]
-        ours[f"time_projection.{p}"] = torch.cat([theirs[f"{source}.{p}"] for source in projections])
+        ours[f"time_projection.{p}"] = torch.cat(
+            [theirs[f"{source}.{p}"] for source in projections]
+        )
     return ours
 
 

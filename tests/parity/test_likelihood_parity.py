@@ -67,7 +67,9 @@ def ours(case: tuple[str, int, int, str, bool]) -> dict[str, torch.Tensor]:
     schedule, timesteps, steps, variance, clip = case
     process = SCHEDULES[schedule](timesteps)
     grid = grids.make(process, steps, "uniform")
-    denoiser = conditional(DiffusionModel(Network(variance == "learned"), process, "eps", variance), None)
+    denoiser = conditional(
+        DiffusionModel(Network(variance == "learned"), process, "eps", variance), None
+    )
     chain = Chain(grid, variance, decoder_variance(process, grid))
     terms = all_terms(clip_x0(denoiser) if clip else denoiser, images(), chain, noise())
     first = prior(images(), grid[0], 1.0)
@@ -99,7 +101,9 @@ def by_the_papers(case: tuple[str, int, int, str, bool]) -> dict[str, np.ndarray
     for i in reversed(range(steps)):
         eps = draw().numpy()
         x_t = bar[i] ** 0.5 * x0 + (1 - bar[i]) ** 0.5 * eps
-        eps_hat, v = (out.numpy() for out in network(torch.from_numpy(x_t), torch.tensor([kept[i]] * 2)))
+        eps_hat, v = (
+            out.numpy() for out in network(torch.from_numpy(x_t), torch.tensor([kept[i]] * 2))
+        )
         x0_hat = (x_t - (1 - bar[i]) ** 0.5 * eps_hat) / bar[i] ** 0.5
         x0_hat = np.clip(x0_hat, -1, 1) if clip else x0_hat
         factors = (
@@ -116,7 +120,11 @@ def by_the_papers(case: tuple[str, int, int, str, bool]) -> dict[str, np.ndarray
         }
         var = var[variance] * np.ones_like(x0)
         if i > 0:
-            bits = 0.5 * (np.log(var / tilde[i]) + (tilde[i] + (mean - mean_hat) ** 2) / var - 1) / log2
+            bits = (
+                0.5
+                * (np.log(var / tilde[i]) + (tilde[i] + (mean - mean_hat) ** 2) / var - 1)
+                / log2
+            )
         else:
             cdf = np.vectorize(lambda z: 0.5 * math.erfc(-z / 2**0.5))
             upper = np.where(x0 > 0.999, 1.0, cdf((x0 + 1 / 255 - mean_hat) / var**0.5))
@@ -162,7 +170,9 @@ def summary(result: dict[str, torch.Tensor]) -> dict[str, list]:
     }
 
 
-def by_improved_diffusion(case: tuple[str, int, int, str, bool], exact: bool) -> dict[str, torch.Tensor]:
+def by_improved_diffusion(
+    case: tuple[str, int, int, str, bool], exact: bool
+) -> dict[str, torch.Tensor]:
     """The result of the program itself, which must be importable."""
     from improved_diffusion import gaussian_diffusion, losses, respace  # pyright: ignore[reportMissingImports]
 
@@ -264,8 +274,18 @@ def test_every_term_is_improved_diffusions(name):
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
-    print("GOLDEN =", {name: summary(by_improved_diffusion(case, True)) for name, case in CASES.items()})
-    print("GOLDEN_DECODER =", {n: by_improved_diffusion(c, False)["vb"][:, -1].tolist() for n, c in CASES.items()})
+    print(
+        "GOLDEN =",
+        {name: summary(by_improved_diffusion(case, True)) for name, case in CASES.items()},
+    )
+    print(
+        "GOLDEN_DECODER =",
+        {n: by_improved_diffusion(c, False)["vb"][:, -1].tolist() for n, c in CASES.items()},
+    )
     for name, case in CASES.items():
         theirs, mine = by_improved_diffusion(case, True), ours(case)
-        print(name, *(f"{key} {float((theirs[key] - mine[key]).abs().max()):.1e}" for key in theirs), file=sys.stderr)
+        print(
+            name,
+            *(f"{key} {float((theirs[key] - mine[key]).abs().max()):.1e}" for key in theirs),
+            file=sys.stderr,
+        )

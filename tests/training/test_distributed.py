@@ -25,11 +25,24 @@ TINY = [
 def run(ranks: int, *words: str, cwd: Path | None = None) -> str:
     command = [sys.executable, "-m", "unnoise"]
     if ranks > 1:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        torchrun = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(ranks),
+        ]
         command = [*torchrun, "-m", "unnoise"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, *words], check=False, capture_output=True, text=True, timeout=240, env=environment, cwd=cwd
+        [*command, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -58,7 +71,9 @@ def test_all_ranks_together_are_the_run_of_one(alone, tmp_path, ranks, flags):
     losses, expected = (curve(folder, "loss", "grad_norm") for folder in (tmp_path / "run", alone))
     assert losses.shape == (20, 2)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    held_out, expected = (curve(f, "held_out_loss", "held_out_loss_raw") for f in (tmp_path / "run", alone))
+    held_out, expected = (
+        curve(f, "held_out_loss", "held_out_loss_raw") for f in (tmp_path / "run", alone)
+    )
     np.testing.assert_allclose(held_out, expected, rtol=1e-5)
 
 
@@ -73,7 +88,9 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path, before, aft
         shutil.rmtree(path)
     out = run(after, "train", *TINY, *parallel, "--out", str(folder))
     assert "step-00000010 (0.2 kimg)" in out
-    np.testing.assert_allclose(curve(folder, "loss", "grad_norm"), curve(alone, "loss", "grad_norm"), rtol=1e-5)
+    np.testing.assert_allclose(
+        curve(folder, "loss", "grad_norm"), curve(alone, "loss", "grad_norm"), rtol=1e-5
+    )
 
 
 def test_sampling_is_cut_by_seed(tmp_path):
@@ -117,10 +134,25 @@ def cramped(folder: Path, late: bool) -> subprocess.CompletedProcess[str]:
     """Two ranks, of which the second has no room for more than 4 images: from the start, or from step 3 on."""
     script = folder / "cramped.py"
     script.write_text(CRAMPED.replace("{late}", str(late)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
     words = ["train", *TINY, "--out", str(folder / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *words], check=False, capture_output=True, text=True, timeout=240, env=environment)
+    return subprocess.run(
+        [*command, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+    )
 
 
 def test_memory_that_one_rank_lacks_is_found_before_the_first_step(alone, tmp_path):
@@ -133,6 +165,7 @@ def test_memory_that_one_rank_lacks_is_found_before_the_first_step(alone, tmp_pa
 def test_memory_that_one_rank_lacks_later_ends_all_with_a_line(tmp_path):
     done = cramped(tmp_path, late=True)
     assert done.returncode != 0
-    assert "unnoise: rank 1: out of memory with 9 images at a time; expected less, such as --train.micro-batch 4" in (
-        done.stdout + done.stderr
+    assert (
+        "unnoise: rank 1: out of memory with 9 images at a time; expected less, such as --train.micro-batch 4"
+        in (done.stdout + done.stderr)
     )

@@ -67,7 +67,10 @@ def interrupt(monkeypatch):
 def curve(folder: Path):
     """metrics.jsonl without what a clock says."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("img_per_sec", "train_sec", "sample_sec")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("img_per_sec", "train_sec", "sample_sec")}
+        for line in lines
+    ]
 
 
 def assert_same_run(a: Path, b: Path):
@@ -76,8 +79,12 @@ def assert_same_run(a: Path, b: Path):
     assert last[0].name == last[1].name
     for name in ("network", "ema", "optimizer"):
         left, right = (load_file(path / f"{name}.safetensors") for path in last)
-        assert left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left), name
-    weights = [checkpoint.read_model(folder / "model.safetensors")[1]["weights"] for folder in (a, b)]
+        assert left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left), (
+            name
+        )
+    weights = [
+        checkpoint.read_model(folder / "model.safetensors")[1]["weights"] for folder in (a, b)
+    ]
     assert weights[0] == weights[1]
     assert curve(a) == curve(b)
     for picture in sorted((a / "samples").iterdir()):
@@ -95,7 +102,9 @@ def test_a_run_leaves_what_it_promises(whole):
     names = {str(p.relative_to(whole)) for p in whole.rglob("*") if p.is_file()}
     assert {"config.json", "metrics.jsonl", "model.safetensors", "samples/0000000160.png"} <= names
     state = json.loads((whole / "checkpoints" / "step-00000020" / "state.json").read_text())
-    assert state["nimg"] == 320 and state["epoch"] == pytest.approx(320 / 1500) and "config" in state
+    assert (
+        state["nimg"] == 320 and state["epoch"] == pytest.approx(320 / 1500) and "config" in state
+    )
     assert np.isfinite(state["loss"]) and np.isfinite(state["held_out_loss"])
     losses = [line["loss"] for line in curve(whole) if "loss" in line]
     assert len(losses) == 6 and losses[-1] < losses[0]
@@ -103,7 +112,9 @@ def test_a_run_leaves_what_it_promises(whole):
 
 # inside a log window, on a checkpoint, on a log line, on a checkpoint with samples, at the last step
 @pytest.mark.parametrize("stops", [[3], [4], [8], [9], [18], [1, 2, 7, 13], [19]])
-def test_stopped_by_ctrl_c_and_run_again_it_is_bitwise_the_same_run(whole, data, tmp_path, interrupt, stops):
+def test_stopped_by_ctrl_c_and_run_again_it_is_bitwise_the_same_run(
+    whole, data, tmp_path, interrupt, stops
+):
     for stop in stops:
         disarm = interrupt(stop)
         outcome = loop.train(tiny(), data, tmp_path)
@@ -136,7 +147,9 @@ def test_killed_between_checkpoints_it_is_bitwise_the_same_run(whole, data, tmp_
 
 def test_killed_before_the_first_checkpoint_it_starts_again(whole, data, tmp_path, monkeypatch):
     real = loop.train_step
-    monkeypatch.setattr(loop, "train_step", lambda o, s, b, lr: 1 / 0 if s.step == 4 else real(o, s, b, lr))
+    monkeypatch.setattr(
+        loop, "train_step", lambda o, s, b, lr: 1 / 0 if s.step == 4 else real(o, s, b, lr)
+    )
     with pytest.raises(ZeroDivisionError):
         loop.train(tiny(), data, tmp_path)
     monkeypatch.undo()
@@ -144,14 +157,20 @@ def test_killed_before_the_first_checkpoint_it_starts_again(whole, data, tmp_pat
     assert_same_run(whole, tmp_path)
 
 
-def test_a_damaged_newest_checkpoint_is_skipped_and_the_run_is_still_the_same(whole, data, tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_is_skipped_and_the_run_is_still_the_same(
+    whole, data, tmp_path, capsys
+):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").unlink()
     for name in ("step-00000020", "step-00000015"):
         os.truncate(tmp_path / "checkpoints" / name / "ema.safetensors", 1000)
     assert loop.train(tiny(), data, tmp_path).finished
     out = capsys.readouterr().out
-    assert "skipped: checkpoint" in out and "step-00000020" in out and "ema.safetensors is 1000 bytes" in out
+    assert (
+        "skipped: checkpoint" in out
+        and "step-00000020" in out
+        and "ema.safetensors is 1000 bytes" in out
+    )
     assert "going on from" in out and "step-00000010" in out
     assert_same_run(whole, tmp_path)
 
@@ -182,11 +201,19 @@ def test_a_finished_run_does_nothing_and_a_longer_end_goes_on(whole, data, tmp_p
 
 
 @pytest.mark.parametrize(
-    "change", [{"train.lr": 1e-3}, {"network.base_channels": 16}, {"seed": 1}, {"diffusion.schedule": "linear"}]
+    "change",
+    [
+        {"train.lr": 1e-3},
+        {"network.base_channels": 16},
+        {"seed": 1},
+        {"diffusion.schedule": "linear"},
+    ],
 )
 def test_another_configuration_is_refused_by_name_and_nothing_is_touched(whole, data, change):
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*.*") if p.name != ".lock"}
-    with pytest.raises(ConfigError, match=rf"was trained with another configuration \({next(iter(change))}: "):
+    with pytest.raises(
+        ConfigError, match=rf"was trained with another configuration \({next(iter(change))}: "
+    ):
         loop.train(tiny(**change), data, whole)
     assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*.*") if p.name != ".lock"}
 
@@ -198,7 +225,9 @@ def test_other_data_is_refused(whole, data):
 
 def test_off_the_main_thread_training_works_without_signals(data, tmp_path):
     outcome = []
-    thread = threading.Thread(target=lambda: outcome.append(loop.train(tiny(**{"train.kimg": 0.032}), data, tmp_path)))
+    thread = threading.Thread(
+        target=lambda: outcome.append(loop.train(tiny(**{"train.kimg": 0.032}), data, tmp_path))
+    )
     thread.start()
     thread.join()
     assert outcome[0].finished
@@ -215,10 +244,20 @@ def test_ends(data, tmp_path, change, steps):
 
 
 def test_training_for_a_time_ends_then_and_brings_the_rate_to_zero(data, tmp_path):
-    every_step = {"train.log_every_kimg": 0.016, "train.sample_every_kimg": 1e6, "train.precision": "fp32"}
+    every_step = {
+        "train.log_every_kimg": 0.016,
+        "train.sample_every_kimg": 1e6,
+        "train.precision": "fp32",
+    }
     loop.train(tiny(**{"train.kimg": None, "train.time": "2s", **every_step}), data, tmp_path)
-    lines = [line for line in (json.loads(text) for text in (tmp_path / "metrics.jsonl").open()) if "lr" in line]
-    state = json.loads((checkpoint.checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text())
+    lines = [
+        line
+        for line in (json.loads(text) for text in (tmp_path / "metrics.jsonl").open())
+        if "lr" in line
+    ]
+    state = json.loads(
+        (checkpoint.checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text()
+    )
     assert 2 <= state["train_sec"] < 6  # the first step of a process takes seconds
     assert lines[-1]["lr"] < 0.1 * max(line["lr"] for line in lines)
 
@@ -231,7 +270,9 @@ def test_a_diverged_run_stops_with_a_line_and_writes_no_checkpoint_of_it(data, t
     ):
         loop.train(config, data, tmp_path)
     found, _ = checkpoint.newest(tmp_path / "checkpoints")
-    assert found is None or all(v.isfinite().all() for v in load_file(found / "network.safetensors").values())
+    assert found is None or all(
+        v.isfinite().all() for v in load_file(found / "network.safetensors").values()
+    )
 
 
 def spoiled(monkeypatch, steps):
@@ -251,7 +292,11 @@ def spoiled(monkeypatch, steps):
 @pytest.mark.parametrize("steps", [set(), {4, 5, 12}])
 def test_a_device_that_decides_by_itself_does_the_same(data, tmp_path, monkeypatch, steps):
     """As on a GPU: no step waits for the host, which learns what came of it up to 7 steps later."""
-    plain = {"train.optimizer": "adamw", "train.lr": 2e-3, "train.precision": "fp32"}  # the same to the last bits
+    plain = {
+        "train.optimizer": "adamw",
+        "train.lr": 2e-3,
+        "train.precision": "fp32",
+    }  # the same to the last bits
     config = tiny(**plain, **{"train.log_every_kimg": 0.16})
     with pytest.MonkeyPatch.context() as patch:
         spoiled(patch, steps)
@@ -261,19 +306,33 @@ def test_a_device_that_decides_by_itself_does_the_same(data, tmp_path, monkeypat
     monkeypatch.setattr(loop, "READ_EVERY", {"cpu": 7})
     spoiled(monkeypatch, steps)
     loop.train(config, data, tmp_path / "ahead")
-    ends = [checkpoint.load(checkpoint.checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("waits", "ahead")]
+    ends = [
+        checkpoint.load(checkpoint.checkpoints(tmp_path / name / "checkpoints")[-1])
+        for name in ("waits", "ahead")
+    ]
     for group in ends[0][0]:
         for name, value in ends[0][0][group].items():
             torch.testing.assert_close(ends[1][0][group][name], value, rtol=0, atol=1e-6)
     counters = [(end["skipped"], end["loss_steps"], end["loss"], end["step"]) for _, end in ends]
     assert counters[0] == counters[1] and counters[0][0] == len(steps)
-    lines = [[line for line in curve(tmp_path / name) if "skipped_steps" in line] for name in ("waits", "ahead")]
-    assert [(a["step"], a["skipped_steps"]) for a in lines[0]] == [(b["step"], b["skipped_steps"]) for b in lines[1]]
+    lines = [
+        [line for line in curve(tmp_path / name) if "skipped_steps" in line]
+        for name in ("waits", "ahead")
+    ]
+    assert [(a["step"], a["skipped_steps"]) for a in lines[0]] == [
+        (b["step"], b["skipped_steps"]) for b in lines[1]
+    ]
     assert [line["step"] for line in lines[1]] == sorted(steps)
 
 
 def test_hybrid_loss_trains_and_samples_with_learned_variance(data, tmp_path):
-    config = tiny(**{"diffusion.variance": "learned", "diffusion.parameterization": "eps", "sample.sampler": "ddpm"})
+    config = tiny(
+        **{
+            "diffusion.variance": "learned",
+            "diffusion.parameterization": "eps",
+            "sample.sampler": "ddpm",
+        }
+    )
     loop.train(config, data, tmp_path)
     assert unnoise.load(tmp_path).sample(2, steps=4).shape == (2, 1, 8, 8)
 
@@ -308,16 +367,26 @@ def test_dry_run_counts_what_is_there_and_writes_nothing(data, tmp_path, monkeyp
 
 
 def test_four_times_the_pixels_are_four_times_the_flops():
-    small, large = (dry_run(tiny(**{"data.image_size": s}), load(unnoise.DataConfig(image_size=s))) for s in (8, 16))
+    small, large = (
+        dry_run(tiny(**{"data.image_size": s}), load(unnoise.DataConfig(image_size=s)))
+        for s in (8, 16)
+    )
     assert large.gflop_per_image / small.gflop_per_image == pytest.approx(4, rel=0.2)
 
 
 @pytest.mark.parametrize("every", [0.08, 0.16, 100])
 def test_the_end_has_its_preview_and_held_out_loss_whatever_the_intervals(data, tmp_path, every):
-    loop.train(tiny(**{"train.checkpoint_every_kimg": every, "train.sample_every_kimg": 50}), data, tmp_path)
+    loop.train(
+        tiny(**{"train.checkpoint_every_kimg": every, "train.sample_every_kimg": 50}),
+        data,
+        tmp_path,
+    )
     assert [p.name for p in (tmp_path / "samples").iterdir()] == ["0000000320.png"]
     assert [line["nimg"] for line in curve(tmp_path) if "held_out_loss" in line] == [320]
-    assert checkpoint.read_model(tmp_path / "model.safetensors")[1]["training"]["held_out_loss"] is not None
+    assert (
+        checkpoint.read_model(tmp_path / "model.safetensors")[1]["training"]["held_out_loss"]
+        is not None
+    )
 
 
 def test_a_model_file_that_is_not_the_last_checkpoints_is_written_again(whole, data, tmp_path):
@@ -363,7 +432,9 @@ def test_pictures_may_move(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     for i in range(20):
         (tmp_path / "a").mkdir(exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "a" / f"{i}.png")
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(
+            tmp_path / "a" / f"{i}.png"
+        )
     monkeypatch.chdir(tmp_path)
     changes = {**TINY, "network.norm_groups": 8, "network.attention_heads": 1, "data.image_size": 8}
     changes |= {"network.attention_levels": (), "train.time": None}

@@ -43,7 +43,10 @@ def test_it_is_torchs_muon_and_adamw():
     """Five steps of kernels, matrices and vectors, against torch.optim.Muon on flattened kernels and AdamW on the rest."""
     shapes = [(8, 4, 3, 3), (8, 4, 3, 3), (16, 8), (6, 20), (8,)]
     ours = [torch.nn.Parameter(normal(*shape, seed=i).float()) for i, shape in enumerate(shapes)]
-    theirs = [torch.nn.Parameter(p.detach().clone().flatten(1) if p.ndim > 1 else p.detach().clone()) for p in ours]
+    theirs = [
+        torch.nn.Parameter(p.detach().clone().flatten(1) if p.ndim > 1 else p.detach().clone())
+        for p in ours
+    ]
     chosen = {"lr": 0.01, "weight_decay": 0.1}
     mine = Muon(ours[:4], ours[4:], **chosen)
     muon = torch.optim.Muon(theirs[:4], **chosen, momentum=0.95, adjust_lr_fn="match_rms_adamw")
@@ -68,7 +71,8 @@ def test_it_moves_the_matrices_inside_and_adamw_the_rest():
     assert inside == {
         name
         for name, p in state.network.named_parameters()
-        if p.ndim > 1 and not name.startswith(("stem", "out_conv", "class_embedding", "time_projection"))
+        if p.ndim > 1
+        and not name.startswith(("stem", "out_conv", "class_embedding", "time_projection"))
     }
     assert {names[id(p)] for p in state.optimizer.param_groups[0]["params"]} == inside
     counts = [len(group["params"]) for group in state.optimizer.param_groups]
@@ -79,7 +83,9 @@ def test_it_moves_the_matrices_inside_and_adamw_the_rest():
 def test_a_bad_step_changes_nothing(decides, monkeypatch):
     goal, state = objective(**{"train.optimizer": "muon", "train.weight_decay": 0.1})
     train_step(goal, state, draw(goal, 0, *images()), 1e-3)
-    before = copy.deepcopy({k: v.clone() for group in states.tensors(state).values() for k, v in group.items()})
+    before = copy.deepcopy(
+        {k: v.clone() for group in states.tensors(state).values() for k, v in group.items()}
+    )
     if decides == "device":
         from unnoise.training import step as module
 
@@ -100,9 +106,13 @@ def test_host_and_device_take_the_same_step(monkeypatch):
     for wait in (True, False):
         plain = module._apply
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_apply", lambda *a, wait, plain=plain, now=wait: plain(*a, wait=now))
+            patch.setattr(
+                module, "_apply", lambda *a, wait, plain=plain, now=wait: plain(*a, wait=now)
+            )
             goal, state = objective(**{"train.optimizer": "muon", "train.weight_decay": 0.1})
-            train_step(goal, state, draw(goal, 0, *images()), 1e-3)  # of more, bf16 makes much of the last bit
+            train_step(
+                goal, state, draw(goal, 0, *images()), 1e-3
+            )  # of more, bf16 makes much of the last bit
             ends.append(state.network.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-5, atol=1e-6, msg=name)
@@ -118,15 +128,23 @@ def test_a_run_with_muon_and_three_averages_goes_on_bit_for_bit(tmp_path):
     api.train("digits", tmp_path / "halves", {**changes, "train.kimg": 0.64})
     weights = {}
     for file in ("model", "model-ema-0.05", "model-ema-0.2"):
-        whole, halves = (api.load_model(tmp_path / run / f"{file}.safetensors", "cpu") for run in ("whole", "halves"))
+        whole, halves = (
+            api.load_model(tmp_path / run / f"{file}.safetensors", "cpu")
+            for run in ("whole", "halves")
+        )
         assert whole.weights_hash == halves.weights_hash
-        weights[whole.record["training"]["ema_halflife_kimg"]] = whole.network.state_dict()["out_norm.bias"]
+        weights[whole.record["training"]["ema_halflife_kimg"]] = whole.network.state_dict()[
+            "out_norm.bias"
+        ]
     assert list(weights) == [0.1, 0.05, 0.2]
-    assert weights[0.05].norm() > weights[0.1].norm() > weights[0.2].norm() > 0  # from zero, the shortest came furthest
+    assert (
+        weights[0.05].norm() > weights[0.1].norm() > weights[0.2].norm() > 0
+    )  # from zero, the shortest came furthest
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("ema_also_kimg", (5.0,)), ("ema_also_kimg", (0.0,)), ("lr_decay", 0.0), ("muon_lr", 0.0)]
+    ("key", "value"),
+    [("ema_also_kimg", (5.0,)), ("ema_also_kimg", (0.0,)), ("lr_decay", 0.0), ("muon_lr", 0.0)],
 )
 def test_wrong_numbers_are_refused(key, value, tmp_path):
     config = override(named("digits"), {f"train.{key}": value})
@@ -138,11 +156,17 @@ def test_the_memory_format_of_the_weights_does_not_matter():
     ends, weights = [], None
     for layout in ("off", "on"):
         goal, state = objective(**{"train.optimizer": "muon", "train.channels_last": layout})
-        weights = weights or {name: value.clone() for name, value in state.network.state_dict().items()}
+        weights = weights or {
+            name: value.clone() for name, value in state.network.state_dict().items()
+        }
         state.network.load_state_dict(weights)
         start = [p.detach().clone() for p in matrices(state.network)]
         train_step(goal, state, draw(goal, 0, *images()), 1e-3)
-        ends.append(torch.cat([(p - s).flatten() for p, s in zip(matrices(state.network), start, strict=True)]))
+        ends.append(
+            torch.cat(
+                [(p - s).flatten() for p, s in zip(matrices(state.network), start, strict=True)]
+            )
+        )
     assert (ends[1] - ends[0]).norm() < 0.05 * ends[0].norm()
 
 
@@ -155,7 +179,9 @@ def test_a_run_may_go_on_with_the_other_optimizer(tmp_path, before, after):
             "train.sample_every_kimg": 1e9,
             "train.warmup_kimg": 0.0,
         }
-        return override(named("digits"), {**changes, "train.optimizer": optimizer, "train.kimg": kimg})
+        return override(
+            named("digits"), {**changes, "train.optimizer": optimizer, "train.kimg": kimg}
+        )
 
     loop.train(config(before, 0.32), api.load_data(config(before, 1.0)), tmp_path)
     loop.train(config(after, 0.64), api.load_data(config(after, 1.0)), tmp_path, resume="anyway")

@@ -54,7 +54,9 @@ def test_the_learned_weighting_finds_the_logarithm_of_the_loss(schedule):
 
     uncertainty = Uncertainty()
     adam = torch.optim.Adam(uncertainty.parameters(), 0.02)
-    to_zero = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / 1500)  # at a constant rate it never rests
+    to_zero = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda step: 1 - step / 1500
+    )  # at a constant rate it never rests
     noise = torch.exp(-0.5 + 1.5 * torch.randn(256, generator=random, dtype=torch.float64))
     t = torch.tensor([process.time(float(n)) for n in noise])
     level = process.level(t.round() if process.steps else t)
@@ -76,7 +78,10 @@ def test_optimal_transport_is_the_best_of_all_permutations():
     random = torch.Generator().manual_seed(0)
     for _ in range(10):
         x0, eps = (torch.randn(6, 1, 2, 2, generator=random) ** 3 for _ in range(2))
-        costs = {order: float((x0 - eps[list(order)]).pow(2).sum()) for order in itertools.permutations(range(6))}
+        costs = {
+            order: float((x0 - eps[list(order)]).pow(2).sum())
+            for order in itertools.permutations(range(6))
+        }
         paired = optimal_transport(x0, eps, None)
         assert float((x0 - paired).pow(2).sum()) == pytest.approx(min(costs.values()), rel=1e-6)
     assert sorted(paired.flatten().tolist()) == sorted(eps.flatten().tolist())
@@ -98,11 +103,17 @@ def test_every_objective_trains_and_samples_with_every_solver(name, data, tmp_pa
     assert loop.train(config, data, tmp_path / "whole").finished
     whole = checkpoint.checkpoints(tmp_path / "whole" / "checkpoints")
     assert [p.name for p in whole] == ["step-00000010", "step-00000020"]
-    losses = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    assert all(math.isfinite(line["loss"]) and line["loss"] > 0 for line in losses if "loss" in line)
+    losses = [
+        json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert all(
+        math.isfinite(line["loss"]) and line["loss"] > 0 for line in losses if "loss" in line
+    )
     if name == "edm":
         assert "uncertainty.safetensors" in {p.name for p in whole[-1].iterdir()}
-        assert float(load_file(whole[-1] / "uncertainty.safetensors")["linear.weight"].abs().sum()) > 0
+        assert (
+            float(load_file(whole[-1] / "uncertainty.safetensors")["linear.weight"].abs().sum()) > 0
+        )
     model = unnoise.load(tmp_path / "whole", "cpu")
     for sampler in SAMPLERS:
         images = model.sample(3, sampler=sampler, steps=4)
@@ -110,7 +121,9 @@ def test_every_objective_trains_and_samples_with_every_solver(name, data, tmp_pa
 
 
 def test_a_learned_weighting_resumes_bit_for_bit(data, tmp_path, monkeypatch):
-    config = with_objective(override(named("digits"), {**TINY, "train.pairing": "optimal_transport"}), "edm")
+    config = with_objective(
+        override(named("digits"), {**TINY, "train.pairing": "optimal_transport"}), "edm"
+    )
     loop.train(config, data, tmp_path / "a")
     real = loop.train_step
 
@@ -126,7 +139,9 @@ def test_a_learned_weighting_resumes_bit_for_bit(data, tmp_path, monkeypatch):
     loop.train(config, data, tmp_path / "b")
     for group in ("network", "ema", "optimizer", "uncertainty"):
         a, b = (
-            load_file(checkpoint.checkpoints(tmp_path / run / "checkpoints")[-1] / f"{group}.safetensors")
+            load_file(
+                checkpoint.checkpoints(tmp_path / run / "checkpoints")[-1] / f"{group}.safetensors"
+            )
             for run in ("a", "b")
         )
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), group
@@ -135,7 +150,10 @@ def test_a_learned_weighting_resumes_bit_for_bit(data, tmp_path, monkeypatch):
 def test_an_objective_changes_only_the_objective():
     base, changed = named("digits"), named("digits", "flow")
     assert (changed.data, changed.network, changed.train) == (base.data, base.network, base.train)
-    assert changed.diffusion.schedule == "flow" and changed.sample.guidance_scale == base.sample.guidance_scale
+    assert (
+        changed.diffusion.schedule == "flow"
+        and changed.sample.guidance_scale == base.sample.guidance_scale
+    )
     with pytest.raises(ConfigError, match="objective: no 'edn'; did you mean 'edm'"):
         named("digits", "edn")
 

@@ -36,8 +36,15 @@ def measured(**changes) -> Measured:
 
 def config(**changes):
     """Batch 8, as fast as 8 images/s with the speeds above; no end but what is given."""
-    usual = {"train.batch_size": 8, "train.kimg": None, "train.warmup_kimg": 0.0, "train.keep_best": False}
-    return override(named("digits"), {**usual, **{k.replace("__", "."): v for k, v in changes.items()}})
+    usual = {
+        "train.batch_size": 8,
+        "train.kimg": None,
+        "train.warmup_kimg": 0.0,
+        "train.keep_best": False,
+    }
+    return override(
+        named("digits"), {**usual, **{k.replace("__", "."): v for k, v in changes.items()}}
+    )
 
 
 # --- arithmetic
@@ -51,7 +58,9 @@ def test_a_step_is_its_passes_and_one_update():
     assert plan.step_sec(known, 16, 1) == 8 * 0.5 + 0.25
 
 
-@pytest.mark.parametrize(("batch", "expected"), [(1, [1]), (2, [1, 2]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])])
+@pytest.mark.parametrize(
+    ("batch", "expected"), [(1, [1]), (2, [1, 2]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])]
+)
 def test_sizes(batch, expected):
     assert plan.sizes(batch) == expected
 
@@ -64,10 +73,14 @@ def test_memory_beyond_what_was_measured_is_on_the_last_line():
 
 
 @pytest.mark.parametrize(
-    ("available", "expected"), [(10 * GIB, 8), (8.5 * GIB, 4), (5 * GIB, 4), (2.3 * GIB, 2), (0.5 * GIB, None)]
+    ("available", "expected"),
+    [(10 * GIB, 8), (8.5 * GIB, 4), (5 * GIB, 4), (2.3 * GIB, 2), (0.5 * GIB, None)],
 )
 def test_largest_fit_leaves_a_tenth_of_the_memory(available, expected):
-    assert plan.largest_fit(measured(speeds=speeds(1, 2, 4), available_bytes=int(available)), 8) == expected
+    assert (
+        plan.largest_fit(measured(speeds=speeds(1, 2, 4), available_bytes=int(available)), 8)
+        == expected
+    )
 
 
 def test_what_ran_out_of_memory_does_not_fit_whatever_the_line_says():
@@ -78,7 +91,9 @@ def test_what_ran_out_of_memory_does_not_fit_whatever_the_line_says():
 def test_a_micro_batch_is_advised_where_the_batch_does_not_fit():
     made = plan.make(config(), measured(available_bytes=4 * GIB), 3600)
     advice = plan.advise(made)
-    assert made.micro_batch == 4 and advice[0].text.startswith("micro-batch: 8 images at once do not fit, 4 do")
+    assert made.micro_batch == 4 and advice[0].text.startswith(
+        "micro-batch: 8 images at once do not fit, 4 do"
+    )
     assert plan.follow(made.config, advice).train.micro_batch == 4
 
 
@@ -89,7 +104,9 @@ def test_a_micro_batch_is_advised_where_it_is_clearly_faster_and_only_there():
 
     assert (chosen(0.40), chosen(0.45)) == (4, 8)  # 1.25 and 1.11 times as fast
     only_small = measured(speeds=(Speed(1, 0.01, 0, 0), Speed(4, 1.0, 0, 0)))
-    assert plan.best_micro_batch(only_small, config()) == 8  # 8 was not measured: nothing is known to be faster
+    assert (
+        plan.best_micro_batch(only_small, config()) == 8
+    )  # 8 was not measured: nothing is known to be faster
     assert plan.best_micro_batch(measured(), config(train__micro_batch=2)) == 2
 
 
@@ -104,18 +121,27 @@ def test_images_epochs_and_end_within_a_budget():
 
 def test_previews_and_checkpoints_are_within_the_budget():
     costs = measured(preview_sec=10, checkpoint_bytes=int(plan.WRITE_BYTES_PER_SEC))
-    every = {"train__sample_every_kimg": 0.4, "train__checkpoint_every_kimg": 0.8}  # every 50 s and 100 s
+    every = {
+        "train__sample_every_kimg": 0.4,
+        "train__checkpoint_every_kimg": 0.8,
+    }  # every 50 s and 100 s
     made = plan.make(config(**every), costs, 232)
     # 200 s of training: previews at 50, 100, 150 and the end, checkpoints at 100 and the end; 232 s leave none for a fifth
     assert (made.previews, made.checkpoints) == (4, 2)
-    assert made.train_sec == pytest.approx(190, abs=0.01) and made.wall_sec == pytest.approx(232, abs=0.01)
+    assert made.train_sec == pytest.approx(190, abs=0.01) and made.wall_sec == pytest.approx(
+        232, abs=0.01
+    )
     assert made.preview_share == pytest.approx(0.2)
     assert plan.make(config(**every, train__keep_best=True), costs, 232).checkpoints == 6
 
 
 def test_disk_counts_what_is_kept_and_what_is_being_written():
     sizes = measured(checkpoint_bytes=100, model_bytes=10, sample_bytes=1)
-    every = {"train__sample_every_kimg": 0.1, "train__checkpoint_every_kimg": 0.1, "train__kimg": 1.0}
+    every = {
+        "train__sample_every_kimg": 0.1,
+        "train__checkpoint_every_kimg": 0.1,
+        "train__kimg": 1.0,
+    }
     made = plan.make(config(**every, train__keep_checkpoints=2), sizes)
     assert made.run_bytes == 3 * 100 + 2 * 10 + 10 * 1
     assert plan.make(config(**every, train__keep_best=True), sizes).kept == 3
@@ -130,7 +156,9 @@ def texts(made) -> list[str]:
 
 
 def test_a_run_that_fits_has_no_advice():
-    assert plan.advise(plan.make(config(train__kimg=10, train__ema_halflife_kimg=1), measured())) == []
+    assert (
+        plan.advise(plan.make(config(train__kimg=10, train__ema_halflife_kimg=1), measured())) == []
+    )
 
 
 @pytest.mark.parametrize(("changes", "costs", "kind", "flag"), [
@@ -143,7 +171,9 @@ def test_a_run_that_fits_has_no_advice():
     ({"train__batch_size": 8}, {"num_train": 10_000}, "length", "--network.base-channels 16"),
 ])  # fmt: skip
 def test_one_line_of_advice_with_flag_and_value(changes, costs, kind, flag):
-    made = plan.make(config(**{"train__kimg": 10, "train__ema_halflife_kimg": 1, **changes}), measured(**costs))
+    made = plan.make(
+        config(**{"train__kimg": 10, "train__ema_halflife_kimg": 1, **changes}), measured(**costs)
+    )
     advice = {line.text.split(":")[0]: line for line in plan.advise(made)}
     assert kind in advice and flag in advice[kind].text
     if advice[kind].changes and kind != "disk":  # followed, it is not said again
@@ -158,11 +188,16 @@ def test_a_long_half_life_is_no_matter_with_a_ramp():
 def test_too_small_a_budget_names_a_smaller_preset_and_network():
     made = plan.make(named("cifar10"), measured(num_train=50_000), 7200)
     text = next(line.text for line in plan.advise(made) if line.text.startswith("length"))
-    assert "`unnoise plan cifar10-small`" in text and "--network.base-channels 64" in text  # 57,600 of 150,000
+    assert (
+        "`unnoise plan cifar10-small`" in text and "--network.base-channels 64" in text
+    )  # 57,600 of 150,000
 
 
 def test_a_budget_beyond_the_end_says_how_to_use_it():
-    assert "--train.kimg None" in plan.advise(plan.make(config(train__kimg=10), measured(), 9000))[0].text
+    assert (
+        "--train.kimg None"
+        in plan.advise(plan.make(config(train__kimg=10), measured(), 9000))[0].text
+    )
 
 
 def test_a_budget_that_holds_nothing_gets_one_line():
@@ -173,11 +208,19 @@ def test_a_budget_that_holds_nothing_gets_one_line():
 
 def test_narrower_is_whole_groups_and_never_wider():
     made = named("cifar10")  # 128 channels in groups of 32
-    assert [plan.narrower(made, share) for share in (1, 0.57, 0.25, 1e-6, 9)] == [128, 96, 64, 32, 128]
+    assert [plan.narrower(made, share) for share in (1, 0.57, 0.25, 1e-6, 9)] == [
+        128,
+        96,
+        64,
+        32,
+        128,
+    ]
 
 
 def test_not_one_image_fits():
-    with pytest.raises(ConfigError, match=r"not one image fits into 0\.5 GiB; try --network.base-channels"):
+    with pytest.raises(
+        ConfigError, match=r"not one image fits into 0\.5 GiB; try --network.base-channels"
+    ):
         plan.make(config(), measured(available_bytes=GIB // 2), 60)
 
 
@@ -193,7 +236,9 @@ def test_the_command_ends_with_the_run_that_fits(tmp_path, monkeypatch, capsys):
     words = ["digits", "--objective", "flow", *WORDS, "--train.warmup-kimg", "5", "--kimg", "100"]
     assert cli.main(["plan", *words, "--budget", "4s"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("digits within 4s, on cpu in ") and lines[1].startswith("measured now")
+    assert lines[0].startswith("digits within 4s, on cpu in ") and lines[1].startswith(
+        "measured now"
+    )
     assert max(map(len, lines[:-1])) <= 130 and len(lines) < 25
     assert list(tmp_path.iterdir()) == []
     final = shlex.split(lines[-1])
@@ -254,6 +299,8 @@ def test_help_has_its_own_name_and_the_short_flags_are_known(capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["plan", "digits", "--batch-size", "8", "--help"])
     out = capsys.readouterr().out
-    assert end.value.code == 0 and "usage: unnoise plan digits" in out and "unnoise train" not in out
+    assert (
+        end.value.code == 0 and "usage: unnoise plan digits" in out and "unnoise train" not in out
+    )
     assert cli.main(["plan", "digits", "--batch-sise", "8"]) == 2
     assert "did you mean '--batch-size'?" in capsys.readouterr().err

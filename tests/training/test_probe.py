@@ -45,7 +45,9 @@ def test_container_limits_of_both_versions(tmp_path):
 
     mine, root = tmp_path / "mine", tmp_path / "cgroup"
     mine.write_text("0::/a/b\n")
-    group(root / "a", memory__max=1000, memory__current=600, memory__stat="anon 5\ninactive_file 100")
+    group(
+        root / "a", memory__max=1000, memory__current=600, memory__stat="anon 5\ninactive_file 100"
+    )
     group(root / "a/b", memory__max="max", memory__current=600, memory__stat="")
     assert list(probe._cgroup_bytes(root, mine)) == [500]
     mine.write_text("4:memory:/x\n3:cpu:/x\n")
@@ -79,8 +81,12 @@ def test_the_probe_measures_and_writes_nothing(data, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     network = loop.prepare(made, data, tmp_path).state.network
     assert got.parameters == sum(p.numel() for p in network.parameters())
-    assert [s.micro_batch for s in got.speeds] == [1, 2, 4, 8, 16][: len(got.speeds)] and len(got.speeds) > 1
-    assert all(s.pass_sec > 0 and s.update_sec > 0 and s.peak_bytes > 1e7 and s.warm for s in got.speeds)
+    assert [s.micro_batch for s in got.speeds] == [1, 2, 4, 8, 16][: len(got.speeds)] and len(
+        got.speeds
+    ) > 1
+    assert all(
+        s.pass_sec > 0 and s.update_sec > 0 and s.peak_bytes > 1e7 and s.warm for s in got.speeds
+    )
     assert got.preview_sec > 0 and got.num_train == data.num_train and got.too_large is None
 
 
@@ -104,7 +110,9 @@ def test_a_gpu_is_tried_from_the_whole_batch_down(monkeypatch):
     def run(compiled: bool) -> SimpleNamespace:
         arithmetic = SimpleNamespace(device=torch.device("cuda"), compile=compiled)
         return SimpleNamespace(
-            arithmetic=arithmetic, config=override(named("digits"), {"train.batch_size": 24}), data=None
+            arithmetic=arithmetic,
+            config=override(named("digits"), {"train.batch_size": 24}),
+            data=None,
         )
 
     def speed(run, batches, size, ends):
@@ -115,7 +123,11 @@ def test_a_gpu_is_tried_from_the_whole_batch_down(monkeypatch):
     monkeypatch.setattr(probe, "_measure_speed", speed)
     tried: list[int] = []
     found, too_large = probe._measure_speeds(run(False), 0, 0)
-    assert (tried, [s.micro_batch for s in found], too_large) == ([24, 16, 8, 4, 2, 1], [1, 2, 4, 8], 16)
+    assert (tried, [s.micro_batch for s in found], too_large) == (
+        [24, 16, 8, 4, 2, 1],
+        [1, 2, 4, 8],
+        16,
+    )
     tried.clear()
     found, too_large = probe._measure_speeds(run(True), 0, 0)
     assert (tried, [s.micro_batch for s in found], too_large) == ([24, 16, 8], [8], 16)

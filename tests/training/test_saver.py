@@ -66,7 +66,10 @@ def test_an_error_is_raised_once_where_training_asks():
 def test_a_run_that_saves_beside_is_the_run_that_saves_in_turn(data, tmp_path):
     for name, how in (("turn", "off"), ("beside", "on")):
         loop.train(tiny(**{"train.async_save": how}), data, tmp_path / name)
-    for path in (tmp_path / "turn", tmp_path / "beside"):  # the records name the configuration, which differs in this
+    for path in (
+        tmp_path / "turn",
+        tmp_path / "beside",
+    ):  # the records name the configuration, which differs in this
         assert [p.name for p in checkpoint.checkpoints(path / "checkpoints")] == [
             f"step-{n:08d}" for n in (5, 10, 15, 20)
         ]
@@ -81,7 +84,9 @@ def full(monkeypatch, failing: set[int]):
 
     def save(folder: Path, step: int, *rest):
         if step in failing:
-            raise checkpoint.CheckpointError(f"checkpoint step {step}: not written (no space left on device)")
+            raise checkpoint.CheckpointError(
+                f"checkpoint step {step}: not written (no space left on device)"
+            )
         return real(folder, step, *rest)
 
     monkeypatch.setattr(checkpoint, "save", save)
@@ -93,7 +98,9 @@ def test_no_room_stops_training_and_the_same_command_goes_on(data, tmp_path, mon
     with monkeypatch.context() as patch:
         full(patch, {10})
         steps, real = [], loop.train_step
-        patch.setattr(loop, "train_step", lambda *a: (time.sleep(0.05), steps.append(a[1].step), real(*a))[2])
+        patch.setattr(
+            loop, "train_step", lambda *a: (time.sleep(0.05), steps.append(a[1].step), real(*a))[2]
+        )
         with pytest.raises(checkpoint.CheckpointError, match="no space"):
             loop.train(config, data, tmp_path / "run")
         assert steps[-1] <= 11  # at once, not when it saves again
@@ -109,10 +116,16 @@ def test_no_room_and_training_goes_on_if_asked(data, tmp_path, monkeypatch, caps
     config = tiny(**{"train.async_save": how, "train.on_save_error": "continue"})
     assert loop.train(config, data, tmp_path / "run").finished
     assert "NOT SAVED, training goes on: checkpoint step 10" in capsys.readouterr().out
-    assert [p.name[-2:] for p in checkpoint.checkpoints(tmp_path / "run/checkpoints")] == ["05", "15", "20"]
+    assert [p.name[-2:] for p in checkpoint.checkpoints(tmp_path / "run/checkpoints")] == [
+        "05",
+        "15",
+        "20",
+    ]
 
 
-def test_whatever_else_cannot_be_written_does_not_stop_training_if_asked(data, tmp_path, monkeypatch, capsys):
+def test_whatever_else_cannot_be_written_does_not_stop_training_if_asked(
+    data, tmp_path, monkeypatch, capsys
+):
     folder = tmp_path / "run"
 
     def no_room(*_, **__):
@@ -202,7 +215,10 @@ def test_a_kill_while_a_save_is_written_loses_at_most_it(data, tmp_path):
     config = tiny(**{"train.async_save": "on"})
     root = Path(__file__).parent.parent.parent
     command = [sys.executable, "-c", DIES, str(tmp_path / "run")]
-    assert subprocess.run(command, check=False, cwd=root, timeout=240, capture_output=True).returncode == 9
+    assert (
+        subprocess.run(command, check=False, cwd=root, timeout=240, capture_output=True).returncode
+        == 9
+    )
     assert checkpoint.newest(tmp_path / "run/checkpoints")[0].name == "step-00000005"
     loop.train(config, data, tmp_path / "run")
     loop.train(config, data, tmp_path / "whole")

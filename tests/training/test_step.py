@@ -20,7 +20,12 @@ SHAPE = build.Shape(1, 8, 8, 10)
 
 
 def objective(**changes):
-    changes = {"network.base_channels": 8, "train.precision": "fp32", "train.optimizer": "adamw", **changes}
+    changes = {
+        "network.base_channels": 8,
+        "train.precision": "fp32",
+        "train.optimizer": "adamw",
+        **changes,
+    }
     config = override(named("digits"), changes)
     arithmetic = build.arithmetic(config)
     state = states.create(config, SHAPE, arithmetic)
@@ -33,18 +38,27 @@ def objective(**changes):
 
 def images(count=16):
     random = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, 1, 8, 8), generator=random, dtype=torch.uint8), torch.arange(count) % 10
+    return torch.randint(
+        0, 256, (count, 1, 8, 8), generator=random, dtype=torch.uint8
+    ), torch.arange(count) % 10
 
 
 def test_a_step_is_adamw_on_the_clipped_gradient_and_then_the_average():
     """The whole step again, with torch's plain pieces."""
     # one channel per group would make bias gradients exactly zero, and Adam would scale up their rounding
-    goal, state = objective(**{"train.clip": 0.01, "train.weight_decay": 0.1, "network.norm_groups": 2})
+    goal, state = objective(
+        **{"train.clip": 0.01, "train.weight_decay": 0.1, "network.norm_groups": 2}
+    )
     reference, average = copy.deepcopy(state.network), copy.deepcopy(state.ema)
     adam = torch.optim.AdamW(reference.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.1)
     for _ in range(3):
         batch = draw(goal, state.step, *images())
-        plain = Objective(build.diffusion_model(goal.config.diffusion, reference), goal.config, goal.arithmetic, 10)
+        plain = Objective(
+            build.diffusion_model(goal.config.diffusion, reference),
+            goal.config,
+            goal.arithmetic,
+            10,
+        )
         loss = plain.loss(batch.x0, batch.eps, batch.t, batch.label).mean()
         loss.backward()
         expected_norm = math.sqrt(sum(float((p.grad**2).sum()) for p in reference.parameters()))
@@ -61,17 +75,24 @@ def test_a_step_is_adamw_on_the_clipped_gradient_and_then_the_average():
     assert (state.step, state.nimg) == (3, 48)
     for name, value in reference.state_dict().items():
         torch.testing.assert_close(state.network.state_dict()[name], value, rtol=0, atol=2e-6)
-        torch.testing.assert_close(state.ema.state_dict()[name], average.state_dict()[name], rtol=0, atol=2e-6)
+        torch.testing.assert_close(
+            state.ema.state_dict()[name], average.state_dict()[name], rtol=0, atol=2e-6
+        )
 
 
 @pytest.mark.parametrize("micro", [1, 4, 5, 16, 64])
 def test_accumulated_gradients_are_the_batchs(micro):
-    whole, parts = objective(**{"train.clip": 0.0}), objective(**{"train.clip": 0.0, "train.micro_batch": micro})
+    whole, parts = (
+        objective(**{"train.clip": 0.0}),
+        objective(**{"train.clip": 0.0, "train.micro_batch": micro}),
+    )
     results = []
     for goal, state in (whole, parts):
         batch = draw(goal, 0, *images())
         loss, norm = train_step(goal, state, batch, 0.0)
-        moments = torch.cat([state.optimizer.state[p]["exp_avg"].flatten() for p in state.network.parameters()])
+        moments = torch.cat(
+            [state.optimizer.state[p]["exp_avg"].flatten() for p in state.network.parameters()]
+        )
         results.append((loss, norm, moments))
     torch.testing.assert_close(results[0], results[1], rtol=2e-5, atol=1e-7)
 
@@ -110,7 +131,9 @@ def test_dropout_of_the_network_repeats_with_the_step_whatever_the_global_genera
 def test_times_are_stratified_or_not():
     goal, _ = objective()
     t = draw(goal, 0, *images(1000)).t
-    assert torch.equal(t, torch.arange(1, 1001).double()), "1000 strata of 1000 steps: each exactly once"
+    assert torch.equal(t, torch.arange(1, 1001).double()), (
+        "1000 strata of 1000 steps: each exactly once"
+    )
     loose = draw(objective(**{"train.stratified": False})[0], 0, *images(1000)).t
     assert loose.unique().numel() < 750 and loose.min() >= 1 and loose.max() <= 1000
 
@@ -164,7 +187,10 @@ def test_a_gradient_scaler_changes_nothing_but_skips_an_overflowed_step():
     assert all(torch.equal(before[k], v) for k, v in state.network.state_dict().items())
     assert state.scaler.get_scale() == 2.0**126
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=True)
-    scaled_norm, norm = train_step(goal, state, batch, 1e-3)[1], train_step(plain_goal, plain, batch, 1e-3)[1]
+    scaled_norm, norm = (
+        train_step(goal, state, batch, 1e-3)[1],
+        train_step(plain_goal, plain, batch, 1e-3)[1],
+    )
     torch.testing.assert_close(scaled_norm, norm, rtol=1e-5, atol=0)
 
 

@@ -24,7 +24,9 @@ def data():
     return load(unnoise.DataConfig())
 
 
-def test_tensorboard_counts_images_and_has_no_double_curve_after_a_resume(data, tmp_path, monkeypatch):
+def test_tensorboard_counts_images_and_has_no_double_curve_after_a_resume(
+    data, tmp_path, monkeypatch
+):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = override(named("digits"), {**TINY, "train.trackers": ("tensorboard",)})
     real = loop.train_step
@@ -39,7 +41,9 @@ def test_tensorboard_counts_images_and_has_no_double_curve_after_a_resume(data, 
         loop.train(config, data, tmp_path)
     monkeypatch.setattr(loop, "train_step", real)
     loop.train(config, data, tmp_path)
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"), {"scalars": 0, "images": 0})
+    events = accumulator.EventAccumulator(
+        str(tmp_path / "tensorboard"), {"scalars": 0, "images": 0}
+    )
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == list(range(32, 321, 32))
     assert [e.step for e in events.Scalars("held_out_loss")] == [160, 320]
@@ -52,12 +56,20 @@ def test_other_trackers_get_numbers_and_pictures(data, tmp_path, monkeypatch, na
     told, pictures, ended = [], [], []
     module = types.ModuleType(name)
     module.init = lambda **options: told.append(options)
-    module.log = lambda values, step: (pictures if "samples" in values else told).append((step, values))
+    module.log = lambda values, step: (pictures if "samples" in values else told).append(
+        (step, values)
+    )
     module.Image = lambda path: path
     module.finish = lambda: ended.append(True)
     monkeypatch.setitem(sys.modules, name, module)
-    loop.train(override(named("digits"), {**TINY, "train.trackers": (name,)}), data, tmp_path / "run")
-    assert told[0]["name"] == "run" and told[0]["config"]["train"]["batch_size"] == 16 and ended == [True]
+    loop.train(
+        override(named("digits"), {**TINY, "train.trackers": (name,)}), data, tmp_path / "run"
+    )
+    assert (
+        told[0]["name"] == "run"
+        and told[0]["config"]["train"]["batch_size"] == 16
+        and ended == [True]
+    )
     assert [step for step, values in told[1:] if "loss" in values] == list(range(32, 321, 32))
     assert [step for step, _ in pictures] == [160, 320]
 

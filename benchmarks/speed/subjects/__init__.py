@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.speed.subjects import diffusers, edm, improved_diffusion, lucidrains, ours, tqch, w86
+from benchmarks.speed.subjects import (
+    diffusers,
+    edm,
+    improved_diffusion,
+    lucidrains,
+    ours,
+    tqch,
+    w86,
+)
 from benchmarks.speed.subjects.subject import Parts, Setting
 
 OURS = "unnoise"
@@ -20,7 +28,14 @@ SUBJECTS: dict[str, Callable[[Setting], Parts]] = {
 }
 """Name -> builder; a builder imports its peer when called, in the subject's own process."""
 
-SAME_NETWORK = (OURS, "unnoise fp32", "diffusers", "improved-diffusion", "pytorch-ddpm", "ddpm-torch")
+SAME_NETWORK = (
+    OURS,
+    "unnoise fp32",
+    "diffusers",
+    "improved-diffusion",
+    "pytorch-ddpm",
+    "ddpm-torch",
+)
 """Those whose network is Ho et al.'s, layer by layer; the others are each project's nearest."""
 
 

@@ -48,7 +48,9 @@ def build(setting: Setting) -> Parts:
         # train_unconditional.py: AdamW, cosine schedule, clipping at 1, EMAModel (its README turns it on), fp32. Without
         # accelerate, which on one device adds nothing to a step.
         x0 = random_images(setting)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
+        )
         scheduler = module("diffusers.optimization", PACKAGE).get_scheduler(
             "cosine", optimizer, num_warmup_steps=500, num_training_steps=100_000
         )

@@ -35,7 +35,9 @@ def build(setting: Setting) -> Parts:
         decoder_type="standard", channel_mult_noise=1, resample_filter=[1, 1], model_channels=setting.base_channels,
         channel_mult=[1, 2, 2, 2], num_blocks=2, attn_resolutions=[16], dropout=DROPOUT,
     ).to(setting.torch_device)  # fmt: skip
-    network.model.register_forward_hook(lambda _module, _inputs, output: output.float())  # it refuses autocast's bf16
+    network.model.register_forward_hook(
+        lambda _module, _inputs, output: output.float()
+    )  # it refuses autocast's bf16
     wake(network)
     loss = module("training.loss", "edm").EDMLoss()
     solver = function_of(folder / "generate.py", "ablation_sampler", torch=torch, np=numpy)
@@ -48,12 +50,18 @@ def build(setting: Setting) -> Parts:
         return _stepper(setting, network, loss)
 
     def sample(count: int, nfe: int) -> object:
-        with torch.no_grad():  # generate.py's Euler, as Heun would take an odd number of evaluations
-            return solver(network, torch.randn_like(pixels(count, setting)), num_steps=nfe, solver="euler")
+        with (
+            torch.no_grad()
+        ):  # generate.py's Euler, as Heun would take an odd number of evaluations
+            return solver(
+                network, torch.randn_like(pixels(count, setting)), num_steps=nfe, solver="euler"
+            )
 
     return Parts(
         network=network,
-        evaluate=lambda count: network(pixels(count, setting), torch.ones(count, device=setting.torch_device)),
+        evaluate=lambda count: network(
+            pixels(count, setting), torch.ones(count, device=setting.torch_device)
+        ),
         loss=lambda x0: loss(network, x0),
         shipped_step=shipped_step,
         sample=sample,
@@ -63,7 +71,9 @@ def build(setting: Setting) -> Parts:
     )
 
 
-def _stepper(setting: Setting, network: torch.nn.Module, loss: Callable[..., torch.Tensor]) -> Callable[[], object]:
+def _stepper(
+    setting: Setting, network: torch.nn.Module, loss: Callable[..., torch.Tensor]
+) -> Callable[[], object]:
     average = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
     images = ((random_images(setting) + 1) * 127.5).to(torch.uint8)

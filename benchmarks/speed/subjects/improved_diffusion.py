@@ -71,7 +71,9 @@ def _loop(setting: Setting, network: torch.nn.Module, diffusion: object) -> Call
     store = dist.FileStore(tempfile.mkstemp()[1], 1)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
     sys.modules["mpi4py"].MPI.COMM_WORLD.Get_rank.return_value = 0
-    logger, train = (module(f"{NAME}.{name}", "improved-diffusion") for name in ("logger", "train_util"))
+    logger, train = (
+        module(f"{NAME}.{name}", "improved-diffusion") for name in ("logger", "train_util")
+    )
     os.environ["OPENAI_LOG_FORMAT"] = ""
     logger.configure(dir=tempfile.mkdtemp())
     loop = train.TrainLoop(

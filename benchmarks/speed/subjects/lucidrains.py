@@ -62,7 +62,9 @@ def _trainer(setting: Setting, package: object, diffusion: torch.nn.Module) -> C
     """Its Trainer.train, one step at a time: Adam, clipping at 1, EMA every tenth step, fp32."""
     folder = Path(tempfile.mkdtemp())
     for number in range(100):  # the fewest that it accepts; the resident batch takes their place
-        Image.fromarray(np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)).save(
+            folder / f"{number}.png"
+        )
     trainer = package.Trainer(  # pyright: ignore[reportAttributeAccessIssue]
         diffusion, str(folder), train_batch_size=max(16, setting.batch), save_and_sample_every=NEVER,
         results_folder=str(folder / "results"), calculate_fid=False,

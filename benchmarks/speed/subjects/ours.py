@@ -47,8 +47,14 @@ def stepper(run: Run) -> Callable[[], object]:
 
     def step() -> object:
         batch = draw(run.objective, state.step, *batches.get(state.nimg, train.batch_size))
-        result = train_step(run.objective, state, batch, learning_rate(train, state.nimg, run.progress()))
-        list(read(run.objective, state) if len(state.unread) >= READ_EVERY.get(run.arithmetic.device.type, 20) else ())
+        result = train_step(
+            run.objective, state, batch, learning_rate(train, state.nimg, run.progress())
+        )
+        list(
+            read(run.objective, state)
+            if len(state.unread) >= READ_EVERY.get(run.arithmetic.device.type, 20)
+            else ()
+        )
         return result
 
     return step

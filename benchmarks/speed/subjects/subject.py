@@ -76,7 +76,9 @@ def module(name: str, peer: str) -> Any:
     except ImportError as error:
         absent = (error.name or name).split(".")[0]
         package = peer if absent == name.split(".")[0] else absent
-        raise Missing(f"{peer} is skipped: no module {absent!r}; get it with pip install {package}") from error
+        raise Missing(
+            f"{peer} is skipped: no module {absent!r}; get it with pip install {package}"
+        ) from error
 
 
 def snapshot(setting: Setting, folder: str, url: str, commit: str) -> Path:
@@ -105,7 +107,9 @@ def stand_in(*names: str) -> None:
 def function_of(script: Path, name: str, **scope: Any) -> Callable[..., Any]:
     """One function of a script that cannot be imported as a whole."""
     tree = ast.parse(script.read_text())
-    found: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    found: list[ast.stmt] = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
     if not found:
         raise Missing(
             f"{script.parent.name} is skipped: {script.name} has no function {name!r}; expected another commit"
@@ -133,7 +137,11 @@ def pixels(count: int, setting: Setting) -> Tensor:
 
 def default_precision(setting: Setting) -> str:
     """What torch makes of fp32: on CUDA its convolutions are TensorFloat-32 unless a script says otherwise."""
-    return "tf32" if setting.torch_device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
+    return (
+        "tf32"
+        if setting.torch_device.type == "cuda" and torch.backends.cudnn.allow_tf32
+        else "fp32"
+    )
 
 
 @torch.no_grad()

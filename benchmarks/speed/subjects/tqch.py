@@ -32,7 +32,9 @@ def build(setting: Setting) -> Parts:
     package, ddim = module("ddpm_torch", "ddpm-torch"), module("ddim", "ddpm-torch")
     device = setting.torch_device
     betas = package.get_beta_schedule("linear", beta_start=1e-4, beta_end=0.02, timesteps=TIMESTEPS)
-    diffusion = package.GaussianDiffusion(betas, model_mean_type="eps", model_var_type="fixed-large", loss_type="mse")
+    diffusion = package.GaussianDiffusion(
+        betas, model_mean_type="eps", model_var_type="fixed-large", loss_type="mse"
+    )
     network = package.UNet(
         3, setting.base_channels, 3, (1, 2, 2, 2), 2, (False, True, False, False), drop_rate=DROPOUT
     ).to(device)
@@ -41,7 +43,9 @@ def build(setting: Setting) -> Parts:
     def shipped_step() -> Callable[[], object]:
         # train.py and configs/cifar10.json: Adam, warm-up, clipping at 1, its EMA; Trainer.step in fp32.
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.9, 0.999))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 5000, 1.0))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / 5000, 1.0)
+        )
         trainer = package.Trainer(
             network, optimizer, diffusion, epochs=1, trainloader=[], scheduler=schedule, use_ema=True, grad_norm=1.0,
             shape=(3, IMAGE_SIZE, IMAGE_SIZE), device=device,

@@ -31,11 +31,18 @@ def build(setting: Setting) -> Parts:
     folder = snapshot(setting, "pytorch-ddpm", URL, COMMIT)
     diffusion = module("diffusion", "pytorch-ddpm")
     network = module("model", "pytorch-ddpm").UNet(
-        T=TIMESTEPS, ch=setting.base_channels, ch_mult=[1, 2, 2, 2], attn=[1], num_res_blocks=2, dropout=DROPOUT
+        T=TIMESTEPS,
+        ch=setting.base_channels,
+        ch_mult=[1, 2, 2, 2],
+        attn=[1],
+        num_res_blocks=2,
+        dropout=DROPOUT,
     )
     network = network.to(setting.torch_device)
     wake(network)
-    trainer = diffusion.GaussianDiffusionTrainer(network, *BETAS, TIMESTEPS).to(setting.torch_device)
+    trainer = diffusion.GaussianDiffusionTrainer(network, *BETAS, TIMESTEPS).to(
+        setting.torch_device
+    )
 
     def shipped_step() -> Callable[[], object]:
         # main.py, train(): Adam, warm-up by LambdaLR, clipping at 1, `ema` over the state dict; fp32.
@@ -58,7 +65,9 @@ def build(setting: Setting) -> Parts:
 
     def sample(count: int, nfe: int) -> object:
         # Ancestral only, with as many steps as its process has: a process of `nfe` steps costs as much as DDIM's.
-        sampler = diffusion.GaussianDiffusionSampler(network, *BETAS, nfe, 32, "epsilon", "fixedlarge")
+        sampler = diffusion.GaussianDiffusionSampler(
+            network, *BETAS, nfe, 32, "epsilon", "fixedlarge"
+        )
         with torch.no_grad():
             return sampler.to(setting.torch_device)(torch.randn_like(pixels(count, setting)))
 

@@ -44,9 +44,13 @@ def _record(name: str) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
     except OSError as error:
-        raise UsageError(f"compare: {path}: {error.strerror}; run `unnoise evaluate {name}` first") from error
+        raise UsageError(
+            f"compare: {path}: {error.strerror}; run `unnoise evaluate {name}` first"
+        ) from error
     except ValueError as error:
-        raise UsageError(f"compare: {path}: is not JSON ({error}); run `unnoise evaluate` again") from error
+        raise UsageError(
+            f"compare: {path}: is not JSON ({error}); run `unnoise evaluate` again"
+        ) from error
     if not isinstance(record, dict) or "distances" not in record:
         raise UsageError(f"compare: {path}: is not what `unnoise evaluate` writes")
     return record

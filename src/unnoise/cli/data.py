@@ -14,7 +14,9 @@ def data(arguments: list[str]) -> int:
     target, arguments = first_word(arguments, "data", "a data set, a folder or a zip of pictures")
     out, arguments = option(arguments, "--out")
     prog = f"unnoise data {target or 'PATH'}"
-    config = parse(DataConfig(source=target or "digits"), [_own(a) for a in arguments], prog, ("--out",))
+    config = parse(
+        DataConfig(source=target or "digits"), [_own(a) for a in arguments], prog, ("--out",)
+    )
     if target is None:
         return 0
     from unnoise.data.dataset import load, report
@@ -23,7 +25,11 @@ def data(arguments: list[str]) -> int:
     images = load(config, progress=True)
     print(report(images))
     path = Path(out) if out else _place(Path(config.source))
-    save_png(path, mosaic(images), {"unnoise": f"data {images.name}, fingerprint {images.fingerprint[:12]}"})
+    save_png(
+        path,
+        mosaic(images),
+        {"unnoise": f"data {images.name}, fingerprint {images.fingerprint[:12]}"},
+    )
     print(f"mosaic: {path}")
     return 0
 
@@ -46,7 +52,9 @@ def _place(data: Path) -> Path:
 
 def info(arguments: list[str]) -> int:
     """unnoise info RUN|FILE|PNG."""
-    target, rest = first_word(arguments, "info", "a run folder, a model file or a PNG made by unnoise")
+    target, rest = first_word(
+        arguments, "info", "a run folder, a model file or a PNG made by unnoise"
+    )
     if target is None:
         print("usage: unnoise info RUN|FILE|PNG")
         return 0

@@ -121,7 +121,9 @@ def _check(words: list[str], kind: Kind, flags: EditFlags) -> None:
     name = words[0]
     if len(words) != 2 + kind.sources:
         what = "a model and " + ("a picture" if kind.sources == 1 else "two pictures or seeds")
-        raise UsageError(f"edit {name}: got {len(words) - 1} words, expected {what}; see unnoise edit --help")
+        raise UsageError(
+            f"edit {name}: got {len(words) - 1} words, expected {what}; see unnoise edit --help"
+        )
     default = EditFlags()
     for field in fields(EditFlags):
         given = getattr(flags, field.name) != getattr(default, field.name)
@@ -183,7 +185,9 @@ def _outpaint(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tenso
     extend = _numbers("--extend", flags.extend, "left,top,right,bottom")
     picture = _only_pictures("outpaint", sources)
     settings = flags.settings()
-    return editing.outpaint(model, picture, extend, _seeds(flags), flags.label, flags.resample or 1, **settings), None
+    return editing.outpaint(
+        model, picture, extend, _seeds(flags), flags.label, flags.resample or 1, **settings
+    ), None
 
 
 def _image(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, Tensor | None]:
@@ -191,18 +195,26 @@ def _image(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, 
 
     picture = _only_pictures("image", sources)
     strength = 0.6 if flags.strength is None else flags.strength
-    images = editing.image_to_image(model, picture, strength, _seeds(flags), flags.label, **flags.settings())
+    images = editing.image_to_image(
+        model, picture, strength, _seeds(flags), flags.label, **flags.settings()
+    )
     return images, picture[None]
 
 
-def _interpolate(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, Tensor | None]:
+def _interpolate(
+    model: Model, sources: list[Any], flags: EditFlags
+) -> tuple[Tensor, Tensor | None]:
     from unnoise import editing
 
     frames = 9 if flags.frames is None else flags.frames
-    return editing.interpolate(model, sources[0], sources[1], frames, flags.label, **flags.settings()), None
+    return editing.interpolate(
+        model, sources[0], sources[1], frames, flags.label, **flags.settings()
+    ), None
 
 
-def _reconstruct(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, Tensor | None]:
+def _reconstruct(
+    model: Model, sources: list[Any], flags: EditFlags
+) -> tuple[Tensor, Tensor | None]:
     import torch
 
     from unnoise import editing
@@ -212,7 +224,9 @@ def _reconstruct(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Te
     iterations = 3 if flags.iterations is None else flags.iterations
     noise, image = editing.reconstruct(model, picture, flags.label, iterations, **flags.settings())
     error = (image.double() - picture.double()).pow(2).mean().sqrt()
-    print(f"noise of standard deviation {noise.std():.3f} · reconstruction differs by {error:.2f} of 255 (rms)")
+    print(
+        f"noise of standard deviation {noise.std():.3f} · reconstruction differs by {error:.2f} of 255 (rms)"
+    )
     return image[None], torch.stack([picture, from_model(noise / noise.std() / 2)])
 
 
@@ -220,7 +234,9 @@ def _variations(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Ten
     from unnoise import editing
 
     strength = 0.3 if flags.strength is None else flags.strength
-    images = editing.variations(model, sources[0], strength, _seeds(flags), flags.label, **flags.settings())
+    images = editing.variations(
+        model, sources[0], strength, _seeds(flags), flags.label, **flags.settings()
+    )
     return images, None if isinstance(sources[0], int) else sources[0][None]
 
 
@@ -230,7 +246,9 @@ def _morph(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, 
     if flags.from_class is None or flags.to_class is None:
         raise UsageError("edit morph: expected --from CLASS and --to CLASS")
     frames = 9 if flags.frames is None else flags.frames
-    return editing.morph(model, sources[0], flags.from_class, flags.to_class, frames, **flags.settings()), None
+    return editing.morph(
+        model, sources[0], flags.from_class, flags.to_class, frames, **flags.settings()
+    ), None
 
 
 KINDS = {
@@ -245,18 +263,27 @@ KINDS = {
 
 
 def _write(
-    model: Model, name: str, sources: list[str], flags: EditFlags, images: Tensor, before: Tensor | None
+    model: Model,
+    name: str,
+    sources: list[str],
+    flags: EditFlags,
+    images: Tensor,
+    before: Tensor | None,
 ) -> None:
     """The pictures one by one and as a sheet, the originals first, each with its recipe in its text."""
     import torch
 
     from unnoise.data.images import grid, save_animation, save_png
 
-    given = {f.name: getattr(flags, f.name) for f in fields(flags) if getattr(flags, f.name) is not None}
+    given = {
+        f.name: getattr(flags, f.name) for f in fields(flags) if getattr(flags, f.name) is not None
+    }
     recipe = {"edit": name, "sources": sources, "model": model.weights_hash, **given}
     out = Path(flags.out)
     for i, image in enumerate(images):
-        save_png(out / f"{name}-{i:06d}.png", image, {"unnoise": json.dumps({**recipe, "number": i})})
+        save_png(
+            out / f"{name}-{i:06d}.png", image, {"unnoise": json.dumps({**recipe, "number": i})}
+        )
     everything = images if before is None else torch.cat([before, images])
     columns = len(everything) if len(everything) <= 12 else None
     sheet = out / f"{name}.png"
@@ -265,5 +292,7 @@ def _write(
     if flags.animate is not None:
         frames = [grid(image[None], scale=flags.scale) for image in images]
         path = out / f"{name}.{flags.animate}"
-        save_animation(path, [*frames, *frames[-2:0:-1]], frame_ms=max(40, 2000 // len(frames)), last_ms=200)
+        save_animation(
+            path, [*frames, *frames[-2:0:-1]], frame_ms=max(40, 2000 // len(frames)), last_ms=200
+        )
         print(f"animation: {path}")

@@ -64,8 +64,12 @@ class EvaluateFlags(SamplerFlags):
 
 def evaluate(arguments: list[str]) -> int:
     """unnoise evaluate RUN|FILE|NAME."""
-    target, arguments = first_word(arguments, "evaluate", "a run folder, a model file or a bundled model")
-    flags = parse(EvaluateFlags(), short_num(arguments), f"unnoise evaluate {target or 'RUN|FILE|NAME'}")
+    target, arguments = first_word(
+        arguments, "evaluate", "a run folder, a model file or a bundled model"
+    )
+    flags = parse(
+        EvaluateFlags(), short_num(arguments), f"unnoise evaluate {target or 'RUN|FILE|NAME'}"
+    )
     if target is None:
         return 0
     counts = ("num", "batch_size", "reference_num", "likelihood_num")
@@ -119,7 +123,11 @@ def _settings(flags: EvaluateFlags) -> Settings:
 
 def _words(text: str) -> tuple[str, ...]:
     """The words between commas, each once; none of "none"."""
-    return () if text == "none" else tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    return (
+        ()
+        if text == "none"
+        else tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    )
 
 
 def _data(model: Model, flags: EvaluateFlags) -> DataConfig:
@@ -128,7 +136,11 @@ def _data(model: Model, flags: EvaluateFlags) -> DataConfig:
 
     shape, config = model.shape, model.config.data
     if flags.data is not None:
-        kind: dict[str, Any] = {"image_size": shape.height, "image_width": shape.width, "channels": shape.channels}
+        kind: dict[str, Any] = {
+            "image_size": shape.height,
+            "image_width": shape.width,
+            "channels": shape.channels,
+        }
         config = dataclasses.replace(config, source=flags.data, path=None, **kind)
     return config if flags.data_path is None else dataclasses.replace(config, path=flags.data_path)
 
@@ -141,5 +153,11 @@ def _folder(target: str) -> Path:
     path = Path(target)
     if path.is_dir() and not (path / MANIFEST).is_file():
         return find(target).parent
-    name = path.resolve().parent.name if path.name == MODEL_FILE else target if target in bundled() else path.stem
+    name = (
+        path.resolve().parent.name
+        if path.name == MODEL_FILE
+        else target
+        if target in bundled()
+        else path.stem
+    )
     return Path(f"evaluation-{name}")

@@ -22,7 +22,9 @@ KEPT = ("config", "shape", "class_names", "data", "training", "tuned")
 
 def export(arguments: list[str]) -> int:
     """unnoise export RUN|CHECKPOINT|FILE|NAME."""
-    target, arguments = first_word(arguments, "export", "a run folder, a checkpoint, a model file or a bundled model")
+    target, arguments = first_word(
+        arguments, "export", "a run folder, a checkpoint, a model file or a bundled model"
+    )
     if target is None or {"--help", "-h"} & set(arguments):
         print(HELP, end="")
         return 0

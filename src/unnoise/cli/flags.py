@@ -43,7 +43,9 @@ def first_word(arguments: list[str], command: str, what: str) -> tuple[str | Non
         return arguments[0], arguments[1:]
     if "--help" in arguments or "-h" in arguments:
         return None, arguments
-    raise UsageError(f"{command}: expected {what} as the first word, as in `unnoise {command} digits`")
+    raise UsageError(
+        f"{command}: expected {what} as the first word, as in `unnoise {command} digits`"
+    )
 
 
 def short_num(arguments: list[str]) -> list[str]:
@@ -78,7 +80,9 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
             if flag.startswith("--") and flag not in known:
                 raise UsageError(f"no flag {flag}; {nearest_of(flag, everything)}")
             if flag in switches and after.lower() in ("true", "false"):
-                raise UsageError(f"{flag}: got {after}, expected nothing after it; {' or '.join(switches[flag])}")
+                raise UsageError(
+                    f"{flag}: got {after}, expected nothing after it; {' or '.join(switches[flag])}"
+                )
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -106,7 +110,9 @@ def _one_line(box: str) -> str:
     text = re.split(r"For full helptext|Argument helptext", text)[0]
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(
-        r"no type matching (\{None\}\|)?[{\[]*([A-Z]+).*? could be instantiated from (\[.*?\])\..*", _expected, text
+        r"no type matching (\{None\}\|)?[{\[]*([A-Z]+).*? could be instantiated from (\[.*?\])\..*",
+        _expected,
+        text,
     )
     return re.sub(
         r"^(Parsing error|Value error|Invalid choice|Missing argument|Unrecognized options)\s*(Error parsing )?",

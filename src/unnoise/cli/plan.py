@@ -32,8 +32,15 @@ def plan(arguments: list[str]) -> int:
     from unnoise.presets import named
 
     if target is None:
-        print("unnoise plan PRESET|FOLDER|ZIP [--budget 2h] [the words and flags of unnoise train]\n")
-    config = parse(named(target or "digits", objective), flags, f"unnoise plan {target or ''}".strip(), PLAN_EXTRA)
+        print(
+            "unnoise plan PRESET|FOLDER|ZIP [--budget 2h] [the words and flags of unnoise train]\n"
+        )
+    config = parse(
+        named(target or "digits", objective),
+        flags,
+        f"unnoise plan {target or ''}".strip(),
+        PLAN_EXTRA,
+    )
     if budget_sec is not None:
         config = override(config, {"train.time": budget})
     check(config)
@@ -46,7 +53,17 @@ def plan(arguments: list[str]) -> int:
     asked = planner.make(config, measured, budget_sec)
     advice = planner.advise(asked)
     final = planner.make(planner.follow(config, advice), measured, budget_sec)
-    print("\n".join([*_found(asked), *busy, *_computed(asked), *_change(advice), command(words, final, advice)]))
+    print(
+        "\n".join(
+            [
+                *_found(asked),
+                *busy,
+                *_computed(asked),
+                *_change(advice),
+                command(words, final, advice),
+            ]
+        )
+    )
     return 0
 
 
@@ -78,11 +95,20 @@ def _found(plan: Plan) -> list[str]:
 
     of, budget, last = plan.measured, plan.budget_sec, plan.measured.speeds[-1]
     question = "to its end" if budget is None else f"within {duration(budget)}"
-    speeds = " · ".join(f"{s.micro_batch}: {_digits(s.micro_batch / (s.pass_sec + s.update_sec))}" for s in of.speeds)
+    speeds = " · ".join(
+        f"{s.micro_batch}: {_digits(s.micro_batch / (s.pass_sec + s.update_sec))}"
+        for s in of.speeds
+    )
     lines = (
-        ("network", f"{of.parameters:,} parameters, {of.gflop_per_image:.3g} GFLOP per image forward"),
+        (
+            "network",
+            f"{of.parameters:,} parameters, {of.gflop_per_image:.3g} GFLOP per image forward",
+        ),
         ("images/s", f"by batch: {speeds}"),
-        ("memory", f"{_size(last.peak_bytes)} at batch {last.micro_batch}; {_size(of.available_bytes)} available"),
+        (
+            "memory",
+            f"{_size(last.peak_bytes)} at batch {last.micro_batch}; {_size(of.available_bytes)} available",
+        ),
         (
             "preview",
             f"{duration(of.preview_sec)} for 64 samples and held-out losses, scaled up from a few sampling steps",
@@ -111,13 +137,21 @@ def _computed(plan: Plan) -> list[str]:
     passes = f"{train.batch_size}, {plan.micro_batch} at once (largest that fits: {largest}){guess}"
     rate = f"{_digits(plan.img_per_sec)} images/s, {_digits(gflops)} GFLOP/s"
     previews = f"{plan.previews} x preview ({plan.preview_share:.1%} of the training before it)"
-    checkpoints = f"{plan.checkpoints} x checkpoint ({duration(plan.write_sec)} each, rule of thumb)"
+    checkpoints = (
+        f"{plan.checkpoints} x checkpoint ({duration(plan.write_sec)} each, rule of thumb)"
+    )
     lines = (
         ("batch", f"{passes}: {_size(plan.peak_bytes)} of memory"),
         ("speed", f"{rate} (rule of thumb: training is {TRAIN_PER_FORWARD} x forward)"),
         ("images", f"{_digits(plan.nimg / 1000)}{share} kimg, {_digits(plan.epochs)} epochs"),
-        ("time", f"{duration(plan.wall_sec)}: {duration(plan.train_sec)} training, {previews}, {checkpoints}"),
-        ("disk", f"at most {_size(plan.run_bytes)}; a checkpoint, {_size(of.checkpoint_bytes)}, every {every}"),
+        (
+            "time",
+            f"{duration(plan.wall_sec)}: {duration(plan.train_sec)} training, {previews}, {checkpoints}",
+        ),
+        (
+            "disk",
+            f"at most {_size(plan.run_bytes)}; a checkpoint, {_size(of.checkpoint_bytes)}, every {every}",
+        ),
     )
     return ["computed from it:", *(f"  {name:<10}{line}" for name, line in lines)]
 
@@ -143,7 +177,9 @@ def brief(sec: float) -> str:
     """Seconds as --time takes them, rounded down: whole minutes from ten minutes on."""
     whole = max(1, int(sec))
     hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60 if whole < 600 else 0
-    return "".join(f"{value}{unit}" for value, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if value)
+    return "".join(
+        f"{value}{unit}" for value, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if value
+    )
 
 
 def _digits(value: float) -> str:

@@ -44,7 +44,11 @@ class SamplerFlags:
     def settings(self) -> dict[str, Any]:
         """What was given, as changes of a SampleConfig."""
         values = {name: getattr(self, name) for name in SamplerFlags.__dataclass_fields__}
-        return {name: value for name, value in values.items() if value is not None and value is not False}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and value is not False
+        }
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,14 @@ class SampleFlags(SamplerFlags):
 
 def sample(arguments: list[str]) -> int:
     """unnoise sample RUN|FILE|NAME."""
-    target, arguments = first_word(arguments, "sample", "a run folder, a model file or a bundled model")
-    flags = parse(SampleFlags(), with_format(short_num(arguments)), f"unnoise sample {target or 'RUN|FILE|NAME'}")
+    target, arguments = first_word(
+        arguments, "sample", "a run folder, a model file or a bundled model"
+    )
+    flags = parse(
+        SampleFlags(),
+        with_format(short_num(arguments)),
+        f"unnoise sample {target or 'RUN|FILE|NAME'}",
+    )
     if target is None:
         return 0
     seeds = seeds_of(flags.seeds, flags.num, 64)
@@ -93,7 +103,10 @@ def sample(arguments: list[str]) -> int:
 
 def _sample_together(target: str, seeds: list[int], flags: SampleFlags) -> None:
     """Under torchrun: every rank makes its part."""
-    from unnoise.training.distributed import device_name, joined  # a second of imports that one process does without
+    from unnoise.training.distributed import (
+        device_name,
+        joined,
+    )  # a second of imports that one process does without
 
     model, guide = _loaded(target, flags, device_name(flags.device))
     with joined(model.arithmetic.device) as here:
@@ -116,7 +129,9 @@ def _write(model: Model, seeds: list[int], flags: SampleFlags, guide: Model | No
     """The pictures one by one."""
     from unnoise.sampling import write_samples
 
-    write_samples(model, seeds, flags.label, Path(flags.out), flags.settings(), flags.batch_size, guide)
+    write_samples(
+        model, seeds, flags.label, Path(flags.out), flags.settings(), flags.batch_size, guide
+    )
 
 
 def _write_sheets(model: Model, seeds: list[int], flags: SampleFlags, guide: Model | None) -> None:
@@ -127,7 +142,9 @@ def _write_sheets(model: Model, seeds: list[int], flags: SampleFlags, guide: Mod
     written = write_grid(model, seeds, flags.label, out, settings, flags.scale, guide)
     print(f"{len(seeds)} images in {flags.out}\ngrid: {written}")
     if flags.animate is not None or flags.trajectory:
-        process = write_process(model, seeds, flags.label, out, settings, flags.animate, flags.trajectory, guide)
+        process = write_process(
+            model, seeds, flags.label, out, settings, flags.animate, flags.trajectory, guide
+        )
         print("\n".join(f"{path.stem}: {path}" for path in process))
 
 
@@ -165,11 +182,15 @@ def seeds_of(text: str | None, num: int | None, default: int) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise UsageError(f"--seeds: got {text!r}, expected numbers and rising ranges such as 0-63 or 3,7,20-29")
+            raise UsageError(
+                f"--seeds: got {text!r}, expected numbers and rising ranges such as 0-63 or 3,7,20-29"
+            )
         low, high = int(match[1]), int(match[2] or match[1])
         if high - low > 10_000_000:
             raise UsageError(f"--seeds: got {high - low + 1} seeds, expected at most 10 million")
         seeds += range(low, high + 1)
     if num is not None and num != len(seeds):
-        raise UsageError(f"--num {num} and --seeds {text} ({len(seeds)} seeds) differ; give one of them")
+        raise UsageError(
+            f"--num {num} and --seeds {text} ({len(seeds)} seeds) differ; give one of them"
+        )
     return seeds

@@ -29,7 +29,10 @@ def train(arguments: list[str]) -> int:
         print(f"objectives: {', '.join(OBJECTIVES)}")
         print("short forms: " + ", ".join(f"{a} = {b}" for a, b in SHORT_FLAGS.items()) + "\n")
     config = parse(
-        named(target or "digits", objective), arguments, f"unnoise train {target or ''}".strip(), TRAIN_EXTRA
+        named(target or "digits", objective),
+        arguments,
+        f"unnoise train {target or ''}".strip(),
+        TRAIN_EXTRA,
     )
     if show:
         import json

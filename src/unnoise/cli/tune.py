@@ -29,7 +29,9 @@ class TuneFlags:
 
 def tune_sampler(arguments: list[str]) -> int:
     """unnoise tune-sampler RUN|FILE|NAME."""
-    target, arguments = first_word(arguments, "tune-sampler", "a run folder, a model file or a bundled model")
+    target, arguments = first_word(
+        arguments, "tune-sampler", "a run folder, a model file or a bundled model"
+    )
     flags = parse(TuneFlags(), arguments, f"unnoise tune-sampler {target or 'RUN|FILE|NAME'}")
     if target is None:
         return 0
@@ -39,15 +41,23 @@ def tune_sampler(arguments: list[str]) -> int:
 
     path = find(target)
     if flags.out is None and path in bundled().values():
-        raise UsageError(f"tune-sampler: {target} belongs to the package; give --out {target}.safetensors")
+        raise UsageError(
+            f"tune-sampler: {target} belongs to the package; give --out {target}.safetensors"
+        )
     model = load(target, flags.device)
-    scale = model.config.sample.guidance_scale if flags.guidance_scale is None else flags.guidance_scale
+    scale = (
+        model.config.sample.guidance_scale if flags.guidance_scale is None else flags.guidance_scale
+    )
     print(
         "error: rms pixel difference (pixels in 0..1) to the exact solution from the same seeds, on seeds not searched"
     )
-    tuned, rows = tuning.tune(model, flags.budgets, flags.images, flags.evaluations, guidance_scale=scale)
+    tuned, rows = tuning.tune(
+        model, flags.budgets, flags.images, flags.evaluations, guidance_scale=scale
+    )
     print(tuning.table(rows))
     path = path if flags.out is None else Path(flags.out)
     model.with_tuned(tuned).save(path)
-    print(f"kept in {path} as {', '.join(tuned)}\nnext: unnoise sample {flags.out or target} --sampler balanced")
+    print(
+        f"kept in {path} as {', '.join(tuned)}\nnext: unnoise sample {flags.out or target} --sampler balanced"
+    )
     return 0

@@ -20,11 +20,20 @@ class Batches:
     """Random access to the endless, shuffled stream of training images."""
 
     def __init__(self, data: ImageData, seed: int, device: torch.device | str = "cpu") -> None:
-        self.count, self.flip, self.seed, self.device = data.num_train, data.flip, seed, torch.device(device)
+        self.count, self.flip, self.seed, self.device = (
+            data.num_train,
+            data.flip,
+            seed,
+            torch.device(device),
+        )
         images = data.images[: self.count]
         self.resident = self.device.type != "cpu" and images.nbytes <= RESIDENT_BYTES
-        self.images = torch.from_numpy(np.array(images)).to(self.device) if self.resident else images
-        self.labels = None if data.labels is None else torch.from_numpy(np.array(data.labels[: self.count]))
+        self.images = (
+            torch.from_numpy(np.array(images)).to(self.device) if self.resident else images
+        )
+        self.labels = (
+            None if data.labels is None else torch.from_numpy(np.array(data.labels[: self.count]))
+        )
         self._epoch = (-1, np.empty(0, np.int64), np.empty(0, bool))
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +43,9 @@ class Batches:
             self._epoch = (epoch, random.permutation(self.count), random.random(self.count) < 0.5)
         return self._epoch[1], self._epoch[2]
 
-    def get(self, start: int, count: int, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
+    def get(
+        self, start: int, count: int, part: slice = slice(None)
+    ) -> tuple[Tensor, Tensor | None]:
         """Images start .. start + count of the stream, or a part of them: uint8 (n, c, h, w), and labels (n,) or None."""
         rows, flips = np.empty(count, np.int64), np.empty(count, bool)
         filled = 0

@@ -71,7 +71,11 @@ class Source:
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     """A key for a source: name, size and time of the files that it reads."""
-    return [(str(file.resolve()), state.st_size, state.st_mtime_ns) for file in files for state in [file.stat()]]
+    return [
+        (str(file.resolve()), state.st_size, state.st_mtime_ns)
+        for file in files
+        for state in [file.stat()]
+    ]
 
 
 @contextmanager
@@ -97,7 +101,9 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def root(config: DataConfig) -> Path:
     """The cache folder of a configuration."""
-    return Path(config.cache or os.environ.get("UNNOISE_CACHE") or Path.home() / ".cache" / "unnoise")
+    return Path(
+        config.cache or os.environ.get("UNNOISE_CACHE") or Path.home() / ".cache" / "unnoise"
+    )
 
 
 def cached(config: DataConfig, source: Source) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -129,7 +135,9 @@ def _write(entry: Path, source: Source) -> None:
         meta = {
             "shape": shape,
             "num_train": num_train,
-            "fingerprint": _fingerprint(temporary / "pixels.u8", f"{shape} {num_train}".encode() + labels.tobytes()),
+            "fingerprint": _fingerprint(
+                temporary / "pixels.u8", f"{shape} {num_train}".encode() + labels.tobytes()
+            ),
             "class_names": writer.class_names,
             "skipped": writer.skipped,
             "notes": writer.notes,
@@ -145,7 +153,11 @@ def _read(entry: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     meta = json.loads((entry / "meta.json").read_text())
     images = np.memmap(entry / "pixels.u8", np.uint8, "r", shape=tuple(meta["shape"]))
     labels = np.load(entry / "labels.npy")
-    if images.nbytes != (entry / "pixels.u8").stat().st_size or len(labels) != len(images) or not meta["fingerprint"]:
+    if (
+        images.nbytes != (entry / "pixels.u8").stat().st_size
+        or len(labels) != len(images)
+        or not meta["fingerprint"]
+    ):
         raise ValueError("damaged cache")
     return images, labels, meta
 

@@ -30,16 +30,24 @@ USED = re.compile(r"data_batch_[1-5]\.bin|test.*\.bin")
 
 def source(config: DataConfig, progress: bool) -> Source:
     """50,000 images to train on; the test images that are there are held out."""
-    path = Path(config.path) if config.path else root(config) / "downloads" / "cifar-10-binary.tar.gz"
+    path = (
+        Path(config.path) if config.path else root(config) / "downloads" / "cifar-10-binary.tar.gz"
+    )
     if config.path is None:
         download(URLS, path, MD5, progress)
     if not path.exists():
-        raise DataError(f"data.path: {path} does not exist; expected a folder or archive of CIFAR-10's binary version")
+        raise DataError(
+            f"data.path: {path} does not exist; expected a folder or archive of CIFAR-10's binary version"
+        )
 
     files = _files(path) if path.is_dir() else [path]
 
     def fill(writer: Writer) -> None:
-        contents = _archive(path, config.path is None) if path.is_file() else {f.name: f.read_bytes() for f in files}
+        contents = (
+            _archive(path, config.path is None)
+            if path.is_file()
+            else {f.name: f.read_bytes() for f in files}
+        )
         missing = [name for name in TRAIN if name not in contents]
         if missing:
             raise DataError(
@@ -56,7 +64,9 @@ def source(config: DataConfig, progress: bool) -> Source:
 
 def _files(folder: Path) -> list[Path]:
     inner = folder / "cifar-10-batches-bin"
-    return sorted(f for f in (inner if inner.is_dir() else folder).iterdir() if USED.fullmatch(f.name))
+    return sorted(
+        f for f in (inner if inner.is_dir() else folder).iterdir() if USED.fullmatch(f.name)
+    )
 
 
 def _archive(path: Path, downloaded: bool) -> dict[str, bytes]:
@@ -65,10 +75,21 @@ def _archive(path: Path, downloaded: bool) -> dict[str, bytes]:
         try:
             with tarfile.open(fileobj=file) as archive:
                 wanted = (m for m in archive if m.isfile() and USED.fullmatch(Path(m.name).name))
-                members = {Path(m.name).name: _member(archive, m) for m in wanted if m.size <= 10_000 * RECORD}
+                members = {
+                    Path(m.name).name: _member(archive, m)
+                    for m in wanted
+                    if m.size <= 10_000 * RECORD
+                }
                 _read_to_the_end(archive)
                 return members
-        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+        except (
+            tarfile.TarError,
+            EOFError,
+            OSError,
+            ValueError,
+            zlib.error,
+            lzma.LZMAError,
+        ) as error:
             raise DataError(_damage(path, error, downloaded)) from error
 
 
@@ -90,11 +111,17 @@ def _read_to_the_end(archive: tarfile.TarFile) -> None:
 
 def _damage(path: Path, error: Exception, downloaded: bool) -> str:
     """What is wrong with an archive; its MD5 tells where it ought to be the official one."""
-    reason = "no tar archive by its start" if "\n" in str(error) else str(error)  # tarfile lists every format it tried
+    reason = (
+        "no tar archive by its start" if "\n" in str(error) else str(error)
+    )  # tarfile lists every format it tried
     if path.name == URLS[0].rpartition("/")[2] or path.stat().st_size == SIZE_BYTES:
         with path.open("rb") as file:
             reason += f"; got MD5 {hashlib.file_digest(file, 'md5').hexdigest()}, expected {MD5}"
-    fix = "delete it to download it again" if downloaded else "get a new copy, or leave out --data.path to download one"
+    fix = (
+        "delete it to download it again"
+        if downloaded
+        else "get a new copy, or leave out --data.path to download one"
+    )
     return f"CIFAR-10 archive {path}: cannot be read, it is damaged ({reason}); {fix}"
 
 
@@ -107,5 +134,7 @@ def _records(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
         )
     rows = rows.reshape(-1, RECORD)
     if rows[:, 0].max() > 9:
-        raise DataError(f"CIFAR-10 {name}: got label {rows[:, 0].max()}, expected 0 to 9; this is another file")
+        raise DataError(
+            f"CIFAR-10 {name}: got label {rows[:, 0].max()}, expected 0 to 9; this is another file"
+        )
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64)

@@ -44,7 +44,9 @@ def check(config: DataConfig) -> None:
     for name, value in (("image_size", config.image_size), ("image_width", config.image_width)):
         if value is not None and not 1 <= value <= LARGEST_SIZE:
             flag = "--data." + name.replace("_", "-")
-            raise DataError(f"data.{name}: got {value}, expected 1 to {LARGEST_SIZE} pixels, such as {flag} 32")
+            raise DataError(
+                f"data.{name}: got {value}, expected 1 to {LARGEST_SIZE} pixels, such as {flag} 32"
+            )
     if config.channels not in (None, 1, 3):
         raise DataError(f"data.channels: got {config.channels}, expected 1 (grey) or 3 (RGB)")
     if not 0 <= config.held_out <= 0.5:

@@ -86,12 +86,16 @@ def report(data: ImageData) -> str:
     mean, std = _mean_and_std(data.images, np.linspace(0, n - 1, min(n, 5000)).astype(int))
     split = f"{data.num_train:,} to train on, {n - data.num_train:,} held out"
     kind = f"{h} x {w}, {'grey' if c == 1 else 'RGB'}, flips {'on' if data.flip else 'off'}"
-    pixels = f"mean {_numbers(mean)}, std {_numbers(std)} of 0..1 · fingerprint {data.fingerprint[:12]}"
+    pixels = (
+        f"mean {_numbers(mean)}, std {_numbers(std)} of 0..1 · fingerprint {data.fingerprint[:12]}"
+    )
     lines = [f"{data.name}: {n:,} images ({split}), {kind}", f"  pixels: {pixels}"]
     if data.labels is not None:
         counts = np.bincount(data.labels, minlength=len(data.class_names))
         named = [f"{name} {count:,}" for name, count in zip(data.class_names, counts, strict=True)]
-        lines.append(f"  {len(named)} classes: {', '.join(named[:20])}{', ..' if len(named) > 20 else ''}")
+        lines.append(
+            f"  {len(named)} classes: {', '.join(named[:20])}{', ..' if len(named) > 20 else ''}"
+        )
     lines += [f"  note: {note}" for note in data.notes]
     if data.skipped:
         lines.append(f"  skipped {len(data.skipped)}:")
@@ -106,7 +110,9 @@ def _mean_and_std(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.
     for row in rows:
         for channel, pixels in enumerate(images[row].reshape(len(counts), -1)):
             for start in range(0, len(pixels), COUNTED_PIXELS):
-                counts[channel] += np.bincount(pixels[start : start + COUNTED_PIXELS], minlength=256)
+                counts[channel] += np.bincount(
+                    pixels[start : start + COUNTED_PIXELS], minlength=256
+                )
     values, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
     mean = shares @ values
     return mean, (shares * (values - mean[:, None]) ** 2).sum(1) ** 0.5

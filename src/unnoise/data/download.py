@@ -25,11 +25,15 @@ def download(urls: Sequence[str], path: Path, md5: str, progress: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{path.parent}: cannot be written ({error.strerror}); choose --data.cache FOLDER") from error
+        raise DataError(
+            f"{path.parent}: cannot be written ({error.strerror}); choose --data.cache FOLDER"
+        ) from error
     for url in urls:
         try:
             _fetch(url, part, progress)
-        except OSError as error:  # URLError, timeouts and broken connections; the part stays for the next try
+        except (
+            OSError
+        ) as error:  # URLError, timeouts and broken connections; the part stays for the next try
             reasons.append(f"{url}: {error}")
             continue
         if hashlib.md5(part.read_bytes()).hexdigest() == md5:

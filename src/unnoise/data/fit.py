@@ -31,7 +31,9 @@ class Target:
 def target(config: DataConfig, own_size: int = FOLDER_SIZE, own_channels: int = 3) -> Target:
     """The configured size and kind, or the data set's own."""
     height = config.image_size or own_size
-    return Target(height, config.image_width or height, config.channels or own_channels, config.background)
+    return Target(
+        height, config.image_width or height, config.channels or own_channels, config.background
+    )
 
 
 def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: np.ndarray) -> None:
@@ -67,7 +69,13 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(values).all() or low < 0:
         raise Unusable(f"grey values from {low:g} to {high:g}, expected 0 to 1, 255 or 65535")
-    top = 1.0 if picture.mode == "F" and high <= 1 else 255.0 if picture.mode == "F" and high <= 255 else 65535.0
+    top = (
+        1.0
+        if picture.mode == "F" and high <= 1
+        else 255.0
+        if picture.mode == "F" and high <= 255
+        else 65535.0
+    )
     if high > top:
         raise Unusable(f"grey values up to {high:g}, expected at most {top:g}")
     return Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
@@ -83,4 +91,6 @@ def flatten(picture: Image.Image, background: str) -> Image.Image:
         if lowest != 255:
             raise Unusable("has transparent pixels (data.background is refuse)")
         return picture.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUNDS[background]), picture).convert("RGB")
+    return Image.alpha_composite(
+        Image.new("RGBA", picture.size, BACKGROUNDS[background]), picture
+    ).convert("RGB")

@@ -30,7 +30,9 @@ def source(config: DataConfig, progress: bool) -> Source:
     listing = list_pictures(path)
     runs = tuple((run, f"a run folder {MADE_BY_UNNOISE}") for run in listing.runs)
     if not listing.pictures:
-        found = f"{listing.others} other files" + "".join(f", {run} ({reason})" for run, reason in runs[:3])
+        found = f"{listing.others} other files" + "".join(
+            f", {run} ({reason})" for run, reason in runs[:3]
+        )
         raise DataError(f"{path}: no pictures; found {found}, expected {' '.join(SUFFIXES)}")
 
     def fill(writer: Writer) -> None:
@@ -53,12 +55,18 @@ def source(config: DataConfig, progress: bool) -> Source:
             )
         _label(writer, used)
 
-    notes = (f"{listing.others} files are no pictures by their names and were passed over",) if listing.others else ()
+    notes = (
+        (f"{listing.others} files are no pictures by their names and were passed over",)
+        if listing.others
+        else ()
+    )
     key = [(e.name, *e.stamp) for e in listing.pictures]
     return Source(path.resolve().stem or "pictures", key, fill, skipped=runs, notes=notes)
 
 
-def read_picture(path: str | Path, wanted: Target, max_pixels: int = DataConfig.max_pixels) -> np.ndarray:
+def read_picture(
+    path: str | Path, wanted: Target, max_pixels: int = DataConfig.max_pixels
+) -> np.ndarray:
     """One picture file as uint8 (c, h, w), made as the pictures of a folder are; DataError says why it cannot be."""
     path = Path(path)
     try:
@@ -105,10 +113,18 @@ def _label(writer: Writer, used: list[str]) -> None:
         if names
         else "no classes: for classes put every picture into one of two or more sub-folders"
     )
-    unused = {_sub_folder(name) for name, _ in writer.skipped} - {*folders, ""} if "" not in folders else ()
-    writer.notes += [f"{name} is no class: none of its pictures can be used" for name in sorted(unused)]
+    unused = (
+        {_sub_folder(name) for name, _ in writer.skipped} - {*folders, ""}
+        if "" not in folders
+        else ()
+    )
+    writer.notes += [
+        f"{name} is no class: none of its pictures can be used" for name in sorted(unused)
+    ]
     untrained = {*names} - {*folders[: writer.num_train]}
-    writer.notes += [f"class {name} is not trained: all its pictures are held out" for name in sorted(untrained)]
+    writer.notes += [
+        f"class {name} is not trained: all its pictures are held out" for name in sorted(untrained)
+    ]
 
 
 def _sub_folder(name: str) -> str:
@@ -122,7 +138,9 @@ def _decode(entry: Entry, wanted: Target, max_pixels: int) -> np.ndarray:
         raise Unusable(f"{entry.stamp[0]:,} bytes, more than {LARGEST_FILE_BYTES:,}")
     with _opened(entry) as picture:
         if picture.width * picture.height > max_pixels:
-            raise Unusable(f"{picture.width} x {picture.height} pixels, more than data.max_pixels {max_pixels:,}")
+            raise Unusable(
+                f"{picture.width} x {picture.height} pixels, more than data.max_pixels {max_pixels:,}"
+            )
         return fit(picture, wanted)
 
 
@@ -134,7 +152,15 @@ def _opened(entry: Entry) -> Iterator[Image.Image]:
             yield picture
     except UnidentifiedImageError:
         raise Unusable("is not a picture") from None
-    except (OSError, ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+    ) as error:
         raise Unusable(f"cannot be decoded ({error})") from None
 
 

@@ -35,7 +35,9 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
-def grid(images: Tensor, columns: int | None = None, padding: int = 2, scale: int | None = None) -> Image.Image:
+def grid(
+    images: Tensor, columns: int | None = None, padding: int = 2, scale: int | None = None
+) -> Image.Image:
     """uint8 (n, c, h, w) side by side on white; near square, and images about 64 pixels high unless told.
 
     Each pixel is enlarged to scale x scale.
@@ -45,7 +47,9 @@ def grid(images: Tensor, columns: int | None = None, padding: int = 2, scale: in
     columns = columns or math.ceil(n**0.5)
     rows = math.ceil(n / columns)
     height, width = h * scale + padding, w * scale + padding
-    sheet = torch.full((c, rows * height + padding, columns * width + padding), 255, dtype=torch.uint8)
+    sheet = torch.full(
+        (c, rows * height + padding, columns * width + padding), 255, dtype=torch.uint8
+    )
     large = images.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     for i, image in enumerate(large):
         top, left = i // columns * height + padding, i % columns * width + padding
@@ -70,7 +74,9 @@ def save_png(path: Path | str, image: Image.Image | Tensor, text: Mapping[str, s
     _save_whole(Path(path), lambda file: picture.save(file, "PNG", pnginfo=chunks))
 
 
-def save_animation(path: Path | str, frames: Sequence[Image.Image], frame_ms: int, last_ms: int) -> None:
+def save_animation(
+    path: Path | str, frames: Sequence[Image.Image], frame_ms: int, last_ms: int
+) -> None:
     """Write an endless GIF or (lossless) WebP, by the suffix, that rests on its last frame."""
     durations = [frame_ms] * (len(frames) - 1) + [last_ms]
     options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
@@ -118,6 +124,8 @@ def read_png_text(path: Path | str) -> dict[str, str]:
     try:
         with Image.open(path) as picture:
             picture.load()
-            return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
+            return {
+                str(key): value for key, value in picture.info.items() if isinstance(value, str)
+            }
     except (OSError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be read as a picture ({error})") from error

@@ -56,7 +56,11 @@ def _run_folders(names: list[str]) -> list[str]:
     """Sub-folders, ending in a slash, with config.json and something in checkpoints or samples, as training leaves."""
     folders = [name.removesuffix("config.json") for name in names if name.endswith("/config.json")]
     made = [(folder + "checkpoints/", folder + "samples/") for folder in folders]
-    return sorted(f for f, inside in zip(folders, made, strict=True) if any(n.startswith(inside) for n in names))
+    return sorted(
+        f
+        for f, inside in zip(folders, made, strict=True)
+        if any(n.startswith(inside) for n in names)
+    )
 
 
 def _walk(path: Path) -> Iterator[Entry]:
@@ -77,7 +81,9 @@ def _walk(path: Path) -> Iterator[Entry]:
                 state = None
             if state is None or stat.S_ISREG(state.st_mode):  # no pipes, no devices
                 yield Entry(
-                    relative, (state.st_size, state.st_mtime_ns) if state else (0, 0), lambda f=file: f.open("rb")
+                    relative,
+                    (state.st_size, state.st_mtime_ns) if state else (0, 0),
+                    lambda f=file: f.open("rb"),
                 )
 
 
@@ -86,7 +92,9 @@ def _zip(path: Path) -> Iterator[Entry]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a zip ({error}); expected a folder or a zip of pictures") from error
+        raise DataError(
+            f"{path}: cannot be read as a zip ({error}); expected a folder or a zip of pictures"
+        ) from error
     members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
     names = [PurePosixPath("/" + m.filename).parts[1:] for m in members]
     wrapped = len({parts[:1] for parts in names}) == 1 and all(len(parts) > 1 for parts in names)

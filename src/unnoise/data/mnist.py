@@ -16,7 +16,10 @@ from unnoise.data.config import DataConfig, DataError
 from unnoise.data.download import download
 from unnoise.data.fit import add_arrays
 
-MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
+MIRRORS = (
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+)
 FILES = {
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
@@ -36,11 +39,17 @@ def source(config: DataConfig, progress: bool) -> Source:
     path = Path(config.path) if config.path else root(config) / "downloads" / "mnist"
     if config.path is None:
         for name, md5 in FILES.items():
-            download([mirror + name + ".gz" for mirror in MIRRORS], path / (name + ".gz"), md5, progress)
+            download(
+                [mirror + name + ".gz" for mirror in MIRRORS], path / (name + ".gz"), md5, progress
+            )
     files = _files(path)
 
     def fill(writer: Writer) -> None:
-        arrays = [(str(f), read_idx(_content(f), str(f))) for f in files] if len(files) > 1 else _npz(files[0])
+        arrays = (
+            [(str(f), read_idx(_content(f), str(f))) for f in files]
+            if len(files) > 1
+            else _npz(files[0])
+        )
         _check(arrays)
         (_, train_images), (_, train_labels), (_, test_images), (_, test_labels) = arrays
         add_arrays(writer, config, train_images[:, None], train_labels)
@@ -59,7 +68,10 @@ def _files(path: Path) -> list[Path]:
     npz = path if path.is_file() else path / "mnist.npz"
     if npz.is_file():
         return [npz]
-    found = max(([_idx(path / place, name) for name in FILES] for place in PLACES), key=lambda f: 4 - f.count(None))
+    found = max(
+        ([_idx(path / place, name) for name in FILES] for place in PLACES),
+        key=lambda f: 4 - f.count(None),
+    )
     missing = [name for name, file in zip(FILES, found, strict=True) if file is None]
     if missing:
         raise DataError(
@@ -72,7 +84,9 @@ def _files(path: Path) -> list[Path]:
 def _idx(folder: Path, name: str) -> Path | None:
     """An idx file under its official name or its other usual one, train-images.idx3-ubyte, plain or gzipped."""
     names = [name, name.replace("-idx", ".idx")]
-    return next((folder / n for n in [*names, *(n + ".gz" for n in names)] if (folder / n).is_file()), None)
+    return next(
+        (folder / n for n in [*names, *(n + ".gz" for n in names)] if (folder / n).is_file()), None
+    )
 
 
 def _content(file: Path) -> bytes:
@@ -82,7 +96,9 @@ def _content(file: Path) -> bytes:
     try:
         return gzip.decompress(content)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"MNIST {file}: is no gzip file or a damaged one ({error}); expected an idx file") from error
+        raise DataError(
+            f"MNIST {file}: is no gzip file or a damaged one ({error}); expected an idx file"
+        ) from error
 
 
 def _npz(path: Path) -> list[Named]:
@@ -93,7 +109,15 @@ def _npz(path: Path) -> list[Named]:
     try:
         with np.load(path) as arrays:
             return [(f"{path}, {name}", arrays[name]) for name in ARRAYS]
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(f"MNIST {path}: cannot be read ({error}); {expected}") from error
 
 
@@ -102,16 +126,26 @@ def _check(arrays: list[Named]) -> None:
     size = arrays[0][1].shape[1:]
     for (file, images), (labels_file, labels) in (arrays[:2], arrays[2:]):
         if images.dtype != np.uint8 or images.ndim != 3 or not images.size:
-            raise DataError(f"MNIST {file}: got {_kind(images)}, expected images, uint8 (n, height, width)")
+            raise DataError(
+                f"MNIST {file}: got {_kind(images)}, expected images, uint8 (n, height, width)"
+            )
         if images.shape[1:] != size:
-            raise DataError(f"MNIST {file}: got {_kind(images)}, expected images of {size} as the training images are")
+            raise DataError(
+                f"MNIST {file}: got {_kind(images)}, expected images of {size} as the training images are"
+            )
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            raise DataError(f"MNIST {labels_file}: got {_kind(labels)}, expected labels, whole numbers (n,)")
+            raise DataError(
+                f"MNIST {labels_file}: got {_kind(labels)}, expected labels, whole numbers (n,)"
+            )
         if len(labels) != len(images):
-            raise DataError(f"MNIST {labels_file}: got {len(labels)} labels, expected {len(images)}, one per image")
+            raise DataError(
+                f"MNIST {labels_file}: got {len(labels)} labels, expected {len(images)}, one per image"
+            )
         if labels.min() < 0 or labels.max() > 9:
             wrong = labels[(labels < 0) | (labels > 9)][0]
-            raise DataError(f"MNIST {labels_file}: got label {wrong}, expected 0 to 9; this is another file")
+            raise DataError(
+                f"MNIST {labels_file}: got label {wrong}, expected 0 to 9; this is another file"
+            )
 
 
 def _kind(array: np.ndarray) -> str:
@@ -126,5 +160,7 @@ def read_idx(content: bytes, name: str) -> np.ndarray:
     shape = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
     pixels = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
     if len(pixels) != math.prod(shape):
-        raise DataError(f"MNIST {name}: got {len(pixels)} values, expected {math.prod(shape)}; the file is truncated")
+        raise DataError(
+            f"MNIST {name}: got {len(pixels)} values, expected {math.prod(shape)}; the file is truncated"
+        )
     return pixels.reshape(shape)

@@ -43,10 +43,14 @@ class DiffusionModel:
     parameterization: str
     variance: str = "small"
 
-    def output(self, x_t: Tensor, level: Level, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def output(
+        self, x_t: Tensor, level: Level, label: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """The network's F and, with learned variance, its share in [0, 1] of the large one."""
         scale = PARAMETERIZATIONS[self.parameterization](level).input_scale
-        out = self.network(_cast(scale * x_t, x_t), _times(self.schedule.network_time(level), x_t), label)
+        out = self.network(
+            _cast(scale * x_t, x_t), _times(self.schedule.network_time(level), x_t), label
+        )
         if self.variance != "learned":
             return out, None
         output, share = out.chunk(2, dim=1)
@@ -57,7 +61,9 @@ class DiffusionModel:
     ) -> Prediction:
         """The prediction at one level, in the type of x_t."""
         output, share = self.output(x_t, level, label)
-        x0, eps = recover(PARAMETERIZATIONS[self.parameterization](level), level, x_t, output.to(x_t.dtype))
+        x0, eps = recover(
+            PARAMETERIZATIONS[self.parameterization](level), level, x_t, output.to(x_t.dtype)
+        )
         return Prediction(x0, eps, None if share is None else share.to(x_t.dtype))
 
 

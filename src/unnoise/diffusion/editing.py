@@ -64,7 +64,9 @@ def invert(
 
 def slerp(a: Float[Tensor, "*s"], b: Float[Tensor, "*s"], share: float) -> Float[Tensor, "*s"]:
     """Spherical interpolation from a (share 0) to b (share 1): Gaussian noise stays as long as it was."""  # DDIM, C.5
-    cosine = torch.nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0).clamp(-1, 1)
+    cosine = torch.nn.functional.cosine_similarity(
+        a.double().flatten(), b.double().flatten(), dim=0
+    ).clamp(-1, 1)
     angle = torch.arccos(cosine)
     if angle < 1e-6:
         return a + share * (b - a)

@@ -14,7 +14,9 @@ VARIANCES = ("small", "large", "learned")
 """Of p(x_s | x_t): beta_tilde, beta, or a network's mixture of their logarithms."""
 
 
-def diffuse(x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"], level: Level) -> Float[Tensor, "b c h w"]:
+def diffuse(
+    x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"], level: Level
+) -> Float[Tensor, "b c h w"]:
     """x_t = alpha * x0 + sigma * eps."""  # DDPM (4)
     return level.alpha * x0 + level.sigma * eps
 
@@ -26,21 +28,33 @@ def log_variance(kind: str, step: Transition, var_frac: Tensor | None, floor: Sc
     DDPM (15)). Where s is data beta~ is 0: `floor`, by the papers' convention beta~ of the first pair (2, 1), serves there.
     """
     small = (
-        torch.clamp(step.beta_tilde, min=floor) if isinstance(step.beta_tilde, Tensor) else max(step.beta_tilde, floor)
+        torch.clamp(step.beta_tilde, min=floor)
+        if isinstance(step.beta_tilde, Tensor)
+        else max(step.beta_tilde, floor)
     )
     if kind == "small":
         return log(small)
     if kind == "large":
         return log(step.beta)
     if var_frac is None:
-        raise ValueError("variance 'learned' needs a network that predicts it (diffusion.variance = learned)")
+        raise ValueError(
+            "variance 'learned' needs a network that predicts it (diffusion.variance = learned)"
+        )
     return var_frac * log(step.beta) + (1 - var_frac) * log(small)
 
 
 def kl_divergence(mean1: Tensor, log_var1: Scalar, mean2: Tensor, log_var2: Scalar) -> Tensor:
     """KL(N(mean1, e^log_var1) || N(mean2, e^log_var2)) per dimension, in nats."""
-    log_var1, log_var2 = (torch.as_tensor(v, dtype=mean1.dtype, device=mean1.device) for v in (log_var1, log_var2))
-    return 0.5 * (log_var2 - log_var1 - 1 + (log_var1 - log_var2).exp() + (mean1 - mean2) ** 2 * (-log_var2).exp())
+    log_var1, log_var2 = (
+        torch.as_tensor(v, dtype=mean1.dtype, device=mean1.device) for v in (log_var1, log_var2)
+    )
+    return 0.5 * (
+        log_var2
+        - log_var1
+        - 1
+        + (log_var1 - log_var2).exp()
+        + (mean1 - mean2) ** 2 * (-log_var2).exp()
+    )
 
 
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_var: Scalar) -> Tensor:

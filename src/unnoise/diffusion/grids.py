@@ -82,7 +82,9 @@ def from_noises(schedule: Schedule, noises: Sequence[float]) -> list[Level]:
 
 def _levels(schedule: Schedule, times: np.ndarray, name: str) -> list[Level]:
     if np.any(np.diff(times) >= 0):
-        raise ValueError(f"steps: got {len(times)} with spacing {name!r} on {schedule.steps} levels; expected fewer")
+        raise ValueError(
+            f"steps: got {len(times)} with spacing {name!r} on {schedule.steps} levels; expected fewer"
+        )
     return [*(schedule.level(float(t)) for t in times), DATA]
 
 
@@ -97,7 +99,9 @@ def zigzag(grid: Sequence[Level], repeats: int) -> list[Level]:
     return [*path, grid[-1]]
 
 
-def churned(schedule: Schedule, grid: Sequence[Level], churn: float, low: float, high: float) -> list[Level]:
+def churned(
+    schedule: Schedule, grid: Sequence[Level], churn: float, low: float, high: float
+) -> list[Level]:
     """For each noisy level of a grid the one that EDM's churn raises it to, where low <= sigma / alpha <= high."""
     gamma = min(churn / (len(grid) - 1), 2**0.5 - 1)  # EDM Alg. 2, line 5
     raised = list(grid)

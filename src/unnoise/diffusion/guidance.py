@@ -25,7 +25,9 @@ EVERYWHERE = (0.0, 1e9)
 
 
 def mixture(
-    model: DiffusionModel, labels: Sequence[Int[Tensor, " b"]], weights: Sequence[float | Float[Tensor, " b"]]
+    model: DiffusionModel,
+    labels: Sequence[Int[Tensor, " b"]],
+    weights: Sequence[float | Float[Tensor, " b"]],
 ) -> Denoiser:
     """D = sum of weight_i * D(label_i), in one network call of len(labels) times the batch.
 
@@ -35,7 +37,9 @@ def mixture(
 
     def mixed(x_t: Tensor, level: Level) -> Prediction:
         prediction = model.denoise(torch.cat([x_t] * len(labels)), level, together)
-        x0, eps = (_sum(part.chunk(len(labels)), weights) for part in (prediction.x0, prediction.eps))
+        x0, eps = (
+            _sum(part.chunk(len(labels)), weights) for part in (prediction.x0, prediction.eps)
+        )
         share = None if prediction.var_frac is None else prediction.var_frac[: len(x_t)]
         return Prediction(x0, eps, share, nfe=len(labels))
 
@@ -74,7 +78,9 @@ def autoguidance(
 
     def guided(x_t: Tensor, level: Level) -> Prediction:
         good, bad = denoiser(x_t, level), worse(x_t, level)
-        x0, eps = (_sum(pair, [scale, 1 - scale]) for pair in ((good.x0, bad.x0), (good.eps, bad.eps)))
+        x0, eps = (
+            _sum(pair, [scale, 1 - scale]) for pair in ((good.x0, bad.x0), (good.eps, bad.eps))
+        )
         return Prediction(x0, eps, good.var_frac, nfe=good.nfe + bad.nfe)
 
     return within(interval, guided, denoiser)

@@ -61,7 +61,9 @@ TIME_DISTRIBUTIONS: dict[str, Callable[[Tensor, Schedule], Tensor]] = {
 """Name -> function of quantiles u in (0, 1), float64 (b,), to times t."""
 
 
-def draw_times(name: str, schedule: Schedule, count: int, generator: torch.Generator, stratified: bool) -> Tensor:
+def draw_times(
+    name: str, schedule: Schedule, count: int, generator: torch.Generator, stratified: bool
+) -> Tensor:
     """`count` training times, float64 (count,), on the generator's device."""
     u = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
     if stratified:
@@ -100,7 +102,13 @@ class Uncertainty(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, level: Level) -> Float[Tensor, " b"]:
-        noise = torch.as_tensor(level.sigma / level.alpha).reshape(-1, 1).clamp(1e-4, 1e4).log().to(self.linear.weight)
+        noise = (
+            torch.as_tensor(level.sigma / level.alpha)
+            .reshape(-1, 1)
+            .clamp(1e-4, 1e4)
+            .log()
+            .to(self.linear.weight)
+        )
         features = torch.cos(noise * self.get_buffer("frequency") + self.get_buffer("phase"))
         return self.linear(2**0.5 * features)[:, 0]
 

@@ -15,13 +15,17 @@ from torch import Tensor
 class Noise:
     """Standard normal noise for images of given seeds; each call of `normal` draws the next (n, c, h, w) float32."""
 
-    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device | str = "cpu"
+    ) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.shape = shape
         self.device = device
 
     def normal(self) -> Tensor:
-        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(
+            self.device
+        )
 
 
 def derive_seed(*parts: int | str) -> int:

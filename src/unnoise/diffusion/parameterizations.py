@@ -55,7 +55,9 @@ def determinant(c: Coefficients, level: Level) -> Scalar:
     return level.alpha * c.b - level.sigma * c.a
 
 
-def target(c: Coefficients, x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+def target(
+    c: Coefficients, x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b c h w"]:
     """What the network should output: a * x0 + b * eps."""
     return c.a * x0 + c.b * eps
 

@@ -97,7 +97,9 @@ class Discrete:
         return self._tables[device]
 
     def time(self, noise_to_signal: float) -> float:
-        return float(np.interp(math.log(noise_to_signal), self.log_noise, np.arange(1, self.steps + 1)))
+        return float(
+            np.interp(math.log(noise_to_signal), self.log_noise, np.arange(1, self.steps + 1))
+        )
 
     def network_time(self, level: Level) -> Scalar:
         return level.t - 1  # the papers' networks count from 0

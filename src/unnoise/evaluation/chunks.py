@@ -24,7 +24,10 @@ class Chunks:
 
     def parts(self) -> list[range]:
         """The rows of each file."""
-        return [range(start, min(start + self.size, self.count)) for start in range(0, self.count, self.size)]
+        return [
+            range(start, min(start + self.size, self.count))
+            for start in range(0, self.count, self.size)
+        ]
 
     def path(self, rows: range) -> Path:
         return self.folder / f"{self.name}-{rows.start:06d}-{rows.stop:06d}.safetensors"

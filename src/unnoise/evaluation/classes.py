@@ -52,7 +52,12 @@ class Share:
         return 0.0 if self.right == 0 else low, 1.0 if self.right == n else high
 
     def to_dict(self) -> dict[str, Any]:
-        return {"right": self.right, "count": self.count, "share": self.share, "interval_95": list(self.interval)}
+        return {
+            "right": self.right,
+            "count": self.count,
+            "share": self.share,
+            "interval_95": list(self.interval),
+        }
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,10 @@ class ClassAccuracy:
     def to_dict(self) -> dict[str, Any]:
         return {
             "overall": self.overall.to_dict(),
-            "per_class": {name: share.to_dict() for name, share in zip(self.class_names, self.per_class, strict=True)},
+            "per_class": {
+                name: share.to_dict()
+                for name, share in zip(self.class_names, self.per_class, strict=True)
+            },
             "confusion": self.confusion.tolist(),
         }
 
@@ -87,10 +95,16 @@ def class_accuracy(predicted: Tensor, labels: Tensor, class_names: Sequence[str]
     """Overall and per class, with intervals, and the confusion matrix."""
     count = len(class_names)
     if len(predicted) != len(labels) or not len(labels):
-        raise DataError(f"accuracy: got {len(predicted)} predictions for {len(labels)} labels, expected one for each")
-    predicted = _checked(predicted, count, "predicted classes", "give a classifier of these classes")
+        raise DataError(
+            f"accuracy: got {len(predicted)} predictions for {len(labels)} labels, expected one for each"
+        )
+    predicted = _checked(
+        predicted, count, "predicted classes", "give a classifier of these classes"
+    )
     labels = _checked(labels, count, "labels", "give the class names of these labels")
-    confusion = torch.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
+    confusion = torch.bincount(labels * count + predicted, minlength=count * count).reshape(
+        count, count
+    )
     right, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()
     return ClassAccuracy(
         class_names=tuple(class_names),
@@ -114,12 +128,16 @@ def class_distances(
     sides = [(*_checked_side(*side, len(class_names)),) for side in (features, reference)]
     width = {side[0].shape[1] for side in sides}
     if len(width) > 1:
-        raise DataError(f"distances per class: got features of {sorted(width)} numbers, expected one extractor's")
+        raise DataError(
+            f"distances per class: got features of {sorted(width)} numbers, expected one extractor's"
+        )
     least = max(2, minimum if minimum is not None else width.pop() + 1)
     return tuple(_distance(number, name, sides, least) for number, name in enumerate(class_names))
 
 
-def _distance(number: int, name: str, sides: Sequence[tuple[Tensor, Tensor]], least: int) -> ClassDistance:
+def _distance(
+    number: int, name: str, sides: Sequence[tuple[Tensor, Tensor]], least: int
+) -> ClassDistance:
     ours, theirs = (vectors[labels == number] for vectors, labels in sides)
     enough = min(len(ours), len(theirs)) >= least
     distance = frechet_distance(*moments(ours), *moments(theirs)) if enough else None
@@ -136,20 +154,26 @@ def _checked_side(vectors: Tensor, labels: Tensor, count: int) -> tuple[Tensor, 
             f"distances per class: {len(bad)} of {len(vectors)} feature vectors hold NaN or infinity, the first is row "
             f"{int(bad[0])}; expected finite features"
         )
-    return vectors, _checked(labels, count, "labels", "give the class names of these labels").to(vectors.device)
+    return vectors, _checked(labels, count, "labels", "give the class names of these labels").to(
+        vectors.device
+    )
 
 
 def _checked(numbers: Tensor, count: int, what: str, fix: str) -> Tensor:
     """Class numbers as int64 on the CPU; DataError for others."""
     if numbers.ndim != 1 or numbers.is_floating_point() or numbers.dtype == torch.bool:
-        raise DataError(f"{what}: got {numbers.dtype} of shape {tuple(numbers.shape)}, expected whole numbers (n,)")
+        raise DataError(
+            f"{what}: got {numbers.dtype} of shape {tuple(numbers.shape)}, expected whole numbers (n,)"
+        )
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
         got = f"{int(numbers.min())} to {int(numbers.max())}"
         raise DataError(f"{what}: got {got}, expected 0 to {count - 1} ({count} classes); {fix}")
     return numbers.cpu().long()
 
 
-def predictions(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Int64[Tensor, " n"]:
+def predictions(
+    classifier: Classifier, images: Tensor, batch_size: int = 256
+) -> Int64[Tensor, " n"]:
     """The classes of uint8 images (n, c, h, w), on the CPU."""
     if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
         got = f"{images.dtype} of shape {tuple(images.shape)}"
@@ -180,14 +204,18 @@ def load_logits(spec: str, num_classes: int, device: str | torch.device = "cpu")
             logits = network(images.to(device).float() / 255)
         except Exception as error:  # whatever a stranger's code raises
             got = f"images {tuple(images.shape[1:])} as floats in 0..1"
-            raise ConfigError(f"{where}: fails on {got} ({foreign.reason(error)}); {EXPECTED}") from error
+            raise ConfigError(
+                f"{where}: fails on {got} ({foreign.reason(error)}); {EXPECTED}"
+            ) from error
         if not isinstance(logits, Tensor) or logits.shape != (len(images), num_classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ConfigError(
                 f"{where}: got {got} for {len(images)} images, expected logits {len(images), num_classes}"
             )
         if not bool(logits.isfinite().all()):
-            raise ConfigError(f"{where}: got logits with NaN or infinity, expected finite numbers; is it trained?")
+            raise ConfigError(
+                f"{where}: got logits with NaN or infinity, expected finite numbers; is it trained?"
+            )
         return logits.float().cpu()
 
     return lambda images: torch.cat([classify(part) for part in images.split(BATCH_SIZE)])

@@ -69,7 +69,9 @@ class Samples:
     @property
     def key(self) -> str:
         """A short name of the recipe and the first seed."""
-        return hashlib.sha256(json.dumps([self.recipe, self.seed], sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(
+            json.dumps([self.recipe, self.seed], sort_keys=True).encode()
+        ).hexdigest()[:12]
 
     def chunks(self, out: Path) -> Chunks:
         return Chunks(out / self.key, "samples", self.num, CHUNK)
@@ -77,7 +79,9 @@ class Samples:
     def make(self, rows: range) -> Tensor:
         """uint8 (n, c, h, w)."""
         seeds = [self.seed + row for row in rows]
-        return self.model.sample(seeds=seeds, batch_size=self.batch_size, guide=self.guide, **self.settings)
+        return self.model.sample(
+            seeds=seeds, batch_size=self.batch_size, guide=self.guide, **self.settings
+        )
 
     def labels(self) -> Tensor | None:
         """(num,) labels that the samples were made for."""
@@ -90,32 +94,53 @@ def samples(wanted: Samples, out: Path, ranks: Ranks) -> Tensor:
     return _made(wanted.chunks(out), wanted.make, ranks, "samples", all_ranks=True)
 
 
-def sample_features(extract: Extractor, wanted: Samples, images: Tensor, out: Path, ranks: Ranks) -> Tensor:
+def sample_features(
+    extract: Extractor, wanted: Samples, images: Tensor, out: Path, ranks: Ranks
+) -> Tensor:
     """Features of the samples, float32 (num, d)."""
-    chunks = Chunks(wanted.chunks(out).folder, f"features-{extract.fingerprint[:12]}", len(images), CHUNK)
+    chunks = Chunks(
+        wanted.chunks(out).folder, f"features-{extract.fingerprint[:12]}", len(images), CHUNK
+    )
     return _made(
-        chunks, lambda rows: extract.features(images[rows.start : rows.stop]), ranks, f"{extract.name}: samples"
+        chunks,
+        lambda rows: extract.features(images[rows.start : rows.stop]),
+        ranks,
+        f"{extract.name}: samples",
     )
 
 
-def data_features(extract: Extractor, data: ImageData, cache: Path, rows: range, flipped: bool, ranks: Ranks) -> Tensor:
+def data_features(
+    extract: Extractor, data: ImageData, cache: Path, rows: range, flipped: bool, ranks: Ranks
+) -> Tensor:
     """Features of rows of a data set, mirrored or not; kept in the cache of data sets."""
     name = f"rows-{rows.start}{'-flipped' if flipped else ''}"
     where = cache / f"features-{data.fingerprint[:16]}-{extract.fingerprint[:16]}"
 
     def made(part: range) -> Tensor:
-        images = torch.from_numpy(np.array(data.images[rows.start + part.start : rows.start + part.stop]))
+        images = torch.from_numpy(
+            np.array(data.images[rows.start + part.start : rows.start + part.stop])
+        )
         return extract.features(images.flip(-1) if flipped else images)
 
     what = f"{extract.name}: {'held-out' if rows.start >= data.num_train else 'training'} images"
-    return _made(Chunks(where, name, len(rows), CHUNK), made, ranks, what + (", mirrored" if flipped else ""))
+    return _made(
+        Chunks(where, name, len(rows), CHUNK), made, ranks, what + (", mirrored" if flipped else "")
+    )
 
 
-def _made(chunks: Chunks, make: Callable[[range], Tensor], ranks: Ranks, what: str, all_ranks: bool = False) -> Tensor:
+def _made(
+    chunks: Chunks,
+    make: Callable[[range], Tensor],
+    ranks: Ranks,
+    what: str,
+    all_ranks: bool = False,
+) -> Tensor:
     """All rows, on rank 0 or on `all_ranks`; nothing elsewhere."""
     mine = chunks.parts()[ranks.rank :: ranks.size]
     total = sum(len(part) for part in mine)
-    with tqdm(total=total, unit="image", desc=what, disable=None if ranks.rank == 0 else True, leave=False) as bar:
+    with tqdm(
+        total=total, unit="image", desc=what, disable=None if ranks.rank == 0 else True, leave=False
+    ) as bar:
         for part in chunks.make(make, mine):
             bar.update(len(part))
     ranks.wait()

@@ -78,12 +78,16 @@ def coverage(
 
 def radii(x: Float[Tensor, "n d"], ks: tuple[int, ...]) -> list[Float[Tensor, " n"]]:
     """Squared distances to the k-th nearest other vector, for every k."""
-    parts = [d.topk(max(ks) + 1, largest=False, sorted=True).values for _, d in squared_distances(x, x)]
+    parts = [
+        d.topk(max(ks) + 1, largest=False, sorted=True).values for _, d in squared_distances(x, x)
+    ]
     nearest = torch.cat(parts)  # the first is the vector itself, or one equal to it
     return [nearest[:, k] for k in ks]
 
 
-def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Iterator[tuple[slice, Float[Tensor, "b m"]]]:
+def squared_distances(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]
+) -> Iterator[tuple[slice, Float[Tensor, "b m"]]]:
     """|x_i - y_j|^2 = |x_i|^2 + |y_j|^2 - 2 x_i . y_j in float64, rows of x at a time."""
     y = y.double()
     squares_y = (y**2).sum(1)
@@ -92,5 +96,8 @@ def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Itera
         part = part.double()
         squares = (part**2).sum(1)[:, None] + squares_y
         distances = squares - 2 * part @ y.T
-        yield slice(start, start + len(part)), torch.where(distances <= SAME * squares, 0.0, distances)
+        yield (
+            slice(start, start + len(part)),
+            torch.where(distances <= SAME * squares, 0.0, distances),
+        )
         start += len(part)

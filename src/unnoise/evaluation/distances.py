@@ -30,7 +30,11 @@ class Reference:
     def measure(self, samples: Float[Tensor, "n d"], extrapolate: bool = True) -> dict[str, Any]:
         """Every number with its uncertainty, and how many vectors each is of; None for what cannot be had."""
         estimate, count = self.frechet.estimate(samples), self.frechet.reference.count
-        infinity = self.frechet.infinity(samples) if extrapolate and len(samples) >= INFINITY_FROM else None
+        infinity = (
+            self.frechet.infinity(samples)
+            if extrapolate and len(samples) >= INFINITY_FROM
+            else None
+        )
         cov = self.frechet.reference.cov
         record: dict[str, Any] = {
             "num": len(samples),
@@ -40,14 +44,26 @@ class Reference:
             "interval": list(estimate.interval),
             "interval_words": "95 % for other samples of this number, the reference fixed (influence function)",
             "frechet_infinity": None if infinity is None else infinity.value,
-            "frechet_infinity_standard_error": None if infinity is None else infinity.standard_error,
-            "frechet_of_perfect": perfect(cov, len(samples)) + (perfect(cov, count) if count else 0.0),
+            "frechet_infinity_standard_error": None
+            if infinity is None
+            else infinity.standard_error,
+            "frechet_of_perfect": perfect(cov, len(samples))
+            + (perfect(cov, count) if count else 0.0),
         }
         return record | self._pairs(_drawn(samples))
 
     def _pairs(self, samples: Float[Tensor, "n d"]) -> dict[str, Any]:
         """What looks at pairs of vectors."""
-        names = ("kernel", "kernel_error", "kernel_exact", "precision", "recall", "density", "coverage", "pairs_of")
+        names = (
+            "kernel",
+            "kernel_error",
+            "kernel_exact",
+            "precision",
+            "recall",
+            "density",
+            "coverage",
+            "pairs_of",
+        )
         reference = self.features
         if reference is None or min(len(samples), len(reference)) < FEWEST:
             return dict.fromkeys(names)
@@ -55,7 +71,11 @@ class Reference:
         values = (kernel.value, kernel.standard_error, kernel.exact)
         counts = [len(samples), len(reference)]
         return dict(
-            zip(names, (*values, near.precision, near.recall, near.density, near.coverage, counts), strict=True)
+            zip(
+                names,
+                (*values, near.precision, near.recall, near.density, near.coverage, counts),
+                strict=True,
+            )
         )
 
 
@@ -63,4 +83,6 @@ def _drawn(features: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
     """At most MOST of them, at random: a data set may be in the order of its classes."""
     if len(features) <= MOST:
         return features
-    return features[torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:MOST]]
+    return features[
+        torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:MOST]
+    ]

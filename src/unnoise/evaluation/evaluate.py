@@ -39,7 +39,12 @@ ALONE = Ranks()
 
 
 def evaluate(
-    wanted: Samples, data: ImageData, config: DataConfig, settings: Settings, out: Path, ranks: Ranks = ALONE
+    wanted: Samples,
+    data: ImageData,
+    config: DataConfig,
+    settings: Settings,
+    out: Path,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Measure a model against a data set; gives the record, which is also written to out/evaluation.json.
 
@@ -102,21 +107,29 @@ def _check(wanted: Samples, data: ImageData, settings: Settings) -> None:
     if wanted.num < 2:
         raise ConfigError(f"--num: got {wanted.num}, expected 2 or more")
     if data.num_train < 2:
-        raise DataError(f"evaluate: got {data.num_train} training images as reference, expected 2 or more")
+        raise DataError(
+            f"evaluate: got {data.num_train} training images as reference, expected 2 or more"
+        )
     if settings.reference_num is not None and settings.reference_num < 2:
         raise ConfigError(f"--reference-num: got {settings.reference_num}, expected 2 or more")
     files = (settings.reference, settings.save_reference)
     if any(file is not None for file in files) and len(settings.extractors) != 1:
-        raise ConfigError("--reference: is of one extractor; expected one --features, the one it was made with")
+        raise ConfigError(
+            "--reference: is of one extractor; expected one --features, the one it was made with"
+        )
     if settings.reference is not None and (settings.reference_num or settings.save_reference):
         raise ConfigError(
             "--reference: stands in place of the training images; leave out --reference-num and --save-reference"
         )
     if settings.likelihood_terms == 1 or settings.likelihood_terms < 0:
-        raise ConfigError(f"--likelihood-terms: got {settings.likelihood_terms}, expected 2 or more, or 0 for all")
+        raise ConfigError(
+            f"--likelihood-terms: got {settings.likelihood_terms}, expected 2 or more, or 0 for all"
+        )
     for name in settings.likelihood:
         if name not in METHODS:
-            raise ConfigError(f"--likelihood: got {name!r}, expected bound, ode, both with a comma, or none")
+            raise ConfigError(
+                f"--likelihood: got {name!r}, expected bound, ode, both with a comma, or none"
+            )
     wanted.model.settings(guide=wanted.guide, **wanted.settings)
 
 
@@ -135,7 +148,9 @@ def _statistics(path: Path | None, extracts: list[Extractor], probe: Tensor) -> 
     return found
 
 
-def _classifier(wanted: Samples, data: ImageData, config: DataConfig, settings: Settings) -> Logits | None:
+def _classifier(
+    wanted: Samples, data: ImageData, config: DataConfig, settings: Settings
+) -> Logits | None:
     """Logits of uint8 images: what was asked for, or the package's own for its digits."""
     device = wanted.model.arithmetic.device
     if settings.classifier is not None:
@@ -150,11 +165,15 @@ def _classifier(wanted: Samples, data: ImageData, config: DataConfig, settings: 
 def _merged(record: dict[str, Any], out: Path) -> dict[str, Any]:
     """With what was measured of the same samples before and is not now."""
     try:
-        before = checkpoint.read_json(out / FOLDER / f"{record['key']}-{record['samples']['num']}.json")
+        before = checkpoint.read_json(
+            out / FOLDER / f"{record['key']}-{record['samples']['num']}.json"
+        )
         if (before["format"], before["data"]) != (record["format"], record["data"]):
             return record
         now = {(one["extractor"], one["reference"]) for one in record["distances"]}
-        kept = [one for one in before["distances"] if (one["extractor"], one["reference"]) not in now]
+        kept = [
+            one for one in before["distances"] if (one["extractor"], one["reference"]) not in now
+        ]
         merged = {
             "distances": [*kept, *record["distances"]],
             "likelihood": {**before["likelihood"], **record["likelihood"]},

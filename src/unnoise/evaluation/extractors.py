@@ -29,7 +29,9 @@ from unnoise.data.config import DataError
 from unnoise.evaluation import foreign, inception, tiny
 
 NAMES = (*inception.PROTOCOLS, "tiny")
-EXPECTED = "expected a TorchScript file or module:function, float images (n, c, h, w) in [0, 1] -> (n, d)"
+EXPECTED = (
+    "expected a TorchScript file or module:function, float images (n, c, h, w) in [0, 1] -> (n, d)"
+)
 TINY_PIXELS = 32 * 32
 BATCH_SIZE = 16
 """The fastest for Inception on a CPU; a GPU wants more."""
@@ -54,7 +56,9 @@ class Extractor:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of network and preprocessing: features with the same one may be compared."""
-        return hashlib.sha256(json.dumps([self.name, self.description], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([self.name, self.description], sort_keys=True).encode()
+        ).hexdigest()
 
     def probed(self, images: Tensor) -> Extractor:
         """With what it makes of these images in its fingerprint, where the file alone may not say all (it may load others)."""
@@ -71,7 +75,9 @@ class Extractor:
         """
         return torch.cat(list(self.stream(images, batch_size)))
 
-    def stream(self, images: Tensor, batch_size: int = BATCH_SIZE) -> Iterator[Float[Tensor, "b d"]]:
+    def stream(
+        self, images: Tensor, batch_size: int = BATCH_SIZE
+    ) -> Iterator[Float[Tensor, "b d"]]:
         """`features`, batch by batch."""
         for batch, start in _batches(images, batch_size):
             yield self._checked(self._run(self.network, batch), len(batch), start)
@@ -79,8 +85,15 @@ class Extractor:
     def classes(self, images: Tensor, batch_size: int = 256) -> Float[Tensor, "n k"]:
         """Logits, float32, on the CPU; ConfigError unless the extractor is a classifier."""
         if self.classify is None:
-            raise ConfigError(f"extractor {self.name!r}: is no classifier; expected 'tiny' (digits)")
-        return torch.cat([self._run(self.classify, batch).float().cpu() for batch, _ in _batches(images, batch_size)])
+            raise ConfigError(
+                f"extractor {self.name!r}: is no classifier; expected 'tiny' (digits)"
+            )
+        return torch.cat(
+            [
+                self._run(self.classify, batch).float().cpu()
+                for batch, _ in _batches(images, batch_size)
+            ]
+        )
 
     def _run(self, network: Callable[[Tensor], Any], batch: Tensor) -> Any:
         """Without gradients, and in full float32 where the hardware would round to TF32."""
@@ -115,19 +128,31 @@ class Extractor:
 def _batches(images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, int]]:
     if images.dtype != torch.uint8 or images.ndim != 4:
         got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-        raise DataError(f"images: got {got}, expected uint8 (n, c, h, w); floats of a model: data.images.from_model")
+        raise DataError(
+            f"images: got {got}, expected uint8 (n, c, h, w); floats of a model: data.images.from_model"
+        )
     if not len(images) or images.shape[1] not in (1, 3):
-        raise DataError(f"images: got {tuple(images.shape)}, expected one or more, with 1 (grey) or 3 (RGB) channels")
+        raise DataError(
+            f"images: got {tuple(images.shape)}, expected one or more, with 1 (grey) or 3 (RGB) channels"
+        )
     for start in range(0, len(images), batch_size):
         yield images[start : start + batch_size], start
 
 
 def suited(spec: str, channels: int, height: int, width: int) -> str:
     """The extractor that `auto` is for images of this shape (tiny for tiny grey ones, else edm), or what was asked for."""
-    return spec if spec != "auto" else "tiny" if channels == 1 and height * width <= TINY_PIXELS else "edm"
+    return (
+        spec
+        if spec != "auto"
+        else "tiny"
+        if channels == 1 and height * width <= TINY_PIXELS
+        else "edm"
+    )
 
 
-def extractor(spec: str, device: torch.device | str = "cpu", inception_file: Path | None = None) -> Extractor:
+def extractor(
+    spec: str, device: torch.device | str = "cpu", inception_file: Path | None = None
+) -> Extractor:
     """By name, TorchScript file or `module:function`; ConfigError where there is none such."""
     device = torch.device(device)
     if spec in inception.PROTOCOLS:
@@ -174,5 +199,10 @@ def _tiny(device: torch.device) -> Extractor:
 
 def _custom(spec: str, device: torch.device) -> Extractor:
     network = foreign.load(spec, "extractor", EXPECTED, device)
-    description = {"resize": "none", "range": "x / 255", "network": network.words, "sha256": network.sha256}
+    description = {
+        "resize": "none",
+        "range": "x / 255",
+        "network": network.words,
+        "sha256": network.sha256,
+    }
     return Extractor(spec, False, description, device, lambda images: images / 255, network.call)

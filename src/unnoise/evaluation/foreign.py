@@ -29,7 +29,9 @@ class Foreign:
 
 def load(spec: str, what: str, expected: str, device: torch.device | str) -> Foreign:
     """By file name or module:function; ConfigError, in the words of `what` and `expected`, where there is none."""
-    is_file = Path(spec).exists() or spec.endswith((".pt", ".pth", ".ts", ".jit")) or ":" not in spec
+    is_file = (
+        Path(spec).exists() or spec.endswith((".pt", ".pth", ".ts", ".jit")) or ":" not in spec
+    )
     return (_torchscript if is_file else _function)(spec, f"{what} {spec}", expected, device)
 
 
@@ -45,8 +47,12 @@ def _torchscript(spec: str, where: str, expected: str, device: torch.device | st
     try:
         network: Any = torch.jit.load(spec, map_location=device).eval()
     except Exception as error:  # torch raises RuntimeError, ValueError or what its zip reader does
-        raise ConfigError(f"{where}: is no TorchScript file, made by torch.jit.save; {expected}") from error
-    return Foreign(network, f"TorchScript {path.name}", hashlib.sha256(path.read_bytes()).hexdigest())
+        raise ConfigError(
+            f"{where}: is no TorchScript file, made by torch.jit.save; {expected}"
+        ) from error
+    return Foreign(
+        network, f"TorchScript {path.name}", hashlib.sha256(path.read_bytes()).hexdigest()
+    )
 
 
 def _function(spec: str, where: str, expected: str, device: torch.device | str) -> Foreign:
@@ -59,7 +65,9 @@ def _function(spec: str, where: str, expected: str, device: torch.device | str) 
         ) from error
     found = getattr(module, attribute, None)
     if not callable(found):
-        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        names = [
+            n for n, value in vars(module).items() if callable(value) and not n.startswith("_")
+        ]
         hint = nearest(attribute, names) if names else expected
         raise ConfigError(f"{where}: {name} has no function {attribute!r}; {hint}")
     source = inspect.getsourcefile(module) if getattr(module, "__file__", None) else None

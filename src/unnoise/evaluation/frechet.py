@@ -34,7 +34,10 @@ def moments(features: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[
 
 
 def frechet_distance(
-    mean1: Float[Tensor, " d"], cov1: Float[Tensor, "d d"], mean2: Float[Tensor, " d"], cov2: Float[Tensor, "d d"]
+    mean1: Float[Tensor, " d"],
+    cov1: Float[Tensor, "d d"],
+    mean2: Float[Tensor, " d"],
+    cov2: Float[Tensor, "d d"],
 ) -> float:
     """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)).  # Heusel et al. 2017 (6)
 
@@ -66,7 +69,9 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float]:
         """95 %: where the distances of other samples of this number have their mean."""
-        return max(self.value - Z95 * self.standard_error, 0.0), self.value + Z95 * self.standard_error
+        return max(
+            self.value - Z95 * self.standard_error, 0.0
+        ), self.value + Z95 * self.standard_error
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,9 @@ class FrechetTo:
         """
         found = self._statistics(features)
         values, vectors = torch.linalg.eigh(self.root @ found.cov @ self.root)
-        trace = self.reference.cov.trace() + found.cov.trace() - 2 * values.clamp(min=0).sqrt().sum()
+        trace = (
+            self.reference.cov.trace() + found.cov.trace() - 2 * values.clamp(min=0).sqrt().sum()
+        )
         shift = found.mean - self.reference.mean
         alive = values > values.max() * 1e-10  # with N below the dimension most are 0
         map_root = (self.root @ vectors[:, alive]) * values[alive] ** -0.25
@@ -113,7 +120,9 @@ class FrechetTo:
             parts.append(2 * x @ shift + (x**2).sum(1) - ((x @ map_root) ** 2).sum(1))
         influence = torch.cat(parts)
         count = len(influence)
-        return Estimate(max(float(shift @ shift + trace), 0.0), float(influence.std()) / count**0.5, count)
+        return Estimate(
+            max(float(shift @ shift + trace), 0.0), float(influence.std()) / count**0.5, count
+        )
 
     def infinity(self, features: Float[Tensor, "n d"], points: int = 15, seed: int = 0) -> Infinity:
         """The end at 1 / N = 0 of a straight line through the distances of random subsets.  # Chong and Forsyth 2020, 3.1
@@ -137,7 +146,9 @@ class FrechetTo:
         residual = (y - y0 - slope * (x - x0)).std() * ((points - 1) / (points - 2)) ** 0.5
         line = residual * (1 / points + x0**2 / ((x - x0) ** 2).sum()) ** 0.5
         error = float(line**2 + self.estimate(features).standard_error ** 2) ** 0.5
-        return Infinity(float(y0 - slope * x0), float(slope), error, tuple(counts), tuple(distances))
+        return Infinity(
+            float(y0 - slope * x0), float(slope), error, tuple(counts), tuple(distances)
+        )
 
     def _statistics(self, features: Tensor) -> Statistics:
         theirs = len(self.reference.mean)

@@ -65,20 +65,30 @@ def top_left_bilinear(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 29
     """TensorFlow 1's: pixel i of the result is read at i w / 299, so the picture moves up and left."""
     b, c, h, w = images.shape
     shift_x, shift_y = 1 / w - 1 / SIZE, 1 / h - 1 / SIZE
-    theta = torch.tensor([[1, 0, shift_x], [0, 1, shift_y]], dtype=images.dtype, device=images.device)
+    theta = torch.tensor(
+        [[1, 0, shift_x], [0, 1, shift_y]], dtype=images.dtype, device=images.device
+    )
     grid = F.affine_grid(theta.expand(b, 2, 3), [b, c, SIZE, SIZE], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def antialiased_bicubic(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 299 299"]:
     """Pillow's on 32-bit floats; at edges it overshoots, so it is clipped to 0..255."""
-    return F.interpolate(images, (SIZE, SIZE), mode="bicubic", align_corners=False, antialias=True).clamp(0, 255)
+    return F.interpolate(
+        images, (SIZE, SIZE), mode="bicubic", align_corners=False, antialias=True
+    ).clamp(0, 255)
 
 
 PROTOCOLS = {
-    "pytorch-fid": Protocol(half_pixel_bilinear, 127.5, 127.5, "bilinear to 299, half-pixel, float", "2 x / 255 - 1"),
+    "pytorch-fid": Protocol(
+        half_pixel_bilinear, 127.5, 127.5, "bilinear to 299, half-pixel, float", "2 x / 255 - 1"
+    ),
     "edm": Protocol(
-        top_left_bilinear, 128.0, 128.0, "bilinear to 299, TensorFlow 1 alignment (StyleGAN), float", "(x - 128) / 128"
+        top_left_bilinear,
+        128.0,
+        128.0,
+        "bilinear to 299, TensorFlow 1 alignment (StyleGAN), float",
+        "(x - 128) / 128",
     ),
     "clean": Protocol(
         antialiased_bicubic,

@@ -17,7 +17,9 @@ SPLITS = 10
 def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]:
     """Mean and standard deviation over splits of logits (n, classes), in the order given, as in the paper's code."""
     if logits.ndim != 2 or len(logits) < splits or not logits.isfinite().all():
-        raise DataError(f"logits: got {tuple(logits.shape)}, expected finite (n, classes) with n at least {splits}")
+        raise DataError(
+            f"logits: got {tuple(logits.shape)}, expected finite (n, classes) with n at least {splits}"
+        )
     log_p = logits.double().log_softmax(1)
     scores = torch.stack([_score(part) for part in log_p.tensor_split(splits)])
     return float(scores.mean()), float(scores.std(correction=0))

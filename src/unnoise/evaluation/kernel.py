@@ -48,14 +48,19 @@ def kernel_distance(
     """Over subsets of `size` of both sets, or of as many as the smaller one has."""
     size = min(size, len(samples), len(reference))
     if size < 3:
-        raise DataError(f"kernel distance: got {len(samples)} and {len(reference)} vectors, expected 3 or more of each")
+        raise DataError(
+            f"kernel distance: got {len(samples)} and {len(reference)} vectors, expected 3 or more of each"
+        )
     value, error = exact(samples, reference)
     if size == len(samples) == len(reference):
         return KernelDistance(value, error, 0.0, 1, size, value)
     random = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(subsets):
-        x, y = (v[torch.randperm(len(v), generator=random)[:size].to(v.device)] for v in (samples, reference))
+        x, y = (
+            v[torch.randperm(len(v), generator=random)[:size].to(v.device)]
+            for v in (samples, reference)
+        )
         found.append(mmd2(x, y))
     values = torch.tensor(found).double()
     return KernelDistance(float(values.mean()), error, float(values.std()), subsets, size, value)
@@ -84,8 +89,12 @@ def exact(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[float, floa
     cross_x, cross_y = _cross_sums(x, y)
     within_x, within_y, cross = rows_x.sum(), rows_y.sum(), cross_x.sum()
     value = within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * cross / (n * m)
-    without_x = (within_x - 2 * rows_x) / ((n - 1) * (n - 2)) - 2 * (cross - cross_x) / ((n - 1) * m)
-    without_y = (within_y - 2 * rows_y) / ((m - 1) * (m - 2)) - 2 * (cross - cross_y) / (n * (m - 1))
+    without_x = (within_x - 2 * rows_x) / ((n - 1) * (n - 2)) - 2 * (cross - cross_x) / (
+        (n - 1) * m
+    )
+    without_y = (within_y - 2 * rows_y) / ((m - 1) * (m - 2)) - 2 * (cross - cross_y) / (
+        n * (m - 1)
+    )
     variance = sum((len(v) - 1) ** 2 / len(v) * float(v.var()) for v in (without_x, without_y))
     return float(value), variance**0.5
 

@@ -129,12 +129,22 @@ class Copying:
     @property
     def held_out_copies(self) -> int | None:
         """How many held-out images the same level calls copies: near-duplicates of the data set itself."""
-        return None if self.held_out_pixels is None else int(_copied(self.held_out_pixels, self.level).sum())
+        return (
+            None
+            if self.held_out_pixels is None
+            else int(_copied(self.held_out_pixels, self.level).sum())
+        )
 
     def closest(self, count: int) -> list[Pair]:
         """Copies first, then by ratio, so that flat images, near to many, do not fill the list."""
-        copied, ratios, distances = _copied(self.pixels, self.level), self.pixels.ratios, self.pixels.distances[:, 0]
-        order = sorted(range(len(ratios)), key=lambda i: (not copied[i], float(ratios[i]), float(distances[i])))
+        copied, ratios, distances = (
+            _copied(self.pixels, self.level),
+            self.pixels.ratios,
+            self.pixels.distances[:, 0],
+        )
+        order = sorted(
+            range(len(ratios)), key=lambda i: (not copied[i], float(ratios[i]), float(distances[i]))
+        )
         return [
             Pair(
                 sample=i,
@@ -149,15 +159,22 @@ class Copying:
 
     def to_dict(self, pairs: int = 20) -> dict[str, Any]:
         """For JSON: the figures, all copies and the closest pairs."""
-        spaces = {"pixels": (self.pixels, self.held_out_pixels), "features": (self.features, self.held_out_features)}
+        spaces = {
+            "pixels": (self.pixels, self.held_out_pixels),
+            "features": (self.features, self.held_out_features),
+        }
         return {
             "level": asdict(self.level),
             "num_samples": len(self.pixels.distances),
             "num_train": self.num_train,
-            "num_held_out": None if self.held_out_pixels is None else len(self.held_out_pixels.distances),
+            "num_held_out": None
+            if self.held_out_pixels is None
+            else len(self.held_out_pixels.distances),
             "num_copies": len(self.copies),
             "num_held_out_copies": self.held_out_copies,
-            "near_copies": {name: [_near(side) for side in sides] for name, sides in spaces.items()},
+            "near_copies": {
+                name: [_near(side) for side in sides] for name, sides in spaces.items()
+            },
             "pixels": None if self.closeness is None else asdict(self.closeness),
             "features": None if self.feature_closeness is None else asdict(self.feature_closeness),
             "copies": [asdict(pair) for pair in self.copies],
@@ -217,17 +234,23 @@ def copying(
     )
 
 
-def pairs_picture(samples: Tensor, train: Tensor | np.ndarray, result: Copying, count: int = 12) -> Image:
+def pairs_picture(
+    samples: Tensor, train: Tensor | np.ndarray, result: Copying, count: int = 12
+) -> Image:
     """The closest pairs in two blocks: in a row the sample, its nearest training image, and the three that come next.
 
     Training images are mirrored where that is nearer.
     """
     pairs = result.closest(count)
     half = -(-len(pairs) // 2)
-    return side_by_side([_block(samples, train, result, part) for part in (pairs[:half], pairs[half:]) if part], 32)
+    return side_by_side(
+        [_block(samples, train, result, part) for part in (pairs[:half], pairs[half:]) if part], 32
+    )
 
 
-def _block(samples: Tensor, train: Tensor | np.ndarray, result: Copying, pairs: Sequence[Pair]) -> Image:
+def _block(
+    samples: Tensor, train: Tensor | np.ndarray, result: Copying, pairs: Sequence[Pair]
+) -> Image:
     """Columns: samples, nearest, next."""
     near = result.pixels
     shown = min(SHOWN_NEIGHBOURS, near.indices.shape[1])
@@ -237,7 +260,9 @@ def _block(samples: Tensor, train: Tensor | np.ndarray, result: Copying, pairs: 
         grid(torch.stack([row[0] for row in rows]), columns=1),
     ]
     if shown > 1:
-        columns.append(grid(torch.stack([image for row in rows for image in row[1:]]), columns=shown - 1))
+        columns.append(
+            grid(torch.stack([image for row in rows for image in row[1:]]), columns=shown - 1)
+        )
     return side_by_side(columns)
 
 
@@ -292,9 +317,13 @@ def _closeness(near: Neighbours | None, held_out: Neighbours | None) -> Closenes
         return None
     ours, theirs = near.distances[:, 0], held_out.distances[:, 0]
     percentiles = {
-        percent: theirs.quantile(percent / 100) if len(theirs) * percent >= 100 else None for percent in (1, 5)
+        percent: theirs.quantile(percent / 100) if len(theirs) * percent >= 100 else None
+        for percent in (1, 5)
     }
-    below = {p: None if level is None else float((ours < level).double().mean()) for p, level in percentiles.items()}
+    below = {
+        p: None if level is None else float((ours < level).double().mean())
+        for p, level in percentiles.items()
+    }
     closer, c_t = _mann_whitney(ours, theirs)
     return Closeness(
         median=float(ours.median()),
@@ -311,7 +340,10 @@ def _closeness(near: Neighbours | None, held_out: Neighbours | None) -> Closenes
 def _mann_whitney(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     """The chance that one of ours is smaller, and z = (U - n m / 2) / sqrt(n m (n + m + 1) / 12) of those larger."""
     ours, theirs = ours.contiguous(), theirs.sort().values
-    smaller, not_larger = torch.searchsorted(theirs, ours), torch.searchsorted(theirs, ours, right=True)
+    smaller, not_larger = (
+        torch.searchsorted(theirs, ours),
+        torch.searchsorted(theirs, ours, right=True),
+    )
     n, m = len(ours), len(theirs)
     larger = float((smaller + not_larger).double().sum() / 2)  # pairs in which ours is larger
     return 1 - larger / (n * m), (larger - n * m / 2) / (n * m * (n + m + 1) / 12) ** 0.5
@@ -321,15 +353,24 @@ def _sentence(near: Neighbours, closeness: Closeness | None, unit: str) -> str:
     text = f"nearest training image at a median of {float(near.distances[:, 0].median()):.3g}{unit}"
     if closeness is None:
         return f"{text}; no held-out images to compare with"
-    text += f" (held-out {closeness.held_out_median:.3g}); a sample is nearer than a held-out image in "
+    text += (
+        f" (held-out {closeness.held_out_median:.3g}); a sample is nearer than a held-out image in "
+    )
     text += f"{closeness.closer:.1%} of pairs (C_T {closeness.c_t:+.1f}; 50 % and 0 are as new)"
     for percent, share in ((1, closeness.below_percentile_1), (5, closeness.below_percentile_5)):
-        text += "" if share is None else f"; {share:.1%} are nearer than the nearest {percent} % of held-out images"
+        text += (
+            ""
+            if share is None
+            else f"; {share:.1%} are nearer than the nearest {percent} % of held-out images"
+        )
     return text
 
 
 def _check(
-    samples: Tensor, train: Tensor | np.ndarray, held_out: Tensor | np.ndarray | None, features: Features | None
+    samples: Tensor,
+    train: Tensor | np.ndarray,
+    held_out: Tensor | np.ndarray | None,
+    features: Features | None,
 ) -> None:
     """DataError where the images are not uint8 (n, c, h, w) of one size, or features not one vector for each."""
     images = {"samples": samples, "training images": train, "held-out images": held_out}
@@ -340,9 +381,13 @@ def _check(
                 raise DataError(f"copying: got features of {what} but no {what}; give both")
             continue
         if these.dtype not in (torch.uint8, np.uint8):
-            raise DataError(f"copying: got {what} of {these.dtype}, expected uint8; data.images.from_model makes it")
+            raise DataError(
+                f"copying: got {what} of {these.dtype}, expected uint8; data.images.from_model makes it"
+            )
         if these.ndim != 4 or len(these) == 0:
-            raise DataError(f"copying: got {what} of shape {tuple(these.shape)}, expected (n, c, h, w), n at least 1")
+            raise DataError(
+                f"copying: got {what} of shape {tuple(these.shape)}, expected (n, c, h, w), n at least 1"
+            )
         if these.shape[1:] != samples.shape[1:]:
             got = f"{_kind(these.shape)} {what} and {_kind(samples.shape)} samples"
             raise DataError(
@@ -354,7 +399,9 @@ def _check(
     flipped = None if features is None else features.train_flipped
     if features is not None and flipped is not None and flipped.shape != features.train.shape:
         got = f"{tuple(flipped.shape)} beside {tuple(features.train.shape)}"
-        raise DataError(f"copying: got features of mirrored training images {got}, expected the same shape")
+        raise DataError(
+            f"copying: got features of mirrored training images {got}, expected the same shape"
+        )
 
 
 def _kind(shape: Sequence[int]) -> str:

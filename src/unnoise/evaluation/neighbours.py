@@ -45,16 +45,23 @@ def nearest(
     found: list[tuple[Tensor, Tensor]] = []
     for part in queries.split(max(1, held // len(train))):
         candidates = _shortlists(part, train, mean, norms, k)
-        found += [_exact(query, train, rows, k) for query, rows in zip(part.cpu(), candidates, strict=True)]
+        found += [
+            _exact(query, train, rows, k)
+            for query, rows in zip(part.cpu(), candidates, strict=True)
+        ]
     if not found:
         return torch.empty(0, k, dtype=torch.float64), torch.empty(0, k, dtype=torch.int64)
-    return torch.stack([distances for distances, _ in found]), torch.stack([indices for _, indices in found])
+    return torch.stack([distances for distances, _ in found]), torch.stack(
+        [indices for _, indices in found]
+    )
 
 
 def _check(queries: Tensor, train: Tensor | np.ndarray, k: int) -> None:
     if queries.ndim != 2 or train.ndim != 2 or queries.shape[1] != train.shape[1]:
         got = f"{tuple(queries.shape)} against {tuple(train.shape)}"
-        raise DataError(f"nearest neighbours: got vectors {got}, expected (n, d) and (m, d) of the same d")
+        raise DataError(
+            f"nearest neighbours: got vectors {got}, expected (n, d) and (m, d) of the same d"
+        )
     if not 1 <= k <= len(train):
         raise DataError(
             f"nearest neighbours: got k = {k} for {len(train)} training vectors, expected 1 to {len(train)}"
@@ -94,7 +101,9 @@ def _centred(vectors: Tensor, mean: Tensor) -> Tensor:
     return (vectors - mean.to(vectors)).float()
 
 
-def _shortlists(queries: Tensor, train: Tensor | np.ndarray, mean: Tensor, norms: Tensor, k: int) -> list[Tensor]:
+def _shortlists(
+    queries: Tensor, train: Tensor | np.ndarray, mean: Tensor, norms: Tensor, k: int
+) -> list[Tensor]:
     """For every query the rows that may be among its k nearest, ascending."""
     a = _centred(queries, mean)
     sizes = a.square().sum(1)
@@ -105,7 +114,9 @@ def _shortlists(queries: Tensor, train: Tensor | np.ndarray, mean: Tensor, norms
             b = _centred(_rows(train, slice(start, start + ROWS)).to(a.device), mean)
             size = norms[start : start + ROWS].to(a.device)
             squares[:, start : start + ROWS] = torch.addmm(size, a, b.T, alpha=-2) + sizes[:, None]
-    error = (mean.numel() + ROUNDINGS) * UNIT * (sizes.sqrt() + norms.max().sqrt().to(a.device)) ** 2
+    error = (
+        (mean.numel() + ROUNDINGS) * UNIT * (sizes.sqrt() + norms.max().sqrt().to(a.device)) ** 2
+    )
     kth = squares.topk(k, 1, largest=False).values[:, -1]
     limit = kth + 2 * error
     return [(row <= most).nonzero()[:, 0].cpu() for row, most in zip(squares, limit, strict=True)]
@@ -122,8 +133,13 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _exact(query: Tensor, train: Tensor | np.ndarray, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _exact(
+    query: Tensor, train: Tensor | np.ndarray, rows: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
     """The k nearest among some rows, by differences in float64."""
-    parts = [(_rows(train, part).cpu().double() - query.double()).square().sum(1) for part in rows.split(ROWS)]
+    parts = [
+        (_rows(train, part).cpu().double() - query.double()).square().sum(1)
+        for part in rows.split(ROWS)
+    ]
     squares, order = torch.cat(parts).sort(stable=True)
     return squares[:k].sqrt(), rows[order[:k]]

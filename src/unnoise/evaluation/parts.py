@@ -87,7 +87,10 @@ class Work:
     @property
     def same_classes(self) -> bool:
         """Whether the data's labels mean what the model's do."""
-        return bool(self.wanted.model.shape.num_classes) and self.wanted.model.class_names == self.data.class_names
+        return (
+            bool(self.wanted.model.shape.num_classes)
+            and self.wanted.model.class_names == self.data.class_names
+        )
 
     def pixels(self, rows: range) -> Tensor:
         return torch.from_numpy(np.array(self.data.images[rows.start : rows.stop]))
@@ -112,14 +115,24 @@ class Seen:
 
 def see(work: Work, extract: Extractor, first: bool) -> Seen:
     def of(rows: range, flipped: bool = False) -> Tensor:
-        return collect.data_features(extract, work.data, root(work.config), rows, flipped, work.ranks)
+        return collect.data_features(
+            extract, work.data, root(work.config), rows, flipped, work.ranks
+        )
 
-    samples = collect.sample_features(extract, work.wanted, work.images, work.out / FOLDER, work.ranks)
+    samples = collect.sample_features(
+        extract, work.wanted, work.images, work.out / FOLDER, work.ranks
+    )
     held_out = of(work.held_out_rows) if len(work.held_out_rows) > 1 else None
     train = of(work.reference_rows) if work.statistics is None else None
     whole = train is not None and len(work.reference_rows) == work.data.num_train
     flipped = first and whole and work.settings.copying and not extract.standard
-    return Seen(extract, samples, train, held_out, of(work.reference_rows, flipped=True) if flipped else None)
+    return Seen(
+        extract,
+        samples,
+        train,
+        held_out,
+        of(work.reference_rows, flipped=True) if flipped else None,
+    )
 
 
 def distances(work: Work, seen: Seen) -> dict[str, Any]:
@@ -135,8 +148,14 @@ def distances(work: Work, seen: Seen) -> dict[str, Any]:
         digest = checkpoint.sha256(work.settings.reference)[:12]
         named = f"{work.settings.reference} (SHA-256 {digest}, of {count} images)"
     if work.settings.save_reference is not None:
-        about = {"extractor": extract.name, "fingerprint": extract.fingerprint, "data": work.data.fingerprint}
-        Statistics(statistics.count, statistics.mean, statistics.cov, about).save_compact(work.settings.save_reference)
+        about = {
+            "extractor": extract.name,
+            "fingerprint": extract.fingerprint,
+            "data": work.data.fingerprint,
+        }
+        Statistics(statistics.count, statistics.mean, statistics.cov, about).save_compact(
+            work.settings.save_reference
+        )
     reference = Reference(train, statistics)
     return {
         "extractor": extract.name,
@@ -145,7 +164,9 @@ def distances(work: Work, seen: Seen) -> dict[str, Any]:
         "fingerprint": extract.fingerprint,
         "reference": named,
         "samples": reference.measure(seen.samples),
-        "held_out": None if seen.held_out is None else reference.measure(seen.held_out, extrapolate=False),
+        "held_out": None
+        if seen.held_out is None
+        else reference.measure(seen.held_out, extrapolate=False),
         "per_class": _per_class(work, seen),
     }
 
@@ -170,14 +191,22 @@ def likelihood(work: Work, method: str) -> dict[str, Any] | None:
     terms = min(work.settings.likelihood_terms, model.diffusion.schedule.steps or math.inf)
     more: dict[str, Any] = {"terms": int(terms) if terms > 1 else None} if method == "bound" else {}
     size = work.wanted.batch_size or model.images_at_once()
-    return bits_per_dim(model, work.pixels(rows), labels, method, batch_size=size, **more).describe()
+    return bits_per_dim(
+        model, work.pixels(rows), labels, method, batch_size=size, **more
+    ).describe()
 
 
 def copies(work: Work, seen: Seen | None) -> dict[str, Any]:
     """Nearest training images, with a picture of the closest pairs."""
-    train, images, features = work.data.images[: work.data.num_train], work.images[:MOST_SEARCHED], None
+    train, images, features = (
+        work.data.images[: work.data.num_train],
+        work.images[:MOST_SEARCHED],
+        None,
+    )
     if seen is not None and seen.train is not None and len(seen.train) == len(train):
-        features = Features(seen.samples[:MOST_SEARCHED], seen.train, seen.held_out, seen.train_flipped)
+        features = Features(
+            seen.samples[:MOST_SEARCHED], seen.train, seen.held_out, seen.train_flipped
+        )
     held_out = work.pixels(work.held_out_rows) if work.held_out_rows else None
     found = copying(images, train, held_out, features)
     picture = work.out / FOLDER / "neighbours.png"
@@ -198,7 +227,9 @@ def accuracy(work: Work) -> dict[str, Any] | None:
         result["classifier_score"] = {"mean": mean, "spread": spread, "splits": SPLITS}
     if work.held_out_rows and work.same_classes:
         read = logits(work.pixels(work.held_out_rows)).argmax(1)
-        result["held_out"] = class_accuracy(read, work.labels(work.held_out_rows), names).overall.to_dict()
+        result["held_out"] = class_accuracy(
+            read, work.labels(work.held_out_rows), names
+        ).overall.to_dict()
     return result
 
 
@@ -209,7 +240,9 @@ def notes(work: Work, seen: list[Seen]) -> list[str]:
     if trained_on not in (None, work.data.fingerprint):
         notes.append("the reference images are not those that the model was trained on")
     if wanted.model.shape.num_classes and not work.same_classes:
-        notes.append("the data's classes are not the model's: nothing by class, and the likelihood is without labels")
+        notes.append(
+            "the data's classes are not the model's: nothing by class, and the likelihood is without labels"
+        )
     if len(work.reference_rows) < work.data.num_train:
         notes.append(
             f"not comparable: the reference is {len(work.reference_rows):,} of {work.data.num_train:,} training images"
@@ -218,16 +251,23 @@ def notes(work: Work, seen: list[Seen]) -> list[str]:
         notes.append("the reference file does not say which protocol it was made with")
     for one in seen:
         if not one.extract.standard:
-            notes.append(f"distances of {one.extract.name} features are no FID or KID: compare them among themselves")
+            notes.append(
+                f"distances of {one.extract.name} features are no FID or KID: compare them among themselves"
+            )
         elif wanted.num < STANDARD_NUM:
             notes.append(
                 f"not comparable: {one.extract.name} of {wanted.num:,} samples; published FIDs are of {STANDARD_NUM:,}, "
                 "and FID falls as their number grows"
             )
-    if wanted.model.settings(guide=wanted.guide, **wanted.settings).guidance_scale != 1 and work.settings.likelihood:
+    if (
+        wanted.model.settings(guide=wanted.guide, **wanted.settings).guidance_scale != 1
+        and work.settings.likelihood
+    ):
         notes.append("the likelihood is that of the model without guidance")
     if not work.held_out_rows:
         notes.append("there are no held-out images: no yardstick, no likelihood")
     if any(one.extract.standard for one in seen):
-        notes.append("no Inception Score: the FID network has no logits (a --classifier's score is its own)")
+        notes.append(
+            "no Inception Score: the FID network has no logits (a --classifier's score is its own)"
+        )
     return notes

@@ -37,7 +37,11 @@ class Key:
 
     def path(self, cache: Path, kind: str) -> Path:
         text = json.dumps(asdict(self), sort_keys=True)
-        return cache / "features" / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+        return (
+            cache
+            / "features"
+            / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+        )
 
 
 def cached_statistics(cache: Path, key: Key, make: Callable[[], Statistics]) -> Statistics:
@@ -73,7 +77,10 @@ def read(path: Path) -> dict[str, Tensor] | None:
     """None where it is not there, or damaged."""
     try:
         with safe_open(path, "pt") as file:
-            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors, about = (
+                {name: file.get_tensor(name) for name in file.keys()},
+                file.metadata() or {},
+            )  # noqa: SIM118
     except (OSError, SafetensorError, ValueError):
         return None
     return tensors if about.get("sha256") == _sha256(tensors) else None

@@ -44,7 +44,9 @@ class Statistics:
     """Extractor, its fingerprint, the data: where the numbers come from."""
 
     @staticmethod
-    def of(features: Float[Tensor, "n d"] | Iterable[Tensor], about: dict[str, str] | None = None) -> Statistics:
+    def of(
+        features: Float[Tensor, "n d"] | Iterable[Tensor], about: dict[str, str] | None = None
+    ) -> Statistics:
         """Of features, or of batches of them; DataError for fewer than 2 vectors."""
         moments: Moments | None = None
         for batch in [features] if isinstance(features, Tensor) else features:
@@ -58,8 +60,13 @@ class Statistics:
         found = _read(path)
         mean = found.get("mu")
         if mean is None or mean.ndim != 1 or not ("sigma" in found or "half" in found):
-            raise DataError(f"statistics {path}: got {_shapes(found)}, expected mu (d,) and sigma (d, d)")
-        cov, d = found["sigma"] if "sigma" in found else _unfolded(found["half"], len(mean)), dimension or len(mean)
+            raise DataError(
+                f"statistics {path}: got {_shapes(found)}, expected mu (d,) and sigma (d, d)"
+            )
+        cov, d = (
+            found["sigma"] if "sigma" in found else _unfolded(found["half"], len(mean)),
+            dimension or len(mean),
+        )
         if cov.shape != (d, d) or len(mean) != d:
             expected = f"expected mu ({d},) and sigma ({d}, {d}); made with another extractor?"
             raise DataError(f"statistics {path}: got {_shapes(found)}, {expected}")
@@ -68,9 +75,15 @@ class Statistics:
             count = int(found["count"]) if "count" in found else None
             if count is not None and count < 2:
                 raise ValueError(f"it says it is of {count} vectors")
-            about = {str(k): str(v) for k, v in json.loads(str(found["about"])).items()} if "about" in found else {}
+            about = (
+                {str(k): str(v) for k, v in json.loads(str(found["about"])).items()}
+                if "about" in found
+                else {}
+            )
         except (ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"statistics {path}: {error}; the file is damaged: make it again") from error
+            raise DataError(
+                f"statistics {path}: {error}; the file is damaged: make it again"
+            ) from error
         if wrong := _wrong(mean, cov):
             raise DataError(f"statistics {path}: {wrong}; the file is damaged: make it again")
         return Statistics(count, mean, cov, about)
@@ -95,7 +108,9 @@ class Statistics:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise DataError(f"statistics {path}: cannot be written ({error.strerror}); choose another place") from error
+            raise DataError(
+                f"statistics {path}: cannot be written ({error.strerror}); choose another place"
+            ) from error
 
 
 class Moments:
@@ -110,11 +125,15 @@ class Moments:
     def update(self, features: Float[Tensor, "n d"]) -> None:
         """Add a batch; DataError unless it has the dimension and is finite."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise DataError(f"features: got {tuple(features.shape)}, expected (n, {len(self.mean)})")
+            raise DataError(
+                f"features: got {tuple(features.shape)}, expected (n, {len(self.mean)})"
+            )
         for part in features.split(CHUNK):
             part = part.to(self.mean.device, torch.float64)
             if not part.isfinite().all():
-                raise DataError("features: some are not finite, expected numbers; look at the images they were made of")
+                raise DataError(
+                    "features: some are not finite, expected numbers; look at the images they were made of"
+                )
             if len(part):
                 mean = part.mean(0)
                 self._add(len(part), mean, (part - mean).T @ (part - mean))
@@ -122,13 +141,17 @@ class Moments:
     def merge(self, other: Moments) -> None:
         """Add what another has seen, such as another rank's."""
         if other.count:
-            self._add(other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
+            self._add(
+                other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device)
+            )
 
     def statistics(self, about: dict[str, str] | None = None) -> Statistics:
         """DataError for fewer than 2 vectors."""
         if self.count < 2:
             raise DataError(f"features: got {self.count} vectors, expected 2 or more")
-        return Statistics(self.count, self.mean.clone(), self.scatter / (self.count - 1), about or {})
+        return Statistics(
+            self.count, self.mean.clone(), self.scatter / (self.count - 1), about or {}
+        )
 
     def _add(self, count: int, mean: Tensor, scatter: Tensor) -> None:
         total, delta = self.count + count, mean - self.mean
@@ -140,7 +163,11 @@ class Moments:
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name in ("mu", "sigma", "half", "count", "about")}
+            return {
+                name: file[name]
+                for name in file.files
+                if name in ("mu", "sigma", "half", "count", "about")
+            }
     except (
         OSError,
         ValueError,
@@ -151,8 +178,14 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0][:80]
-        raise DataError(f"statistics {path}: cannot be read ({reason}); expected an .npz of mu and sigma") from error
+        reason = (
+            error.strerror
+            if isinstance(error, OSError) and error.strerror
+            else str(error).splitlines()[0][:80]
+        )
+        raise DataError(
+            f"statistics {path}: cannot be read ({reason}); expected an .npz of mu and sigma"
+        ) from error
 
 
 def _unfolded(half: np.ndarray, d: int) -> np.ndarray:
@@ -176,4 +209,7 @@ def _wrong(mean: Tensor, cov: Tensor) -> str:
 
 
 def _shapes(found: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value.shape}" for name, value in found.items() if name != "about") or "neither of them"
+    return (
+        ", ".join(f"{name} {value.shape}" for name, value in found.items() if name != "about")
+        or "neither of them"
+    )

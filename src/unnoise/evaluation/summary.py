@@ -37,7 +37,9 @@ def tables(record: Record) -> list[Table]:
 
 def summary(record: Record) -> str:
     """What evaluation.json says, for a terminal."""
-    return "\n".join([title(record), *layout(tables(record)), "", *(f"note: {note}" for note in record["notes"])])
+    return "\n".join(
+        [title(record), *layout(tables(record)), "", *(f"note: {note}" for note in record["notes"])]
+    )
 
 
 def layout(parts: Iterable[Table]) -> list[str]:
@@ -57,11 +59,16 @@ def layout(parts: Iterable[Table]) -> list[str]:
 def _distances(one: Record) -> Table:
     """One extractor's numbers, samples beside held-out real images."""
     ours, real = one["samples"], one["held_out"]
-    distance, kernel = ("FID", "KID x 1000") if one["standard"] else ("Fréchet distance", "kernel distance")
+    distance, kernel = (
+        ("FID", "KID x 1000") if one["standard"] else ("Fréchet distance", "kernel distance")
+    )
     shown: tuple[tuple[str, Callable[[Record], str]], ...] = (
         (distance, _frechet),
         (f"{distance}, extrapolated to infinite N", _infinity),
-        (f"{distance} of a perfect model at this N, about", lambda m: _number(m["frechet_of_perfect"])),
+        (
+            f"{distance} of a perfect model at this N, about",
+            lambda m: _number(m["frechet_of_perfect"]),
+        ),
         (kernel, lambda m: _kernel(m, 1000 if one["standard"] else 1)),
         ("precision", lambda m: _number(m["precision"])),
         ("recall", lambda m: _number(m["recall"])),
@@ -69,12 +76,19 @@ def _distances(one: Record) -> Table:
         ("coverage", lambda m: _number(m["coverage"])),
     )
     rows = [(name, show(ours), show(real) if real else "") for name, show in shown]
-    rows += [(f"{distance}, class {c['class_name']}", _number(c["distance"]), "") for c in one["per_class"]]
+    rows += [
+        (f"{distance}, class {c['class_name']}", _number(c["distance"]), "")
+        for c in one["per_class"]
+    ]
     about = (
         f"{one['network']}; resize: {one['resize']}; range: {one['range']}; reference: {one['reference']}; "
         f"in brackets: {ours['interval_words']}"
     )
-    head = (one["extractor"], f"{ours['num']:,} samples", f"{real['num']:,} held-out images" if real else "")
+    head = (
+        one["extractor"],
+        f"{ours['num']:,} samples",
+        f"{real['num']:,} held-out images" if real else "",
+    )
     return Table(head, [row for row in rows if row[1]], about)
 
 
@@ -82,13 +96,18 @@ def _rest(record: Record) -> list[Table]:
     rows: list[tuple[str, str]] = []
     for method, found in record["likelihood"].items():
         if found is not None:
-            rows.append((f"bits/dim, {method}", _plus_minus(found["bits_per_dim"], found["standard_error"])))
+            rows.append(
+                (f"bits/dim, {method}", _plus_minus(found["bits_per_dim"], found["standard_error"]))
+            )
     if record["classes"] is not None:
         rows.append(("read as their label", _classes(record["classes"])))
         if "classifier_score" in record["classes"]:
             score = record["classes"]["classifier_score"]
             rows.append(
-                ("classifier score", f"{score['mean']:.4g} ± {score['spread']:.2g} (Inception Score's formula)")
+                (
+                    "classifier score",
+                    f"{score['mean']:.4g} ± {score['spread']:.2g} (Inception Score's formula)",
+                )
             )
     if record["copying"] is not None:
         rows += [("copies", line) for line in record["copying"]["summary"]]
@@ -96,7 +115,9 @@ def _rest(record: Record) -> list[Table]:
 
 
 def _frechet(m: Record) -> str:
-    return _number(m["frechet"]) + ("" if m["interval"] is None else " [{:.4g}, {:.4g}]".format(*m["interval"]))
+    return _number(m["frechet"]) + (
+        "" if m["interval"] is None else " [{:.4g}, {:.4g}]".format(*m["interval"])
+    )
 
 
 def _infinity(m: Record) -> str:
@@ -104,7 +125,9 @@ def _infinity(m: Record) -> str:
 
 
 def _kernel(m: Record, times: float) -> str:
-    return "" if m["kernel"] is None else _plus_minus(times * m["kernel"], times * m["kernel_error"])
+    return (
+        "" if m["kernel"] is None else _plus_minus(times * m["kernel"], times * m["kernel_error"])
+    )
 
 
 def _number(value: float | None) -> str:

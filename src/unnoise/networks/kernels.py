@@ -33,7 +33,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 def norm_silu(
-    x: Float[Tensor, "b c h w"], norm: nn.GroupNorm, scale: Tensor | None = None, shift: Tensor | None = None
+    x: Float[Tensor, "b c h w"],
+    norm: nn.GroupNorm,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """SiLU(norm(x) * (1 + scale) + shift), with scale and shift (b, c, 1, 1) or left out.
 
@@ -43,13 +46,24 @@ def norm_silu(
     if x.device.type == "cuda" and getattr(norm, "triton", False):
         scale, shift = (None if v is None else v[:, :, 0, 0] for v in (scale, shift))
         return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift)
-    if not torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() < SMALL or torch.compiler.is_compiling():
+    if (
+        not torch.is_grad_enabled()
+        or x.device.type != "cpu"
+        or x.numel() < SMALL
+        or torch.compiler.is_compiling()
+    ):
         return F.silu(_normed(x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift))
     return _NormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift)  # pyright: ignore[reportReturnType]
 
 
 def _normed(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, scale: Tensor | None, shift: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale: Tensor | None,
+    shift: Tensor | None,
 ) -> Tensor:
     h = F.group_norm(x, groups, weight, bias, eps)
     return h if scale is None or shift is None else h * (1 + scale) + shift  # Improved DDPM's AdaGN
@@ -57,7 +71,15 @@ def _normed(
 
 class _NormSiLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *affine: Tensor | None):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        *affine: Tensor | None,
+    ):
         ctx.groups, ctx.eps = groups, eps
         ctx.save_for_backward(x, weight, bias, *affine)
         return F.silu(_normed(x, weight, bias, groups, eps, *affine), inplace=True)
@@ -65,7 +87,9 @@ class _NormSiLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved: list[Any] = [None if v is None else v.detach().requires_grad_() for v in ctx.saved_tensors]
+        saved: list[Any] = [
+            None if v is None else v.detach().requires_grad_() for v in ctx.saved_tensors
+        ]
         x, weight, bias, *affine = saved
         with torch.enable_grad():
             h = _normed(x, weight, bias, ctx.groups, ctx.eps, *affine)
@@ -82,7 +106,12 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
+        if (
+            not self.training
+            or self.p == 0
+            or input.device.type != "cpu"
+            or torch.compiler.is_compiling()
+        ):
             return super().forward(input)
         return _Masked.apply(input, keep(input, self.p), 1 / (1 - self.p))  # pyright: ignore[reportReturnType]
 
@@ -95,10 +124,19 @@ def keep(x: Tensor, p: float) -> Tensor:
     """
     count = x.numel()
     rows = -(-count // ROW)
-    bits = torch.empty(rows * ROW // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8).view(rows, ROW)
+    bits = (
+        torch.empty(rows * ROW // 8, dtype=torch.int64)
+        .random_(-(2**63), None)
+        .view(torch.uint8)
+        .view(rows, ROW)
+    )
     threshold = (256 * p + torch.rand(rows, 1)).clamp_(max=255).to(torch.uint8)
     mask = bits.ge_(threshold).view(torch.int8).neg_().flatten()[:count]
-    dense = x if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+    dense = (
+        x
+        if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+        else x.contiguous()
+    )
     return mask.as_strided(x.shape, dense.stride())
 
 

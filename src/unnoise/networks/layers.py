@@ -13,11 +13,17 @@ from unnoise.networks.config import UNetConfig
 from unnoise.networks.kernels import Dropout, GroupNorm, doubled, norm_silu
 
 
-def sinusoidal_embedding(time: Float[Tensor, " b"], channels: int, order: str) -> Float[Tensor, "b c"]:
+def sinusoidal_embedding(
+    time: Float[Tensor, " b"], channels: int, order: str
+) -> Float[Tensor, "b c"]:
     """Sines and cosines of `time` at channels/2 frequencies from 1 to about 1/10000, float32."""
     half = channels // 2
-    last = half - 1 if order == "ddpm" else half  # DDPM's code reaches 1/10000, Improved DDPM's stops one short
-    frequencies = torch.exp(-math.log(10000) / max(last, 1) * torch.arange(half, device=time.device))
+    last = (
+        half - 1 if order == "ddpm" else half
+    )  # DDPM's code reaches 1/10000, Improved DDPM's stops one short
+    frequencies = torch.exp(
+        -math.log(10000) / max(last, 1) * torch.arange(half, device=time.device)
+    )
     angles = time.float()[:, None] * frequencies
     parts = (angles.sin(), angles.cos()) if order == "ddpm" else (angles.cos(), angles.sin())
     return torch.cat(parts, dim=1)
@@ -37,7 +43,9 @@ def zeroed(module: nn.Conv2d) -> nn.Conv2d:
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v over (b, heads, pixels, d), by the faster kernel for this device and precision."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:  # 1.8x faster than SDPA here (docs/results.md, kernels)
+    if (
+        q.device.type == "cpu" and q.dtype == torch.bfloat16
+    ):  # 1.8x faster than SDPA here (docs/results.md, kernels)
         weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
         return weights.to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
@@ -56,10 +64,19 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         b, c, h, w = x.shape
         # (b, 3c, h, w) -> 3 x (b, heads, h*w, c/heads); the 1x1 convolution keeps either memory format.
-        q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
+        q, k, v = (
+            self.qkv(self.norm(x))
+            .reshape(b, 3, self.heads, c // self.heads, h * w)
+            .transpose(-1, -2)
+            .unbind(1)
+        )
         y = attend(q, k, v).transpose(-1, -2).reshape(b, c, h, w)
         # With one head y is a channels_last view, which would hand that format on to all that follows.
-        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        layout = (
+            torch.channels_last
+            if x.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format
+        )
         return self.out(y.contiguous(memory_format=layout)).add_(x)
 
 
@@ -87,9 +104,15 @@ class Upsample(nn.Module):
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Add up the weights of the doubling convolution once and for all, for inference in `dtype`."""
-        layout = torch.channels_last if self.conv.weight.is_contiguous(memory_format=torch.channels_last) else None
+        layout = (
+            torch.channels_last
+            if self.conv.weight.is_contiguous(memory_format=torch.channels_last)
+            else None
+        )
         self.prepared = (
-            doubled(self.conv.weight.detach()).to(dtype).contiguous(memory_format=layout or torch.contiguous_format)
+            doubled(self.conv.weight.detach())
+            .to(dtype)
+            .contiguous(memory_format=layout or torch.contiguous_format)
         )
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -126,9 +149,15 @@ class ResBlock(nn.Module):
         self.norm2 = norm(out_channels, config)
         self.dropout = Dropout(config.dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.skip = (
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1)
+        )
 
-    def forward(self, x: Tensor, embedding: Float[Tensor, "b e"], size: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Float[Tensor, "b e"], size: tuple[int, int] | None = None
+    ) -> Tensor:
         h = x if self.norm1 is None else norm_silu(x, self.norm1)
         if self.resample is not None:
             h, x = (_resized(v, self.resample, size) for v in (h, x))

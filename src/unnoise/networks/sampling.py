@@ -44,7 +44,9 @@ class DeepCache(nn.Module):
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
         now = float(time.max())
         kept, self.age = self.features, self.age + 1
-        if kept is not None and (self.age >= self.interval or now > self.now or len(kept) != len(x)):
+        if kept is not None and (
+            self.age >= self.interval or now > self.now or len(kept) != len(x)
+        ):
             kept = None
         self.now = now
 
@@ -89,7 +91,9 @@ class Graphed(nn.Module):
         inputs = (x.clone(), time.clone(), None if label is None else label.clone())
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # so that libraries choose their algorithms before the recording
+        with torch.cuda.stream(
+            stream
+        ):  # so that libraries choose their algorithms before the recording
             for _ in range(3):
                 self.network(*inputs)
         torch.cuda.current_stream().wait_stream(stream)

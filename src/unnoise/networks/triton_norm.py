@@ -35,12 +35,18 @@ def _moments(x, parts, hw, c, rows, chunks, cols, R: tl.constexpr, C: tl.constex
     image, chunk = (tl.program_id(0) // cols).to(tl.int64), tl.program_id(1)
     row, channel = tl.arange(0, R), tl.program_id(0) % cols * C + tl.arange(0, C)
     # The running mean starts at a sample: every sum is of small differences, however large the mean.
-    mean = tl.load(x + (image * hw + chunk * rows) * c + channel, mask=channel < c, other=0.0).to(tl.float32)
+    mean = tl.load(x + (image * hw + chunk * rows) * c + channel, mask=channel < c, other=0.0).to(
+        tl.float32
+    )
     count, m2 = 0.0, tl.zeros([C], tl.float32)
     for start in range(chunk * rows, tl.minimum(chunk * rows + rows, hw), R):
         keep = (start + row < hw)[:, None] & (channel < c)[None, :]
-        at = (image * hw + start) * c + (row[:, None] * c + channel[None, :])  # int64 up to the tile, int32 within
-        d = tl.where(keep, tl.load(x + at, mask=keep, other=0.0).to(tl.float32) - mean[None, :], 0.0)
+        at = (image * hw + start) * c + (
+            row[:, None] * c + channel[None, :]
+        )  # int64 up to the tile, int32 within
+        d = tl.where(
+            keep, tl.load(x + at, mask=keep, other=0.0).to(tl.float32) - mean[None, :], 0.0
+        )
         n = tl.minimum(hw - start, R).to(tl.float32)
         delta = tl.sum(d, 0) / n
         d = tl.where(keep, d - delta[None, :], 0.0)
@@ -61,7 +67,11 @@ def _coefficients(
     image, width = (tl.program_id(0) // groups).to(tl.int64), c // groups
     own = tl.arange(0, W) < width
     channel = tl.program_id(0) % groups * width + tl.arange(0, W)
-    mean, size, m2 = tl.load(parts + image * chunks * 2 * c + tl.program_id(0) % groups * width), 0.0, 0.0
+    mean, size, m2 = (
+        tl.load(parts + image * chunks * 2 * c + tl.program_id(0) % groups * width),
+        0.0,
+        0.0,
+    )
     for start in range(0, chunks, K):  # as above, with means for samples
         k = start + tl.arange(0, K)
         keep = (k < chunks)[:, None] & own[None, :]
@@ -102,7 +112,10 @@ def _pixels(
     a, b = tl.load(coef + of, mask=known, other=0.0), tl.load(coef + of + c, mask=known, other=0.0)
     mean = tl.load(coef + of + 2 * c, mask=known, other=0.0)
     if OUT == "dx":
-        k1, k2 = tl.load(sums + of + 2 * c, mask=known, other=0.0), tl.load(sums + of + 3 * c, mask=known, other=0.0)
+        k1, k2 = (
+            tl.load(sums + of + 2 * c, mask=known, other=0.0),
+            tl.load(sums + of + 3 * c, mask=known, other=0.0),
+        )
     s1, s2 = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
     for start in range(chunk * rows, tl.minimum(chunk * rows + rows, hw), R):
         keep = (start + row < hw)[:, None] & known
@@ -160,7 +173,9 @@ def _jit(kernel: Any) -> Any:
     import triton.language as tl  # pyright: ignore[reportMissingImports]
 
     jit: Any = triton.jit
-    return jit(kernel, do_not_specialize=("hw", "rows", "chunks"))  # or each image size would compile anew
+    return jit(
+        kernel, do_not_specialize=("hw", "rows", "chunks")
+    )  # or each image size would compile anew
 
 
 def _power(n: int) -> int:
@@ -178,8 +193,18 @@ def _launch(shape: torch.Size, groups: int) -> tuple[Any, ...]:
     chunks, width = -(-h * w // rows), _power(c // groups)
     deep = min(_power(chunks), max(1, TILE // width))
     size = {"hw": h * w, "c": c, "rows": rows, "chunks": chunks}
-    tile = size | {"cols": cols, "R": high, "C": wide, "num_warps": max(1, min(8, high * wide // 512))}
-    group = size | {"groups": groups, "K": deep, "W": width, "num_warps": max(1, min(8, deep * width // 512))}
+    tile = size | {
+        "cols": cols,
+        "R": high,
+        "C": wide,
+        "num_warps": max(1, min(8, high * wide // 512)),
+    }
+    group = size | {
+        "groups": groups,
+        "K": deep,
+        "W": width,
+        "num_warps": max(1, min(8, deep * width // 512)),
+    }
     return (n, chunks, 2, c), (n * cols, chunks), tile, (n * groups,), group
 
 
@@ -197,7 +222,10 @@ def _forward(x, groups, weight, bias, eps, scale, shift, silu):
     shape, tiles, tile, all_groups, group = _launch(x.shape, groups)
     parts, weight, bias = coef.new_empty(shape), weight.contiguous(), bias.contiguous()
     # Halves of an embedding have strides (2c, 1) and need no copy; for an absent one any pointer does.
-    s, t = (weight[None] if v is None else v if v.stride(1) == 1 else v.contiguous() for v in (scale, shift))
+    s, t = (
+        weight[None] if v is None else v if v.stride(1) == 1 else v.contiguous()
+        for v in (scale, shift)
+    )
     flags = {"SCALE": scale is not None, "SHIFT": shift is not None}
     with torch.cuda.device_of(x):
         _jit(_moments)[tiles](x, parts, **tile)
@@ -221,11 +249,17 @@ def _backward(x, dy, groups, coef, silu):
 
 
 for _name, _arguments, _run in (
-    ("", "int groups, Tensor weight, Tensor bias, float eps, Tensor? scale, Tensor? shift, bool silu", _forward),
+    (
+        "",
+        "int groups, Tensor weight, Tensor bias, float eps, Tensor? scale, Tensor? shift, bool silu",
+        _forward,
+    ),
     ("_backward", "Tensor dy, int groups, Tensor coef, bool silu", _backward),
 ):
     _name = f"unnoise::group_norm_silu{_name}"
-    torch.library.define(_name, f"(Tensor x, {_arguments}) -> (Tensor, Tensor)", tags=torch.Tag.pt2_compliant_tag)
+    torch.library.define(
+        _name, f"(Tensor x, {_arguments}) -> (Tensor, Tensor)", tags=torch.Tag.pt2_compliant_tag
+    )
     torch.library.impl(_name, "default", _run)
     torch.library.register_fake(_name, _outputs)
 
@@ -234,7 +268,9 @@ for _name, _arguments, _run in (
 class _GroupNormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, groups, weight, bias, eps, scale, shift, silu):
-        y, coef = torch.ops.unnoise.group_norm_silu(x, groups, weight, bias, eps, scale, shift, silu)
+        y, coef = torch.ops.unnoise.group_norm_silu(
+            x, groups, weight, bias, eps, scale, shift, silu
+        )
         ctx.save_for_backward(x, weight, bias, scale, coef)
         ctx.groups, ctx.silu, ctx.shift_dtype = groups, silu, None if shift is None else shift.dtype
         return y
@@ -245,7 +281,9 @@ class _GroupNormSiLU(torch.autograd.Function):
         x, weight, bias, scale, coef = ctx.saved_tensors
         dx, sums = torch.ops.unnoise.group_norm_silu_backward(x, dy, ctx.groups, coef, ctx.silu)
         s1, s2 = sums[:, 0], sums[:, 1]
-        dbias, dweight = (sums[:, :2] if scale is None else sums[:, :2] * (1 + scale.float())[:, None]).sum(0)
+        dbias, dweight = (
+            sums[:, :2] if scale is None else sums[:, :2] * (1 + scale.float())[:, None]
+        ).sum(0)
         dscale = None if scale is None else (weight * s2 + bias * s1).to(scale.dtype)
         dshift = None if ctx.shift_dtype is None else s1.to(ctx.shift_dtype)
         return dx, None, dweight.to(weight.dtype), dbias.to(bias.dtype), None, dscale, dshift, None
@@ -275,9 +313,15 @@ def group_norm_silu(
     """
     n, c = x.shape[:2]
     if not x.numel() or c % groups or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"x is {tuple(x.shape)} {x.dtype}; expected non-empty, c a multiple of {groups}, float32/16")
-    if any(v.shape != (c,) for v in (weight, bias)) or any(v.shape != (n, c) for v in (scale, shift) if v is not None):
+        raise ValueError(
+            f"x is {tuple(x.shape)} {x.dtype}; expected non-empty, c a multiple of {groups}, float32/16"
+        )
+    if any(v.shape != (c,) for v in (weight, bias)) or any(
+        v.shape != (n, c) for v in (scale, shift) if v is not None
+    ):
         shapes = [None if v is None else tuple(v.shape) for v in (weight, bias, scale, shift)]
-        raise ValueError(f"weight, bias, scale, shift are {shapes}; expected {(c,)}, {(c,)}, {(n, c)}, {(n, c)}")
+        raise ValueError(
+            f"weight, bias, scale, shift are {shapes}; expected {(c,)}, {(c,)}, {(n, c)}, {(n, c)}"
+        )
     x = x.contiguous(memory_format=torch.channels_last)
     return _GroupNormSiLU.apply(x, groups, weight, bias, eps, scale, shift, silu)

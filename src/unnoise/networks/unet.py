@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from unnoise.networks.config import UNetConfig
 from unnoise.networks.kernels import norm_silu
-from unnoise.networks.layers import Attention, Downsample, ResBlock, Upsample, norm, sinusoidal_embedding, zeroed
+from unnoise.networks.layers import (
+    Attention,
+    Downsample,
+    ResBlock,
+    Upsample,
+    norm,
+    sinusoidal_embedding,
+    zeroed,
+)
 
 
 class Stage(nn.Module):
@@ -43,7 +51,12 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, config: UNetConfig, image_channels: int, out_channels: int, image_size: int, num_classes: int = 0
+        self,
+        config: UNetConfig,
+        image_channels: int,
+        out_channels: int,
+        image_size: int,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         check(config, image_size)
@@ -55,7 +68,9 @@ class UNet(nn.Module):
         time_hidden = config.time_hidden or 4 * config.base_channels
         time_channels = config.time_channels or 4 * config.base_channels
         self.time_mlp = nn.Sequential(
-            nn.Linear(config.base_channels, time_hidden), nn.SiLU(), nn.Linear(time_hidden, time_channels)
+            nn.Linear(config.base_channels, time_hidden),
+            nn.SiLU(),
+            nn.Linear(time_hidden, time_channels),
         )
         self.class_embedding = nn.Embedding(num_classes + 1, time_channels) if num_classes else None
         self._build_encoder(image_channels)
@@ -70,12 +85,16 @@ class UNet(nn.Module):
         self.time_projection = nn.Linear(time_channels, sum(self._embedding_widths))
 
     def _stage(self, level: int, block: ResBlock) -> Stage:
-        return Stage(block, Attention(self._widths[level], self.config) if level in self._attention else None)
+        return Stage(
+            block, Attention(self._widths[level], self.config) if level in self._attention else None
+        )
 
     def _build_encoder(self, image_channels: int) -> None:
         config, widths = self.config, self._widths
         has_stem = config.stem == "conv"
-        self.stem = nn.Conv2d(image_channels, config.base_channels, 3, padding=1) if has_stem else None
+        self.stem = (
+            nn.Conv2d(image_channels, config.base_channels, 3, padding=1) if has_stem else None
+        )
         channels = config.base_channels if has_stem else image_channels
         self._skip_widths = [channels] if has_stem and config.skips == "every_block" else []
         self.encoder, self.down = nn.ModuleList(), nn.ModuleList()
@@ -90,7 +109,11 @@ class UNet(nn.Module):
             self._skip_widths += [channels] if config.skips == "per_level" else []
             if level < len(widths) - 1:
                 by_block = config.resample == "resblock"
-                self.down.append(ResBlock(width, width, config, "down") if by_block else Downsample(width, config))
+                self.down.append(
+                    ResBlock(width, width, config, "down")
+                    if by_block
+                    else Downsample(width, config)
+                )
                 self._skip_widths += [channels] if config.skips == "every_block" else []
 
     def _build_middle(self) -> None:
@@ -106,22 +129,30 @@ class UNet(nn.Module):
         self.decoder, self.up = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(widths))):
             blocks = nn.ModuleList()
-            for i in range(config.blocks_per_level + (every and (level > 0 or self.stem is not None))):
+            for i in range(
+                config.blocks_per_level + (every and (level > 0 or self.stem is not None))
+            ):
                 joined = channels + (skips.pop() if every or i == 0 else 0)
                 blocks.append(self._stage(level, ResBlock(joined, widths[level], config)))
                 channels = widths[level]
             self.decoder.append(blocks)
             if level > 0:
                 by_block = config.resample == "resblock"
-                self.up.append(ResBlock(channels, channels, config, "up") if by_block else Upsample(channels))
+                self.up.append(
+                    ResBlock(channels, channels, config, "up") if by_block else Upsample(channels)
+                )
 
-    def embed(self, time: Float[Tensor, " b"], label: Int[Tensor, " b"] | None) -> tuple[Tensor, ...]:
+    def embed(
+        self, time: Float[Tensor, " b"], label: Int[Tensor, " b"] | None
+    ) -> tuple[Tensor, ...]:
         """Every residual block's (b, embedding_channels) slice, by its slot, of the projected time and class embedding."""
         sinusoid = sinusoidal_embedding(time, self.config.base_channels, self.config.frequencies)
         embedding = self.time_mlp(sinusoid.to(self.out_conv.weight.dtype))
         if self.class_embedding is not None:
             if label is None:
-                label = torch.full(time.shape, self.num_classes, device=time.device, dtype=torch.long)
+                label = torch.full(
+                    time.shape, self.num_classes, device=time.device, dtype=torch.long
+                )
             embedding = embedding + self.class_embedding(label)
         return self.time_projection(F.silu(embedding)).split(self._embedding_widths, dim=1)
 
@@ -158,7 +189,9 @@ class UNet(nn.Module):
             x = up(x, embedding[up.slot], size) if isinstance(up, ResBlock) else up(x, size)
         return x
 
-    def _encode(self, level: int, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]) -> Tensor:
+    def _encode(
+        self, level: int, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]
+    ) -> Tensor:
         """The blocks of a level, whose skips go to the end of the list."""
         for stage in cast(nn.ModuleList, self.encoder[level]):
             x = stage(x, embedding)
@@ -166,7 +199,9 @@ class UNet(nn.Module):
         skips += [] if self._every else [x]
         return x
 
-    def _decode(self, number: int, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]) -> Tensor:
+    def _decode(
+        self, number: int, x: Tensor, skips: list[Tensor], embedding: tuple[Tensor, ...]
+    ) -> Tensor:
         """The blocks of the decoder's level of this number (0 is the deepest), whose skips come from the end of the list."""
         for i, stage in enumerate(cast(nn.ModuleList, self.decoder[number])):
             x = stage(torch.cat([x, skips.pop()], dim=1) if self._every or i == 0 else x, embedding)
@@ -178,31 +213,49 @@ def attention_levels(config: UNetConfig, image_size: int) -> set[int]:
     sizes = [image_size]
     for _ in config.channel_multipliers[1:]:
         sizes.append((sizes[-1] + 1) // 2)
-    return set(config.attention_levels) | {i for i, size in enumerate(sizes) if size in config.attention_sizes}
+    return set(config.attention_levels) | {
+        i for i, size in enumerate(sizes) if size in config.attention_sizes
+    }
 
 
 def check(config: UNetConfig, image_size: int) -> None:
     """ValueError, in one line, for a network that cannot be built."""
     count = len(config.channel_multipliers)
-    if config.base_channels < 2 or config.base_channels % 2 or count == 0 or min(config.channel_multipliers) < 1:
+    if (
+        config.base_channels < 2
+        or config.base_channels % 2
+        or count == 0
+        or min(config.channel_multipliers) < 1
+    ):
         raise ValueError(
             f"network: got base_channels {config.base_channels}, channel_multipliers {config.channel_multipliers}; "
             "expected an even number of channels and at least one multiplier, all 1 or more"
         )
     if config.blocks_per_level < 1:
-        raise ValueError(f"network.blocks_per_level: got {config.blocks_per_level}, expected 1 or more")
+        raise ValueError(
+            f"network.blocks_per_level: got {config.blocks_per_level}, expected 1 or more"
+        )
     if not 0 <= config.dropout < 1:
-        raise ValueError(f"network.dropout: got {config.dropout}, expected 0 up to, not including, 1")
+        raise ValueError(
+            f"network.dropout: got {config.dropout}, expected 0 up to, not including, 1"
+        )
     for level in config.attention_levels:
         if not 0 <= level < count:
-            raise ValueError(f"network.attention_levels: got level {level}, expected 0 to {count - 1} ({count} levels)")
+            raise ValueError(
+                f"network.attention_levels: got level {level}, expected 0 to {count - 1} ({count} levels)"
+            )
     sizes = [-(-image_size // 2**i) for i in range(count)]
     for size in config.attention_sizes:
         if size not in sizes:
-            raise ValueError(f"network.attention_sizes: got {size}, expected one of the feature-map sizes {sizes}")
+            raise ValueError(
+                f"network.attention_sizes: got {size}, expected one of the feature-map sizes {sizes}"
+            )
     for multiplier in config.channel_multipliers:
         width = config.base_channels * multiplier
-        for name, parts in (("norm_groups", config.norm_groups), ("attention_heads", config.attention_heads)):
+        for name, parts in (
+            ("norm_groups", config.norm_groups),
+            ("attention_heads", config.attention_heads),
+        ):
             if parts < 1 or width % parts:
                 raise ValueError(
                     f"network.{name}: {width} channels (base_channels x {multiplier}) are not divisible by {parts}; "

@@ -20,14 +20,20 @@ def differing(run: RunFiles) -> dict[str, tuple[Any, Any]] | None:
         return None
     own, preset = dotted(run.config), flat(PRESETS[name]())
     as_json = {key: json.loads(json.dumps(value)) for key, value in preset.items()}
-    return {key: (value, as_json.get(key)) for key, value in own.items() if key not in as_json or as_json[key] != value}
+    return {
+        key: (value, as_json.get(key))
+        for key, value in own.items()
+        if key not in as_json or as_json[key] != value
+    }
 
 
 def dotted(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration's plain dictionary by dotted key."""
     values: dict[str, Any] = {}
     for key, value in config.items():
-        values |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        values |= (
+            {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        )
     return values
 
 
@@ -43,7 +49,12 @@ def train(run: RunFiles) -> str | None:
     source = config.data.source
     if config.preset == "pictures" and source not in PRESETS and not source.startswith("-"):
         target = preset["data.source"] = source
-    flags = [word for key, value in own.items() if value != preset[key] for word in _flag(key, value, preset[key])]
+    flags = [
+        word
+        for key, value in own.items()
+        if value != preset[key]
+        for word in _flag(key, value, preset[key])
+    ]
     return shlex.join(["unnoise", "train", target, *flags, "--out", str(run.folder)])
 
 
@@ -67,7 +78,9 @@ def tune(run: RunFiles) -> str:
 
 
 def report(run: RunFiles, out: Path | None) -> str:
-    own = [] if out is None else [f"--out={out}"] if str(out).startswith("-") else ["--out", str(out)]
+    own = (
+        [] if out is None else [f"--out={out}"] if str(out).startswith("-") else ["--out", str(out)]
+    )
     return shlex.join(["unnoise", "report", word(run.folder), *own])
 
 

@@ -39,7 +39,11 @@ class Axis:
 
     def at(self, value: float) -> float:
         """The pixel of a value."""
-        low, high, value = map(math.log10, (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        low, high, value = (
+            map(math.log10, (self.low, self.high, value))
+            if self.log
+            else (self.low, self.high, value)
+        )
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
     def ticks(self) -> list[float]:
@@ -62,7 +66,9 @@ def y_axis(values: Sequence[float], linear: bool = False) -> Axis:
         around = abs(low) / 2 or 1.0
         low, high = low - around, high + around
     step = _step(low, high)
-    return Axis(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, BOTTOM, TOP)
+    return Axis(
+        math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, BOTTOM, TOP
+    )
 
 
 def _step(low: float, high: float) -> float:
@@ -87,7 +93,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
+def thinned(
+    points: Sequence[tuple[float, float]], most: int = MOST_POINTS
+) -> list[tuple[float, float]]:
     """At most about `most` points: the first, the last, and the lowest and highest of each stretch, so that no spike is lost."""
     if len(points) <= most:
         return list(points)
@@ -98,7 +106,9 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> l
     return [points[i] for i in sorted(kept)]
 
 
-def chart(curves: Sequence[Curve], title: str, label: str, x_label: str, linear: bool = False) -> str:
+def chart(
+    curves: Sequence[Curve], title: str, label: str, x_label: str, linear: bool = False
+) -> str:
     """A figure with its legend; `label` names the values and is followed by (log) on a logarithmic axis."""
     across = x_axis(curves)
     up = y_axis([y for curve in curves for _, y in curve.points], linear)
@@ -106,7 +116,8 @@ def chart(curves: Sequence[Curve], title: str, label: str, x_label: str, linear:
     middle, centre = (TOP + BOTTOM) / 2, (LEFT + RIGHT) / 2
     lines = "".join(_line(curve, i % COLOURS, across, up) for i, curve in enumerate(curves))
     legend = "".join(
-        f'<span><i class="c{i % COLOURS}"></i>{escape(curve.label)}</span>' for i, curve in enumerate(curves)
+        f'<span><i class="c{i % COLOURS}"></i>{escape(curve.label)}</span>'
+        for i, curve in enumerate(curves)
     )
     return (
         f'<figure class="chart"><h3>{escape(title)}</h3>'

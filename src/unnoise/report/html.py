@@ -41,7 +41,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], long: int | Non
     """A table whose cells are text; column `long` may wrap."""
     top = "".join(f"<th>{text(name)}</th>" for name in head)
     body = "".join(
-        "<tr>" + "".join(f"<td{' class=long' * (i == long)}>{text(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
+        "<tr>"
+        + "".join(
+            f"<td{' class=long' * (i == long)}>{text(cell)}</td>" for i, cell in enumerate(row)
+        )
+        + "</tr>"
         for row in rows
     )
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'

@@ -26,16 +26,24 @@ def measured(run: RunFiles) -> str:
         notes = [text(note) for note in record["notes"]]
         weights = str(record["model"]["weights"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        run.notes.append(f"evaluation.json is not what unnoise evaluate writes ({type(error).__name__}: {error})")
+        run.notes.append(
+            f"evaluation.json is not what unnoise evaluate writes ({type(error).__name__}: {error})"
+        )
         return ""
     now = str(run.record.get("weights", ""))
     if now and not now.startswith(weights):
-        run.notes.append(f"evaluation.json is of other weights ({weights}) than model.safetensors ({now[:12]})")
+        run.notes.append(
+            f"evaluation.json is of other weights ({weights}) than model.safetensors ({now[:12]})"
+        )
     shown = "".join(
-        table(part.head, part.rows) + (f'<p class="dim">{text(part.about)}</p>' if part.about else "") for part in parts
+        table(part.head, part.rows)
+        + (f'<p class="dim">{text(part.about)}</p>' if part.about else "")
+        for part in parts
     )
     listed = f"<ul>{''.join(f'<li>{note}</li>' for note in notes)}</ul>" if notes else ""
-    figures = "".join(_figure(run, *f) for f in FIGURES if f[0] != "neighbours.png" or record.get("copying"))
+    figures = "".join(
+        _figure(run, *f) for f in FIGURES if f[0] != "neighbours.png" or record.get("copying")
+    )
     return f"<h2>Evaluation</h2><p>{text(head)}</p>{shown}{listed}{figures}"
 
 

@@ -33,8 +33,16 @@ def render(run: RunFiles, out: Path | None) -> str:
 
 
 def _head(run: RunFiles) -> str:
-    lines, training, shape, data = run.lines, run.part("training"), run.part("shape"), run.part("data")
-    seen = max((n for n in (finite(training.get("nimg")), lines[-1]["nimg"] if lines else None) if n), default=None)
+    lines, training, shape, data = (
+        run.lines,
+        run.part("training"),
+        run.part("shape"),
+        run.part("data"),
+    )
+    seen = max(
+        (n for n in (finite(training.get("nimg")), lines[-1]["nimg"] if lines else None) if n),
+        default=None,
+    )
     model_at = finite(training.get("nimg"))
     if lines and model_at is not None and model_at < lines[-1]["nimg"]:
         run.notes.append(
@@ -58,7 +66,9 @@ def _head(run: RunFiles) -> str:
         facts["Data"] = str(data.get("name")) + ("" if count is None else f", {count:,.0f} images")
     if run.record:
         facts["Model hash"] = str(run.record["weights"])[:16]
-    shown = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts.items())
+    shown = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts.items()
+    )
     return f'<h1>{text(run.name)}</h1><p class="dim">A training run of unnoise</p><dl class="facts">{shown}</dl>'
 
 
@@ -92,16 +102,24 @@ def _commands(run: RunFiles, out: Path | None) -> str:
     lines = []
     again = commands.train(run)
     if again is not None:
-        lines.append(("Go on with the training (a finished run: with a later end, such as --kimg, added)", again))
+        lines.append(
+            (
+                "Go on with the training (a finished run: with a later end, such as --kimg, added)",
+                again,
+            )
+        )
     if run.record:
         lines.append(("Make pictures", commands.sample(run, "--num", "64")))
     if run.record and not run.part("tuned"):
         lines.append(("Find the best solver and time steps", commands.tune(run)))
     if "balanced" in run.part("tuned"):
-        lines.append(("Make pictures with a tuned sampler", commands.sample(run, "--sampler", "balanced")))
+        lines.append(
+            ("Make pictures with a tuned sampler", commands.sample(run, "--sampler", "balanced"))
+        )
     lines.append(("Make this page again", commands.report(run, out)))
-    return '<h2>Commands</h2><p class="dim">In the folder from which this page was made.</p>' + "".join(
-        f"<p>{what}</p><pre>{text(line)}</pre>" for what, line in lines
+    return (
+        '<h2>Commands</h2><p class="dim">In the folder from which this page was made.</p>'
+        + "".join(f"<p>{what}</p><pre>{text(line)}</pre>" for what, line in lines)
     )
 
 

@@ -33,7 +33,11 @@ def load(path: Path) -> tuple[str, bytes]:
         raise NoPicture(error.strerror or str(error)) from None
     if not content.startswith(SIGNATURE) or b"IEND" not in content[-12:]:
         raise NoPicture("is not a whole PNG")
-    return ("image/png", content) if len(content) <= LARGE_BYTES else ("image/jpeg", _smaller(path, content))
+    return (
+        ("image/png", content)
+        if len(content) <= LARGE_BYTES
+        else ("image/jpeg", _smaller(path, content))
+    )
 
 
 def data_url(kind: str, content: bytes) -> str:

@@ -60,7 +60,10 @@ class RunFiles:
         found: dict[str, Series] = {}
         for line in self.lines:
             for name, value in line.items():
-                if name not in ("step", "nimg", "epoch", "train_sec") and (number := finite(value)) is not None:
+                if (
+                    name not in ("step", "nimg", "epoch", "train_sec")
+                    and (number := finite(value)) is not None
+                ):
                     found.setdefault(name, []).append((line["nimg"], number))
         return found
 
@@ -92,8 +95,16 @@ def read(folder: Path) -> RunFiles:
     if not (run.config or run.lines or run.record or run.checkpoints):
         from unnoise.checkpoint import CheckpointError  # imports torch, so only where it is needed
 
-        got = "holds no run" if folder.is_dir() else "is a file" if folder.exists() else "is not there"
-        raise CheckpointError(f"report: {folder} {got}; expected a run folder of `unnoise train`, such as runs/digits")
+        got = (
+            "holds no run"
+            if folder.is_dir()
+            else "is a file"
+            if folder.exists()
+            else "is not there"
+        )
+        raise CheckpointError(
+            f"report: {folder} {got}; expected a run folder of `unnoise train`, such as runs/digits"
+        )
     return run
 
 
@@ -115,7 +126,9 @@ def _json(run: RunFiles, name: str, kind: Callable[[Any], bool]) -> Any:
 
 def _config(run: RunFiles) -> None:
     value = _json(
-        run, "config.json", lambda v: isinstance(v, dict) and isinstance(v.get("config"), dict) and v["config"]
+        run,
+        "config.json",
+        lambda v: isinstance(v, dict) and isinstance(v.get("config"), dict) and v["config"],
     )
     if value is not None:
         run.config, run.fingerprint = value["config"], str(value.get("data", ""))
@@ -155,7 +168,9 @@ def _metrics(run: RunFiles) -> None:
         shown = ", ".join(map(str, broken[:5])) + (", .." if len(broken) > 5 else "")
         run.notes.append(f"metrics.jsonl: {len(broken)} broken line(s) left out (line {shown})")
     if unreal:
-        run.notes.append(f"metrics.jsonl: {unreal} value(s) that are not finite are left out of the curves")
+        run.notes.append(
+            f"metrics.jsonl: {unreal} value(s) that are not finite are left out of the curves"
+        )
     if not run.lines:
         run.notes.append("metrics.jsonl holds no measurement yet")
 
@@ -170,7 +185,9 @@ def _model(run: RunFiles) -> None:
     except FileNotFoundError:
         run.notes.append("model.safetensors is not there: no model yet")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        run.notes.append(f"model.safetensors cannot be read ({type(error).__name__}): truncated or damaged")
+        run.notes.append(
+            f"model.safetensors cannot be read ({type(error).__name__}): truncated or damaged"
+        )
     else:
         if not isinstance(record, dict) or "weights" not in record:
             run.notes.append("model.safetensors has no unnoise record")

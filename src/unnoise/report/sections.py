@@ -47,7 +47,9 @@ def samples(run: RunFiles) -> str:
     if not grids:
         return ""
     nimg, last = grids[-1]
-    kept = pictures.fitting([len(content) for _, (_, content) in grids], 2 * pictures.LARGE_BYTES + len(last[1]))
+    kept = pictures.fitting(
+        [len(content) for _, (_, content) in grids], 2 * pictures.LARGE_BYTES + len(last[1])
+    )
     label = f"{nimg:,} images"
     film = "".join(_frame(*grids[i]) for i in kept)
     count = (
@@ -77,8 +79,15 @@ def _frame(nimg: int, picture: tuple[str, bytes]) -> str:
 def curves(run: RunFiles) -> str:
     """Known fields in their panels; any other numeric field in its own, numbered ones (x1, x2) together."""
     series = run.series()
-    left = {name: points for name, points in series.items() if not any(re.fullmatch(p[2], name) for p in PANELS)}
-    panels = [(t, label, [n for n in series if re.fullmatch(p, n)], linear) for t, label, p, linear in PANELS]
+    left = {
+        name: points
+        for name, points in series.items()
+        if not any(re.fullmatch(p[2], name) for p in PANELS)
+    }
+    panels = [
+        (t, label, [n for n in series if re.fullmatch(p, n)], linear)
+        for t, label, p, linear in PANELS
+    ]
     drawn = [name for name, points in left.items() if len({value for _, value in points}) > 1]
     groups: dict[str, list[str]] = {}
     for name in drawn:
@@ -88,7 +97,13 @@ def curves(run: RunFiles) -> str:
         for group, names in groups.items()
     ]
     charts = "".join(
-        chart([_curve(name, series[name]) for name in names], title, label, "thousand images seen", linear)
+        chart(
+            [_curve(name, series[name]) for name in names],
+            title,
+            label,
+            "thousand images seen",
+            linear,
+        )
         for title, label, names, linear in panels
         if names
     )
@@ -100,7 +115,10 @@ def curves(run: RunFiles) -> str:
         f'<p class="dim">Every measurement as it is, unsmoothed; of a curve of more than {MOST_POINTS:,} the lowest and highest of '
         "each stretch. Loss: the mean since the measurement before. A dot says its numbers under the pointer.</p>"
         "<details><summary>The numbers</summary>"
-        + table(("field", "measurements", "last", "at (images)", "lowest", "at (images)", "highest"), rows)
+        + table(
+            ("field", "measurements", "last", "at (images)", "lowest", "at (images)", "highest"),
+            rows,
+        )
         + "</details>"
     )
 
@@ -112,12 +130,24 @@ def _curve(name: str, points: Sequence[tuple[float, float]]) -> Curve:
 def _row(name: str, points: Sequence[tuple[float, float]]) -> tuple[object, ...]:
     (end, last), (where, lowest) = points[-1], min(points, key=lambda point: point[1])
     highest = max(value for _, value in points)
-    return name, len(points), f"{last:.6g}", f"{end:,.0f}", f"{lowest:.6g}", f"{where:,.0f}", f"{highest:.6g}"
+    return (
+        name,
+        len(points),
+        f"{last:.6g}",
+        f"{end:,.0f}",
+        f"{lowest:.6g}",
+        f"{where:,.0f}",
+        f"{highest:.6g}",
+    )
 
 
 def data(run: RunFiles) -> str:
     names = run.record.get("class_names")
-    classes = ", ".join(map(str, names[:40])) + (", .." if len(names) > 40 else "") if isinstance(names, list) else ""
+    classes = (
+        ", ".join(map(str, names[:40])) + (", .." if len(names) > 40 else "")
+        if isinstance(names, list)
+        else ""
+    )
     rows = [("fingerprint", run.fingerprint[:16])] if run.fingerprint else []
     rows += [("classes", classes)] if classes else []
     try:
@@ -136,8 +166,13 @@ def samplers(run: RunFiles) -> str:
     tuned = {name: row for name, row in run.part("tuned").items() if isinstance(row, dict)}
     if not tuned:
         return ""
-    fields = [f for f in dict.fromkeys(key for row in tuned.values() for key in row) if f != "noises"]
-    rows = [(name, *(row.get(f) for f in fields), _noises(row.get("noises"))) for name, row in tuned.items()]
+    fields = [
+        f for f in dict.fromkeys(key for row in tuned.values() for key in row) if f != "noises"
+    ]
+    rows = [
+        (name, *(row.get(f) for f in fields), _noises(row.get("noises")))
+        for name, row in tuned.items()
+    ]
     head = ("name", *(f.replace("_", " ") for f in fields), "sigma / alpha of the steps")
     return "<h2>Tuned samplers</h2>" + table(head, rows, len(head) - 1)
 
@@ -156,7 +191,9 @@ def configuration(run: RunFiles) -> str:
         first = f"<p>No preset {preset} in unnoise {__version__} to compare with.</p>"
     elif changed:
         rows = [(key, *values) for key, values in changed.items()]
-        first = f"<p>What differs from the preset {preset}:</p>" + table(("setting", "this run", "preset"), rows)
+        first = f"<p>What differs from the preset {preset}:</p>" + table(
+            ("setting", "this run", "preset"), rows
+        )
     else:
         first = f"<p>The preset {preset} as it comes.</p>"
     whole = table(("setting", "value"), commands.dotted(run.config).items())
@@ -168,7 +205,11 @@ def environment(run: RunFiles) -> str:
     if not run.starts:
         return ""
     fields = list(dict.fromkeys(key for start in run.starts for key in start))
-    own = [f for f in fields if f in ("started", "step") or any(s.get(f) != run.starts[0].get(f) for s in run.starts)]
+    own = [
+        f
+        for f in fields
+        if f in ("started", "step") or any(s.get(f) != run.starts[0].get(f) for s in run.starts)
+    ]
     same = [(f, run.starts[0].get(f)) for f in fields if f not in own]
     starts = table(own, [[start.get(f) for f in own] for start in run.starts])
     rest = f"<p>At every start:</p>{table(('', ''), same, 1)}" if same else ""

@@ -90,7 +90,8 @@ class World:
 def world() -> World:
     """This process, by the variables that torchrun sets."""
     numbers = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
     return World(*numbers)
 
@@ -126,7 +127,9 @@ def _attempt(store: Store, rank: int, size: int) -> str:
     waiting = set(range(1, size)) if rank == 0 else {rank}
     while waiting:
         for other in sorted(waiting):
-            hello, welcome, ready = (_said(store, f"{word}/{other}") for word in ("hello", "welcome", "ready"))
+            hello, welcome, ready = (
+                _said(store, f"{word}/{other}") for word in ("hello", "welcome", "ready")
+            )
             if rank and welcome.startswith(mine):
                 store.set(f"ready/{rank}", welcome)
                 return welcome.removeprefix(mine)
@@ -163,7 +166,9 @@ def replicated(network: nn.Module, here: World, device: torch.device) -> nn.Modu
     """DDP: the same network on each rank, gradients averaged; FSDP's and a lone network as they are."""
     if here.size == 1 or isinstance(network, FSDPModule):
         return network
-    return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+    return DistributedDataParallel(
+        network, device_ids=[device.index] if device.type == "cuda" else None
+    )
 
 
 @contextmanager
@@ -172,7 +177,11 @@ def synchronised(network: nn.Module, now: bool) -> Iterator[None]:
     network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(now)
-    with network.no_sync() if isinstance(network, DistributedDataParallel) and not now else nullcontext():
+    with (
+        network.no_sync()
+        if isinstance(network, DistributedDataParallel) and not now
+        else nullcontext()
+    ):
         yield
 
 

@@ -85,7 +85,9 @@ def histogram(noise: Tensor, bins: int = 8) -> str:
     low, high = float(logs.min()), float(logs.max()) + 1e-9
     counts = torch.histc(logs, bins, low, high).int().tolist()
     edges = [10 ** (low + (high - low) * i / bins) for i in range(bins + 1)]
-    parts = [f"{edges[i]:.2g} to {edges[i + 1]:.2g}: {count}" for i, count in enumerate(counts) if count]
+    parts = [
+        f"{edges[i]:.2g} to {edges[i + 1]:.2g}: {count}" for i, count in enumerate(counts) if count
+    ]
     return ", ".join(parts)
 
 

@@ -28,11 +28,18 @@ class Log:
         self.trackers: list[Tracker] = []
         self.plain_at = 0.0
         layout = "{percentage:3.0f}%|{bar:20}| {desc}"
-        self.bar = tqdm(total=1.0, bar_format=layout, disable=not (speaks and sys.stderr.isatty()), dynamic_ncols=True)
+        self.bar = tqdm(
+            total=1.0,
+            bar_format=layout,
+            disable=not (speaks and sys.stderr.isatty()),
+            dynamic_ncols=True,
+        )
 
     def open(self, config: RunConfig, nimg: int) -> None:
         """Start the configured trackers of a run that goes on after nimg images."""
-        self.trackers = [start(name, self.path.parent, to_dict(config), nimg) for name in config.train.trackers]
+        self.trackers = [
+            start(name, self.path.parent, to_dict(config), nimg) for name in config.train.trackers
+        ]
 
     def cut(self, step: int) -> None:
         """Forget the lines after a step: a resumed run writes them again, so that no curve doubles back."""
@@ -52,7 +59,9 @@ class Log:
         with self.forgiving("metrics not written"), self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         for tracker in self.trackers:
-            tracker.metrics({key: value for key, value in values.items() if key not in CLOCKS}, values["nimg"])
+            tracker.metrics(
+                {key: value for key, value in values.items() if key not in CLOCKS}, values["nimg"]
+            )
             if picture is not None:
                 tracker.picture(picture, values["nimg"])
 

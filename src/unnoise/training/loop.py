@@ -68,7 +68,9 @@ def _train(run: Run, resume: str) -> Outcome:
     folder = run.folder
     existed = run.world.from_main((folder / "config.json").exists() if run.world.main else None)
     if existed and resume == "never":
-        raise ConfigError(f"{folder}: holds a run already; expected --resume auto to go on with it, or another --out")
+        raise ConfigError(
+            f"{folder}: holds a run already; expected --resume auto to go on with it, or another --out"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder, run.world.main), signals() as caught:
@@ -109,7 +111,9 @@ def _resume(run: Run, anyway: bool) -> None:
         )
     if changed:
         run.log.say(f"changed since the last start: {'; '.join(changed)}")
-    path, skipped = run.world.from_main(checkpoint.newest(run.folder / "checkpoints") if run.world.main else None)
+    path, skipped = run.world.from_main(
+        checkpoint.newest(run.folder / "checkpoints") if run.world.main else None
+    )
     for reason in skipped:
         run.log.say(f"skipped: {reason}")
     if path is None and skipped:
@@ -165,7 +169,9 @@ def _loop(run: Run, caught: list[int]) -> bool:
             first = False
         train_step(run.objective, state, batch, lr)
         if state.micro_batch != size:
-            run.log.say(f"out of memory: going on with micro-batches of {state.micro_batch}; the result is the same")
+            run.log.say(
+                f"out of memory: going on with micro-batches of {state.micro_batch}; the result is the same"
+            )
         log_due = _due(before, state.nimg, train.log_every_kimg)
         if log_due or len(state.unread) >= READ_EVERY.get(run.arithmetic.device.type, 20):
             _read(run)
@@ -265,12 +271,19 @@ def _save(run: Run, best: bool, last: bool = False) -> None:
     if not run.world.main:
         run.saved_nimg = state.nimg
         return
-    bad = [f"{name}: {key}" for name, group in groups.items() for key, v in group.items() if not v.isfinite().all()]
+    bad = [
+        f"{name}: {key}"
+        for name, group in groups.items()
+        for key, v in group.items()
+        if not v.isfinite().all()
+    ]
     if bad:
         raise DivergedError(
             f"step {state.step}: {bad[0]} is not finite and was not saved; {checkpoint.intact(run.folder / 'checkpoints')}"
         )
-    run.saver.start(_writer(run, before, must=last or run.config.train.on_save_error == "stop"), groups)
+    run.saver.start(
+        _writer(run, before, must=last or run.config.train.on_save_error == "stop"), groups
+    )
 
 
 def _writer(run: Run, best_before: int, must: bool) -> Callable[[Groups], None]:
@@ -302,14 +315,18 @@ def _kept(run: Run, step: int, best_step: int) -> set[str]:
     """The names of the checkpoints that stay: the newest, the best, and those at round numbers of images."""
     train, every = run.config.train, run.config.train.keep_every_kimg
     last = checkpoint.name(step)  # later ones are damaged, or this run would have gone on from them
-    there = [path for path in checkpoint.checkpoints(run.folder / "checkpoints") if path.name <= last]
+    there = [
+        path for path in checkpoint.checkpoints(run.folder / "checkpoints") if path.name <= last
+    ]
     kept = {path.name for path in there[-train.keep_checkpoints :]}
     if train.keep_best:
         kept.add(checkpoint.name(best_step))
     if every is not None:
         ends = [int(path.name.removeprefix("step-")) * train.batch_size for path in there]
         kept |= {
-            path.name for path, nimg in zip(there, ends, strict=True) if _due(nimg - train.batch_size, nimg, every)
+            path.name
+            for path, nimg in zip(there, ends, strict=True)
+            if _due(nimg - train.batch_size, nimg, every)
         }
     return kept
 
@@ -318,7 +335,11 @@ def _models(run: Run, record: dict[str, Any]) -> Iterator[tuple[str, Path, dict[
     """Every average's name, model file and what that says of itself."""
     for name, kimg in zip(states.named_averages(run.state), run.state.averages, strict=True):
         file = checkpoint.MODEL_FILE if name == "ema" else f"model-{name}.safetensors"
-        yield name, run.folder / file, record | {"training": record["training"] | {"ema_halflife_kimg": kimg}}
+        yield (
+            name,
+            run.folder / file,
+            record | {"training": record["training"] | {"ema_halflife_kimg": kimg}},
+        )
 
 
 def _write_models(run: Run, groups: Groups, record: dict[str, Any]) -> None:

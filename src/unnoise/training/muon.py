@@ -24,7 +24,9 @@ RMS = 0.2
 """Root mean square of an update's entries, about what AdamW's are."""
 
 
-def orthogonalized(matrices: Float[Tensor, "n r c"], dtype: torch.dtype = torch.bfloat16) -> Float[Tensor, "n r c"]:
+def orthogonalized(
+    matrices: Float[Tensor, "n r c"], dtype: torch.dtype = torch.bfloat16
+) -> Float[Tensor, "n r c"]:
     """About U V^T for each matrix U S V^T, by Newton-Schulz: X <- a X + b (X X^T) X + c (X X^T)^2 X, from X of norm 1."""
     a, b, c = COEFFICIENTS
     x = (matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)
@@ -64,7 +66,9 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
     ) -> None:
-        self.adamw = torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+        self.adamw = torch.optim.AdamW(
+            others, lr=lr, betas=betas, weight_decay=weight_decay, fused=True
+        )
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
         self.param_groups += self.adamw.param_groups
         self.state = self.adamw.state  # one place for both, as a checkpoint expects it
@@ -86,13 +90,17 @@ class Muon(torch.optim.Optimizer):
         for alike in by_shape.values():
             self._move(alike, group["lr"], group["weight_decay"], bad)
 
-    def _move(self, alike: list[Tensor], lr: float, weight_decay: float, bad: Tensor | None) -> None:
+    def _move(
+        self, alike: list[Tensor], lr: float, weight_decay: float, bad: Tensor | None
+    ) -> None:
         """One step of parameters of one shape."""
         momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in alike]
         gradients = [p.grad for p in alike if p.grad is not None]
         lr_now: float | Tensor = lr
         if bad is not None:
-            gradients = [torch.where(bad.bool(), m, g) for m, g in zip(momenta, gradients, strict=True)]
+            gradients = [
+                torch.where(bad.bool(), m, g) for m, g in zip(momenta, gradients, strict=True)
+            ]
             lr_now = lr * (1 - bad)
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)  # pyright: ignore[reportPrivateImportUsage]
         ahead = torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM))  # pyright: ignore[reportPrivateImportUsage]

@@ -29,7 +29,10 @@ WRITE_BYTES_PER_SEC = 300e6
 
 def step_sec(speeds: Sequence[Speed], batch_size: int, micro_batch: int) -> float:
     """Time of a step; a pass larger than all measured is as fast per image as the largest of them."""
-    near = max([s for s in speeds if s.micro_batch <= micro_batch] or speeds[:1], key=lambda s: s.micro_batch)
+    near = max(
+        [s for s in speeds if s.micro_batch <= micro_batch] or speeds[:1],
+        key=lambda s: s.micro_batch,
+    )
     return batch_size / near.micro_batch * near.pass_sec + near.update_sec
 
 
@@ -57,7 +60,8 @@ def largest_fit(measured: Measured, batch_size: int) -> int | None:
     fits = [
         m
         for m in sizes(batch_size)
-        if m < limit and peak_bytes(speeds, m, measured.image_bytes) <= SAFE_SHARE * measured.available_bytes
+        if m < limit
+        and peak_bytes(speeds, m, measured.image_bytes) <= SAFE_SHARE * measured.available_bytes
     ]
     return max(fits, default=None) if speeds else None
 
@@ -121,25 +125,37 @@ class Plan:
 
     @property
     def wall_sec(self) -> float:
-        return self.train_sec + self.previews * self.measured.preview_sec + self.checkpoints * self.write_sec
+        return (
+            self.train_sec
+            + self.previews * self.measured.preview_sec
+            + self.checkpoints * self.write_sec
+        )
 
     @property
     def kept(self) -> int:
         """Checkpoints that stay, at most."""
         train = self.config.train
-        rounds = 0 if train.keep_every_kimg is None else int(self.nimg / (1000 * train.keep_every_kimg))
+        rounds = (
+            0 if train.keep_every_kimg is None else int(self.nimg / (1000 * train.keep_every_kimg))
+        )
         return min(self.checkpoints, train.keep_checkpoints + train.keep_best + rounds)
 
     @property
     def run_bytes(self) -> int:
         """The run folder's largest size: one checkpoint and model file more while they are written."""
         of = self.measured
-        return (self.kept + 1) * of.checkpoint_bytes + 2 * of.model_bytes + self.previews * of.sample_bytes
+        return (
+            (self.kept + 1) * of.checkpoint_bytes
+            + 2 * of.model_bytes
+            + self.previews * of.sample_bytes
+        )
 
     @property
     def preview_share(self) -> float:
         """Of the training between two previews, or of the whole run."""
-        return self.measured.preview_sec / min(self.train_sec, self.minutes(self.config.train.sample_every_kimg) * 60)
+        return self.measured.preview_sec / min(
+            self.train_sec, self.minutes(self.config.train.sample_every_kimg) * 60
+        )
 
     @property
     def peak_bytes(self) -> float:
@@ -168,7 +184,9 @@ def make(config: RunConfig, measured: Measured, budget_sec: float | None = None)
     ends = (math.inf if train.epochs is None else train.epochs * measured.num_train,
             math.inf if train.kimg is None else 1000 * train.kimg)  # fmt: skip
     own_sec = budget_sec or (math.inf if train.time is None else seconds(train.time))
-    plan = Plan(config, measured, budget_sec, micro_batch, speed, min(own_sec, min(ends) / speed), min(ends))
+    plan = Plan(
+        config, measured, budget_sec, micro_batch, speed, min(own_sec, min(ends) / speed), min(ends)
+    )
     return plan if budget_sec is None or plan.wall_sec <= budget_sec else _within(plan, budget_sec)
 
 
@@ -223,18 +241,34 @@ def _memory(plan: Plan) -> Advice | None:
     if size == asked:
         return None
     largest = largest_fit(plan.measured, batch) or 0
-    gain = step_sec(plan.measured.speeds, batch, asked) / step_sec(plan.measured.speeds, batch, size)
-    reason = f"{gain:.2f} times as fast" if asked <= largest else f"{asked} images at once do not fit, {largest} do"
-    return Advice(f"micro-batch: {reason}: --train.micro-batch {size}", (("train.micro_batch", size),))
+    gain = step_sec(plan.measured.speeds, batch, asked) / step_sec(
+        plan.measured.speeds, batch, size
+    )
+    reason = (
+        f"{gain:.2f} times as fast"
+        if asked <= largest
+        else f"{asked} images at once do not fit, {largest} do"
+    )
+    return Advice(
+        f"micro-batch: {reason}: --train.micro-batch {size}", (("train.micro_batch", size),)
+    )
 
 
 def _length(plan: Plan) -> Advice | None:
     if plan.budget_sec is not None and plan.ends_itself and plan.wall_sec < 0.9 * plan.budget_sec:
-        ends = " ".join(f"--train.{name} None" for name in ("epochs", "kimg") if getattr(plan.config.train, name))
-        return Advice(f"length: the run ends by itself before the budget does; {ends} uses all of it")
+        ends = " ".join(
+            f"--train.{name} None"
+            for name in ("epochs", "kimg")
+            if getattr(plan.config.train, name)
+        )
+        return Advice(
+            f"length: the run ends by itself before the budget does; {ends} uses all of it"
+        )
     if plan.epochs >= FEW_EPOCHS:
         return None
-    return Advice(f"length: {plan.epochs:.2g} epochs show little; {_enough(plan)}; try {_less(plan, plan.epochs)}")
+    return Advice(
+        f"length: {plan.epochs:.2g} epochs show little; {_enough(plan)}; try {_less(plan, plan.epochs)}"
+    )
 
 
 def _enough(plan: Plan) -> str:
@@ -273,7 +307,9 @@ def _average(plan: Plan) -> Advice | None:
         return None
     value = nice(SHORT_SHARE * plan.nimg / 1000)
     text = f"average: its half-life, {train.ema_halflife_kimg:g} kimg, is longer than the run"
-    return Advice(f"{text}: --train.ema-halflife-kimg {value:g}", (("train.ema_halflife_kimg", value),))
+    return Advice(
+        f"{text}: --train.ema-halflife-kimg {value:g}", (("train.ema_halflife_kimg", value),)
+    )
 
 
 def _previews(plan: Plan) -> Advice | None:
@@ -282,7 +318,9 @@ def _previews(plan: Plan) -> Advice | None:
     every = nice(1.25 * plan.measured.preview_sec / PREVIEW_SHARE * plan.img_per_sec / 1000)
     text = f"previews: each takes {plan.preview_share:.0%} of the training before it"
     if 1000 * every <= plan.nimg:
-        return Advice(f"{text}: --train.sample-every-kimg {every:g}", (("train.sample_every_kimg", every),))
+        return Advice(
+            f"{text}: --train.sample-every-kimg {every:g}", (("train.sample_every_kimg", every),)
+        )
     steps = max(1, int(plan.config.sample.steps * PREVIEW_SHARE / plan.preview_share))
     return Advice(f"{text}: --sample.steps {steps} (coarser pictures)")
 
@@ -293,7 +331,10 @@ def _checkpoints(plan: Plan) -> Advice | None:
         return None
     value = nice(plan.img_per_sec * 60 * CHECKPOINT_MINUTES / 2 / 1000)
     text = f"checkpoints: a crash may lose {lost / 60:.1f}h (a stop by Ctrl-C loses nothing)"
-    return Advice(f"{text}: --train.checkpoint-every-kimg {value:g}", (("train.checkpoint_every_kimg", value),))
+    return Advice(
+        f"{text}: --train.checkpoint-every-kimg {value:g}",
+        (("train.checkpoint_every_kimg", value),),
+    )
 
 
 def _disk(plan: Plan) -> Advice | None:
@@ -308,7 +349,9 @@ def narrower(config: RunConfig, share: float) -> int:
     """Base channels for so much of the cost (rule of thumb: it grows with their square), whole normalisation groups."""
     network = config.network
     groups = math.lcm(network.norm_groups, network.attention_heads)
-    return min(network.base_channels, max(1, int(network.base_channels * share**0.5 / groups)) * groups)
+    return min(
+        network.base_channels, max(1, int(network.base_channels * share**0.5 / groups)) * groups
+    )
 
 
 def nice(value: float) -> float:

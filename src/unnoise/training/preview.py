@@ -32,7 +32,11 @@ def preview(run: Run) -> bool:
 
 def _measure(run: Run, average: nn.Module, raw: nn.Module) -> bool:
     state = run.state
-    values: dict[str, Any] = {"step": state.step, "nimg": state.nimg, **_held_out(run, average, raw)}
+    values: dict[str, Any] = {
+        "step": state.step,
+        "nimg": state.nimg,
+        **_held_out(run, average, raw),
+    }
     best = values.get("held_out_loss", float("inf")) < state.best_held_out_loss
     if "held_out_loss" in values:
         state.held_out_loss = values["held_out_loss"]
@@ -45,10 +49,14 @@ def _measure(run: Run, average: nn.Module, raw: nn.Module) -> bool:
     values["sample_sec"] = time.monotonic() - began
     path = run.folder / "samples" / f"{state.nimg:010d}.png"
     with run.log.forgiving("samples not written"):
-        save_png(path, grid(images), {"unnoise": f"nimg {state.nimg}, seeds 0-{PREVIEW_IMAGES - 1}"})
+        save_png(
+            path, grid(images), {"unnoise": f"nimg {state.nimg}, seeds 0-{PREVIEW_IMAGES - 1}"}
+        )
     run.log.metrics(values, path if path.exists() else None)
     held = f"held-out loss {state.held_out_loss:.4f} · " if "held_out_loss" in values else ""
-    held += "".join(f"{k} {v:.4g} · " for k, v in values.items() if k.startswith(("fid_", "frechet_")))
+    held += "".join(
+        f"{k} {v:.4g} · " for k, v in values.items() if k.startswith(("fid_", "frechet_"))
+    )
     where = f"samples in {path}" if path.exists() else "no samples"
     run.log.say(f"{state.nimg / 1000:.1f} kimg: {held}{where}")
     return best
@@ -64,12 +72,20 @@ def _held_out(run: Run, average: nn.Module, raw: nn.Module) -> dict[str, float]:
     labels = None if data.labels is None else torch.from_numpy(data.labels[rows].copy())
 
     def losses(network: nn.Module) -> torch.Tensor:
-        objective = replace(run.objective, model=replace(run.objective.model, network=network.eval()))
+        objective = replace(
+            run.objective, model=replace(run.objective.model, network=network.eval())
+        )
         return halving(128, lambda size: held_out_losses(objective, images, labels, size)).double()
 
     averaged, plain = losses(average), losses(raw)
     raw.train()
     quarters = {
-        f"held_out_q{i + 1}": float(part.mean()) for i, part in enumerate(averaged.tensor_split(4)) if len(part)
+        f"held_out_q{i + 1}": float(part.mean())
+        for i, part in enumerate(averaged.tensor_split(4))
+        if len(part)
     }
-    return {"held_out_loss": float(averaged.mean()), "held_out_loss_raw": float(plain.mean()), **quarters}
+    return {
+        "held_out_loss": float(averaged.mean()),
+        "held_out_loss_raw": float(plain.mean()),
+        **quarters,
+    }

@@ -71,7 +71,9 @@ def dry_run(config: RunConfig, data: ImageData) -> Probe:
 
 
 def _gflop(run: Run) -> float:
-    x = torch.zeros(1, run.shape.channels, run.shape.height, run.shape.width, device=run.arithmetic.device)
+    x = torch.zeros(
+        1, run.shape.channels, run.shape.height, run.shape.width, device=run.arithmetic.device
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run.state.ema(x, torch.ones(1, device=x.device))
     return counter.get_total_flops() / 1e9
@@ -153,7 +155,9 @@ def measure(config: RunConfig, data: ImageData, out: Path) -> Measured:
         checkpoint_bytes=checkpoint_bytes(tensors.values(), record),
         model_bytes=safetensors_bytes(tensors["ema"]) + len(record),
         sample_bytes=_sample_bytes(data),
-        free_bytes=shutil.disk_usage(next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())).free,
+        free_bytes=shutil.disk_usage(
+            next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+        ).free,
         num_train=data.num_train,
         probe_sec=time.monotonic() - began,
     )
@@ -193,7 +197,9 @@ def _image_bytes(run: Run) -> int:
     return max(0, kept(2) - kept(1))
 
 
-def _measure_speeds(run: Run, available: int, image_bytes: int) -> tuple[tuple[Speed, ...], int | None]:
+def _measure_speeds(
+    run: Run, available: int, image_bytes: int
+) -> tuple[tuple[Speed, ...], int | None]:
     """On CUDA from the whole batch down to what fits; elsewhere from one image up, while time and memory last."""
     device, speeds, too_large = run.arithmetic.device, [], None
     batches = Batches(run.data, run.config.seed, device)
@@ -208,7 +214,9 @@ def _measure_speeds(run: Run, available: int, image_bytes: int) -> tuple[tuple[S
             too_large = size
         else:
             speeds.append(speed)
-        if (speed is None and not cuda) or (speeds and run.arithmetic.compile):  # compiling takes a minute a size
+        if (speed is None and not cuda) or (
+            speeds and run.arithmetic.compile
+        ):  # compiling takes a minute a size
             break
     return tuple(sorted(speeds, key=lambda s: s.micro_batch)), too_large
 
@@ -222,12 +230,16 @@ def _measure_speed(run: Run, batches: Batches, size: int, ends: float) -> Speed 
     rest: list[tuple[float, float]] = []
     try:
         first = _timed_step(run, batches, size)
-        ends = time.monotonic() + STEPS_SEC if compiled else ends  # the first step was spent on compiling
+        ends = (
+            time.monotonic() + STEPS_SEC if compiled else ends
+        )  # the first step was spent on compiling
         while len(rest) < REPEATS and time.monotonic() + sum(rest[-1] if rest else first) < ends:
             rest.append(_timed_step(run, batches, size))
     except (torch.OutOfMemoryError, ConfigError):
         first = None
-    if first is None or run.state.micro_batch is not None:  # which a step sets that ran out of memory
+    if (
+        first is None or run.state.micro_batch is not None
+    ):  # which a step sets that ran out of memory
         run.state.micro_batch = None
         run.state.optimizer.zero_grad(set_to_none=True)
         if run.arithmetic.device.type == "cuda":
@@ -259,7 +271,9 @@ def _preview_sec(run: Run) -> float:
     """Time of a grid of samples and two held-out losses, from a few sampling steps on as many images as time allows."""
     model, chosen = run.model(run.state.ema), run.config.sample
     sec = _evaluation_sec(model, 1)
-    affordable = min(PREVIEW_IMAGES, int(PREVIEW_SEC / (16 * sec)))  # some steps of up to four evaluations
+    affordable = min(
+        PREVIEW_IMAGES, int(PREVIEW_SEC / (16 * sec))
+    )  # some steps of up to four evaluations
     if affordable > 1:
         sec = _evaluation_sec(model, 1 << affordable.bit_length() - 1)
     guided = 2 if run.shape.num_classes and chosen.guidance_scale != 1 else 1
@@ -302,7 +316,10 @@ def available_bytes(device: torch.device) -> int:
 
 def _cgroup_bytes(root: Path, mine: Path) -> Iterator[int]:
     """What the memory limits of a process's groups leave, group by group up to the root: version 2 and 1."""
-    files = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+    files = {
+        "": ("memory.max", "memory.current"),
+        "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    }
     for line in mine.read_text().splitlines() if mine.exists() else ():
         _, controllers, path = line.split(":", 2)
         if controllers not in files:
@@ -334,7 +351,9 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):  # Linux alone has it; elsewhere the peak is of the whole process
+        with contextlib.suppress(
+            OSError
+        ):  # Linux alone has it; elsewhere the peak is of the whole process
             Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -346,7 +365,9 @@ def _peak_memory(device: torch.device) -> int:
     except (OSError, KeyError):
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
 
 
 # --- sizes on disk

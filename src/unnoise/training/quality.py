@@ -42,15 +42,22 @@ class Quality:
         began = time.monotonic()
         images = halving(SAMPLE_BATCH, lambda size: model.sample(self.num, batch_size=size))
         name = f"{'fid' if self.extract.standard else 'frechet'}_{self.extract.name}"
-        return {name: self.reference.distance(self.extract.features(images)), "evaluate_sec": time.monotonic() - began}
+        return {
+            name: self.reference.distance(self.extract.features(images)),
+            "evaluate_sec": time.monotonic() - began,
+        }
 
 
-def prepared(config: RunConfig, data: ImageData, extract: Extractor | None, world: World) -> Quality | None:
+def prepared(
+    config: RunConfig, data: ImageData, extract: Extractor | None, world: World
+) -> Quality | None:
     """Before the first step, and on all ranks, which share the features of the training images; only rank 0 measures."""
     if extract is None:
         return None
     cache, rows = root(config.data), range(data.num_train)
-    features = data_features(extract, data, cache, rows, False, Ranks(world.rank, world.size, world.wait))
+    features = data_features(
+        extract, data, cache, rows, False, Ranks(world.rank, world.size, world.wait)
+    )
     if not world.main:
         return None
     key = Key(data.fingerprint, extract.fingerprint, str(rows))

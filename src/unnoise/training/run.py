@@ -60,7 +60,9 @@ class Run:
 
     def progress(self) -> float:
         """The share of the run that is done, by whichever end is nearer."""
-        return min(1.0, max(self.state.nimg / self.total_nimg, self.state.train_sec / self.total_sec))
+        return min(
+            1.0, max(self.state.nimg / self.total_nimg, self.state.train_sec / self.total_sec)
+        )
 
     def record(self) -> dict[str, Any]:
         """What the model file says of itself."""
@@ -118,13 +120,35 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
         torch.backends.cudnn.allow_tf32 = True
     classes = len(data.class_names) if train.labels and data.labels is not None else 0
     shape = build.Shape(*data.images.shape[1:], num_classes=classes)
-    state = states.create(config, shape, arithmetic, sharded=here.size > 1 and train.parallel == "fsdp")
+    state = states.create(
+        config, shape, arithmetic, sharded=here.size > 1 and train.parallel == "fsdp"
+    )
     network = distributed.replicated(state.network, here, arithmetic.device)
     network = cast(nn.Module, torch.compile(network)) if arithmetic.compile else network
     model = build.diffusion_model(config.diffusion, network)
-    build.grid(config.sample, model.schedule)  # what cannot be sampled is said before the first step
-    extract = quality.chosen(config, data, arithmetic.device)  # what is missing is said before the first step
-    log = Log(folder / "metrics.jsonl", speaks=here.main, forgives=train.on_save_error == "continue")
+    build.grid(
+        config.sample, model.schedule
+    )  # what cannot be sampled is said before the first step
+    extract = quality.chosen(
+        config, data, arithmetic.device
+    )  # what is missing is said before the first step
+    log = Log(
+        folder / "metrics.jsonl", speaks=here.main, forgives=train.on_save_error == "continue"
+    )
     objective = Objective(model, config, arithmetic, classes, here)
-    beside = train.async_save == "on" or (train.async_save == "auto" and arithmetic.device.type != "cpu")
-    return Run(config, folder, data, arithmetic, objective, state, log, shape, here, extract, saver=Saver(beside))
+    beside = train.async_save == "on" or (
+        train.async_save == "auto" and arithmetic.device.type != "cpu"
+    )
+    return Run(
+        config,
+        folder,
+        data,
+        arithmetic,
+        objective,
+        state,
+        log,
+        shape,
+        here,
+        extract,
+        saver=Saver(beside),
+    )

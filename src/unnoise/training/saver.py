@@ -24,9 +24,14 @@ class Saver:
         if not self.beside:
             save(groups)
             return
-        copied = {name: {key: _copy(value) for key, value in group.items()} for name, group in groups.items()}
+        copied = {
+            name: {key: _copy(value) for key, value in group.items()}
+            for name, group in groups.items()
+        }
         # A daemon: a second Ctrl-C does not wait for it, and what it leaves half-written has a temporary name.
-        self._thread = Thread(target=self._run, args=(save, copied), name="unnoise save", daemon=True)
+        self._thread = Thread(
+            target=self._run, args=(save, copied), name="unnoise save", daemon=True
+        )
         self._thread.start()
 
     def _run(self, save: Callable[[Groups], None], groups: Groups) -> None:

@@ -77,7 +77,9 @@ class TrainState:
         return next(iter(self.averages.values()))
 
 
-def create(config: RunConfig, shape: build.Shape, arithmetic: build.Arithmetic, sharded: bool = False) -> TrainState:
+def create(
+    config: RunConfig, shape: build.Shape, arithmetic: build.Arithmetic, sharded: bool = False
+) -> TrainState:
     """The state before the first step; cut over the ranks if `sharded`."""
     network = arithmetic.place(build.network(config, shape))
     halflives = (config.train.ema_halflife_kimg, *config.train.ema_also_kimg)
@@ -85,22 +87,32 @@ def create(config: RunConfig, shape: build.Shape, arithmetic: build.Arithmetic, 
     if sharded:
         for module in (network, *averages.values()):
             shard(module)
-    uncertainty = Uncertainty().to(arithmetic.device) if config.diffusion.weighting == "learned" else None
+    uncertainty = (
+        Uncertainty().to(arithmetic.device) if config.diffusion.weighting == "learned" else None
+    )
     optimizer = _optimizer(config.train, network, uncertainty)
     scaler = torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16)
     return TrainState(network, averages, optimizer, scaler, uncertainty)
 
 
-def _optimizer(train: TrainConfig, network: nn.Module, uncertainty: nn.Module | None) -> torch.optim.Optimizer:
+def _optimizer(
+    train: TrainConfig, network: nn.Module, uncertainty: nn.Module | None
+) -> torch.optim.Optimizer:
     """What moves the network and what is trained beside it."""
-    chosen: dict[str, Any] = {"lr": train.lr, "betas": train.betas, "weight_decay": train.weight_decay}
+    chosen: dict[str, Any] = {
+        "lr": train.lr,
+        "betas": train.betas,
+        "weight_decay": train.weight_decay,
+    }
     parameters = list(_parameters(network, uncertainty).values())
     if train.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **chosen, fused=True)
     mine = matrices(cast(UNet, network))
     numbers = {id(p) for p in mine}
     optimizer = Muon(mine, [p for p in parameters if id(p) not in numbers], **chosen)
-    optimizer.param_groups[0]["lr_factor"] = 1.0 if train.muon_lr is None else train.muon_lr / train.lr
+    optimizer.param_groups[0]["lr_factor"] = (
+        1.0 if train.muon_lr is None else train.muon_lr / train.lr
+    )
     return optimizer
 
 
@@ -123,24 +135,35 @@ def tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
     }
     if state.uncertainty is not None:
         groups["uncertainty"] = state.uncertainty.state_dict()
-    return {name: {key: whole(value) for key, value in group.items()} for name, group in groups.items()}
+    return {
+        name: {key: whole(value) for key, value in group.items()} for name, group in groups.items()
+    }
 
 
 def named_averages(state: TrainState) -> dict[str, nn.Module]:
     """The averages by their names in a checkpoint: ema, and ema-<half-life> for further ones."""
-    return {f"ema-{kimg:g}" if i else "ema": average for i, (kimg, average) in enumerate(state.averages.items())}
+    return {
+        f"ema-{kimg:g}" if i else "ema": average
+        for i, (kimg, average) in enumerate(state.averages.items())
+    }
 
 
 def record(state: TrainState, extra: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint holds beside tensors."""
-    return {**{name: getattr(state, name) for name in COUNTERS}, "scaler": state.scaler.state_dict(), **extra}
+    return {
+        **{name: getattr(state, name) for name in COUNTERS},
+        "scaler": state.scaler.state_dict(),
+        **extra,
+    }
 
 
 def restore(path: Path, state: TrainState) -> dict[str, Any]:
     """Load a checkpoint into a state made from the same config; gives its JSON record."""
     tensors, record = checkpoint.load(path)
     for name, network in {"network": state.network, **named_averages(state)}.items():
-        group = tensors.get(name, tensors["ema"])  # an average that the run did not have before starts from its ema
+        group = tensors.get(
+            name, tensors["ema"]
+        )  # an average that the run did not have before starts from its ema
         check_fit(network, group, path)
         _load(network, group)
     if state.uncertainty is not None:
@@ -161,7 +184,9 @@ def _load(network: nn.Module, group: dict[str, Tensor]) -> None:
         value.copy_(like(group[name].to(value.dtype), value))
 
 
-def _flatten(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+def _flatten(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]
+) -> dict[str, Tensor]:
     """The optimizer's state as named tensors: exp_avg/<parameter>, .."""
     return {
         f"{kind}/{name}": value
@@ -171,7 +196,9 @@ def _flatten(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Paramete
 
 
 def _unflatten(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    parameters: dict[str, nn.Parameter],
+    tensors: dict[str, Tensor],
 ) -> None:
     optimizer.state.clear()
     for key, value in tensors.items():
@@ -182,7 +209,15 @@ def _unflatten(
         if value.shape == parameter.shape:
             value = torch.empty_like(parameter).copy_(like(value, parameter))
         optimizer.state[parameter][kind] = value
-    mine = {id(p) for p in optimizer.param_groups[0]["params"]} if isinstance(optimizer, Muon) else set[int]()
-    for parameter, kinds in list(optimizer.state.items()):  # of a run that goes on with another optimizer: start anew
-        if kinds.keys() != ({"momentum"} if id(parameter) in mine else {"step", "exp_avg", "exp_avg_sq"}):
+    mine = (
+        {id(p) for p in optimizer.param_groups[0]["params"]}
+        if isinstance(optimizer, Muon)
+        else set[int]()
+    )
+    for parameter, kinds in list(
+        optimizer.state.items()
+    ):  # of a run that goes on with another optimizer: start anew
+        if kinds.keys() != (
+            {"momentum"} if id(parameter) in mine else {"step", "exp_avg", "exp_avg_sq"}
+        ):
             del optimizer.state[parameter]

@@ -53,13 +53,23 @@ class Batch:
 
 def learning_rate(config: TrainConfig, nimg: int, progress: float) -> float:
     """Linear warm-up by images seen, then the schedule by progress in [0, 1], of which the last `lr_decay` counts."""
-    warmup = min(1.0, (nimg + config.batch_size) / (1000 * config.warmup_kimg)) if config.warmup_kimg > 0 else 1.0
+    warmup = (
+        min(1.0, (nimg + config.batch_size) / (1000 * config.warmup_kimg))
+        if config.warmup_kimg > 0
+        else 1.0
+    )
     fallen = max(0.0, 1 - (1 - progress) / config.lr_decay)
-    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * fallen)), "linear": 1 - fallen, "constant": 1.0}
+    shape = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * fallen)),
+        "linear": 1 - fallen,
+        "constant": 1.0,
+    }
     return config.lr * warmup * shape[config.lr_schedule]
 
 
-def draw(objective: Objective, step: int, images: Tensor, labels: Tensor | None, count: int | None = None) -> Batch:
+def draw(
+    objective: Objective, step: int, images: Tensor, labels: Tensor | None, count: int | None = None
+) -> Batch:
     """Noise, times and dropped labels of one step, each from its own (seed, step, stream).
 
     They are drawn for the whole batch of `count` images, of which `images` are this rank's.
@@ -67,9 +77,13 @@ def draw(objective: Objective, step: int, images: Tensor, labels: Tensor | None,
     config, where, rows = objective.config, images.device, objective.world.rows
     count = len(images) if count is None else count
     x0 = to_model(images)
-    eps = torch.randn((count, *x0.shape[1:]), generator=stream(config.seed, step, "noise", where), device=where)[rows]
+    eps = torch.randn(
+        (count, *x0.shape[1:]), generator=stream(config.seed, step, "noise", where), device=where
+    )[rows]
     times = stream(config.seed, step, "times")
-    t = draw_times(config.diffusion.times, objective.model.schedule, count, times, config.train.stratified)[rows]
+    t = draw_times(
+        config.diffusion.times, objective.model.schedule, count, times, config.train.stratified
+    )[rows]
     label = None
     if labels is not None and objective.num_classes:
         coins = torch.rand(count, generator=stream(config.seed, step, "label_dropout"))[rows]
@@ -78,7 +92,9 @@ def draw(objective: Objective, step: int, images: Tensor, labels: Tensor | None,
     return Batch(x0, eps, sent(t, where), label, count)
 
 
-def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
+def train_step(
+    objective: Objective, state: TrainState, batch: Batch, lr: float
+) -> tuple[Tensor, Tensor]:
     """Gradients of the batch, clipping, optimizer, average; gives the mean loss and the gradient's norm before it.
 
     The loss it gives is the one before a learned weighting, which would hide how well the network does. A step whose loss or
@@ -96,7 +112,13 @@ def train_step(objective: Objective, state: TrainState, batch: Batch, lr: float)
     finite = loss.isfinite() if state.scaler.is_enabled() else loss.isfinite() & norm.isfinite()
     state.step += 1
     state.nimg += batch.count
-    _apply(state, finite, batch.count, train.ema_rampup, wait=state.scaler.is_enabled() or loss.device.type == "cpu")
+    _apply(
+        state,
+        finite,
+        batch.count,
+        train.ema_rampup,
+        wait=state.scaler.is_enabled() or loss.device.type == "cpu",
+    )
     state.unread.append(Outcome(state.step, state.nimg, finite, loss, norm, batch.t))
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -118,7 +140,10 @@ def _clip(network: nn.Module, most: float) -> Tensor:
 def _apply(state: TrainState, finite: Tensor, count: int, rampup: float, wait: bool) -> None:
     """Move the weights and their averages if all is finite: the host waits to know, or the device looks by itself."""
     optimizer = state.optimizer
-    averages = {average: ema.decay(count, state.nimg, 1000 * kimg, rampup) for kimg, average in state.averages.items()}
+    averages = {
+        average: ema.decay(count, state.nimg, 1000 * kimg, rampup)
+        for kimg, average in state.averages.items()
+    }
     if not wait:
         optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]  # as a scaler would tell it
         optimizer.step()
@@ -133,7 +158,9 @@ def _apply(state: TrainState, finite: Tensor, count: int, rampup: float, wait: b
 
 def read(objective: Objective, state: TrainState) -> Iterator[Outcome]:
     """Count the steps since the last call, one synchronisation for all; gives each that was not applied, as it is counted."""
-    numbers = [torch.stack([o.finite.float(), o.loss.float(), o.norm.float()]) for o in state.unread]
+    numbers = [
+        torch.stack([o.finite.float(), o.loss.float(), o.norm.float()]) for o in state.unread
+    ]
     values = torch.stack(numbers).tolist() if numbers else []
     outcomes, state.unread = state.unread, []
     for outcome, (finite, loss, norm) in zip(outcomes, values, strict=True):
@@ -174,19 +201,28 @@ def _gradients(objective: Objective, state: TrainState, batch: Batch) -> Tensor:
 
 def _micro_batch(objective: Objective, state: TrainState, batch: Batch) -> int:
     """Images per pass."""
-    return min(state.micro_batch or objective.config.train.micro_batch or len(batch.x0), len(batch.x0))
+    return min(
+        state.micro_batch or objective.config.train.micro_batch or len(batch.x0), len(batch.x0)
+    )
 
 
 def rehearse(objective: Objective, state: TrainState, batch: Batch) -> None:
     """Before the first step of more than one rank: find the micro-batch that fits on all of them, each by itself."""
-    if objective.world.size == 1 or objective.config.train.parallel == "fsdp":  # whose ranks cannot do a pass alone
+    if (
+        objective.world.size == 1 or objective.config.train.parallel == "fsdp"
+    ):  # whose ranks cannot do a pass alone
         return
-    most, alone = _micro_batch(objective, state, batch), replace(objective.model, network=state.network)
+    most, alone = (
+        _micro_batch(objective, state, batch),
+        replace(objective.model, network=state.network),
+    )
 
     def attempt(size: int) -> int:
         state.optimizer.zero_grad(set_to_none=True)
         label = None if batch.label is None else batch.label[:size]
-        replace(objective, model=alone).loss(batch.x0[:size], batch.eps[:size], batch.t[:size], label).sum().backward()
+        replace(objective, model=alone).loss(
+            batch.x0[:size], batch.eps[:size], batch.t[:size], label
+        ).sum().backward()
         return size
 
     fitting = objective.world.least(halving(most, attempt), batch.x0.device)
@@ -220,16 +256,22 @@ def _accumulate(objective: Objective, state: TrainState, batch: Batch, size: int
 
 
 @torch.no_grad()
-def held_out_losses(objective: Objective, images: Tensor, labels: Tensor | None, size: int = 128) -> Tensor:
+def held_out_losses(
+    objective: Objective, images: Tensor, labels: Tensor | None, size: int = 128
+) -> Tensor:
     """(n,) losses of images, by rising noise level, with noise and times that are the same every time it is asked.
 
     They are computed `size` at a time.
     """
     batch = draw(replace(objective, world=World()), -1, images, None)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # times are stratified in order
+    order = torch.randperm(
+        len(images), generator=torch.Generator().manual_seed(0)
+    )  # times are stratified in order
     losses = []
     for start in range(0, len(images), size):
         part = slice(start, start + size)
-        label = None if labels is None or not objective.num_classes else labels[part].to(images.device)
+        label = (
+            None if labels is None or not objective.num_classes else labels[part].to(images.device)
+        )
         losses.append(objective.loss(batch.x0[part], batch.eps[part], batch.t[order][part], label))
     return torch.cat(losses)[torch.argsort(batch.t[order], stable=True)]

@@ -34,7 +34,9 @@ class TensorBoard:
     def __init__(self, folder: Path, config: Mapping[str, Any], nimg: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=nimg + 1 if nimg else None)
+        self.writer = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=nimg + 1 if nimg else None
+        )
         if not nimg:
             self.writer.add_text("config", f"```\n{config}\n```", 0)
 
@@ -57,7 +59,11 @@ class WandbLike:
 
     def __init__(self, module: Any, folder: Path, config: Mapping[str, Any], nimg: int) -> None:
         self.module = module
-        options: dict[str, Any] = {"project": "unnoise", "name": folder.name, "config": dict(config)}
+        options: dict[str, Any] = {
+            "project": "unnoise",
+            "name": folder.name,
+            "config": dict(config),
+        }
         if module.__name__ == "wandb":
             options |= {"dir": str(folder), "id": folder.name, "resume": "allow"}
         else:
@@ -99,4 +105,6 @@ def start(name: str, folder: Path, config: Mapping[str, Any], nimg: int) -> Trac
         return TRACKERS[name](folder, config, nimg)
     except ImportError as error:
         package = "unnoise[log]" if name == "tensorboard" else name
-        raise ConfigError(f"train.trackers: {name} is not installed ({error}); pip install '{package}'") from error
+        raise ConfigError(
+            f"train.trackers: {name} is not installed ({error}); pip install '{package}'"
+        ) from error

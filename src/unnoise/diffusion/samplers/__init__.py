@@ -15,7 +15,13 @@ from torch import Tensor
 
 from unnoise.diffusion.denoiser import Denoiser, Prediction
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.samplers.exponential import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, unipc_2, unipc_3
+from unnoise.diffusion.samplers.exponential import (
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_3m,
+    unipc_2,
+    unipc_3,
+)
 from unnoise.diffusion.samplers.first_order import ddim, ddpm
 from unnoise.diffusion.samplers.heun import heun, heun_edm
 from unnoise.diffusion.samplers.ipndm import ipndm, ipndm_edm

@@ -40,7 +40,9 @@ def _weights(t: Level, s: Level, levels: Sequence[Level]) -> list[float]:
     while len(moments) < len(levels):  # h * integral of e^(-h (1-u)) u^k over u in [0, 1], by parts
         moments.append(1 - len(moments) / h * moments[-1])
     nodes = np.array([(_lambda(level) - _lambda(t)) / h for level in levels])
-    return [float(w) for w in np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments))]
+    return [
+        float(w) for w in np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments))
+    ]
 
 
 def _advance(x: Tensor, t: Level, s: Level, points: Points) -> Tensor:
@@ -69,7 +71,9 @@ def dpmpp(
         yield Step(s, x, prediction)
 
 
-def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor]) -> Iterator[Step]:
+def dpmpp_2m_sde(
+    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor]
+) -> Iterator[Step]:
     """SDE-DPM-Solver++(2M): an ancestral step with x0 extrapolated to the middle of the step."""
     before: tuple[Level, Tensor] | None = None
     for t, s in pairwise(grid):

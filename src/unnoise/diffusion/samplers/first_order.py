@@ -20,7 +20,11 @@ def euler(prediction: Prediction, s: Level) -> Tensor:
 
 
 def ddpm(
-    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], variance: str = "small"
+    denoiser: Denoiser,
+    x: Tensor,
+    grid: Sequence[Level],
+    draw: Callable[[], Tensor],
+    variance: str = "small",
 ) -> Iterator[Step]:
     """Ancestral sampling from p(x_s | x_t); a grid with fewer levels than the schedule is the respaced process.
 
@@ -43,7 +47,11 @@ def ddpm(
 
 
 def ddim(
-    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], eta: float = 0.0
+    denoiser: Denoiser,
+    x: Tensor,
+    grid: Sequence[Level],
+    draw: Callable[[], Tensor],
+    eta: float = 0.0,
 ) -> Iterator[Step]:
     """The deterministic first-order step for eta = 0 (also EDM's and flow's Euler); ancestral noise for eta = 1."""
     for t, s in pairwise(grid):

@@ -35,7 +35,9 @@ def heun(
         x = euler(prediction, s)
         if s.sigma > 0 and frame.scale(t_hat) > 0:
             change = frame.slope(denoiser(x, s)) - frame.slope(prediction)
-            x = x + frame.scale(s) * (frame.time(s) - frame.time(t_hat)) / 2 * change  # EDM Alg. 2, line 11
+            x = (
+                x + frame.scale(s) * (frame.time(s) - frame.time(t_hat)) / 2 * change
+            )  # EDM Alg. 2, line 11
         yield Step(s, x, prediction)
 
 

@@ -23,7 +23,11 @@ ADAMS_BASHFORTH = (
 
 
 def ipndm(
-    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], frame: Frame = FLOW
+    denoiser: Denoiser,
+    x: Tensor,
+    grid: Sequence[Level],
+    draw: Callable[[], Tensor],
+    frame: Frame = FLOW,
 ) -> Iterator[Step]:
     """Zhang & Chen 2023 (DEIS), section 3: order 4 on grids even in the frame's time, at least 2 on other smooth ones."""
     slopes: list[Tensor] = []

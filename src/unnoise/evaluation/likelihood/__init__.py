@@ -59,4 +59,6 @@ def bits_per_dim(
         if num > len(images):
             raise DataError(f"{method}.num: asked for {num} images, but there are {len(images)}")
         images, labels = images[:num], None if labels is None else labels[:num]
-    return function(model, images, labels, from_dict(kind, settings, f"{method}."), seed, batch_size)
+    return function(
+        model, images, labels, from_dict(kind, settings, f"{method}."), seed, batch_size
+    )

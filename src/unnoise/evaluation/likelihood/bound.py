@@ -119,13 +119,24 @@ def variational_bound(
     chain = make_chain(model, settings)
     count = len(chain.pairs) if settings.terms is None else settings.terms
     if not 2 <= count <= len(chain.pairs):
-        raise ConfigError(f"bound.terms: got {count}, expected 2 to {len(chain.pairs)}, the terms that there are")
-    first, prior_variance = chain.grid[0], common.prior_variance(model.diffusion.schedule, chain.grid[0])
+        raise ConfigError(
+            f"bound.terms: got {count}, expected 2 to {len(chain.pairs)}, the terms that there are"
+        )
+    first, prior_variance = (
+        chain.grid[0],
+        common.prior_variance(model.diffusion.schedule, chain.grid[0]),
+    )
     parts, priors = [], []
     with (
         torch.inference_mode(),
         common.full_precision(),
-        tqdm(total=count * -(-len(images) // batch_size), unit="term", desc="bound", disable=None, leave=False) as bar,
+        tqdm(
+            total=count * -(-len(images) // batch_size),
+            unit="term",
+            desc="bound",
+            disable=None,
+            leave=False,
+        ) as bar,
     ):
         for batch in common.batches(model, images, labels, seed, batch_size):
             denoiser = clip_x0(batch.denoiser) if settings.clip_x0 else batch.denoiser
@@ -133,7 +144,9 @@ def variational_bound(
             if settings.terms is None:
                 terms = all_terms(denoiser, batch.x0, chain, draw, bar.update)
             else:
-                terms = drawn_terms(batch._replace(denoiser=denoiser), chain, draw, count, bar.update)
+                terms = drawn_terms(
+                    batch._replace(denoiser=denoiser), chain, draw, count, bar.update
+                )
             parts.append(Terms(*(part.cpu() for part in terms)))
             priors.append(prior(batch.x0, first, prior_variance).cpu())
     bits, x0_mse, eps_mse, pairs = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -148,7 +161,9 @@ def variational_bound(
         "decoder_variance": chain.decoder,
     }
     total = torch.cat(priors)
-    return VariationalBound(total + bits.sum(1), recipe, total, bits, x0_mse, eps_mse, pairs, tuple(chain.grid))
+    return VariationalBound(
+        total + bits.sum(1), recipe, total, bits, x0_mse, eps_mse, pairs, tuple(chain.grid)
+    )
 
 
 def make_chain(model: Model, settings: BoundSettings) -> Chain:
@@ -198,7 +213,9 @@ def term(
     if step.s.sigma > 0:
         return vlb_term(prediction, x0, x_t, step, variance, 0.0)
     # Improved DDPM decodes with beta~ of the pair before for the large variance too, for a better likelihood.
-    return vlb_term(prediction, x0, x_t, step, "small" if variance == "large" else variance, decoder)
+    return vlb_term(
+        prediction, x0, x_t, step, "small" if variance == "large" else variance, decoder
+    )
 
 
 def all_terms(
@@ -223,15 +240,24 @@ def all_terms(
 
 
 def drawn_terms(
-    batch: Batch, chain: Chain, draw: Callable[[], Tensor], count: int, progress: Callable[[int], object]
+    batch: Batch,
+    chain: Chain,
+    draw: Callable[[], Tensor],
+    count: int,
+    progress: Callable[[int], object],
 ) -> Terms:
     """L_0 and count - 1 others, each divided by how often it is drawn: the sum is unbiased."""
     chance = torch.from_numpy(_chances(chain.grid))
-    u = [torch.rand(count - 1, generator=g, dtype=torch.float64) for g in common.generators(batch.seeds, "terms")]
+    u = [
+        torch.rand(count - 1, generator=g, dtype=torch.float64)
+        for g in common.generators(batch.seeds, "terms")
+    ]
     quantiles = (torch.arange(count - 1) + torch.stack(u)) / (count - 1)
     drawn = torch.searchsorted(chance.cumsum(0), quantiles).clamp(max=len(chance) - 1)
     pairs = torch.cat([drawn, torch.full((len(drawn), 1), len(chance))], dim=1)
-    weights = torch.cat([1 / ((count - 1) * chance[drawn]), torch.ones(len(drawn), 1, dtype=torch.float64)], dim=1)
+    weights = torch.cat(
+        [1 / ((count - 1) * chance[drawn]), torch.ones(len(drawn), 1, dtype=torch.float64)], dim=1
+    )
     columns = []
     for k in range(count):
         columns.append(_terms_of(batch, chain, pairs[:, k].tolist(), draw().to(batch.x0)))
@@ -245,12 +271,16 @@ def _chances(grid: Sequence[Level]) -> np.ndarray:
 
     A term is about as large as its share, since sigma / alpha bounds the error of a good x0. Far noise adds nothing.
     """
-    ratios = [float(level.sigma / level.alpha) if level.alpha > 0 else np.inf for level in grid[:-1]]
+    ratios = [
+        float(level.sigma / level.alpha) if level.alpha > 0 else np.inf for level in grid[:-1]
+    ]
     widths = -np.diff(np.log(np.minimum(ratios, SIGMA_RANGE[1])))
     return 0.9 * widths / widths.sum() + 0.1 / len(widths)
 
 
-def _terms_of(batch: Batch, chain: Chain, pairs: Sequence[int], eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _terms_of(
+    batch: Batch, chain: Chain, pairs: Sequence[int], eps: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Each image's term at its own pair, (b,): one network call at b levels."""
     x0, steps = batch.x0, chain.pairs
     factors = torch.tensor([steps[pair].t for pair in pairs], dtype=torch.float64, device=x0.device)
@@ -262,5 +292,11 @@ def _terms_of(batch: Batch, chain: Chain, pairs: Sequence[int], eps: Tensor) -> 
     for i, pair in enumerate(pairs):
         share = None if prediction.var_frac is None else prediction.var_frac[i : i + 1]
         one = Prediction(prediction.x0[i : i + 1], prediction.eps[i : i + 1], share)
-        bits.append(term(one, x0[i : i + 1], x_t[i : i + 1], steps[pair], chain.variance, chain.decoder))
-    return torch.cat(bits), mean_flat((prediction.x0 - x0) ** 2), mean_flat((prediction.eps - eps) ** 2)
+        bits.append(
+            term(one, x0[i : i + 1], x_t[i : i + 1], steps[pair], chain.variance, chain.decoder)
+        )
+    return (
+        torch.cat(bits),
+        mean_flat((prediction.x0 - x0) ** 2),
+        mean_flat((prediction.eps - eps) ** 2),
+    )

@@ -65,7 +65,9 @@ class Batch(NamedTuple):
     seeds: Sequence[int]
 
 
-def batches(model: Model, images: Tensor, labels: Tensor | None, seed: int, batch_size: int) -> Iterator[Batch]:
+def batches(
+    model: Model, images: Tensor, labels: Tensor | None, seed: int, batch_size: int
+) -> Iterator[Batch]:
     """Batches of checked images; image i has seed + i for a seed, whatever its batch."""
     where = model.arithmetic.device
     where = torch.device("cpu") if where.type == "mps" else where  # Apple's GPUs have no float64
@@ -86,7 +88,9 @@ class Precise(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         like = next(self.network.parameters(), x)
-        return self.network(x.to(like), time.to(like.device), None if label is None else label.to(like.device)).to(x)
+        return self.network(
+            x.to(like), time.to(like.device), None if label is None else label.to(like.device)
+        ).to(x)
 
 
 @contextmanager
@@ -103,13 +107,20 @@ def full_precision() -> Iterator[None]:
 
 
 def check(
-    model: Model, images: Tensor | np.ndarray, labels: Tensor | np.ndarray | Sequence[int] | None, batch_size: int
+    model: Model,
+    images: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray | Sequence[int] | None,
+    batch_size: int,
 ) -> tuple[UInt8[Tensor, "n c h w"], Tensor | None]:
     """Images and labels as tensors that suit the model; DataError or ConfigError where they do not."""
     images = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
     shape = model.shape
     expected = f"expected uint8 (n, {shape.channels}, {shape.height}, {shape.width}), as the model was trained on"
-    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (shape.channels, shape.height, shape.width):
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (
+        shape.channels,
+        shape.height,
+        shape.width,
+    ):
         got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
         raise DataError(f"likelihood: images are {got}; {expected}")
     if len(images) == 0:
@@ -119,7 +130,9 @@ def check(
     return images, _labels(model, len(images), labels)
 
 
-def _labels(model: Model, count: int, labels: Tensor | np.ndarray | Sequence[int] | None) -> Tensor | None:
+def _labels(
+    model: Model, count: int, labels: Tensor | np.ndarray | Sequence[int] | None
+) -> Tensor | None:
     classes = model.shape.num_classes
     if labels is None:
         if classes:
@@ -129,14 +142,20 @@ def _labels(model: Model, count: int, labels: Tensor | np.ndarray | Sequence[int
             )
         return None
     if not classes:
-        raise ConfigError("likelihood: got labels, but this model was trained without them; leave them out")
+        raise ConfigError(
+            "likelihood: got labels, but this model was trained without them; leave them out"
+        )
     labels = torch.as_tensor(labels)
     if labels.shape != (count,) or labels.is_floating_point():
         kind = str(labels.dtype).removeprefix("torch.")
-        raise DataError(f"likelihood: labels are {kind} {tuple(labels.shape)}, expected integers ({count},)")
+        raise DataError(
+            f"likelihood: labels are {kind} {tuple(labels.shape)}, expected integers ({count},)"
+        )
     wrong = labels[(labels < 0) | (labels > classes)]
     if len(wrong):
-        raise DataError(f"likelihood: got label {int(wrong[0])}, expected 0 to {classes - 1}, or {classes} for none")
+        raise DataError(
+            f"likelihood: got label {int(wrong[0])}, expected 0 to {classes - 1}, or {classes} for none"
+        )
     return labels.long()
 
 
@@ -158,7 +177,13 @@ def generators(seeds: Sequence[int], name: str) -> list[torch.Generator]:
 def recipe(model: Model, labels: Tensor | None, count: int, seed: int) -> dict[str, Any]:
     """What both likelihoods say of the model, the images and the randomness."""
     diffusion = model.config.diffusion
-    kind = "none" if labels is None else "null" if bool((labels == model.shape.num_classes).all()) else "given"
+    kind = (
+        "none"
+        if labels is None
+        else "null"
+        if bool((labels == model.shape.num_classes).all())
+        else "given"
+    )
     return {
         "model": model.weights_hash,
         "schedule": diffusion.schedule,
@@ -168,5 +193,7 @@ def recipe(model: Model, labels: Tensor | None, count: int, seed: int) -> dict[s
         "seeds": [seed, seed + count - 1],
         "labels": kind,
         "guidance_scale": 1.0,
-        "network_dtype": str(next(model.network.parameters(), torch.empty(0)).dtype).removeprefix("torch."),
+        "network_dtype": str(next(model.network.parameters(), torch.empty(0)).dtype).removeprefix(
+            "torch."
+        ),
     }

@@ -56,7 +56,12 @@ class RungeKutta(NamedTuple):
 
 SOLVERS = {
     "heun": RungeKutta(2, (0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
-    "rk4": RungeKutta(4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+    "rk4": RungeKutta(
+        4,
+        (0.0, 0.5, 0.5, 1.0),
+        ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    ),
 }
 """Name -> method."""
 
@@ -144,10 +149,18 @@ def to_noise(
     for i in range(settings.steps):
         slopes: list[tuple[Tensor, Tensor]] = []
         for node, row in zip(method.nodes, method.stages, strict=True):
-            stage = y + h * sum((a * dy for a, (dy, _) in zip(row, slopes, strict=True)), torch.zeros_like(y))
-            slopes.append(_slope_and_trace(denoiser, stage, *clock.at(clock.start + (i + node) * h), probes))
-        y = y + h * sum((b * dy for b, (dy, _) in zip(method.weights, slopes, strict=True)), torch.zeros_like(y))
-        volume = volume + h * sum((b * tr for b, (_, tr) in zip(method.weights, slopes, strict=True)), 0.0)
+            stage = y + h * sum(
+                (a * dy for a, (dy, _) in zip(row, slopes, strict=True)), torch.zeros_like(y)
+            )
+            slopes.append(
+                _slope_and_trace(denoiser, stage, *clock.at(clock.start + (i + node) * h), probes)
+            )
+        y = y + h * sum(
+            (b * dy for b, (dy, _) in zip(method.weights, slopes, strict=True)), torch.zeros_like(y)
+        )
+        volume = volume + h * sum(
+            (b * tr for b, (_, tr) in zip(method.weights, slopes, strict=True)), 0.0
+        )
         progress(1)
     scales = math.log(last / first * float(clock.first.alpha))
     return Flowed(last * y, volume + x0[0].numel() * scales)
@@ -168,11 +181,17 @@ def _slope_and_trace(
     return slope.detach(), trace
 
 
-def make_probes(settings: OdeSettings, x0: Float[Tensor, "b c h w"], seeds: Sequence[int]) -> list[Tensor]:
+def make_probes(
+    settings: OdeSettings, x0: Float[Tensor, "b c h w"], seeds: Sequence[int]
+) -> list[Tensor]:
     """Vectors v whose v^T J v add up to the trace: of each image's own, or the basis."""
     if settings.trace == "exact":
-        return list(torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device).reshape(-1, 1, *x0.shape[1:]))
-    noise = Noise([derive_seed(seed, "probes") for seed in seeds], common.image_shape(x0), x0.device)
+        return list(
+            torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device).reshape(-1, 1, *x0.shape[1:])
+        )
+    noise = Noise(
+        [derive_seed(seed, "probes") for seed in seeds], common.image_shape(x0), x0.device
+    )
     draws = [noise.normal().to(x0) for _ in range(settings.probes)]
     if settings.trace == "rademacher":
         draws = [torch.where(draw < 0, -1.0, 1.0).to(x0) for draw in draws]
@@ -182,7 +201,10 @@ def make_probes(settings: OdeSettings, x0: Float[Tensor, "b c h w"], seeds: Sequ
 def dequantise(x0: Float[Tensor, "b c h w"], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
     """Each grey level spread evenly over its bin, which is 1 / 127.5 wide around it."""
     shape = x0.shape[1:]
-    uniform = [torch.rand(shape, generator=g, dtype=torch.float64) for g in common.generators(seeds, "dequantise")]
+    uniform = [
+        torch.rand(shape, generator=g, dtype=torch.float64)
+        for g in common.generators(seeds, "dequantise")
+    ]
     return x0 + (torch.stack(uniform).to(x0) - 0.5) / GREY_LEVELS_PER_UNIT
 
 
@@ -210,8 +232,12 @@ def ode_likelihood(
         common.full_precision(),
         tqdm(total=total, unit="step", desc="ode", disable=None, leave=False) as bar,
     ):
-        prior, volume = _solve(common.batches(model, images, labels, seed, batch_size), model, settings, bar.update)
-        first = common.batches(model, images[few], None if labels is None else labels[few], seed, CHECKED_IMAGES)
+        prior, volume = _solve(
+            common.batches(model, images, labels, seed, batch_size), model, settings, bar.update
+        )
+        first = common.batches(
+            model, images[few], None if labels is None else labels[few], seed, CHECKED_IMAGES
+        )
         rough = sum(_solve(first, model, half, bar.update))
     order = SOLVERS[settings.solver].order
     error = float(((prior + volume)[few] - rough).abs().mean()) / (2**order - 1)
@@ -225,7 +251,9 @@ def ode_likelihood(
         "prior_variance": _prior_variance(model),
         "dequantisation": "uniform, one draw per image",
     }
-    return OdeLikelihood(prior + volume + math.log2(GREY_LEVELS_PER_UNIT), recipe, prior, volume, error)
+    return OdeLikelihood(
+        prior + volume + math.log2(GREY_LEVELS_PER_UNIT), recipe, prior, volume, error
+    )
 
 
 def _solve(
@@ -253,4 +281,6 @@ def _check_settings(settings: OdeSettings) -> None:
     build.lookup(dict.fromkeys(TRACES), settings.trace, "ode.trace")
     if settings.steps < 2 or settings.probes < 1:
         got = f"{settings.steps} steps and {settings.probes} probes"
-        raise ConfigError(f"ode: got {got}, expected 2 steps or more (half of them say the error) and 1 probe or more")
+        raise ConfigError(
+            f"ode: got {got}, expected 2 steps or more (half of them say the error) and 1 probe or more"
+        )
