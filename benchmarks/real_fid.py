@@ -30,7 +30,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unnoise.checkpoint import write_json
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load
 from unnoise.evaluation.coverage import coverage
@@ -38,6 +37,7 @@ from unnoise.evaluation.extractors import Extractor, extractor
 from unnoise.evaluation.frechet import FrechetTo, perfect
 from unnoise.evaluation.kernel import kernel_distance
 from unnoise.evaluation.statistics import Statistics
+from unnoise.files import write_json
 
 PROTOCOLS = ("edm", "pytorch-fid", "clean")
 COUNT = 5000

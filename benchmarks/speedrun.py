@@ -32,8 +32,8 @@ from benchmarks.speed import ceilings
 from benchmarks.speed.flops import Counter
 from benchmarks.speed.interleave import Plan
 from benchmarks.speed.roofline import TRAINING_PASSES, total_flop
-from unnoise import build, tuning
-from unnoise.checkpoint import checkpoints, sha256, write_json
+from unnoise import tuning
+from unnoise.checkpoint import checkpoints
 from unnoise.cli.export import export
 from unnoise.config import RunConfig, to_dict
 from unnoise.evaluation import collect
@@ -41,8 +41,10 @@ from unnoise.evaluation.collect import Samples
 from unnoise.evaluation.evaluate import ALONE, Settings, evaluate
 from unnoise.evaluation.extractors import extractor
 from unnoise.evaluation.parts import FOLDER
+from unnoise.files import sha256, write_json
 from unnoise.model import Model
-from unnoise.training.distributed import World
+from unnoise.parallel import World
+from unnoise.precision import find_device
 from unnoise.training.quality import Quality, prepared
 
 PRESET = "cifar10-speedrun"
@@ -121,7 +123,7 @@ class Job:
     def quality(self) -> Quality:
         """The extractor that chooses, and what the training images look like to it."""
         config, spec = self.config(), self.flags.features[0]
-        extract = extractor(spec, build.device(self.flags.device), self.flags.inception)
+        extract = extractor(spec, find_device(self.flags.device), self.flags.inception)
         found = prepared(config, unnoise.load_data(config), extract, World())
         assert found is not None
         return found

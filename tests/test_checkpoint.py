@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unnoise import checkpoint
-from unnoise.checkpoint import CheckpointError
+from unnoise.errors import CheckpointError
+from unnoise.files import read_json, write_json
 
 GROUPS = {
     "network": {"a": torch.arange(1000.0), "b": torch.ones(3, 4).T},
@@ -115,7 +116,7 @@ def test_a_write_beyond_the_file_size_limit_is_the_same_in_a_real_process(tmp_pa
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         try:
             checkpoint.save(folder, 2, {"network": {"a": torch.zeros(100_000)}}, {"n": 2})
-        except checkpoint.CheckpointError as error:
+        except CheckpointError as error:
             print(error)
     """)
     done = subprocess.run(
@@ -202,10 +203,8 @@ def test_memory_format_does_not_change_what_is_written(tmp_path):
 
 
 def test_json_is_written_whole(tmp_path):
-    checkpoint.write_json(tmp_path / "a.json", {"a": 1})
-    assert checkpoint.read_json(tmp_path / "a.json") == {"a": 1} and os.listdir(tmp_path) == [
-        "a.json"
-    ]
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1} and os.listdir(tmp_path) == ["a.json"]
     (tmp_path / "a.json").write_text('{"a": ')
     with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.read_json(tmp_path / "a.json")
+        read_json(tmp_path / "a.json")

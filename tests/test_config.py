@@ -8,18 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unnoise.config import (
-    ConfigError,
-    RunConfig,
-    check,
-    differences,
-    flat,
-    from_dict,
-    override,
-    seconds,
-    to_dict,
-)
+from unnoise.config import RunConfig, check, differences, flat, from_dict, override, to_dict
+from unnoise.errors import ConfigError
 from unnoise.presets import PRESETS, named
+from unnoise.units import seconds
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -10,9 +10,9 @@ from PIL import Image
 
 import unnoise
 from unnoise import cli, editing
-from unnoise.config import ConfigError
 from unnoise.data.images import read_png_text
 from unnoise.diffusion.samplers import SAMPLERS
+from unnoise.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 import unnoise
-from unnoise import batching, cli, sampling
-from unnoise.config import ConfigError
+from unnoise import cli, memory, sampling
 from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.samplers import SAMPLERS
+from unnoise.errors import ConfigError
 from unnoise.networks.config import UNetConfig
+from unnoise.networks.unet import UNet
 from unnoise.presets import PRESETS
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -77,13 +78,13 @@ def test_wide_networks_and_large_images_go_in_few_at_once(
     monkeypatch, preset, size, threads, expected
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    network = PRESETS[preset]().network
-    assert batching.images_at_once(network, size, size, CPU) == expected
+    network = UNet(PRESETS[preset]().network, 3, 3, size)
+    assert memory.images_at_once(network.widest_bytes(size, size, True), CPU) == expected
 
 
 def test_guidance_doubles_the_rows_and_so_halves_the_images(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr(batching, "CPU_BYTES", 2**20)
+    monkeypatch.setattr(memory, "CPU_BYTES", 2**20)
     model = unnoise.load("digits", "cpu")
     assert model.images_at_once() == 64  # the bundled model is guided by default
     assert model.images_at_once(guidance_scale=1) == 128
@@ -91,8 +92,9 @@ def test_guidance_doubles_the_rows_and_so_halves_the_images(monkeypatch):
 
 
 def test_a_gpu_takes_more_but_no_more_than_half_of_what_is_free(monkeypatch):
-    network = PRESETS["cifar10"]().network
-    assert batching.images_at_once(network, 32, 32, MPS) == 256
+    network = UNet(PRESETS["cifar10"]().network, 3, 3, 32)
+    widest = network.widest_bytes(32, 32, False)
+    assert memory.images_at_once(widest, MPS) == 256
     for free, held, expected in (
         (80 * 2**30, 0, 256),
         (2**30, 0, 42),
@@ -104,15 +106,16 @@ def test_a_gpu_takes_more_but_no_more_than_half_of_what_is_free(monkeypatch):
         )
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device, held=held: held)
-        assert batching.images_at_once(network, 32, 32, torch.device("cuda")) == expected
+        assert memory.images_at_once(widest, torch.device("cuda")) == expected
 
 
 def test_attention_over_many_pixels_counts_on_a_cpu_only():
-    network = UNetConfig(
+    config = UNetConfig(
         base_channels=8, channel_multipliers=(1, 1), attention_levels=(1,), norm_groups=8
     )
-    assert batching.widest_bytes(network, 64, 63, CPU) == 4 * (32 * 32) ** 2
-    assert batching.widest_bytes(network, 64, 63, MPS) == 4 * 8 * 64 * 63
+    network = UNet(config, 3, 3, 64)
+    assert network.widest_bytes(64, 63, True) == 4 * (32 * 32) ** 2
+    assert network.widest_bytes(64, 63, False) == 4 * 8 * 64 * 63
 
 
 def test_large_pictures_go_in_one_at_a_time():
@@ -120,8 +123,9 @@ def test_large_pictures_go_in_one_at_a_time():
     config = unnoise.preset(
         "pictures", {"data.image_size": 256, "network.base_channels": 64, "device": "cpu"}
     )
-    assert batching.images_at_once(config.network, 256, 256, CPU) == 1
-    assert batching.PEAK * batching.widest_bytes(config.network, 256, 256, MPS) < 2**29
+    network = UNet(config.network, 3, 3, 256)
+    assert memory.images_at_once(network.widest_bytes(256, 256, True), CPU) == 1
+    assert memory.PEAK * network.widest_bytes(256, 256, False) < 2**29
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun"])
@@ -129,7 +133,7 @@ def test_pictures_do_not_depend_on_the_size_chosen(monkeypatch, calls, sampler):
     model = unnoise.load("digits", "cpu")
     whole = model.sample(12, steps=3, sampler=sampler)
     assert set(calls) == {24}
-    monkeypatch.setattr(batching, "MOST", 5)
+    monkeypatch.setattr(memory, "MOST", 5)
     parts = model.sample(12, steps=3, sampler=sampler)
     assert set(calls) == {24, 10, 4}
     # bitwise up to the rounding of float32 kernels that differ with the batch's size
@@ -149,7 +153,7 @@ def test_batches_are_halved_as_often_as_memory_runs_out(capsys):
             raise MemoryError
         return rows
 
-    done = list(batching.in_batches(20, 12, run))
+    done = list(memory.in_batches(20, 12, run))
     assert [i for rows in done for i in range(rows.start, rows.stop)] == list(range(20))
     assert seen == [12, 6, 3, 3, 3, 3, 3, 3, 2]
     assert capsys.readouterr().err.splitlines() == [
@@ -163,7 +167,7 @@ def test_other_errors_are_not_taken_for_it():
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        list(batching.in_batches(3, 2, run))
+        list(memory.in_batches(3, 2, run))
 
 
 @pytest.mark.parametrize("word", FULL)

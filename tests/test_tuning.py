@@ -10,7 +10,7 @@ import torch
 
 import unnoise
 from unnoise import tuning
-from unnoise.config import ConfigError
+from unnoise.errors import ConfigError
 from unnoise.model import Model
 
 

@@ -23,6 +23,7 @@ from benchmarks.reliability.subject import (
 )  # fmt: skip
 from unnoise import build, checkpoint, cli
 from unnoise.config import override
+from unnoise.errors import CheckpointError
 
 CHANNELS, KEPT = 56, 2
 
@@ -55,7 +56,7 @@ class Ours:
     def resume(self, folder: Path) -> tuple[int, Groups]:
         path, skipped = checkpoint.newest(folder)
         if path is None:
-            raise checkpoint.CheckpointError("; ".join(skipped))
+            raise CheckpointError("; ".join(skipped))
         tensors, state = checkpoint.load(path)
         weights, ema = (
             [tensors[part][name] for name in state["names"]] for part in ("network", "ema")

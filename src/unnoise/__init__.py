@@ -59,10 +59,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from unnoise.api import evaluate, load_data, preset, train
-    from unnoise.checkpoint import CheckpointError
-    from unnoise.config import ConfigError, RunConfig, override
-    from unnoise.data.config import DataConfig, DataError
+    from unnoise.config import RunConfig, override
+    from unnoise.data.config import DataConfig
     from unnoise.data.images import from_model, grid, save_png, to_model
+    from unnoise.errors import CheckpointError, ConfigError, DataError
     from unnoise.model import Model, generate_samples, load
     from unnoise.presets import PRESETS
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unnoise import build
 from unnoise.config import RunConfig, override
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load
 from unnoise.model import Model
 from unnoise.model import load as load_model
+from unnoise.precision import find_device
 from unnoise.presets import named, with_objective
+from unnoise.terminal import shown_by_default
 from unnoise.training import loop
 
 
@@ -26,9 +27,9 @@ def preset(
     return override(named(name, objective), changes or {})
 
 
-def load_data(config: RunConfig, progress: bool = False) -> ImageData:
+def load_data(config: RunConfig) -> ImageData:
     """The images of a configuration."""
-    return load(config.data, progress)
+    return load(config.data)
 
 
 def train(
@@ -47,12 +48,13 @@ def train(
         config if objective is None else with_objective(config, objective), changes or {}
     )
     folder = Path(out) if out is not None else default_folder(config, objective)
-    outcome = loop.train(config, load_data(config), folder)
+    with shown_by_default():
+        outcome = loop.train(config, load_data(config), folder)
     if not outcome.finished:
         raise KeyboardInterrupt(
             f"stopped: everything is saved in {folder}; the same call goes on from there"
         )
-    return load_model(outcome.folder, str(build.device(config.device)))
+    return load_model(outcome.folder, str(find_device(config.device)))
 
 
 def evaluate(
@@ -75,7 +77,8 @@ def evaluate(
     model = model if isinstance(model, Model) else load_model(model)
     config = data or model.config.data
     samples = Samples(model, dict(sampling or {}), num, seed=0)
-    return run(samples, load(config), config, Settings(**measured), Path(out))
+    with shown_by_default():
+        return run(samples, load(config), config, Settings(**measured), Path(out))
 
 
 def default_folder(config: RunConfig, objective: str | None = None) -> Path:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import math
-import platform
-import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -16,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from unnoise.config import ConfigError, DiffusionConfig, RunConfig, SampleConfig, nearest
+from unnoise.config import DiffusionConfig, RunConfig, SampleConfig
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.gaussian import VARIANCES
@@ -26,9 +21,7 @@ from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
 from unnoise.diffusion.samplers import SAMPLERS, options
 from unnoise.diffusion.schedules import SCHEDULES, Schedule
-from unnoise.networks.kernels import GroupNorm
-from unnoise.networks.sampling import rounded
-from unnoise.networks.triton_norm import available
+from unnoise.errors import ConfigError, nearest
 from unnoise.networks.unet import UNet
 
 V = TypeVar("V")
@@ -142,110 +135,3 @@ def grid(config: SampleConfig, schedule: Schedule) -> list[Level]:
         return grids.make(schedule, config.steps, config.spacing)
     except ValueError as error:
         raise ConfigError(f"sample.{error}") from error
-
-
-def device(name: str) -> torch.device:
-    """The device of a name; auto is CUDA, then Apple's GPU, then the CPU."""
-    if name == "auto":
-        accelerator = (
-            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        )
-        return torch.device("cpu") if accelerator is None else accelerator
-    try:
-        chosen = torch.device(name)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device: {name!r} is not there; expected auto, cpu, cuda, cuda:0 or mps"
-        ) from error
-    return chosen
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """How a network is computed on a device: precision, memory format, compilation."""
-
-    device: torch.device
-    dtype: torch.dtype
-    channels_last: bool
-    compile: bool
-    fused_norm: bool = False
-    sample_channels_last: bool = False
-    """The memory format of the network's copy for sampling, where it has one."""
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Mixed precision, or nothing for fp32."""
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
-
-    def place(self, net: nn.Module) -> nn.Module:
-        """The network on the device in this memory format, its normalisations by this kernel."""
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        for module in net.modules():
-            if isinstance(module, GroupNorm):
-                module.triton = self.fused_norm
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return net.to(device=self.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-
-    def for_sampling(self, net: nn.Module) -> nn.Module:
-        """The network, or a copy that holds its weights in this precision."""
-        return (
-            net
-            if self.dtype == torch.float32
-            else rounded(net, self.dtype, self.sample_channels_last)
-        )
-
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def arithmetic(config: RunConfig) -> Arithmetic:
-    """The configured arithmetic; "auto" by the measurements in docs/results.md (kernels)."""
-    where = device(config.device)
-    if config.train.precision != "auto":
-        dtype = DTYPES[config.train.precision]
-    elif where.type == "cuda":
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    elif where.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        dtype = torch.bfloat16
-    else:
-        dtype = torch.float32
-    if dtype == torch.float16 and where.type != "cuda":
-        raise ConfigError(
-            f"train.precision: 'fp16' needs CUDA, got device {where.type}; expected fp32 or bf16"
-        )
-    return Arithmetic(
-        where,
-        dtype,
-        _switch(config.train.channels_last, where.type == "cuda"),
-        _switch(config.train.compile, where.type == "cuda"),
-        _fused_norm(config.train.fused_norm, where),
-        where.type == "cuda" or config.network.base_channels >= 64,
-    )
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next step: giving it back and clearing it anew is 10 % of a step on a CPU."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold = (
-            -1,
-            -3,
-        )  # of mallopt(3); 32 MiB is the most that the second may be
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 32 * 2**20)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-def _fused_norm(value: str, where: torch.device) -> bool:
-    if value == "on" and not (where.type == "cuda" and available()):
-        raise ConfigError(
-            f"train.fused_norm: needs CUDA and the triton package, got device {where.type}; expected off"
-        )
-    return _switch(value, auto=False)
-
-
-def _switch(value: str, auto: bool) -> bool:
-    return auto if value == "auto" else value == "on"

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unnoise.errors import CheckpointError
+from unnoise.files import discard_leftovers, replacing, sha256
+
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
 MANIFEST = "manifest.json"
@@ -36,55 +38,25 @@ MANIFEST = "manifest.json"
 Tensors = dict[str, Tensor]
 
 
-class CheckpointError(ValueError):
-    """A checkpoint or model file that cannot be written or read; the message says which, why and what to do."""
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    _fsync(temporary)
-    os.replace(temporary, path)
-    _fsync(path.parent)
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON, or a CheckpointError."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-
-
 def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any]) -> Path:
-    """Write `folder/step-<step>` from named groups of tensors and a JSON state; the old ones stay if it fails."""
+    """Write `folder/step-<step>` from named groups of tensors and a JSON state, whole or not at all."""
     final = folder / name(step)
-    temporary = folder / f".tmp-{final.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        for part, group in tensors.items():
-            _save_tensors(group, temporary / f"{part}.safetensors")
-        (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-        manifest = {"format": FORMAT, "torch": torch.__version__, "files": {}}
-        for path in sorted(temporary.iterdir()):
-            _fsync(path)
-            manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        write_json(temporary / MANIFEST, manifest)
-        old = folder / f".old-{final.name}"
-        if final.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(final, old)
-        os.replace(temporary, final)
-        _fsync(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with replacing(final) as temporary:
+            temporary.mkdir()
+            for part, group in tensors.items():
+                _save_tensors(group, temporary / f"{part}.safetensors")
+            (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+            files = {
+                path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                for path in sorted(temporary.iterdir())
+            }
+            manifest = {"format": FORMAT, "torch": torch.__version__, "files": files}
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"checkpoint {final}: not written ({_reason(error)}); {intact(folder)}, make room or choose another --out "
-            "and run the same command again"
+            f"checkpoint {final}: not written ({_reason(error)}); {intact(folder)}, "
+            "make room or choose another --out and run the same command again"
         ) from error
     return final
 
@@ -108,10 +80,10 @@ def name(step: int) -> str:
 
 
 def prune(folder: Path, kept: set[str]) -> None:
-    """Delete all checkpoints but those kept by name, and what a crash left half-written."""
-    old = [path for path in checkpoints(folder) if path.name not in kept]
-    for path in [*old, *folder.glob(".tmp-step-*"), *folder.glob(".old-step-*")]:
-        shutil.rmtree(path)
+    """Delete all checkpoints but those kept by name."""
+    for path in checkpoints(folder):
+        if path.name not in kept:
+            shutil.rmtree(path)
 
 
 def intact(folder: Path) -> str:
@@ -168,13 +140,11 @@ def verify(path: Path) -> None:
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and why newer ones were skipped."""
-    for old in folder.glob(".old-step-*"):  # a crash while a step was saved again
-        final = folder / old.name.removeprefix(".old-")
-        if final.exists():
-            shutil.rmtree(old)
-        else:
-            os.replace(old, final)
+    """The newest checkpoint that verifies, and why newer ones were skipped.
+
+    Only the process that owns the run folder may call this: it discards what killed writers left.
+    """
+    discard_leftovers(folder)
     skipped = []
     for path in reversed(checkpoints(folder)):
         try:
@@ -188,23 +158,12 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
     """Write one self-describing model file: weights, and as its header's `unnoise` entry the JSON record."""
-    folder = path.with_name(
-        f".tmp-{path.name}"
-    )  # safetensors writes under a name of its own beside the file
-    temporary = folder / path.name
+    record = {**record, "format": FORMAT, "weights": fingerprint(tensors)}
+    record["record"] = _digest(record)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        record = {**record, "format": FORMAT, "weights": fingerprint(tensors)}
-        record["record"] = _digest(record)
-        _save_tensors(tensors, temporary, {"unnoise": json.dumps(record)})
-        _fsync(temporary)
-        os.replace(temporary, path)
-        _fsync(path.parent)
-        folder.rmdir()
+        with replacing(path) as temporary:
+            _save_tensors(tensors, temporary, {"unnoise": json.dumps(record)})
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise CheckpointError(f"model file {path}: not written ({_reason(error)})") from error
 
 
@@ -247,17 +206,3 @@ def fingerprint(tensors: Tensors) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

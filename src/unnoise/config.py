@@ -7,21 +7,18 @@ sampler) are checked where the registries are, in `build`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
 from unnoise.data.config import DataConfig
+from unnoise.errors import ConfigError, nearest
 from unnoise.networks.config import UNetConfig
+from unnoise.units import seconds
 
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message says what, got, expected and fix in one line."""
 
 
 @dataclass(frozen=True)
@@ -177,13 +174,6 @@ class RunConfig:
     """auto, cpu, cuda, cuda:1, mps."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean 'x'?', or the known names where none is near."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-
-
 def to_dict(config: object) -> dict[str, Any]:
     """A configuration as a plain dictionary, ready for JSON."""
     return dataclasses.asdict(config)  # type: ignore[call-overload]
@@ -256,19 +246,6 @@ def differences(a: object, b: object) -> list[str]:
     """The dotted fields in which two configurations of a kind differ: 'train.lr: 0.1 -> 0.2'."""
     before, after = flat(a), flat(b)
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
-
-
-def seconds(text: str) -> float:
-    """90s, 20m, 1h30m or plain seconds, in seconds."""
-    import re
-
-    match = re.fullmatch(
-        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip()
-    )
-    if not text.strip() or match is None:
-        raise ConfigError(f"train.time: got {text!r}, expected a time such as 90s, 20m or 1h30m")
-    hours, minutes, rest = (float(g or 0) for g in match.groups())
-    return 3600 * hours + 60 * minutes + rest
 
 
 def check(config: RunConfig) -> None:

@@ -22,8 +22,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from unnoise.config import ConfigError, SampleConfig
-from unnoise.data.config import DataError
+from unnoise.config import SampleConfig
 from unnoise.data.fit import Target
 from unnoise.data.folder import read_picture as read_fitted
 from unnoise.data.images import from_model, to_model
@@ -32,6 +31,7 @@ from unnoise.diffusion.gaussian import diffuse
 from unnoise.diffusion.guidance import mixture
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers import STOCHASTIC
+from unnoise.errors import ConfigError, DataError
 from unnoise.model import SAMPLE_BATCH, Model, last
 
 INVERSION = {

@@ -11,8 +11,9 @@ from typing import Any
 import numpy
 import torch
 
-from unnoise import checkpoint
-from unnoise.build import Arithmetic
+from unnoise.errors import CheckpointError
+from unnoise.files import read_json, write_json
+from unnoise.precision import Arithmetic
 
 FILE = "environment.json"
 
@@ -42,11 +43,11 @@ def write(folder: Path, arithmetic: Arithmetic, step: int) -> None:
     """Add this start to environment.json: a list, the newest last."""
     path = folder / FILE
     try:
-        starts = list(checkpoint.read_json(path)) if path.exists() else []
-    except checkpoint.CheckpointError:  # a damaged note of the past stops nobody
+        starts = list(read_json(path)) if path.exists() else []
+    except CheckpointError:  # a damaged note of the past stops nobody
         starts = []
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    checkpoint.write_json(path, [*starts, {"started": now, "step": step, **describe(arithmetic)}])
+    write_json(path, [*starts, {"started": now, "step": step, **describe(arithmetic)}])
 
 
 def _processor() -> str:

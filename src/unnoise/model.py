@@ -19,10 +19,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from unnoise import build, checkpoint
-from unnoise.batching import images_at_once, in_batches
-from unnoise.checkpoint import MODEL_FILE, CheckpointError
-from unnoise.config import ConfigError, RunConfig, SampleConfig, from_dict, nearest, to_dict
+from unnoise import build, checkpoint, precision
+from unnoise.checkpoint import MODEL_FILE
+from unnoise.config import RunConfig, SampleConfig, from_dict, to_dict
 from unnoise.data.images import from_model
 from unnoise.diffusion import grids, samplers
 from unnoise.diffusion.denoiser import (
@@ -36,7 +35,11 @@ from unnoise.diffusion.guidance import autoguidance, classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
+from unnoise.errors import CheckpointError, ConfigError, nearest
+from unnoise.memory import images_at_once, in_batches
 from unnoise.networks.sampling import DeepCache, Graphed
+from unnoise.networks.unet import UNet
+from unnoise.precision import find_device
 
 SAMPLE_BATCH = 64
 """Images per network call, where the call does not choose them itself."""
@@ -45,12 +48,12 @@ SAMPLE_BATCH = 64
 class Model:
     """A network with all that sampling it needs. `record` is the JSON record of its model file."""
 
-    def __init__(self, network: nn.Module, config: RunConfig, record: dict[str, Any]) -> None:
+    def __init__(self, network: UNet, config: RunConfig, record: dict[str, Any]) -> None:
         self.config, self.record = config, record
         self.shape = build.Shape(**record["shape"])
         self.class_names: tuple[str, ...] = tuple(record.get("class_names", ()))
-        self.arithmetic = build.arithmetic(config)
-        self.network = self.arithmetic.place(network).eval().requires_grad_(False)
+        self.arithmetic = precision.choose(config)
+        self.network: UNet = self.arithmetic.place(network).eval().requires_grad_(False)
         self.diffusion: DiffusionModel = build.diffusion_model(config.diffusion, self.network)
 
     @property
@@ -62,7 +65,7 @@ class Model:
 
     def to(self, device: str | torch.device) -> Model:
         """This model on a device: itself where it is there already, else a copy."""
-        if build.device(str(device)) == self.arithmetic.device:
+        if find_device(str(device)) == self.arithmetic.device:
             return self
         config = dataclasses.replace(self.config, device=str(device))
         return Model(copy.deepcopy(self.network), config, self.record)
@@ -103,13 +106,10 @@ class Model:
         doubled = (
             guide is None and chosen.guidance_scale != 1
         )  # one call with and without the label
-        return images_at_once(
-            self.config.network,
-            shape.height,
-            shape.width,
-            self.arithmetic.device,
-            rows=2 if doubled else 1,
-        )
+        device = self.arithmetic.device
+        on_cpu = device.type == "cpu"
+        bytes_per_image = self.network.widest_bytes(shape.height, shape.width, on_cpu)
+        return images_at_once(bytes_per_image * (2 if doubled else 1), device)
 
     def steps(
         self,

@@ -7,15 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unnoise.config import (
-    ConfigError,
-    DiffusionConfig,
-    RunConfig,
-    SampleConfig,
-    TrainConfig,
-    nearest,
-)
+from unnoise.config import DiffusionConfig, RunConfig, SampleConfig, TrainConfig
 from unnoise.data.config import DataConfig
+from unnoise.errors import ConfigError, nearest
 from unnoise.networks.config import UNetConfig
 
 

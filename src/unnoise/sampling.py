@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from unnoise import checkpoint
-from unnoise.batching import in_batches
-from unnoise.config import ConfigError, to_dict
+from unnoise import checkpoint, events
+from unnoise.config import to_dict
 from unnoise.data.images import (
     from_model,
     grid,
@@ -26,6 +23,8 @@ from unnoise.data.images import (
     side_by_side,
 )
 from unnoise.diffusion.samplers.step import Step
+from unnoise.errors import CheckpointError, ConfigError
+from unnoise.memory import in_batches
 from unnoise.model import Model, find, last
 
 if TYPE_CHECKING:
@@ -54,45 +53,33 @@ def write_samples(
     size = model.images_at_once(guide, **settings) if batch_size is None else batch_size
     steps = len(model.grid(model.settings(guide=guide, **settings))) - 1
     _folder(out)
-    with _progress(len(seeds), steps) as watched:
 
-        def made(rows: slice) -> tuple[slice, Tensor]:
-            return rows, from_model(
-                last(watched(rows, model.steps(seeds[rows], label, guide, **settings))).x.cpu()
-            )
+    def made(rows: slice) -> tuple[slice, Tensor]:
+        walk = model.steps(seeds[rows], label, guide, **settings)
+        return rows, from_model(last(_watched(rows, walk, len(seeds), steps)).x.cpu())
 
-        for rows, images in in_batches(len(seeds), size, made):
-            for i, image in zip(range(rows.start, rows.stop), images, strict=True):
-                text = {**recipe, "seed": seeds[i]} | (
-                    {} if labels is None else {"label": int(labels[i])}
-                )
-                _save(picture(out, seeds[i]), image, {"unnoise": json.dumps(text)}, i)
+    for rows, images in in_batches(len(seeds), size, made):
+        for i, image in zip(range(rows.start, rows.stop), images, strict=True):
+            text = {**recipe, "seed": seeds[i]}
+            text |= {} if labels is None else {"label": int(labels[i])}
+            _save(picture(out, seeds[i]), image, {"unnoise": json.dumps(text)}, i)
 
 
-@contextmanager
-def _progress(
-    count: int, steps: int
-) -> Iterator[Callable[[slice, Iterator[Step]], Iterator[Step]]]:
-    """A bar on a terminal, with the time left, that watches the steps of one part of the images after the other."""
-    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(
-        total=count * steps, disable=None, leave=False, bar_format=layout, dynamic_ncols=True
-    ) as bar:
+def _watched(rows: slice, walk: Iterator[Step], count: int, steps: int) -> Iterator[Step]:
+    """The steps of a batch of `count` images, each reported as progress.
 
-        def advance(rows: slice, step: int) -> None:
-            bar.set_description_str(
-                f"{rows.start} of {count} images, step {step} of {steps}", refresh=False
-            )
-            # backwards too, where a batch that ran out of memory begins again in halves
-            bar.update(rows.start * steps + (rows.stop - rows.start) * step - bar.n)
+    Progress falls where a batch that ran out of memory begins again in halves.
+    """
 
-        def watched(rows: slice, walk: Iterator[Step]) -> Iterator[Step]:
-            advance(rows, 0)
-            for i, step in enumerate(walk, 1):
-                advance(rows, i)
-                yield step
+    def report(step: int) -> None:
+        done = rows.start * steps + (rows.stop - rows.start) * step
+        detail = f"{rows.start} of {count} images, step {step} of {steps}"
+        events.send(events.Progress("samples", done, count * steps, detail=detail))
 
-        yield watched
+    report(0)
+    for number, step in enumerate(walk, 1):
+        report(number)
+        yield step
 
 
 def _folder(out: Path) -> None:
@@ -192,13 +179,13 @@ def _steps(
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """The wanted steps of all seeds, by number from 0: what is to be seen of each, made a batch at a time."""
     count = len(model.grid(model.settings(guide=guide, **settings))) - 1
-    with _progress(len(seeds), count) as watched:
 
-        def made(rows: slice) -> dict[int, tuple[Tensor, Tensor]]:
-            walk = watched(rows, model.steps(seeds[rows], label, guide, **settings))
-            return {i: _shown(step) for i, step in enumerate(walk) if i in wanted}
+    def made(rows: slice) -> dict[int, tuple[Tensor, Tensor]]:
+        walk = model.steps(seeds[rows], label, guide, **settings)
+        walk = _watched(rows, walk, len(seeds), count)
+        return {i: _shown(step) for i, step in enumerate(walk) if i in wanted}
 
-        parts = list(in_batches(len(seeds), model.images_at_once(guide, **settings), made))
+    parts = list(in_batches(len(seeds), model.images_at_once(guide, **settings), made))
     return {
         i: (torch.cat([part[i][0] for part in parts]), torch.cat([part[i][1] for part in parts]))
         for i in wanted
@@ -233,7 +220,7 @@ def describe(target: str) -> str:
     if target.lower().endswith(".png"):
         text = read_png_text(Path(target)).get("unnoise")
         if text is None:
-            raise checkpoint.CheckpointError(
+            raise CheckpointError(
                 f"{target}: has no unnoise text; expected a picture that unnoise made"
             )
         return text

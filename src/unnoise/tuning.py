@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from unnoise.config import ConfigError, SampleConfig
+from unnoise.config import SampleConfig
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import Prediction
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.samplers import SAMPLERS, STOCHASTIC, steps_within
 from unnoise.diffusion.samplers.first_order import euler
+from unnoise.errors import ConfigError
 from unnoise.model import Model, last
 
 BUDGETS = (5, 8, 10, 15, 20)

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from unnoise.data import cache
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load
+from unnoise.errors import DataError
 
 
 @pytest.fixture

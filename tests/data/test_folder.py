@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load, report
 from unnoise.data.fit import Target
 from unnoise.data.folder import read_picture
 from unnoise.data.images import save_png
+from unnoise.errors import DataError
 
 ORIENTATION = 0x0112
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from unnoise.data.config import DataError
 from unnoise.data.images import from_model, grid, read_png_text, save_png, to_model
+from unnoise.errors import DataError
 
 
 def test_all_256_values_survive_the_round_trip_and_fill_the_range():

@@ -18,8 +18,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from unnoise.data import cifar10, download
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load, report
+from unnoise.errors import DataError
 
 
 def test_digits_are_scikit_learns(tmp_path):
@@ -279,13 +280,13 @@ def test_a_broken_download_goes_on_where_it_was(server, tmp_path, ranges):
     with pytest.raises(
         DataError, match=r"run the command again to go on, or give a local copy with --data.path"
     ):
-        download.download([url + "/file"], path, md5, False)
+        download.download([url + "/file"], path, md5)
     assert not path.exists()
     kept = path.with_name("file.part").stat().st_size
     assert 0 < kept <= 100_000
-    download.download([url + "/file"], path, md5, False)
+    download.download([url + "/file"], path, md5)
     assert path.read_bytes() == handler.content and handler.asked == [None, f"bytes={kept}-"]
-    download.download([url + "/file"], path, md5, False)
+    download.download([url + "/file"], path, md5)
     assert len(handler.asked) == 2, "what is there is not fetched again"
 
 
@@ -302,7 +303,7 @@ def test_a_wrong_md5_is_refused_and_the_next_mirror_tried(server, tmp_path):
     handler, url = server
     path = tmp_path / "file"
     with pytest.raises(DataError, match="MD5 is not"):
-        download.download([url + "/file"], path, "0" * 32, False)
+        download.download([url + "/file"], path, "0" * 32)
     assert not list(tmp_path.iterdir())
     md5 = hashlib.md5(handler.content).hexdigest()
     download.download(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from unnoise.data import mnist
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load
+from unnoise.errors import DataError
 
 
 def idx(array):

@@ -12,9 +12,8 @@ from benchmarks.resnet56 import ResNet56
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
-from unnoise.config import ConfigError
 from unnoise.data.cifar10 import CLASSES
-from unnoise.data.config import DataError
+from unnoise.errors import ConfigError, DataError
 from unnoise.evaluation.classes import (
     Share,
     class_accuracy,

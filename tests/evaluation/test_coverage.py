@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 from unnoise.evaluation import coverage as module
 from unnoise.evaluation.coverage import coverage, radii
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from unnoise.config import ConfigError
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load
+from unnoise.errors import ConfigError, DataError
 from unnoise.evaluation import tiny
 from unnoise.evaluation.extractors import extractor
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 from unnoise.evaluation.frechet import FrechetTo, frechet_distance, moments, perfect
 from unnoise.evaluation.statistics import Statistics
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from unnoise.config import ConfigError
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load
+from unnoise.errors import ConfigError
 from unnoise.evaluation import inception
 from unnoise.evaluation.extractors import Extractor, extractor
 from unnoise.evaluation.frechet import frechet_distance, moments

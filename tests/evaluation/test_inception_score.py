@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 from unnoise.evaluation.inception_score import inception_score
 
 

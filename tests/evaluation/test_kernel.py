@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.evaluation.test_frechet import Given, features
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 from unnoise.evaluation import kernel
 from unnoise.evaluation.kernel import exact, kernel_distance, mmd2
 

@@ -13,8 +13,8 @@ from torch.distributions import Normal, kl_divergence
 
 import unnoise
 from tests.mixture import Mixture
-from unnoise.config import ConfigError, RunConfig, override
-from unnoise.data.config import DataConfig, DataError
+from unnoise.config import RunConfig, override
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load
 from unnoise.diffusion import grids
 from unnoise.diffusion.levels import Level
@@ -22,10 +22,12 @@ from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant, recover, target
 from unnoise.diffusion.samplers.frames import FLOW
 from unnoise.diffusion.schedules import SCHEDULES
+from unnoise.errors import ConfigError, DataError
 from unnoise.evaluation.likelihood import bits_per_dim, bound, common, ode
 from unnoise.evaluation.likelihood.bound import Chain, all_terms, decoder_variance, prior
 from unnoise.evaluation.likelihood.ode import SOLVERS, Clock, OdeSettings, make_probes, to_noise
 from unnoise.model import Model
+from unnoise.precision import full_precision
 
 MIXTURE = Mixture([[-0.6, 0.3], [0.5, 0.1], [0.2, -0.7]], std=0.2)
 OBJECTIVES = {
@@ -455,7 +457,7 @@ def test_precision_is_full_inside_and_put_back_afterwards():
     try:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
-        with pytest.raises(KeyError), common.full_precision():
+        with pytest.raises(KeyError), full_precision():
             assert now() == (False, "highest")
             raise KeyError
         assert now() == (True, "high")

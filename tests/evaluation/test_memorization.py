@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load
+from unnoise.errors import DataError
 from unnoise.evaluation import neighbours
 from unnoise.evaluation.memorization import Features, Level, copying, pairs_picture
 from unnoise.evaluation.neighbours import nearest

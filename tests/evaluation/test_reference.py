@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 from unnoise.evaluation.reference import Key, cached_statistics, read, write
 from unnoise.evaluation.statistics import Statistics
 

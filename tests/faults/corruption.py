@@ -14,6 +14,7 @@ from typing import Any
 from tests.faults import harness
 from tests.faults.harness import Fault, Lab, Problems
 from unnoise import checkpoint
+from unnoise.errors import CheckpointError
 
 RUN_EVERY = 12
 """One trial in so many also runs on to the end."""
@@ -170,7 +171,7 @@ def _skipped(run: Path, newest: Path, before: Path) -> Problems:
         problems.append(f"newest() says {skipped}")
     try:
         checkpoint.load(newest)
-    except checkpoint.CheckpointError:
+    except CheckpointError:
         return problems
     return [*problems, "loaded silently"]
 
@@ -178,7 +179,7 @@ def _skipped(run: Path, newest: Path, before: Path) -> Problems:
 def _model_refused(path: Path, right: Path) -> Problems:
     try:
         _, record = checkpoint.read_model(path)
-    except checkpoint.CheckpointError:
+    except CheckpointError:
         return []
     expected = checkpoint.read_model(right)[1]
     fields = [

@@ -26,6 +26,7 @@ import torch._dynamo  # noqa: F401  (imported before the forks, as all below: Ad
 import unnoise.api
 import unnoise.cli.train  # noqa: F401
 from unnoise import checkpoint, cli
+from unnoise.errors import CheckpointError
 from unnoise.training import loop
 
 STEPS, BATCH, EVERY = 30, 8, 5
@@ -231,7 +232,7 @@ def different(a: Path, b: Path) -> Problems:
             checkpoint.verify(path)
         if _model(a) != _model(b):
             problems.append("model.safetensors differs")
-    except checkpoint.CheckpointError as error:
+    except CheckpointError as error:
         return [*problems, str(error)]
     for name in ("network", "ema", "optimizer"):
         if (one / f"{name}.safetensors").read_bytes() != (

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.faults import harness
 from tests.faults.harness import EVERY, STEPS, Fault, Lab, Problems
 from unnoise import checkpoint
+from unnoise.errors import CheckpointError
 
 BESIDE_EVERY = 4
 """One in so many trials writes its checkpoints beside training."""
@@ -61,7 +62,7 @@ def sound(run: Path) -> Problems:
     if (run / checkpoint.MODEL_FILE).exists():
         try:
             checkpoint.read_model(run / checkpoint.MODEL_FILE)
-        except checkpoint.CheckpointError as error:
+        except CheckpointError as error:
             problems.append(f"kill left {error}")
     return problems
 

@@ -47,14 +47,14 @@ def trial(lab: Lab, number: int) -> Problems:
 
 def _before_the_first(number: int) -> None:
     """Send a signal to this process as it writes config.json."""
-    real = checkpoint.write_json
+    real = loop.write_json
 
     def write(path, value) -> None:
         if path.name == "config.json":
             os.kill(os.getpid(), number)
         real(path, value)
 
-    checkpoint.write_json = write
+    loop.write_json = write
 
 
 def _twice(run, first: int, second: int, step: int) -> Problems:

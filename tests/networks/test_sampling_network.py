@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests.networks.test_unet import SMALL, random_weights
 
-from unnoise.config import ConfigError
+from unnoise.errors import ConfigError
 from unnoise.model import load
-from unnoise.networks.sampling import DeepCache, rounded
+from unnoise.networks.sampling import DeepCache, cast_weights
 from unnoise.networks.unet import UNet
 
 
@@ -32,7 +32,7 @@ def inputs(batch: int, time: float) -> tuple[torch.Tensor, torch.Tensor, torch.T
 def test_rounded_weights_change_no_bit_under_autocast(layout):
     net = network().to(memory_format=layout)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    fast = rounded(net, torch.bfloat16)
+    fast = cast_weights(net, torch.bfloat16)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(fast(*inputs(3, 500.0)), net(*inputs(3, 500.0)))
     assert fast.get_parameter("stem.weight").dtype == torch.bfloat16

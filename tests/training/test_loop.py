@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 import unnoise
 from unnoise import checkpoint
-from unnoise.config import ConfigError, override
+from unnoise.config import override
 from unnoise.data.dataset import load
+from unnoise.errors import CheckpointError, ConfigError
 from unnoise.presets import named
 from unnoise.training import loop, step
 from unnoise.training.probe import dry_run
@@ -179,7 +180,7 @@ def test_no_sound_checkpoint_is_an_error_and_not_a_new_start(whole, data, tmp_pa
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     for path in checkpoint.checkpoints(tmp_path / "checkpoints"):
         os.truncate(path / "network.safetensors", 10)
-    with pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint is left"):
+    with pytest.raises(CheckpointError, match="no sound checkpoint is left"):
         loop.train(tiny(), data, tmp_path)
 
 
@@ -414,7 +415,7 @@ def test_what_cannot_be_sampled_is_said_before_the_first_step(data, tmp_path):
 def test_a_damaged_config_is_named(whole, data, tmp_path, text):
     folder = shutil.copytree(whole, tmp_path / "run")
     (folder / "config.json").write_text(text)
-    with pytest.raises(checkpoint.CheckpointError, match=r"config.json"):
+    with pytest.raises(CheckpointError, match=r"config.json"):
         loop.train(tiny(), data, folder)
 
 

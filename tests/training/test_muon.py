@@ -9,7 +9,8 @@ import torch
 
 from tests.training.test_step import images, objective
 from unnoise import api, checkpoint
-from unnoise.config import ConfigError, override
+from unnoise.config import override
+from unnoise.errors import ConfigError
 from unnoise.presets import named
 from unnoise.training import loop
 from unnoise.training import state as states

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 import unnoise
 from unnoise import checkpoint
-from unnoise.config import ConfigError, override
+from unnoise.config import override
 from unnoise.data.dataset import load
 from unnoise.diffusion.losses import Uncertainty
 from unnoise.diffusion.samplers import SAMPLERS
 from unnoise.diffusion.schedules import SCHEDULES
+from unnoise.errors import ConfigError
 from unnoise.presets import OBJECTIVES, named, with_objective
 from unnoise.training import loop
 from unnoise.training.pairing import optimal_transport

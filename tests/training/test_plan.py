@@ -10,7 +10,8 @@ import pytest
 
 from tests.training.test_probe import TINY
 from unnoise import cli
-from unnoise.config import ConfigError, override
+from unnoise.config import override
+from unnoise.errors import ConfigError
 from unnoise.presets import named
 from unnoise.training import plan, probe
 from unnoise.training.probe import Measured, Speed
@@ -271,7 +272,7 @@ def test_a_busy_machine_is_said(monkeypatch):
 ])  # fmt: skip
 def test_times_are_rounded_down_to_what_the_flag_reads(sec, expected):
     from unnoise.cli.plan import brief
-    from unnoise.config import seconds
+    from unnoise.units import seconds
 
     assert brief(sec) == expected and seconds(expected) <= math.ceil(sec)
 

@@ -13,8 +13,9 @@ import torch
 
 import unnoise
 from unnoise import checkpoint
-from unnoise.config import ConfigError, override
+from unnoise.config import override
 from unnoise.data.dataset import load
+from unnoise.errors import ConfigError
 from unnoise.presets import named
 from unnoise.training import loop, plan, probe
 from unnoise.training.probe import Speed

@@ -16,6 +16,7 @@ import unnoise
 from tests.training.test_loop import assert_same_run, curve, tiny
 from unnoise import checkpoint
 from unnoise.data.dataset import load
+from unnoise.errors import CheckpointError
 from unnoise.training import loop
 from unnoise.training.saver import Saver
 
@@ -53,11 +54,11 @@ def test_one_save_at_a_time():
 
 def test_an_error_is_raised_once_where_training_asks():
     def save(_):
-        raise checkpoint.CheckpointError("no room")
+        raise CheckpointError("no room")
 
     saver = Saver(beside=True)
     saver.start(save, {})
-    with pytest.raises(checkpoint.CheckpointError, match="no room"):
+    with pytest.raises(CheckpointError, match="no room"):
         saver.wait()
     saver.wait()
     saver.check()
@@ -84,9 +85,7 @@ def full(monkeypatch, failing: set[int]):
 
     def save(folder: Path, step: int, *rest):
         if step in failing:
-            raise checkpoint.CheckpointError(
-                f"checkpoint step {step}: not written (no space left on device)"
-            )
+            raise CheckpointError(f"checkpoint step {step}: not written (no space left on device)")
         return real(folder, step, *rest)
 
     monkeypatch.setattr(checkpoint, "save", save)
@@ -101,7 +100,7 @@ def test_no_room_stops_training_and_the_same_command_goes_on(data, tmp_path, mon
         patch.setattr(
             loop, "train_step", lambda *a: (time.sleep(0.05), steps.append(a[1].step), real(*a))[2]
         )
-        with pytest.raises(checkpoint.CheckpointError, match="no space"):
+        with pytest.raises(CheckpointError, match="no space"):
             loop.train(config, data, tmp_path / "run")
         assert steps[-1] <= 11  # at once, not when it saves again
     assert checkpoint.newest(tmp_path / "run/checkpoints")[0].name == "step-00000005"
@@ -145,7 +144,7 @@ def test_whatever_else_cannot_be_written_does_not_stop_training_if_asked(
     for what in ("samples not written", "metrics not written", "old checkpoints not deleted"):
         assert f"{what}, training goes on" in said
     shutil.rmtree(folder)
-    with pytest.raises(checkpoint.CheckpointError, match="cannot be written"):
+    with pytest.raises(CheckpointError, match="cannot be written"):
         loop.train(tiny(), data, folder)
 
 

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from unnoise import build
+from unnoise import build, precision
 from unnoise.config import TrainConfig, override
 from unnoise.presets import named
 from unnoise.training import ema
@@ -27,7 +27,7 @@ def objective(**changes):
         **changes,
     }
     config = override(named("digits"), changes)
-    arithmetic = build.arithmetic(config)
+    arithmetic = precision.choose(config)
     state = states.create(config, SHAPE, arithmetic)
     for p in state.network.parameters():  # zero-initialised layers would hide mistakes
         torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(p.numel()))

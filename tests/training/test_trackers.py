@@ -8,8 +8,9 @@ import types
 import pytest
 
 import unnoise
-from unnoise.config import ConfigError, override
+from unnoise.config import override
 from unnoise.data.dataset import load
+from unnoise.errors import ConfigError
 from unnoise.presets import named
 from unnoise.training import loop
 

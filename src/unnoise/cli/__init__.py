@@ -11,7 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from unnoise.cli.flags import UsageError, nearest_of
+from unnoise import terminal
+from unnoise.errors import UsageError, UserError, nearest
 
 USAGE = """\
 usage: unnoise COMMAND ...
@@ -79,9 +80,10 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        raise UsageError(f"no command {name!r}; {nearest_of(name, COMMANDS)}")
+        raise UsageError(f"no command {name!r}; {nearest(name, COMMANDS)}")
     run = getattr(importlib.import_module(f"unnoise.cli.{COMMANDS[name]}"), name.replace("-", "_"))
-    return run(arguments[1:])
+    with terminal.shown(speaks=os.environ.get("RANK", "0") == "0"):
+        return run(arguments[1:])
 
 
 def _complain(error: BaseException) -> int:
@@ -89,11 +91,10 @@ def _complain(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return 130
-    known = {"UsageError", "ConfigError", "CheckpointError", "DataError", "DivergedError"}
-    if type(error).__name__ not in known and not isinstance(error, OSError):
+    if not isinstance(error, (UserError, OSError)):
         raise error
     print(f"unnoise: {error}", file=sys.stderr)
-    return 3 if type(error).__name__ == "DivergedError" else 2
+    return error.exit_code if isinstance(error, UserError) else 2
 
 
 def entry() -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unnoise.cli.flags import UsageError
+from unnoise.errors import UsageError
 
 HELP = """\
 usage: unnoise compare RUN RUN ..

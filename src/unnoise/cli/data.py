@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unnoise.cli.flags import UsageError, first_word, option, parse
+from unnoise.cli.flags import first_word, option, parse
+from unnoise.errors import UsageError
 
 
 def data(arguments: list[str]) -> int:
@@ -22,7 +23,7 @@ def data(arguments: list[str]) -> int:
     from unnoise.data.dataset import load, report
     from unnoise.data.images import mosaic, save_png
 
-    images = load(config, progress=True)
+    images = load(config)
     print(report(images))
     path = Path(out) if out else _place(Path(config.source))
     save_png(

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unnoise.cli.flags import UsageError, nearest_of, parse
+from unnoise.cli.flags import parse
 from unnoise.cli.sample import SamplerFlags, animation, seeds_of, with_format
+from unnoise.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +91,7 @@ def edit(arguments: list[str]) -> int:
         print(USAGE, end="")
         return 0 if {"--help", "-h"} & set(arguments) else 2
     if words[0] not in KINDS:
-        raise UsageError(f"edit: no kind {words[0]!r}; {nearest_of(words[0], KINDS)}")
+        raise UsageError(f"edit: no kind {words[0]!r}; {nearest(words[0], KINDS)}")
     kind = KINDS[words[0]]
     arguments = [_long(a) for a in with_format(arguments[len(words) :])]
     flags = parse(EditFlags(), arguments, f"unnoise edit {words[0]}")

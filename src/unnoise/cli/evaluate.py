@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unnoise.cli.flags import UsageError, first_word, parse, short_num
+from unnoise.cli.flags import first_word, parse, short_num
 from unnoise.cli.sample import SamplerFlags, at_least_one
+from unnoise.errors import UsageError
 
 if TYPE_CHECKING:
     from unnoise.data.config import DataConfig
@@ -78,20 +79,19 @@ def evaluate(arguments: list[str]) -> int:
         raise UsageError(f"--first-seed: got {flags.first_seed}, expected 0 or more")
     from unnoise.data.dataset import load as load_data
     from unnoise.evaluation import evaluate as evaluation
-    from unnoise.evaluation.collect import Ranks, Samples
+    from unnoise.evaluation.collect import Samples
     from unnoise.evaluation.summary import summary
     from unnoise.model import load
-    from unnoise.training.distributed import device_name, joined
+    from unnoise.parallel import process_group, rank_device
 
-    device = device_name(flags.device)
+    device = rank_device(flags.device)
     model = load(target, device)
     guide = None if flags.guide is None else load(flags.guide, device)
     samples = Samples(model, flags.settings(), flags.num, flags.first_seed, flags.batch_size, guide)
     config, out = _data(model, flags), Path(flags.out) if flags.out else _folder(target)
-    with joined(model.arithmetic.device) as here:
-        images = here.main_first(lambda: load_data(config, progress=here.main))
-        ranks = Ranks(here.rank, here.size, here.wait)
-        record = evaluation.evaluate(samples, images, config, _settings(flags), out, ranks)
+    with process_group(model.arithmetic.device) as here:
+        images = here.main_process_first(lambda: load_data(config))
+        record = evaluation.evaluate(samples, images, config, _settings(flags), out, here)
     if here.main:
         print(summary(record))
         pictures = "samples.png" + (", neighbours.png" if record["copying"] else "")

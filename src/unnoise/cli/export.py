@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unnoise.cli.flags import UsageError, first_word, nearest_of, option, switch
+from unnoise.cli.flags import first_word, option, switch
+from unnoise.errors import UsageError, nearest
 
 HELP = """\
 usage: unnoise export RUN|CHECKPOINT|FILE|NAME --out FILE.safetensors [--half]
@@ -31,7 +32,7 @@ def export(arguments: list[str]) -> int:
     out, arguments = option(arguments, "--out")
     half, rest = switch(arguments, "--half")
     if rest:
-        raise UsageError(f"no flag {rest[0]}; {nearest_of(rest[0], ['--out', '--half'])}")
+        raise UsageError(f"no flag {rest[0]}; {nearest(rest[0], ['--out', '--half'])}")
     if out is None or not out.endswith(".safetensors"):
         raise UsageError(f"--out: got {out!r}, expected a file name that ends in .safetensors")
     from unnoise.model import load

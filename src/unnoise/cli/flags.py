@@ -7,7 +7,9 @@ import io
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from unnoise.errors import UsageError, nearest
 
 C = TypeVar("C")
 
@@ -25,16 +27,6 @@ SHORT_FLAGS = {
     "--lr": "--train.lr",
 }
 """Short forms of the flags used most."""
-
-
-class UsageError(ValueError):
-    """A wrong command line."""
-
-
-def nearest_of(name: str, known: Any) -> str:
-    from unnoise.config import nearest
-
-    return nearest(name, known)
 
 
 def first_word(arguments: list[str], command: str, what: str) -> tuple[str | None, list[str]]:
@@ -78,7 +70,7 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
         for argument, after in itertools.pairwise([*arguments, ""]):
             flag = argument.split("=")[0].replace("_", "-")
             if flag.startswith("--") and flag not in known:
-                raise UsageError(f"no flag {flag}; {nearest_of(flag, everything)}")
+                raise UsageError(f"no flag {flag}; {nearest(flag, everything)}")
             if flag in switches and after.lower() in ("true", "false"):
                 raise UsageError(
                     f"{flag}: got {after}, expected nothing after it; {' or '.join(switches[flag])}"

@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unnoise.cli.flags import UsageError, first_word, option, parse
+from unnoise.cli.flags import first_word, option, parse
+from unnoise.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ def plan(arguments: list[str]) -> int:
     from unnoise.training import plan as planner
     from unnoise.training.probe import measure
 
-    data, busy = api.load_data(config, progress=True), _busy()
+    data, busy = api.load_data(config), _busy()
     measured = measure(config, data, Path(out) if out else api.default_folder(config, objective))
     asked = planner.make(config, measured, budget_sec)
     advice = planner.advise(asked)
@@ -69,7 +70,8 @@ def plan(arguments: list[str]) -> int:
 
 def _budget_sec(text: str, flags: list[str]) -> float:
     """The seconds of --budget; UsageError where it is no time, or --time says another."""
-    from unnoise.config import ConfigError, seconds
+    from unnoise.errors import ConfigError
+    from unnoise.units import seconds
 
     try:
         sec = seconds(text)
@@ -91,7 +93,7 @@ def _busy() -> list[str]:
 
 def _found(plan: Plan) -> list[str]:
     """What the probe measured."""
-    from unnoise.training.log import duration
+    from unnoise.units import duration
 
     of, budget, last = plan.measured, plan.budget_sec, plan.measured.speeds[-1]
     question = "to its end" if budget is None else f"within {duration(budget)}"
@@ -125,8 +127,8 @@ def _found(plan: Plan) -> list[str]:
 
 def _computed(plan: Plan) -> list[str]:
     """What follows from it."""
-    from unnoise.training.log import duration
     from unnoise.training.plan import largest_fit
+    from unnoise.units import duration
 
     of, train = plan.measured, plan.config.train
     largest, known = largest_fit(of, train.batch_size), of.speeds[-1].micro_batch
@@ -162,7 +164,7 @@ def _change(advice: Sequence[Advice]) -> list[str]:
 
 def command(words: Sequence[str], final: Plan, advice: Sequence[Advice]) -> str:
     """`unnoise train ..` as it was asked for, with the budget's training time and the advised settings."""
-    from unnoise.training.log import duration
+    from unnoise.units import duration
 
     flags: list[str] = []
     if final.budget_sec is not None:

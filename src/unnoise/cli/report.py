@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unnoise.cli.flags import UsageError, first_word, nearest_of, option
+from unnoise.cli.flags import first_word, option
+from unnoise.errors import UsageError, nearest
 
 HELP = """\
 usage: unnoise report RUN [--out FILE.html]
@@ -22,7 +23,7 @@ def report(arguments: list[str]) -> int:
         return 0
     out, rest = option(arguments, "--out")
     if rest:
-        raise UsageError(f"no flag {rest[0]}; {nearest_of(rest[0], ['--out'])}")
+        raise UsageError(f"no flag {rest[0]}; {nearest(rest[0], ['--out'])}")
     if out is not None and Path(out).suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out: got {out!r}, expected a file name that ends in .html")
     from unnoise.report import write

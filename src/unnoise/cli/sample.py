@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unnoise.cli.flags import UsageError, first_word, parse, short_num
+from unnoise.cli.flags import first_word, parse, short_num
+from unnoise.errors import UsageError
 
 if TYPE_CHECKING:
     from unnoise.model import Model
@@ -103,17 +104,14 @@ def sample(arguments: list[str]) -> int:
 
 def _sample_together(target: str, seeds: list[int], flags: SampleFlags) -> None:
     """Under torchrun: every rank makes its part."""
-    from unnoise.training.distributed import (
-        device_name,
-        joined,
-    )  # a second of imports that one process does without
+    from unnoise.parallel import process_group, rank_device
 
-    model, guide = _loaded(target, flags, device_name(flags.device))
-    with joined(model.arithmetic.device) as here:
+    model, guide = _loaded(target, flags, rank_device(flags.device))
+    with process_group(model.arithmetic.device) as here:
         mine = seeds[here.rows]
         if mine:
             _write(model, mine, flags, guide)
-        here.wait()
+        here.barrier()
         if here.main:
             _write_sheets(model, seeds, flags, guide)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unnoise.cli.flags import SHORT_FLAGS, UsageError, first_word, option, parse, switch
+from unnoise.cli.flags import SHORT_FLAGS, first_word, option, parse, switch
+from unnoise.errors import UsageError
+from unnoise.precision import find_device
 
 if TYPE_CHECKING:
     from unnoise.config import RunConfig
@@ -54,15 +56,15 @@ def _images(config: RunConfig, aloud: bool = True) -> ImageData:
     from unnoise import api
     from unnoise.data.dataset import report
 
-    images = api.load_data(config, progress=aloud)
+    images = api.load_data(config)
     if aloud:
         print(report(images))
     return images
 
 
 def _dry_run(config: RunConfig) -> int:
-    from unnoise.training.log import duration
     from unnoise.training.probe import dry_run
+    from unnoise.units import duration
 
     images = _images(config)
     probe = dry_run(config, images)
@@ -77,14 +79,14 @@ def _dry_run(config: RunConfig) -> int:
 def _train(config: RunConfig, folder: Path, resume: str) -> int:
     import dataclasses
 
-    from unnoise import build
-    from unnoise.training import distributed, loop
+    from unnoise import parallel
+    from unnoise.training import loop
 
     if resume not in loop.RESUME:
         raise UsageError(f"--resume: got {resume!r}, expected {', '.join(loop.RESUME)}")
-    config = dataclasses.replace(config, device=distributed.device_name(config.device))
-    with distributed.joined(build.device(config.device)) as here:
-        images = here.main_first(lambda: _images(config, here.main))
+    config = dataclasses.replace(config, device=parallel.rank_device(config.device))
+    with parallel.process_group(find_device(config.device)) as here:
+        images = here.main_process_first(lambda: _images(config, here.main))
         outcome = loop.train(config, images, folder, resume)
     if here.main and outcome.finished:
         print(f"done: {folder}\nnext: unnoise sample {folder}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from unnoise.cli.flags import UsageError, first_word, parse
+from unnoise.cli.flags import first_word, parse
 from unnoise.cli.sample import at_least_one
+from unnoise.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -59,15 +59,17 @@ class Batches:
         rows, flips = rows[part], flips[part]
         index = torch.from_numpy(rows)
         if isinstance(self.images, Tensor):
-            images = self.images[sent(index, self.device)]
+            images = self.images[to_device(index, self.device)]
         else:
-            images = sent(torch.from_numpy(np.ascontiguousarray(self.images[rows])), self.device)
+            images = to_device(
+                torch.from_numpy(np.ascontiguousarray(self.images[rows])), self.device
+            )
         if self.flip:
-            mirrored = sent(torch.from_numpy(flips), self.device)[:, None, None, None]
+            mirrored = to_device(torch.from_numpy(flips), self.device)[:, None, None, None]
             images = torch.where(mirrored, images.flip(-1), images)
-        return images, None if self.labels is None else sent(self.labels[index], self.device)
+        return images, None if self.labels is None else to_device(self.labels[index], self.device)
 
 
-def sent(value: Tensor, device: torch.device) -> Tensor:
+def to_device(value: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on the device; CUDA copies it when it gets there, and the host does not wait."""
     return value.to(device, non_blocking=device.type == "cuda")

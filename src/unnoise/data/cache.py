@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -19,7 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
+from unnoise.errors import DataError
+from unnoise.files import replacing
 
 VERSION = 2
 SETTINGS = ("image_size", "image_width", "channels", "background", "held_out", "max_pixels")
@@ -119,34 +119,26 @@ def cached(config: DataConfig, source: Source) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _write(entry: Path, source: Source) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
-    try:
+    with replacing(entry) as temporary:
+        temporary.mkdir()
         with (temporary / "pixels.u8").open("wb") as file:
             writer = Writer(file, entry.parent, source.class_names)
             with reading(source.name):
                 source.fill(writer)
-            file.flush()
-            os.fsync(file.fileno())
         labels = np.array(writer.labels, np.int64)
         np.save(temporary / "labels.npy", labels)
         num_train = writer.count if writer.num_train is None else writer.num_train
         shape = (writer.count, *writer.shape)
+        head = f"{shape} {num_train}".encode() + labels.tobytes()
         meta = {
             "shape": shape,
             "num_train": num_train,
-            "fingerprint": _fingerprint(
-                temporary / "pixels.u8", f"{shape} {num_train}".encode() + labels.tobytes()
-            ),
+            "fingerprint": _fingerprint(temporary / "pixels.u8", head),
             "class_names": writer.class_names,
             "skipped": writer.skipped,
             "notes": writer.notes,
         }
         (temporary / "meta.json").write_text(json.dumps(meta))
-        shutil.rmtree(entry, ignore_errors=True)
-        os.replace(temporary, entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read(entry: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

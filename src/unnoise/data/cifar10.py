@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from unnoise.data.cache import Source, Writer, root, stamps
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
 from unnoise.data.download import download
 from unnoise.data.fit import add_arrays
+from unnoise.errors import DataError
 
 URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 SIZE_BYTES = 170_052_171
@@ -28,13 +29,13 @@ TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 USED = re.compile(r"data_batch_[1-5]\.bin|test.*\.bin")
 
 
-def source(config: DataConfig, progress: bool) -> Source:
+def source(config: DataConfig) -> Source:
     """50,000 images to train on; the test images that are there are held out."""
     path = (
         Path(config.path) if config.path else root(config) / "downloads" / "cifar-10-binary.tar.gz"
     )
     if config.path is None:
-        download(URLS, path, MD5, progress)
+        download(URLS, path, MD5)
     if not path.exists():
         raise DataError(
             f"data.path: {path} does not exist; expected a folder or archive of CIFAR-10's binary version"

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says what, got, expected and fix in one line."""
+from unnoise.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ To add one: a file with a function DataConfig -> Source, and a line in DATASETS.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 
 from unnoise.data import cifar10, digits, folder, mnist
 from unnoise.data.cache import Source, cached, reading
-from unnoise.data.config import DataConfig, DataError, check
+from unnoise.data.config import DataConfig, check
+from unnoise.errors import DataError, nearest
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,22 @@ class ImageData:
     notes: tuple[str, ...] = ()
 
 
-DATASETS: dict[str, Callable[[DataConfig, bool], Source]] = {
+DATASETS: dict[str, Callable[[DataConfig], Source]] = {
     "digits": digits.source,
     "mnist": mnist.source,
     "cifar10": cifar10.source,
 }
-"""Name -> function of the configuration and whether to show progress."""
+"""Name -> function of the configuration."""
 
 COUNTED_PIXELS = 1 << 20
 """numpy counts bytes as 8-byte integers: at most so many at once."""
 
 
-def load(config: DataConfig, progress: bool = False) -> ImageData:
+def load(config: DataConfig) -> ImageData:
     """The images of a configuration, through the cache; DataError where there are none."""
     check(config)
     with reading(config.path or config.source):
-        source = _source(config, progress)
+        source = _source(config)
     images, labels, meta = cached(config, source)
     class_names = tuple(meta["class_names"])
     return ImageData(
@@ -70,14 +70,14 @@ def load(config: DataConfig, progress: bool = False) -> ImageData:
     )
 
 
-def _source(config: DataConfig, progress: bool) -> Source:
+def _source(config: DataConfig) -> Source:
     if config.source in DATASETS:
-        return DATASETS[config.source](config, progress)
+        return DATASETS[config.source](config)
     if Path(config.source).exists():
-        return folder.source(config, progress)
-    close = difflib.get_close_matches(config.source, DATASETS, 1, 0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(DATASETS)} or a path"
-    raise DataError(f"data: no data set, folder or zip {config.source!r}; {hint}")
+        return folder.source(config)
+    raise DataError(
+        f"data: no data set, folder or zip {config.source!r}; {nearest(config.source, DATASETS, 'a path')}"
+    )
 
 
 def report(data: ImageData) -> str:

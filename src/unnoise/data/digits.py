@@ -13,7 +13,7 @@ from unnoise.data.fit import add_arrays
 HELD_OUT = 297
 
 
-def source(config: DataConfig, progress: bool) -> Source:
+def source(config: DataConfig) -> Source:
     """1,500 digits to train on, 297 held out."""
 
     def fill(writer: Writer) -> None:

@@ -9,14 +9,13 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
+from unnoise.events import Counter
 
 TIMEOUT_SEC = 30
 
 
-def download(urls: Sequence[str], path: Path, md5: str, progress: bool) -> None:
+def download(urls: Sequence[str], path: Path, md5: str) -> None:
     """Fetch the first url that works into `path`, unless it is there; DataError if none gives the expected MD5."""
     if path.exists():
         return
@@ -30,7 +29,7 @@ def download(urls: Sequence[str], path: Path, md5: str, progress: bool) -> None:
         ) from error
     for url in urls:
         try:
-            _fetch(url, part, progress)
+            _fetch(url, part)
         except (
             OSError
         ) as error:  # URLError, timeouts and broken connections; the part stays for the next try
@@ -47,7 +46,7 @@ def download(urls: Sequence[str], path: Path, md5: str, progress: bool) -> None:
     )
 
 
-def _fetch(url: str, part: Path, progress: bool) -> None:
+def _fetch(url: str, part: Path) -> None:
     """Append what is missing of `url` to `part`."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -60,11 +59,10 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
     with response:
         resumed = response.status == 206
         total = int(response.headers.get("Content-Length") or 0) + (have if resumed else 0)
-        bar = tqdm(total=total, initial=have if resumed else 0, unit="B", unit_scale=True, desc=part.stem,
-                   disable=None if progress else True)  # fmt: skip
-        with bar, part.open("ab" if resumed else "wb") as file:
+        bar = Counter(part.stem, total, "B", done=have if resumed else 0)
+        with part.open("ab" if resumed else "wb") as file:
             while block := response.read(1 << 16):
                 file.write(block)
-                bar.update(len(block))
+                bar.step(len(block))
         if total and part.stat().st_size < total:
             raise OSError(f"connection lost after {part.stat().st_size} of {total} bytes")

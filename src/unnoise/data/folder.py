@@ -12,19 +12,20 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from unnoise.data.cache import Source, Writer
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
 from unnoise.data.fit import Target, Unusable, fit, target
 from unnoise.data.listing import SUFFIXES, Entry, list_pictures
+from unnoise.errors import DataError
+from unnoise.events import tracked
 
 LARGEST_FILE_BYTES = 1 << 29
 MOST_HELD_OUT = 1000
 MADE_BY_UNNOISE = "made by unnoise"
 
 
-def source(config: DataConfig, progress: bool) -> Source:
+def source(config: DataConfig) -> Source:
     """All pictures below config.source, in an order of their own (seeded by nothing but their names)."""
     path = Path(config.source)
     listing = list_pictures(path)
@@ -39,8 +40,7 @@ def source(config: DataConfig, progress: bool) -> Source:
         entries = _shuffled(_without_own(writer, listing.pictures))
         held_out = min(MOST_HELD_OUT, round(config.held_out * len(entries)), len(entries) - 1)
         used: list[str] = []
-        bar = tqdm(entries, path.name, unit="img", disable=None if progress else True, leave=False)
-        for number, entry in enumerate(bar):
+        for number, entry in enumerate(tracked(entries, path.name, len(entries), "image")):
             if number == len(entries) - held_out:
                 writer.end_of_training_images()
             try:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from unnoise.data.config import DataError
 from unnoise.data.dataset import ImageData
+from unnoise.errors import DataError
+from unnoise.files import replacing
 
 GRID_HEIGHT = 64
 """Tiny images are enlarged by a whole factor to at most this many pixels in a grid."""
@@ -71,7 +71,8 @@ def save_png(path: Path | str, image: Image.Image | Tensor, text: Mapping[str, s
     for key, value in text.items():
         chunks.add_itxt(key, value)
     picture = to_pil(image) if isinstance(image, Tensor) else image
-    _save_whole(Path(path), lambda file: picture.save(file, "PNG", pnginfo=chunks))
+    with replacing(Path(path), durable=False) as file:
+        picture.save(file, "PNG", pnginfo=chunks)
 
 
 def save_animation(
@@ -80,25 +81,11 @@ def save_animation(
     """Write an endless GIF or (lossless) WebP, by the suffix, that rests on its last frame."""
     durations = [frame_ms] * (len(frames) - 1) + [last_ms]
     options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
-    if Path(path).suffix == ".webp":
-        _save_whole(Path(path), lambda file: frames[0].save(file, "WEBP", lossless=True, **options))
-    else:
-        _save_whole(Path(path), lambda file: frames[0].save(file, "GIF", **options))
-
-
-def _save_whole(path: Path, save: Callable[[Path], None]) -> None:
-    """Write a file under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        save(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    except BaseException:  # Ctrl-C
-        temporary.unlink(missing_ok=True)
-        raise
+    kind = (
+        {"format": "WEBP", "lossless": True} if Path(path).suffix == ".webp" else {"format": "GIF"}
+    )
+    with replacing(Path(path), durable=False) as file:
+        frames[0].save(file, **kind, **options)
 
 
 def side_by_side(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from unnoise.data.cache import Source, Writer, root, stamps
-from unnoise.data.config import DataConfig, DataError
+from unnoise.data.config import DataConfig
 from unnoise.data.download import download
 from unnoise.data.fit import add_arrays
+from unnoise.errors import DataError
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -34,14 +35,12 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 Named = tuple[str, np.ndarray]
 
 
-def source(config: DataConfig, progress: bool) -> Source:
+def source(config: DataConfig) -> Source:
     """60,000 images to train on, the 10,000 test images held out."""
     path = Path(config.path) if config.path else root(config) / "downloads" / "mnist"
     if config.path is None:
         for name, md5 in FILES.items():
-            download(
-                [mirror + name + ".gz" for mirror in MIRRORS], path / (name + ".gz"), md5, progress
-            )
+            download([mirror + name + ".gz" for mirror in MIRRORS], path / (name + ".gz"), md5)
     files = _files(path)
 
     def fill(writer: Writer) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 from unnoise.evaluation import reference
 
 

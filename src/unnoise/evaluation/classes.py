@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from unnoise.config import ConfigError
-from unnoise.data.config import DataError
+from unnoise.errors import ConfigError, DataError
 from unnoise.evaluation import foreign
 from unnoise.evaluation.frechet import Z95, frechet_distance, moments
 

@@ -1,4 +1,4 @@
-"""Samples and feature vectors, made once: in pieces on disk, over all ranks, resumable, with the time left.
+"""Samples and feature vectors, made once: in pieces on disk, over all world, resumable, with the time left.
 
 RUN/evaluation/<key>/samples-*.safetensors are the samples of one model with one setting (the key); features of theirs lie beside
 them, those of the data in the cache of data sets, under the fingerprints of data and extractor.
@@ -16,25 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from unnoise.config import to_dict
 from unnoise.data.dataset import ImageData
 from unnoise.evaluation.chunks import Chunks
 from unnoise.evaluation.extractors import Extractor
+from unnoise.events import Counter
 from unnoise.model import Model
+from unnoise.parallel import World
 
 CHUNK = 128
 """Images per file; what a kill may cost."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Which of all ranks this process is, and how they wait for each other."""
-
-    rank: int = 0
-    size: int = 1
-    wait: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -89,13 +81,13 @@ class Samples:
         return None if labels is None else labels.cpu()
 
 
-def samples(wanted: Samples, out: Path, ranks: Ranks) -> Tensor:
+def samples(wanted: Samples, out: Path, world: World) -> Tensor:
     """All samples, each rank having made its part."""
-    return _made(wanted.chunks(out), wanted.make, ranks, "samples", all_ranks=True)
+    return _made(wanted.chunks(out), wanted.make, world, "samples", all_world=True)
 
 
 def sample_features(
-    extract: Extractor, wanted: Samples, images: Tensor, out: Path, ranks: Ranks
+    extract: Extractor, wanted: Samples, images: Tensor, out: Path, world: World
 ) -> Tensor:
     """Features of the samples, float32 (num, d)."""
     chunks = Chunks(
@@ -104,13 +96,13 @@ def sample_features(
     return _made(
         chunks,
         lambda rows: extract.features(images[rows.start : rows.stop]),
-        ranks,
+        world,
         f"{extract.name}: samples",
     )
 
 
 def data_features(
-    extract: Extractor, data: ImageData, cache: Path, rows: range, flipped: bool, ranks: Ranks
+    extract: Extractor, data: ImageData, cache: Path, rows: range, flipped: bool, world: World
 ) -> Tensor:
     """Features of rows of a data set, mirrored or not; kept in the cache of data sets."""
     name = f"rows-{rows.start}{'-flipped' if flipped else ''}"
@@ -124,24 +116,22 @@ def data_features(
 
     what = f"{extract.name}: {'held-out' if rows.start >= data.num_train else 'training'} images"
     return _made(
-        Chunks(where, name, len(rows), CHUNK), made, ranks, what + (", mirrored" if flipped else "")
+        Chunks(where, name, len(rows), CHUNK), made, world, what + (", mirrored" if flipped else "")
     )
 
 
 def _made(
     chunks: Chunks,
     make: Callable[[range], Tensor],
-    ranks: Ranks,
+    world: World,
     what: str,
-    all_ranks: bool = False,
+    all_world: bool = False,
 ) -> Tensor:
-    """All rows, on rank 0 or on `all_ranks`; nothing elsewhere."""
-    mine = chunks.parts()[ranks.rank :: ranks.size]
+    """All rows, on rank 0 or on `all_world`; nothing elsewhere."""
+    mine = chunks.parts()[world.rank :: world.size]
     total = sum(len(part) for part in mine)
-    with tqdm(
-        total=total, unit="image", desc=what, disable=None if ranks.rank == 0 else True, leave=False
-    ) as bar:
-        for part in chunks.make(make, mine):
-            bar.update(len(part))
-    ranks.wait()
-    return chunks.whole() if all_ranks or ranks.rank == 0 else torch.empty(0)
+    bar = Counter(what, total, "image")
+    for part in chunks.make(make, mine):
+        bar.step(len(part))
+    world.barrier()
+    return chunks.whole() if all_world or world.rank == 0 else torch.empty(0)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 
 K_PRECISION, K_COVERAGE = 3, 5
 CHUNK = 1 << 23

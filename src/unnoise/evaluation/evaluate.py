@@ -17,25 +17,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unnoise import checkpoint
-from unnoise.config import ConfigError, to_dict
-from unnoise.data.config import DataConfig, DataError
+from unnoise.config import to_dict
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData
 from unnoise.data.images import grid, save_png
 from unnoise.environment import describe
+from unnoise.errors import CheckpointError, ConfigError, DataError
 from unnoise.evaluation import collect, parts
 from unnoise.evaluation.classes import Logits, load_logits
-from unnoise.evaluation.collect import Ranks, Samples
+from unnoise.evaluation.collect import Samples
 from unnoise.evaluation.extractors import Extractor, extractor, suited
 from unnoise.evaluation.likelihood import METHODS
 from unnoise.evaluation.parts import FOLDER, Settings, Work
 from unnoise.evaluation.statistics import Statistics
+from unnoise.files import read_json, write_json
+from unnoise.parallel import World
 
 RECORD = "evaluation.json"
 FORMAT = 1
 SHOWN = 100
 """Samples in the grid."""
-ALONE = Ranks()
+ALONE = World()
 
 
 def evaluate(
@@ -44,11 +46,11 @@ def evaluate(
     config: DataConfig,
     settings: Settings,
     out: Path,
-    ranks: Ranks = ALONE,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Measure a model against a data set; gives the record, which is also written to out/evaluation.json.
 
-    All ranks call it alike and share the work of samples and features; rank 0 does the rest, the others give {}. What was
+    All world call it alike and share the work of samples and features; rank 0 does the rest, the others give {}. What was
     made is kept in out/evaluation: the same call again, or one with more extractors, goes on from there, and what is measured
     of the same samples is added to the record.
     """
@@ -60,10 +62,10 @@ def evaluate(
     extracts = [extractor(spec, device, settings.inception).probed(probe) for spec in named]
     statistics = _statistics(settings.reference, extracts, probe)
     classifier = _classifier(wanted, data, config, settings)
-    images = collect.samples(wanted, out / FOLDER, ranks)
-    work = Work(wanted, data, config, settings, out, ranks, statistics, classifier, images)
+    images = collect.samples(wanted, out / FOLDER, world)
+    work = Work(wanted, data, config, settings, out, world, statistics, classifier, images)
     seen = [parts.see(work, extract, first=i == 0) for i, extract in enumerate(extracts)]
-    if ranks.rank:
+    if world.rank:
         return {}
     first = seen[0] if seen else None
     record = {
@@ -91,8 +93,8 @@ def evaluate(
     save_png(out / FOLDER / "samples.png", grid(work.images[:SHOWN]), recipe)
     if record["copying"] is None:
         (out / FOLDER / "neighbours.png").unlink(missing_ok=True)
-    checkpoint.write_json(out / FOLDER / f"{wanted.key}-{wanted.num}.json", record)
-    checkpoint.write_json(out / RECORD, record)
+    write_json(out / FOLDER / f"{wanted.key}-{wanted.num}.json", record)
+    write_json(out / RECORD, record)
     return record
 
 
@@ -165,9 +167,7 @@ def _classifier(
 def _merged(record: dict[str, Any], out: Path) -> dict[str, Any]:
     """With what was measured of the same samples before and is not now."""
     try:
-        before = checkpoint.read_json(
-            out / FOLDER / f"{record['key']}-{record['samples']['num']}.json"
-        )
+        before = read_json(out / FOLDER / f"{record['key']}-{record['samples']['num']}.json")
         if (before["format"], before["data"]) != (record["format"], record["data"]):
             return record
         now = {(one["extractor"], one["reference"]) for one in record["distances"]}
@@ -181,7 +181,7 @@ def _merged(record: dict[str, Any], out: Path) -> dict[str, Any]:
             "classes": record["classes"] or before["classes"],
             "notes": list(dict.fromkeys([*before["notes"], *record["notes"]])),
         }
-    except (checkpoint.CheckpointError, KeyError, TypeError):
+    except (CheckpointError, KeyError, TypeError):
         return record
     return {**record, **merged}
 

@@ -12,7 +12,6 @@ that module's code.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -24,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unnoise.config import ConfigError
-from unnoise.data.config import DataError
+from unnoise.errors import ConfigError, DataError
 from unnoise.evaluation import foreign, inception, tiny
+from unnoise.precision import full_precision
 
 NAMES = (*inception.PROTOCOLS, "tiny")
 EXPECTED = (
@@ -97,7 +96,7 @@ class Extractor:
 
     def _run(self, network: Callable[[Tensor], Any], batch: Tensor) -> Any:
         """Without gradients, and in full float32 where the hardware would round to TF32."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode(), full_precision():
             try:
                 return network(self.prepare(batch.to(self.device).float()))
             except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
@@ -161,13 +160,9 @@ def extractor(
         return _tiny(device)
     if Path(spec).is_file() or ":" in spec:
         return _custom(spec, device)
-    close = difflib.get_close_matches(spec, NAMES, 1, 0.5)
-    hint = (
-        f"did you mean {close[0]!r}?"
-        if close
-        else f"expected {', '.join(NAMES)}, a TorchScript file or module:function"
+    raise ConfigError(
+        f"extractor: none is called {spec!r}; {nearest(spec, NAMES, 'a TorchScript file or module:function')}"
     )
-    raise ConfigError(f"extractor: none is called {spec!r}; {hint}")
 
 
 def _inception(name: str, device: torch.device, path: Path | None) -> Extractor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from unnoise.config import ConfigError, nearest
+from unnoise.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 from unnoise.evaluation.statistics import CHUNK, Statistics
 
 Z95 = 1.959963984540054

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 
 SPLITS = 10
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 
 SUBSETS, SIZE = 100, 1000
 CHUNK = 1 << 23

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from unnoise.data.config import DataError
 from unnoise.data.images import grid, side_by_side
+from unnoise.errors import DataError
 from unnoise.evaluation.neighbours import nearest
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ the three terms together are off by at most d u (|a| + |b|)^2, and whatever may 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
+from unnoise.precision import full_precision
 
 HELD = 1 << 24
 """Distances held at once: 64 MiB."""
@@ -109,7 +109,7 @@ def _shortlists(
     sizes = a.square().sum(1)
     _check_finite(sizes, "the queries")
     squares = torch.empty(len(a), len(train), device=a.device)
-    with _full_precision():
+    with full_precision():
         for start in range(0, len(train), ROWS):
             b = _centred(_rows(train, slice(start, start + ROWS)).to(a.device), mean)
             size = norms[start : start + ROWS].to(a.device)
@@ -120,17 +120,6 @@ def _shortlists(
     kth = squares.topk(k, 1, largest=False).values[:, -1]
     limit = kth + 2 * error
     return [(row <= most).nonzero()[:, 0].cpu() for row, most in zip(squares, limit, strict=True)]
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """No TF32 and no bfloat16 inside float32 products."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _exact(

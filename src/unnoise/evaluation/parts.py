@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unnoise import checkpoint
 from unnoise.data.cache import root
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData
 from unnoise.data.images import save_png
 from unnoise.evaluation import collect
 from unnoise.evaluation.classes import Logits, class_accuracy, class_distances
-from unnoise.evaluation.collect import Ranks, Samples
+from unnoise.evaluation.collect import Samples
 from unnoise.evaluation.distances import Reference
 from unnoise.evaluation.extractors import Extractor
 from unnoise.evaluation.inception_score import SPLITS, inception_score
@@ -26,6 +25,8 @@ from unnoise.evaluation.likelihood import bits_per_dim
 from unnoise.evaluation.memorization import Features, copying, pairs_picture
 from unnoise.evaluation.reference import Key, cached_statistics
 from unnoise.evaluation.statistics import Statistics
+from unnoise.files import sha256
+from unnoise.parallel import World
 
 FOLDER = "evaluation"
 PAIRS = 12
@@ -70,7 +71,7 @@ class Work:
     config: DataConfig
     settings: Settings
     out: Path
-    ranks: Ranks
+    world: World
     statistics: Statistics | None
     classifier: Logits | None
     images: Tensor
@@ -116,11 +117,11 @@ class Seen:
 def see(work: Work, extract: Extractor, first: bool) -> Seen:
     def of(rows: range, flipped: bool = False) -> Tensor:
         return collect.data_features(
-            extract, work.data, root(work.config), rows, flipped, work.ranks
+            extract, work.data, root(work.config), rows, flipped, work.world
         )
 
     samples = collect.sample_features(
-        extract, work.wanted, work.images, work.out / FOLDER, work.ranks
+        extract, work.wanted, work.images, work.out / FOLDER, work.world
     )
     held_out = of(work.held_out_rows) if len(work.held_out_rows) > 1 else None
     train = of(work.reference_rows) if work.statistics is None else None
@@ -145,7 +146,7 @@ def distances(work: Work, seen: Seen) -> dict[str, Any]:
     else:
         assert statistics is not None and work.settings.reference is not None
         count = "an unknown number of" if statistics.count is None else f"{statistics.count:,}"
-        digest = checkpoint.sha256(work.settings.reference)[:12]
+        digest = sha256(work.settings.reference)[:12]
         named = f"{work.settings.reference} (SHA-256 {digest}, of {count} images)"
     if work.settings.save_reference is not None:
         about = {

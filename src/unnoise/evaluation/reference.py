@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
 from unnoise.evaluation.statistics import Statistics
+from unnoise.files import replacing
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,14 @@ def cached_statistics(cache: Path, key: Key, make: Callable[[], Statistics]) -> 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Whole or not at all; DataError where it cannot be written."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, temporary, {**about, "sha256": _sha256(plain)})
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(plain, temporary, {**about, "sha256": _sha256(plain)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"cache {path.parent}: cannot be written ({reason}); make room, or choose another place (--out; for the cache UNNOISE_CACHE)"
+            f"cache {path.parent}: cannot be written ({reason}); "
+            "make room, or choose another place (--out; for the cache UNNOISE_CACHE)"
         ) from error
 
 
@@ -78,9 +74,9 @@ def read(path: Path) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, "pt") as file:
             tensors, about = (
-                {name: file.get_tensor(name) for name in file.keys()},
+                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
                 file.metadata() or {},
-            )  # noqa: SIM118
+            )
     except (OSError, SafetensorError, ValueError):
         return None
     return tensors if about.get("sha256") == _sha256(tensors) else None

@@ -11,11 +11,9 @@ the count and what it is about where it is ours; or compact, with half of the sy
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unnoise.data.config import DataError
+from unnoise.errors import DataError
+from unnoise.files import replacing
 
 CHUNK = 4096
 """Vectors that are float64 at a time."""
@@ -100,14 +99,10 @@ class Statistics:
     def _save(self, path: Path, arrays: dict[str, Any]) -> None:
         arrays |= {"mu": self.mean.cpu().numpy(), "about": np.array(json.dumps(self.about))}
         arrays |= {} if self.count is None else {"count": np.array(self.count)}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(temporary, **arrays)
-            os.replace(temporary, path)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, **arrays)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise DataError(
                 f"statistics {path}: cannot be written ({error.strerror}); choose another place"
             ) from error

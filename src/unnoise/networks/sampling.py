@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unnoise.networks.layers import Upsample
 
 
-def rounded(network: nn.Module, dtype: torch.dtype, channels_last: bool = False) -> nn.Module:
+def cast_weights(network: nn.Module, dtype: torch.dtype, channels_last: bool = False) -> nn.Module:
     """A copy whose convolutions and matrices hold their weights in `dtype`, as autocast would round them at every call.
 
     Under autocast to `dtype` its outputs are the network's own, bit for bit (in another memory format to rounding).

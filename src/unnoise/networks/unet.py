@@ -142,6 +142,21 @@ class UNet(nn.Module):
                     ResBlock(channels, channels, config, "up") if by_block else Upsample(channels)
                 )
 
+    def widest_bytes(self, height: int, width: int, attention_in_memory: bool) -> int:
+        """Bytes, as float32, of the largest tensor that one image of this size needs in a call.
+
+        That is a feature map or, where the attention of pixels to each other is kept in memory (as
+        on a CPU), a matrix of that.
+        """
+        sizes, config = [], self.config
+        attention = self._attention | {len(self._widths) - 1}  # the middle has it always
+        for level, channels in enumerate(self._widths):
+            pixels = -(-height // 2**level) * -(-width // 2**level)
+            sizes.append(channels * pixels)
+            if attention_in_memory and level in attention:
+                sizes.append(config.attention_heads * pixels**2)
+        return 4 * max(sizes)
+
     def embed(
         self, time: Float[Tensor, " b"], label: Int[Tensor, " b"] | None
     ) -> tuple[Tensor, ...]:

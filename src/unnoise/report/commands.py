@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unnoise.config import ConfigError, RunConfig, flat, from_dict
+from unnoise.config import RunConfig, flat, from_dict
+from unnoise.errors import ConfigError
 from unnoise.presets import PRESETS
 from unnoise.report.read import RunFiles
 

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unnoise import __version__
-from unnoise.config import ConfigError, seconds
+from unnoise.errors import ConfigError
 from unnoise.report import commands, sections
 from unnoise.report.html import duration, number, text
 from unnoise.report.measured import measured
 from unnoise.report.read import RunFiles, finite
+from unnoise.units import seconds
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself forbids every request."""

@@ -66,10 +66,10 @@ def _smaller(path: Path, content: bytes) -> bytes:
     """The picture as a JPEG of at most LARGE_PIXELS a side. Imports torch: Pillow belongs to unnoise.data."""
     import torch
 
-    from unnoise.data.config import DataError
     from unnoise.data.fit import Target
     from unnoise.data.folder import read_picture
     from unnoise.data.images import to_pil
+    from unnoise.errors import DataError
 
     width, height = struct.unpack(">II", content[16:24])
     scale = min(1.0, LARGE_PIXELS / max(width, height, 1))

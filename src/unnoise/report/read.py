@@ -93,7 +93,7 @@ def read(folder: Path) -> RunFiles:
         for part in (_config, _metrics, _model, _samples, _checkpoints, _environment, _evaluation):
             part(run)
     if not (run.config or run.lines or run.record or run.checkpoints):
-        from unnoise.checkpoint import CheckpointError  # imports torch, so only where it is needed
+        from unnoise.errors import CheckpointError
 
         got = (
             "holds no run"

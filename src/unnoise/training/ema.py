@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unnoise.training.distributed import local
+from unnoise.parallel import local_tensor
 
 
 def decay(batch_size: int, nimg: int, halflife_nimg: float, rampup: float) -> float:
@@ -36,4 +36,4 @@ def update_where(wanted: Tensor, average: nn.Module, network: nn.Module, beta: f
 
 def _local(network: nn.Module) -> list[Tensor]:
     """This rank's part of every parameter."""
-    return [local(value) for value in network.parameters()]
+    return [local_tensor(value) for value in network.parameters()]

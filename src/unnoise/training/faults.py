@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -12,8 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from unnoise.batching import out_of_memory
-from unnoise.config import ConfigError
+from unnoise.errors import ConfigError
 
 try:
     import fcntl
@@ -23,10 +22,6 @@ except ImportError:  # Windows
 T = TypeVar("T")
 
 LOCK = ".lock"
-
-
-class DivergedError(RuntimeError):
-    """The loss or the gradient was not finite too many times in a row."""
 
 
 @contextmanager
@@ -89,20 +84,3 @@ def histogram(noise: Tensor, bins: int = 8) -> str:
         f"{edges[i]:.2g} to {edges[i + 1]:.2g}: {count}" for i, count in enumerate(counts) if count
     ]
     return ", ".join(parts)
-
-
-def halving(size: int, run: Callable[[int], T]) -> T:
-    """run(size), or with half the size as often as memory runs out; ConfigError where it does for one image."""
-    while True:
-        try:
-            return run(size)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            if size == 1:
-                raise ConfigError(
-                    "out of memory with one image at a time; expected a smaller network or image"
-                ) from error
-        size = (size + 1) // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from unnoise import events
 from unnoise.config import RunConfig, to_dict
+from unnoise.events import Event, Message, Progress
+from unnoise.files import write_bytes
 from unnoise.training.trackers import CLOCKS, Tracker, start
+from unnoise.units import duration
 
 
 class Log:
-    """Appends to metrics.jsonl and keeps one progress bar (plain lines where there is no terminal).
+    """Appends to metrics.jsonl and reports progress and messages.
 
     Of several ranks one speaks; the others are silent and write nothing.
     """
@@ -26,14 +26,7 @@ class Log:
     def __init__(self, path: Path, speaks: bool = True, forgives: bool = False) -> None:
         self.path, self.speaks, self.forgives = path, speaks, forgives
         self.trackers: list[Tracker] = []
-        self.plain_at = 0.0
-        layout = "{percentage:3.0f}%|{bar:20}| {desc}"
-        self.bar = tqdm(
-            total=1.0,
-            bar_format=layout,
-            disable=not (speaks and sys.stderr.isatty()),
-            dynamic_ncols=True,
-        )
+        self.listeners = events.listeners()  # a thread that saves speaks through the same ones
 
     def open(self, config: RunConfig, nimg: int) -> None:
         """Start the configured trackers of a run that goes on after nimg images."""
@@ -48,9 +41,7 @@ class Log:
             kept = [line for line in lines if _step(line) <= step]
             if kept == lines:
                 return
-            temporary = self.path.with_name(f".{self.path.name}.tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(self.path)
+            write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
 
     def metrics(self, values: dict[str, Any], picture: Path | None = None) -> None:
         """One line of metrics.jsonl; trackers also get the picture."""
@@ -76,29 +67,23 @@ class Log:
             self.say(f"{what}, training goes on: {error}")
 
     def progress(self, done: float, values: dict[str, Any], remaining_sec: float) -> None:
-        """Move the bar, or print a line at most every ten seconds."""
+        """Report how far the run is."""
         text = (
             f"step {values['step']} · {values['nimg'] / 1000:.1f} kimg · loss {values['loss']:.4f} · "
-            f"grad {values['grad_norm']:.2f} · {values['img_per_sec']:.0f} img/s · {duration(remaining_sec)} left"
+            f"grad {values['grad_norm']:.2f} · {values['img_per_sec']:.0f} img/s · "
+            f"{duration(remaining_sec)} left"
         )
-        if not self.bar.disable:
-            self.bar.n = done
-            self.bar.set_description_str(text)
-        elif time.monotonic() - self.plain_at > 10:
-            self.plain_at = time.monotonic()
-            self.say(text)
+        self._send(Progress("training", done, 1.0, detail=text))
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
-        if not self.speaks:
-            return
-        if self.bar.disable:
-            print(text, flush=True)
-        else:
-            self.bar.write(text)
+        """Report a line for people."""
+        self._send(Message(text))
+
+    def _send(self, event: Event) -> None:
+        for listener in self.listeners if self.speaks else ():
+            listener(event)
 
     def close(self) -> None:
-        self.bar.close()
         for tracker in self.trackers:
             tracker.close()
 
@@ -109,11 +94,3 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def duration(sec: float) -> str:
-    """Seconds as people write them: 1h 02m, 3m 05s, 12s."""
-    whole = round(sec)
-    if whole >= 3600:
-        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m {whole % 60:02d}s" if whole >= 60 else f"{whole}s"

@@ -18,14 +18,17 @@ from typing import Any
 
 import torch
 
-from unnoise import build, checkpoint, environment
-from unnoise.config import ConfigError, RunConfig, differences, from_dict, to_dict
+from unnoise import checkpoint, environment
+from unnoise.config import RunConfig, differences, from_dict, to_dict
 from unnoise.data.batches import Batches
 from unnoise.data.dataset import ImageData
 from unnoise.data.images import mosaic, save_png
+from unnoise.errors import CheckpointError, ConfigError, DivergedError
+from unnoise.files import read_json, write_json
+from unnoise.parallel import process_group
+from unnoise.precision import find_device
 from unnoise.training import state as states
-from unnoise.training.distributed import joined
-from unnoise.training.faults import DivergedError, exclusive, histogram, signals
+from unnoise.training.faults import exclusive, histogram, signals
 from unnoise.training.preview import preview
 from unnoise.training.quality import prepared
 from unnoise.training.run import Run, prepare
@@ -60,13 +63,13 @@ def train(config: RunConfig, data: ImageData, folder: Path, resume: str = "auto"
 
     `resume` is one of RESUME. Under torchrun all ranks call this alike; rank 0 writes.
     """
-    with joined(build.device(config.device)):
+    with process_group(find_device(config.device)):
         return _train(prepare(config, data, folder), resume)
 
 
 def _train(run: Run, resume: str) -> Outcome:
     folder = run.folder
-    existed = run.world.from_main((folder / "config.json").exists() if run.world.main else None)
+    existed = run.world.broadcast((folder / "config.json").exists() if run.world.main else None)
     if existed and resume == "never":
         raise ConfigError(
             f"{folder}: holds a run already; expected --resume auto to go on with it, or another --out"
@@ -76,7 +79,7 @@ def _train(run: Run, resume: str) -> Outcome:
         with exclusive(folder, run.world.main), signals() as caught:
             if existed:
                 _resume(run, anyway=resume == "anyway")
-            run.world.wait()  # until all have read what rank 0 now writes
+            run.world.barrier()  # until all have read what rank 0 now writes
             if run.world.main:
                 _begin(run)
             if run.progress() < 1:
@@ -90,7 +93,7 @@ def _train(run: Run, resume: str) -> Outcome:
                 raise
             return Outcome(folder, finished, caught[0] if caught else None)
     except OSError as error:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{folder}: cannot be written ({error.strerror}); {checkpoint.intact(folder / 'checkpoints')}, make room and "
             "run the same command again"
         ) from error
@@ -111,13 +114,13 @@ def _resume(run: Run, anyway: bool) -> None:
         )
     if changed:
         run.log.say(f"changed since the last start: {'; '.join(changed)}")
-    path, skipped = run.world.from_main(
+    path, skipped = run.world.broadcast(
         checkpoint.newest(run.folder / "checkpoints") if run.world.main else None
     )
     for reason in skipped:
         run.log.say(f"skipped: {reason}")
     if path is None and skipped:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{run.folder}: no sound checkpoint is left; {skipped[0]}; delete {run.folder / 'checkpoints'} to start "
             "again, or use another --out"
         )
@@ -131,11 +134,11 @@ def _resume(run: Run, anyway: bool) -> None:
 
 def _started(written: Path) -> tuple[RunConfig, str]:
     """The configuration and the data's fingerprint that a run folder was started with."""
-    record = checkpoint.read_json(written)
+    record = read_json(written)
     try:
         return from_dict(RunConfig, record["config"]), str(record["data"])
     except (KeyError, TypeError, ConfigError) as error:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{written}: is damaged or of another version ({error}); mend it or use another --out"
         ) from error
 
@@ -143,7 +146,7 @@ def _started(written: Path) -> tuple[RunConfig, str]:
 def _begin(run: Run) -> None:
     """What the run folder says before the first step: configuration, environment, a mosaic of the data."""
     record = {"config": to_dict(run.config), "data": run.data.fingerprint}
-    checkpoint.write_json(run.folder / "config.json", record)
+    write_json(run.folder / "config.json", record)
     if run.progress() < 1:
         environment.write(run.folder, run.arithmetic, run.state.step)
         run.log.open(run.config, run.state.nimg)
@@ -187,7 +190,7 @@ def _loop(run: Run, caught: list[int]) -> bool:
             _save(run, best)
     _read(run)
     run.saver.wait()
-    run.saved_nimg = run.world.from_main(run.saved_nimg)
+    run.saved_nimg = run.world.broadcast(run.saved_nimg)
     finished = run.progress() >= 1
     best = False
     if finished and state.previewed_nimg != state.nimg:
@@ -207,7 +210,7 @@ def _agree(run: Run, caught: list[int]) -> None:
     if run.world.size == 1:
         return
     mine = [float(bool(caught)), run.state.train_sec if run.world.main else 0.0]
-    signalled, run.state.train_sec = run.world.sum(
+    signalled, run.state.train_sec = run.world.all_reduce_sum(
         torch.tensor(mine, dtype=torch.float64, device=run.arithmetic.device)
     ).tolist()
     if signalled and not caught:
@@ -296,7 +299,7 @@ def _writer(run: Run, best_before: int, must: bool) -> Callable[[Groups], None]:
         try:
             path = checkpoint.save(folder, step, groups, values)
             _write_models(run, groups, record)
-        except checkpoint.CheckpointError as error:
+        except CheckpointError as error:
             if must:
                 raise
             if state.best_step == step:
@@ -353,7 +356,7 @@ def _models_are_current(run: Run) -> bool:
     def current(name: str, path: Path, says: dict[str, Any]) -> bool:
         try:
             _, record = checkpoint.read_model(path)
-        except checkpoint.CheckpointError:
+        except CheckpointError:
             return False
         mine = json.loads(json.dumps(says))  # tuples are lists there
         same = all(record.get(name) == mine[name] for name in ("config", "shape", "class_names"))
@@ -361,4 +364,4 @@ def _models_are_current(run: Run) -> bool:
 
     groups = states.tensors(run.state)
     sound = all(current(*model) for model in _models(run, run.record())) if run.world.main else None
-    return bool(run.world.from_main(sound))
+    return bool(run.world.broadcast(sound))

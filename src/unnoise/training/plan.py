@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from unnoise.config import ConfigError, RunConfig, override, seconds
+from unnoise.config import RunConfig, override
+from unnoise.errors import ConfigError
 from unnoise.presets import PRESETS
+from unnoise.units import seconds
 
 if TYPE_CHECKING:
     from unnoise.training.probe import Measured, Speed

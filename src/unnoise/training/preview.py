@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from unnoise.data.images import grid, save_png
-from unnoise.training.faults import halving
+from unnoise.memory import halving
+from unnoise.networks.unet import UNet
 from unnoise.training.run import Run
 from unnoise.training.step import held_out_losses
 
@@ -24,13 +25,13 @@ def preview(run: Run) -> bool:
     state.previewed_nimg = state.nimg
     average, raw = (run.plain(network) for network in (state.ema, state.network))
     best = _measure(run, average, raw) if run.world.main else None
-    state.held_out_loss, state.best_held_out_loss, best = run.world.from_main(
+    state.held_out_loss, state.best_held_out_loss, best = run.world.broadcast(
         (state.held_out_loss, state.best_held_out_loss, best)
     )
     return bool(best)
 
 
-def _measure(run: Run, average: nn.Module, raw: nn.Module) -> bool:
+def _measure(run: Run, average: UNet, raw: UNet) -> bool:
     state = run.state
     values: dict[str, Any] = {
         "step": state.step,
@@ -45,7 +46,7 @@ def _measure(run: Run, average: nn.Module, raw: nn.Module) -> bool:
     if run.quality is not None:
         values |= run.quality.measure(model)
     began = time.monotonic()
-    images = halving(PREVIEW_IMAGES, lambda size: model.sample(PREVIEW_IMAGES, batch_size=size))
+    images = model.sample(PREVIEW_IMAGES, batch_size=PREVIEW_IMAGES)
     values["sample_sec"] = time.monotonic() - began
     path = run.folder / "samples" / f"{state.nimg:010d}.png"
     with run.log.forgiving("samples not written"):
@@ -75,7 +76,9 @@ def _held_out(run: Run, average: nn.Module, raw: nn.Module) -> dict[str, float]:
         objective = replace(
             run.objective, model=replace(run.objective.model, network=network.eval())
         )
-        return halving(128, lambda size: held_out_losses(objective, images, labels, size)).double()
+        return halving(128, lambda size: held_out_losses(objective, images, labels, size))[
+            1
+        ].double()
 
     averaged, plain = losses(average), losses(raw)
     raw.train()

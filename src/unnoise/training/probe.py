@@ -25,12 +25,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unnoise import build
-from unnoise.config import ConfigError, RunConfig
+from unnoise.config import RunConfig
 from unnoise.data.batches import Batches
 from unnoise.data.dataset import ImageData
 from unnoise.data.images import grid
 from unnoise.diffusion.samplers import evaluations
+from unnoise.errors import ConfigError
 from unnoise.model import Model
+from unnoise.precision import find_device
 from unnoise.training import state as states
 from unnoise.training.plan import SAFE_SHARE, narrower, peak_bytes, sizes, step_sec
 from unnoise.training.preview import HELD_OUT_IMAGES, PREVIEW_IMAGES
@@ -131,7 +133,7 @@ class Measured:
 def measure(config: RunConfig, data: ImageData, out: Path) -> Measured:
     """Some seconds of real steps at rising micro-batches and of sampling, in memory; nothing is written."""
     began = time.monotonic()
-    device = build.device(config.device)
+    device = find_device(config.device)
     available = available_bytes(device)
     _check_state(config, data, available)
     whole = replace(config, train=replace(config.train, micro_batch=None))

@@ -10,14 +10,13 @@ import torch
 from unnoise.config import RunConfig
 from unnoise.data.cache import root
 from unnoise.data.dataset import ImageData
-from unnoise.evaluation.collect import Ranks, data_features
+from unnoise.evaluation.collect import data_features
 from unnoise.evaluation.extractors import Extractor, extractor, suited
 from unnoise.evaluation.frechet import FrechetTo
 from unnoise.evaluation.reference import Key, cached_statistics
 from unnoise.evaluation.statistics import Statistics
 from unnoise.model import SAMPLE_BATCH, Model
-from unnoise.training.distributed import World
-from unnoise.training.faults import halving
+from unnoise.parallel import World
 
 
 def chosen(config: RunConfig, data: ImageData, device: torch.device) -> Extractor | None:
@@ -40,7 +39,7 @@ class Quality:
     def measure(self, model: Model) -> dict[str, float]:
         """fid_edm, frechet_tiny, .. of samples with seeds 0 .. num - 1."""
         began = time.monotonic()
-        images = halving(SAMPLE_BATCH, lambda size: model.sample(self.num, batch_size=size))
+        images = model.sample(self.num, batch_size=SAMPLE_BATCH)
         name = f"{'fid' if self.extract.standard else 'frechet'}_{self.extract.name}"
         return {
             name: self.reference.distance(self.extract.features(images)),
@@ -55,9 +54,7 @@ def prepared(
     if extract is None:
         return None
     cache, rows = root(config.data), range(data.num_train)
-    features = data_features(
-        extract, data, cache, rows, False, Ranks(world.rank, world.size, world.wait)
-    )
+    features = data_features(extract, data, cache, rows, False, world)
     if not world.main:
         return None
     key = Key(data.fingerprint, extract.fingerprint, str(rows))

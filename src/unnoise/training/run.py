@@ -11,19 +11,23 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from unnoise import build
-from unnoise.config import ConfigError, RunConfig, check, seconds, to_dict
+from unnoise import build, parallel, precision
+from unnoise.config import RunConfig, check, to_dict
 from unnoise.data.dataset import ImageData
+from unnoise.errors import ConfigError
 from unnoise.evaluation.extractors import Extractor
 from unnoise.model import Model
-from unnoise.training import distributed, quality
+from unnoise.networks.unet import UNet
+from unnoise.parallel import World, full_tensor
+from unnoise.precision import Arithmetic
+from unnoise.training import quality
 from unnoise.training import state as states
-from unnoise.training.distributed import World, whole
 from unnoise.training.log import Log
 from unnoise.training.quality import Quality
 from unnoise.training.saver import Saver
 from unnoise.training.state import TrainState
 from unnoise.training.step import Objective
+from unnoise.units import seconds
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Run:
     config: RunConfig
     folder: Path
     data: ImageData
-    arithmetic: build.Arithmetic
+    arithmetic: Arithmetic
     objective: Objective
     state: TrainState
     log: Log
@@ -79,16 +83,16 @@ class Run:
             | {"held_out_loss": _finite(self.state.held_out_loss), "unnoise": __version__, "torch": torch.__version__},
         }  # fmt: skip
 
-    def plain(self, network: nn.Module) -> nn.Module:
+    def plain(self, network: UNet) -> UNet:
         """A network that this process can use alone: itself, or put together from all ranks (which must all ask)."""
         if not isinstance(network, FSDPModule):
             return network
-        tensors = {name: whole(value) for name, value in network.state_dict().items()}
+        tensors = {name: full_tensor(value) for name, value in network.state_dict().items()}
         copy = self.arithmetic.place(build.network(self.config, self.shape))
         copy.load_state_dict(tensors)
         return copy
 
-    def model(self, average: nn.Module) -> Model:
+    def model(self, average: UNet) -> Model:
         """The averaged weights as a model."""
         return Model(average, self.config, self.record())
 
@@ -101,7 +105,7 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
     """Check everything that can be wrong and build what is needed, before the first step."""
     check(config)
     build.check_sampling(config.sample)
-    here, train = distributed.world(), config.train
+    here, train = parallel.world(), config.train
     if here.size > 1 and train.pairing == "optimal_transport":
         raise ConfigError(
             "train.pairing: 'optimal_transport' pairs whole batches; expected one process, or 'independent'"
@@ -114,7 +118,7 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
         raise ConfigError(
             f"train.batch_size: got {train.batch_size} for {here.size} ranks, expected one image for each"
         )
-    arithmetic = build.arithmetic(config)
+    arithmetic = precision.choose(config)
     if train.tf32 and arithmetic.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
@@ -123,7 +127,7 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
     state = states.create(
         config, shape, arithmetic, sharded=here.size > 1 and train.parallel == "fsdp"
     )
-    network = distributed.replicated(state.network, here, arithmetic.device)
+    network = parallel.wrap_ddp(state.network, here, arithmetic.device)
     network = cast(nn.Module, torch.compile(network)) if arithmetic.compile else network
     model = build.diffusion_model(config.diffusion, network)
     build.grid(

@@ -16,7 +16,8 @@ from unnoise.config import RunConfig, TrainConfig
 from unnoise.diffusion.losses import Uncertainty
 from unnoise.model import check_fit
 from unnoise.networks.unet import UNet
-from unnoise.training.distributed import like, shard, whole
+from unnoise.parallel import full_tensor, shard, shard_like
+from unnoise.precision import Arithmetic
 from unnoise.training.muon import Muon, matrices
 
 
@@ -38,8 +39,8 @@ class Outcome(NamedTuple):
 class TrainState:
     """Networks, optimizer and counters: with the config and the data, all of the future of a run."""
 
-    network: nn.Module
-    averages: dict[float, nn.Module]
+    network: UNet
+    averages: dict[float, UNet]
     """Averaged networks by their half-life in thousand images, the configured one first."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -72,13 +73,13 @@ class TrainState:
     skipped_in_row: int = 0
 
     @property
-    def ema(self) -> nn.Module:
+    def ema(self) -> UNet:
         """The average that previews and the model file show."""
         return next(iter(self.averages.values()))
 
 
 def create(
-    config: RunConfig, shape: build.Shape, arithmetic: build.Arithmetic, sharded: bool = False
+    config: RunConfig, shape: build.Shape, arithmetic: Arithmetic, sharded: bool = False
 ) -> TrainState:
     """The state before the first step; cut over the ranks if `sharded`."""
     network = arithmetic.place(build.network(config, shape))
@@ -136,7 +137,8 @@ def tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
     if state.uncertainty is not None:
         groups["uncertainty"] = state.uncertainty.state_dict()
     return {
-        name: {key: whole(value) for key, value in group.items()} for name, group in groups.items()
+        name: {key: full_tensor(value) for key, value in group.items()}
+        for name, group in groups.items()
     }
 
 
@@ -181,7 +183,7 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
 def _load(network: nn.Module, group: dict[str, Tensor]) -> None:
     """Copy whole tensors into a network, cut as its own are."""
     for name, value in network.state_dict().items():
-        value.copy_(like(group[name].to(value.dtype), value))
+        value.copy_(shard_like(group[name].to(value.dtype), value))
 
 
 def _flatten(
@@ -207,7 +209,7 @@ def _unflatten(
         # Moments share the parameter's memory format, so that the next step computes the same bits.
         value = value.to(parameter.device)
         if value.shape == parameter.shape:
-            value = torch.empty_like(parameter).copy_(like(value, parameter))
+            value = torch.empty_like(parameter).copy_(shard_like(value, parameter))
         optimizer.state[parameter][kind] = value
     mine = (
         {id(p) for p in optimizer.param_groups[0]["params"]}

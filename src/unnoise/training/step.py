@@ -9,16 +9,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from unnoise.build import Arithmetic
-from unnoise.config import ConfigError, RunConfig, TrainConfig
-from unnoise.data.batches import sent
+from unnoise.config import RunConfig, TrainConfig
+from unnoise.data.batches import to_device
 from unnoise.data.images import to_model
 from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.losses import draw_times, training_loss
 from unnoise.diffusion.noise import derive_seed, stream
+from unnoise.errors import ConfigError
+from unnoise.memory import halving, out_of_memory
+from unnoise.parallel import World, full_tensor, sync_gradients
+from unnoise.precision import Arithmetic
 from unnoise.training import ema
-from unnoise.training.distributed import World, synchronised, whole
-from unnoise.training.faults import halving, out_of_memory
 from unnoise.training.pairing import optimal_transport
 from unnoise.training.state import Outcome, TrainState
 
@@ -87,9 +88,9 @@ def draw(
     label = None
     if labels is not None and objective.num_classes:
         coins = torch.rand(count, generator=stream(config.seed, step, "label_dropout"))[rows]
-        coins = sent(coins, where)
+        coins = to_device(coins, where)
         label = torch.where(coins < config.train.label_dropout, objective.num_classes, labels)
-    return Batch(x0, eps, sent(t, where), label, count)
+    return Batch(x0, eps, to_device(t, where), label, count)
 
 
 def train_step(
@@ -104,7 +105,7 @@ def train_step(
     train = objective.config.train
     if train.pairing == "optimal_transport":
         batch = replace(batch, eps=optimal_transport(batch.x0, batch.eps, batch.label))
-    loss = objective.world.sum(_gradients(objective, state, batch))
+    loss = objective.world.all_reduce_sum(_gradients(objective, state, batch))
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)
     state.scaler.unscale_(state.optimizer)
@@ -129,7 +130,7 @@ def _clip(network: nn.Module, most: float) -> Tensor:
     """Scale the gradients down to a norm of `most`; gives the norm before."""
     parameters = list(network.parameters())
     part = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    norm = whole(part)
+    norm = full_tensor(part)
     if (
         norm.device.type != "cpu" or float(norm) > most
     ):  # a CPU has the number, and spares itself a pass over the gradients
@@ -187,7 +188,7 @@ def _gradients(objective: Objective, state: TrainState, batch: Batch) -> Tensor:
         return _accumulate(objective, state, batch, size)
 
     if objective.world.size == 1:
-        return halving(most, attempt)
+        return halving(most, attempt)[1]
     try:  # other ranks wait in the middle of their pass: none can go back
         return attempt(most)
     except (RuntimeError, MemoryError) as error:
@@ -225,7 +226,7 @@ def rehearse(objective: Objective, state: TrainState, batch: Batch) -> None:
         ).sum().backward()
         return size
 
-    fitting = objective.world.least(halving(most, attempt), batch.x0.device)
+    fitting = objective.world.all_reduce_min(halving(most, attempt)[0], batch.x0.device)
     state.optimizer.zero_grad(set_to_none=True)
     if fitting < most:
         state.micro_batch = fitting
@@ -241,7 +242,7 @@ def _accumulate(objective: Objective, state: TrainState, batch: Batch, size: int
     for start in range(0, len(batch.x0), size):
         part = slice(start, start + size)
         label = None if batch.label is None else batch.label[part]
-        with synchronised(network, start + size >= len(batch.x0)):
+        with sync_gradients(network, start + size >= len(batch.x0)):
             loss = objective.loss(batch.x0[part], batch.eps[part], batch.t[part], label)
             total += loss.detach().sum() / batch.count
             if state.uncertainty is not None:
@@ -251,7 +252,7 @@ def _accumulate(objective: Objective, state: TrainState, batch: Batch, size: int
     if state.uncertainty is not None and here.size > 1:
         for parameter in state.uncertainty.parameters():
             if parameter.grad is not None:
-                parameter.grad = here.sum(parameter.grad) / here.size
+                parameter.grad = here.all_reduce_sum(parameter.grad) / here.size
     return total
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from unnoise.config import ConfigError
+from unnoise.errors import ConfigError
 
 CLOCKS = ("step", "nimg")
 """Fields of a metrics line that say when, not what."""

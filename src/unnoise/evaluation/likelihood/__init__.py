@@ -17,8 +17,8 @@ import numpy as np
 from torch import Tensor
 
 from unnoise import build
-from unnoise.config import ConfigError, from_dict
-from unnoise.data.config import DataError
+from unnoise.config import from_dict
+from unnoise.errors import ConfigError, DataError
 from unnoise.evaluation.likelihood.bound import BoundSettings, VariationalBound, variational_bound
 from unnoise.evaluation.likelihood.common import Likelihood
 from unnoise.evaluation.likelihood.ode import OdeLikelihood, OdeSettings, ode_likelihood

@@ -26,10 +26,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
-from unnoise import build
-from unnoise.config import ConfigError
+from unnoise import build, events
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import Denoiser, Prediction, clip_x0
 from unnoise.diffusion.gaussian import NATS_PER_BIT, VARIANCES, diffuse, kl_divergence, mean_flat
@@ -37,9 +35,11 @@ from unnoise.diffusion.levels import Level, Transition
 from unnoise.diffusion.losses import variance_floor, vlb_term
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
+from unnoise.errors import ConfigError
 from unnoise.evaluation.likelihood import common
 from unnoise.evaluation.likelihood.common import Batch, Likelihood
 from unnoise.model import Model
+from unnoise.precision import full_precision
 
 CONTINUOUS_STEPS = 1000
 
@@ -127,26 +127,18 @@ def variational_bound(
         common.prior_variance(model.diffusion.schedule, chain.grid[0]),
     )
     parts, priors = [], []
+    bar = events.Counter("bound", count * -(-len(images) // batch_size), "term")
     with (
         torch.inference_mode(),
-        common.full_precision(),
-        tqdm(
-            total=count * -(-len(images) // batch_size),
-            unit="term",
-            desc="bound",
-            disable=None,
-            leave=False,
-        ) as bar,
+        full_precision(),
     ):
         for batch in common.batches(model, images, labels, seed, batch_size):
             denoiser = clip_x0(batch.denoiser) if settings.clip_x0 else batch.denoiser
             draw = Noise(batch.seeds, common.image_shape(images), batch.x0.device).normal
             if settings.terms is None:
-                terms = all_terms(denoiser, batch.x0, chain, draw, bar.update)
+                terms = all_terms(denoiser, batch.x0, chain, draw, bar.step)
             else:
-                terms = drawn_terms(
-                    batch._replace(denoiser=denoiser), chain, draw, count, bar.update
-                )
+                terms = drawn_terms(batch._replace(denoiser=denoiser), chain, draw, count, bar.step)
             parts.append(Terms(*(part.cpu() for part in terms)))
             priors.append(prior(batch.x0, first, prior_variance).cpu())
     bits, x0_mse, eps_mse, pairs = (torch.cat(part) for part in zip(*parts, strict=True))

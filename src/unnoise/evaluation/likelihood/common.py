@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,12 +17,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from unnoise.config import ConfigError
-from unnoise.data.config import DataError
 from unnoise.diffusion.denoiser import Denoiser, conditional
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import derive_seed
 from unnoise.diffusion.schedules import Schedule
+from unnoise.errors import ConfigError, DataError
 from unnoise.model import Model
 
 
@@ -91,19 +89,6 @@ class Precise(nn.Module):
         return self.network(
             x.to(like), time.to(like.device), None if label is None else label.to(like.device)
         ).to(x)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """No TensorFloat-32, which training may have allowed and CUDA's convolutions use by default."""
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = convolutions
-        torch.set_float32_matmul_precision(products)
 
 
 def check(

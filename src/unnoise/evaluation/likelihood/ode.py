@@ -27,19 +27,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from unnoise import build
-from unnoise.config import ConfigError
+from unnoise import build, events
 from unnoise.diffusion.denoiser import Denoiser
 from unnoise.diffusion.gaussian import NATS_PER_BIT
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise, derive_seed
 from unnoise.diffusion.samplers.frames import FLOW
 from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
+from unnoise.errors import ConfigError
 from unnoise.evaluation.likelihood import common
 from unnoise.evaluation.likelihood.common import Batch, Likelihood
 from unnoise.model import Model
+from unnoise.precision import full_precision
 
 GREY_LEVELS_PER_UNIT = 127.5
 CHECKED_IMAGES = 8
@@ -227,18 +227,18 @@ def ode_likelihood(
     half = replace(settings, steps=settings.steps // 2)
     few = slice(0, CHECKED_IMAGES)
     total = settings.steps * -(-len(images) // batch_size) + half.steps
+    bar = events.Counter("ode", total, "step")
     with (
         torch.inference_mode(False),
-        common.full_precision(),
-        tqdm(total=total, unit="step", desc="ode", disable=None, leave=False) as bar,
+        full_precision(),
     ):
         prior, volume = _solve(
-            common.batches(model, images, labels, seed, batch_size), model, settings, bar.update
+            common.batches(model, images, labels, seed, batch_size), model, settings, bar.step
         )
         first = common.batches(
             model, images[few], None if labels is None else labels[few], seed, CHECKED_IMAGES
         )
-        rough = sum(_solve(first, model, half, bar.update))
+        rough = sum(_solve(first, model, half, bar.step))
     order = SOLVERS[settings.solver].order
     error = float(((prior + volume)[few] - rough).abs().mean()) / (2**order - 1)
     recipe = {

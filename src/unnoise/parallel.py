@@ -49,14 +49,14 @@ class World:
         """This rank's part of a batch."""
         return slice(self.rank, None, self.size)
 
-    def sum(self, value: Tensor) -> Tensor:
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
         """The sum over all ranks, the same on each."""
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
-    def least(self, value: int, device: torch.device) -> int:
+    def all_reduce_min(self, value: int, device: torch.device) -> int:
         """The smallest of all ranks' numbers."""
         if self.size == 1:
             return value
@@ -64,7 +64,7 @@ class World:
         dist.all_reduce(box, dist.ReduceOp.MIN)
         return int(box)
 
-    def from_main(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What rank 0 has."""
         if self.size == 1:
             return value
@@ -72,16 +72,16 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def main_first(self, make: Callable[[], V]) -> V:
+    def main_process_first(self, make: Callable[[], V]) -> V:
         """What `make` gives, on rank 0 before the others: it may fill a cache that they then find."""
         if not self.main:
-            self.wait()
+            self.barrier()
         value = make()
         if self.main:
-            self.wait()
+            self.barrier()
         return value
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier()
@@ -97,7 +97,7 @@ def world() -> World:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def process_group(device: torch.device) -> Iterator[World]:
     """The group of all ranks, for as long as they train together; nothing for one process alone."""
     here = world()
     if here.size == 1 or dist.is_initialized():
@@ -146,7 +146,7 @@ def _said(store: Store, key: str) -> str:
     return store.get(key).decode() if store.check([key]) else ""
 
 
-def device_name(name: str) -> str:
+def rank_device(name: str) -> str:
     """cuda means this rank's own GPU of its machine."""
     here = world()
     if here.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
@@ -162,7 +162,7 @@ def shard(network: nn.Module) -> None:
     fully_shard(network)
 
 
-def replicated(network: nn.Module, here: World, device: torch.device) -> nn.Module:
+def wrap_ddp(network: nn.Module, here: World, device: torch.device) -> nn.Module:
     """DDP: the same network on each rank, gradients averaged; FSDP's and a lone network as they are."""
     if here.size == 1 or isinstance(network, FSDPModule):
         return network
@@ -172,7 +172,7 @@ def replicated(network: nn.Module, here: World, device: torch.device) -> nn.Modu
 
 
 @contextmanager
-def synchronised(network: nn.Module, now: bool) -> Iterator[None]:
+def sync_gradients(network: nn.Module, now: bool) -> Iterator[None]:
     """Gradients are averaged over the ranks in this backward pass, or only added up on each."""
     network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
     if isinstance(network, FSDPModule):
@@ -185,18 +185,18 @@ def synchronised(network: nn.Module, now: bool) -> Iterator[None]:
         yield
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A sharded tensor put together (all ranks must ask), another as it is."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def like(value: Tensor, other: Tensor) -> Tensor:
+def shard_like(value: Tensor, other: Tensor) -> Tensor:
     """A whole tensor cut as another one is."""
     if isinstance(other, DTensor):
         return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
     return value
 
 
-def local(value: Tensor) -> Tensor:
+def local_tensor(value: Tensor) -> Tensor:
     """This rank's part of a sharded tensor, another as it is."""
     return value.to_local() if isinstance(value, DTensor) else value

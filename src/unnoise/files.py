@@ -1,0 +1,99 @@
+"""Files that are there whole or not at all, JSON read by type, and SHA-256. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from unnoise.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Give a temporary path for a new file or folder, and rename what was made there to `path`.
+
+    Nothing is left behind, and an older `path` stays, where the block raises. The temporary name holds
+    the process id, so that two processes can write the same path. `durable` also flushes to the disk
+    before and after the rename, so that a crash of the machine cannot leave half a file. An OSError
+    names `path`.
+    """
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    made = (
+        temporary / path.name
+    )  # alone in a folder, since some writers make further files beside it
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield made
+        if durable:
+            for file in [*made.rglob("*"), made] if made.is_dir() else [made]:
+                _flush(file)
+        if path.is_dir():  # a folder cannot be renamed onto another
+            os.replace(path, temporary / "old")
+        os.replace(made, path)
+        if durable:
+            _flush(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        if (temporary / "old").exists() and not path.exists():
+            os.replace(temporary / "old", path)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path, kind: type[T] = dict[str, Any]) -> T:
+    """Read JSON of one type (an object unless told); CheckpointError where there is anything else."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    expected = getattr(kind, "__origin__", kind)
+    if not isinstance(value, expected):
+        raise CheckpointError(
+            f"{path}: holds a {type(value).__name__}, expected a {expected.__name__}; it is damaged"
+        )
+    return value
+
+
+def discard_leftovers(folder: Path) -> None:
+    """Delete what writers that were killed left in a folder that only this process writes to."""
+    for path in folder.glob(".*.tmp"):
+        old = path / "old"  # a folder on its way to be replaced
+        final = folder / path.name[1:].rsplit(".", 2)[0]
+        if old.is_dir() and not final.exists():
+            os.replace(old, final)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Give the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
