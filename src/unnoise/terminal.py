@@ -40,7 +40,7 @@ class Terminal:
         self.interactive = sys.stderr.isatty()
         self.bar: tqdm | None = None
         self.what = ""
-        self.plain_at = 0.0
+        self.plain_at = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Message):
