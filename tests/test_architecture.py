@@ -1,4 +1,4 @@
-"""Who may import whom: the layers of docs/architecture.md, read from the source."""
+"""The house's rules, read from the source: who may import whom, how large things may be, what the docs say of it."""
 
 from __future__ import annotations
 
@@ -6,68 +6,173 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src" / "unnoise"
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "unnoise"
 LAYERS = [
+    {"errors"},
+    {"files", "units", "events"},
     {"diffusion", "networks", "data"},
     {"config"},
-    {"presets", "checkpoint", "build", "batching"},
-    {"model", "environment"},
-    {"training", "sampling", "editing", "tuning", "evaluation", "report"},
+    {"presets", "checkpoint", "build", "memory", "parallel", "precision", "extensions"},
+    {"model", "environment", "terminal"},
+    {"training", "evaluation", "studio", "sampling", "editing", "tuning"},
     {"api"},
     {"cli"},
     {"__main__"},
 ]
-"""From the bottom up: a module imports lower layers, or its own package; siblings only as named here."""
-SIBLINGS = {("presets", "build"), ("report", "evaluation"), ("training", "evaluation")}
+"""From the bottom up: a module imports lower layers, its own package, or what NEIGHBOURS names."""
+NEIGHBOURS = {
+    ("files", "units"),
+    ("presets", "build"),
+    ("precision", "build"),
+}
 HEAVY = {"torch", "numpy", "sklearn", "PIL", "safetensors"}
+CORE = [
+    *("diffusion/" + name for name in (
+        "levels.py", "schedules.py", "parameterizations.py", "gaussian.py", "denoiser.py", "losses.py", "grids.py",
+        "samplers/__init__.py", "samplers/step.py", "samplers/first_order.py", "samplers/heun.py", "samplers/ipndm.py",
+        "samplers/frames.py", "samplers/exponential.py",
+    )),
+    "networks/unet.py", "networks/layers.py", "data/batches.py",
+    "training/step.py", "training/loop.py", "training/state.py", "training/ema.py", "sampling.py",
+]  # fmt: skip
+"""What a newcomer reads in an hour."""
+MOST_LINES, MOST_CORE_LINES = 10_500, 2_500
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES, MOST_PARAMETERS = 350, 60, 100, 6
+KERNELS = {"networks/triton_norm.py"}
+"""Its functions take what the hardware takes."""
 
 
-def part(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names that a file imports outside `if TYPE_CHECKING`."""
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@cache
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name -> file."""
+    dotted = {}
+    for path in FILES:
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        dotted[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return dotted
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Dotted names that a file imports anywhere, under TYPE_CHECKING and in functions too."""
     names: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            return
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.update(
-                [node.module]
-                if node.module != "unnoise"
-                else [f"unnoise.{a.name}" for a in node.names]
-            )
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text()))
-    return names
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                names.add(full if full in modules() else node.module)
+    return frozenset(names)
 
 
-FILES = sorted(p for p in SOURCE.rglob("*.py") if p.relative_to(SOURCE).as_posix() != "__init__.py")
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
+@pytest.mark.parametrize("path", [p for p in FILES if p != SOURCE / "__init__.py"], ids=name_of)
 def test_import_directions(path):
     mine = path.relative_to(SOURCE).parts[0].removesuffix(".py")
     rank = next(i for i, layer in enumerate(LAYERS) if mine in layer)
     for name in imports(path):
-        if name == "unnoise.__version__":
-            continue
-        if name.startswith("unnoise."):
-            other = part(name)
-            lower = any(other in layer for layer in LAYERS[:rank])
-            assert other == mine or lower or (mine, other) in SIBLINGS, f"{mine} imports {name}"
         if name.split(".")[0] == "PIL":
             assert mine == "data", f"{mine} imports {name}"
+        if name.startswith("unnoise."):
+            other = name.split(".")[1]
+            lower = any(other in layer for layer in LAYERS[:rank])
+            assert other == mine or lower or (mine, other) in NEIGHBOURS, f"{mine} imports {name}"
+
+
+def test_no_circle_of_imports():
+    """Nor one between files of a package, nor one that only a type checker walks."""
+    inner = {
+        module: {name for name in imports(path) if name in modules() and name != module}
+        for module, path in modules().items()
+        if module != "unnoise"  # the lazy public names
+    }
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join([*way[way.index(module) :], module])
+        if module not in done:
+            for other in inner.get(module, ()):
+                # a package's __init__ may name its own files, and they may not name it
+                visit(other, (*way, module))
+            done.add(module)
+
+    for module in inner:
+        visit(module, ())
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node  # pyright: ignore[reportReturnType]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_sizes(path):
+    assert lines(path) <= MOST_FILE_LINES
+    for function in functions(path):
+        what = f"{name_of(path)}:{function.lineno} {function.name}"
+        size = (function.end_lineno or 0) - function.lineno + 1
+        loop = name_of(path) == "training/loop.py"
+        assert size <= (MOST_LOOP_LINES if loop else MOST_FUNCTION_LINES), f"{what}: {size} lines"
+        names = [a.arg for a in [*function.args.args, *function.args.kwonlyargs]]
+        count = len([name for name in names if name not in ("self", "cls")])
+        assert count <= MOST_PARAMETERS or name_of(path) in KERNELS, f"{what}: {count} parameters"
+
+
+def test_the_house_and_its_core_stay_small():
+    assert sum(lines(path) for path in FILES) <= MOST_LINES
+    assert sum(lines(SOURCE / name) for name in CORE) <= MOST_CORE_LINES
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks"])
+def test_code_has_at_most_100_columns(folder):
+    wide = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 100
+    ]
+    assert not wide, f"{len(wide)} lines: {wide[:20]}"
+
+
+def test_markdown_has_at_most_100_columns():
+    wide = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 100 and not line.lstrip().startswith(("|", "<", "!["))
+    ]
+    assert not wide, f"{len(wide)} lines: {wide[:20]}"
+
+
+def test_the_readme_shows_the_tree_that_there_is():
+    text = (ROOT / "README.md").read_text()
+    tree = text[text.index("src/unnoise/\n") : text.index("tests/ ")]
+    shown = set(re.findall(r"[\w-]+\.(?:py|js|css|html)\b", tree))
+    there = {
+        path.name for path in SOURCE.rglob("*") if path.suffix in (".py", ".js", ".css", ".html")
+    }
+    assert shown - there == set(), "README names files that are gone"
+    assert there - shown - {"__init__.py", "__main__.py"} == set(), "README lacks files"
 
 
 @pytest.mark.parametrize("module", ["unnoise", "unnoise.config", "unnoise.presets", "unnoise.cli"])
@@ -89,11 +194,10 @@ def test_every_public_name_resolves():
 def test_pictures_in_the_docs_are_made_by_the_program():
     from unnoise.data.images import read_png_text
 
-    root = SOURCE.parent.parent
-    pictures = sorted((root / "docs" / "images").glob("*.png"))
+    pictures = sorted((ROOT / "docs" / "images").glob("*.png"))
     assert pictures
     for path in pictures:
         assert "unnoise" in read_png_text(path), f"{path} says nothing of how it was made"
-    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r'(?:src="|\]\()((?!http)[^")#]+)', page.read_text()):
             assert (page.parent / link).exists(), f"{page} links to {link}, which is not there"

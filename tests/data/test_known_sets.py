@@ -293,9 +293,7 @@ def test_a_broken_download_goes_on_where_it_was(server, tmp_path, ranges):
 def test_a_part_that_is_already_whole_counts(server, tmp_path):
     handler, url = server
     (tmp_path / "file.part").write_bytes(handler.content)
-    download.download(
-        [url + "/file"], tmp_path / "file", hashlib.md5(handler.content).hexdigest(), False
-    )
+    download.download([url + "/file"], tmp_path / "file", hashlib.md5(handler.content).hexdigest())
     assert (tmp_path / "file").read_bytes() == handler.content
 
 
@@ -306,9 +304,7 @@ def test_a_wrong_md5_is_refused_and_the_next_mirror_tried(server, tmp_path):
         download.download([url + "/file"], path, "0" * 32)
     assert not list(tmp_path.iterdir())
     md5 = hashlib.md5(handler.content).hexdigest()
-    download.download(
-        [url + "/missing", "http://127.0.0.1:9/none", url + "/file"], path, md5, False
-    )
+    download.download([url + "/missing", "http://127.0.0.1:9/none", url + "/file"], path, md5)
     assert path.read_bytes() == handler.content
 
 
