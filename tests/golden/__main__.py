@@ -111,7 +111,12 @@ def line(
 
 
 def compared(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> str:
-    """equal, or DIFFERS with the part that differs most."""
+    """equal, or DIFFERS with the part that differs most. A row that failed is never equal."""
+    errors = [str(parts["error"]) for parts in (before, after) if "error" in parts]
+    if errors:
+        return (
+            f"DIFFERS: {errors[-1]}" if len(errors) == 1 else f"DIFFERS, fails in both: {errors[1]}"
+        )
     both = before.keys() & after.keys()
     found = sorted(filter(None, (difference(k, before[k], after[k]) for k in both)), reverse=True)
     alone = len(before.keys() ^ after.keys())

@@ -8,6 +8,7 @@ a run folder, and the names in PRESETS, SAMPLERS and SPACINGS.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -15,9 +16,12 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +34,17 @@ CLOCK = re.compile(r"(^|[._])(sec|seconds|img_per_sec|finished|environment)($|\.
 
 Parts = dict[str, np.ndarray]
 """What a row consists of, by name."""
+Jobs = Iterator[tuple[str, Callable[[], Parts]]]
+"""A row's name, and what computes it."""
 
-TINY = """--network.base-channels 8 --network.norm-groups 4 --batch-size 16 --kimg 0.384
+TINY = """ --network.base-channels 8 --network.norm-groups 4 --batch-size 16 --kimg 0.384
   --train.warmup-kimg 0.1 --train.ema-halflife-kimg 0.1 --train.log-every-kimg 0.048
   --train.sample-every-kimg 0.192 --train.checkpoint-every-kimg 0.064 --sample.steps 2
   --device cpu"""
 """24 steps of a small network: a log line every 3, a checkpoint every 4, samples every 12."""
+ON_DIGITS = """ --data.source digits --data.flip False --network.attention-sizes 4
+  --train.time None --train.epochs None --kimg 0.064 --train.precision fp32"""
+"""4 steps of any preset."""
 
 FP32 = "digits --train.precision fp32"
 RUNS = {
@@ -136,12 +145,9 @@ def numbers(value: Any, where: str = "") -> Parts:
         return {}
     if isinstance(value, bool | int | float):
         return {where: np.array(value, np.float64)}
-    items = value.items() if isinstance(value, dict) else enumerate(value) if value else ()
-    if isinstance(value, str):
-        items = ()
-    return {
-        k: v for key, each in items for k, v in numbers(each, f"{where}.{key}".strip(".")).items()
-    }
+    items = {dict: dict.items, list: enumerate}.get(type(value), lambda _: ())(value)
+    inner = (numbers(each, f"{where}.{key}".strip(".")) for key, each in items)
+    return {name: number for parts in inner for name, number in parts.items()}
 
 
 def tensors(path: Path) -> Parts:
@@ -166,34 +172,36 @@ def run_folder(folder: Path) -> Parts:
 # --- rows
 
 
-def training() -> Iterator[tuple[str, Parts]]:
+def training() -> Jobs:
     """Short runs, each also stopped and resumed; every preset's network; two ranks."""
     from unnoise import PRESETS
 
-    for number, (name, words) in enumerate(RUNS.items()):
-        whole, halves = Path(f"whole-{number}"), Path(f"halves-{number}")
-        done("train", *words.split(), *TINY.split(), "--out", str(whole))
-        yield f"train {name}", run_folder(whole)
-        stopped(*words.split(), *TINY.split(), "--out", str(halves))
-        done("train", *words.split(), *TINY.split(), "--out", str(halves))
-        yield f"train {name}, resumed", run_folder(halves)
+    for name, words in RUNS.items():
+        yield f"train {name}", partial(trained, words + TINY)
+        yield f"train {name}, resumed", partial(trained, words + TINY, stop=True)
     for name in sorted(PRESETS.keys() - {"digits", "pictures"}):
-        words = f"{name} --data.source digits --data.flip False --network.attention-sizes 4"
-        short = "--train.time None --train.epochs None --kimg 0.064 --train.precision fp32"
-        done("train", *words.split(), *TINY.split(), *short.split(), "--out", f"preset-{name}")
-        yield f"train preset {name}", run_folder(Path(f"preset-{name}"))
+        yield f"train preset {name}", partial(trained, name + TINY + ON_DIGITS)
     for name, words in RANKS.items():
-        folder = Path(name.replace(", ", "-").replace(" ", "-"))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", "2", "-m", "unnoise", "train", *words.split()]
+        yield f"train {name}", partial(trained, words + TINY, ranks=2)
+
+
+def trained(words: str, stop: bool = False, ranks: int = 1) -> Parts:
+    folder = Path(tempfile.mkdtemp(dir=".")) / "run"
+    command = ["train", *words.split(), "--out", str(folder)]
+    if stop:
+        stopped(command, folder)
+    if ranks == 1:
+        done(*command)
+    else:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        torchrun += ["--nproc-per-node", str(ranks), "-m", "unnoise"]
         with open("log.txt", "a") as log:
-            subprocess.run([*command, *TINY.split(), "--out", str(folder)], stdout=log, check=True)
-        yield f"train {name}", run_folder(folder)
+            subprocess.run([*torchrun, *command], stdout=log, check=True)
+    return run_folder(folder)
 
 
-def stopped(*words: str) -> None:
+def stopped(command: list[str], folder: Path) -> None:
     """Train, with a Ctrl-C after the first checkpoint; it does not matter at which step."""
-    folder = Path(words[-1])
 
     def press() -> None:
         while not any(folder.glob("checkpoints/step-*")):
@@ -201,65 +209,69 @@ def stopped(*words: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
-    code = unnoise("train", *words)
+    code = unnoise(*command)
     assert code == 130, f"{folder}: not stopped, exit code {code}"
 
 
-def sampling(models: Path, picture: Path) -> Iterator[tuple[str, Parts]]:
-    """Every sampler on every model, every spacing and setting, the commands, every edit."""
+def sampling(models: Path, picture: Path) -> Jobs:
+    """Every sampler and spacing on every model, every setting, the commands, every edit."""
     import unnoise as package
     from unnoise.diffusion.grids import SPACINGS
     from unnoise.diffusion.samplers import SAMPLERS
 
     folders = {name: models / name for name in MODELS} | {"digits": "digits", "run-0.1": FIXTURE}
     loaded = {name: package.load(folder, "cpu") for name, folder in folders.items()}
-    digits = loaded["digits"]
-
-    def made(model: Any, **settings: Any) -> np.ndarray:
-        """Two images, or the kind of error that there was."""
-        try:
-            return model.sample(2, seed=1, **settings).numpy()
-        except ValueError as error:
-            return np.array(type(error).__name__)
-
     for name, model in loaded.items():
         for sampler in SAMPLERS:
-            common = {"sampler": sampler, "steps": 6}
-            scales = {"plain": 1.0, "guided": 2.0}
-            parts = {k: made(model, guidance_scale=v, **common) for k, v in scales.items()}
-            yield f"sample {name} {sampler}", parts
+            scales = {"plain": {"guidance_scale": 1.0}, "guided": {"guidance_scale": 2.0}}
+            yield f"sample {name} {sampler}", partial(made, model, scales, sampler=sampler, steps=6)
         for spacing in SPACINGS:
-            steps = {f"{n} steps": made(model, spacing=spacing, steps=n) for n in (1, 3, 10)}
-            yield f"sample {name} {spacing}", steps
-    for name, settings in SETTINGS.items():
-        yield f"sample digits {name}", {"images": made(digits, **settings)}
-    guided = made(digits, guide=loaded["cosine"], guidance_scale=2.0)
-    yield "sample digits autoguidance", {"images": guided}
-    done("export", "digits", "--half", "--out", "half.safetensors")
-    yield "export --half", tensors(Path("half.safetensors"))
+            counts = {f"{steps} steps": {"steps": steps} for steps in (1, 3, 10)}
+            yield f"sample {name} {spacing}", partial(made, model, counts, spacing=spacing)
+    guided = {"guide": loaded["cosine"], "guidance_scale": 2.0}
+    for name, settings in {**SETTINGS, "autoguidance": guided}.items():
+        yield f"sample digits {name}", partial(made, loaded["digits"], {"images": settings})
     for name, words in EDITS.items():
-        out = f"edit-{name}"
-        done("edit", *words.replace("PICTURE", str(picture)).split(), "--out", out)
-        yield f"edit {name}", pixels(Path(out))
-    words = "digits --seeds 3,7 --batch-size 1 --animate gif --trajectory --out sampled"
-    done("sample", *words.split())
-    yield "sample command", pixels(Path("sampled"))
+        command = ["edit", *words.replace("PICTURE", str(picture)).split()]
+        yield f"edit {name}", partial(written, command)
+    words = "sample digits --seeds 3,7 --batch-size 1 --animate gif --trajectory"
+    yield "sample command", partial(written, words.split())
+    yield "export --half", exported
 
 
-def evaluation(models: Path) -> Iterator[tuple[str, Parts]]:
-    """The numbers of evaluation.json, one row for each of its parts."""
+def made(model: Any, variants: dict[str, dict[str, Any]], **common: Any) -> Parts:
+    """Two images of every variant of the settings."""
+    return {k: model.sample(2, seed=1, **common, **v).numpy() for k, v in variants.items()}
+
+
+def written(command: list[str]) -> Parts:
+    """The pictures that a command writes."""
+    out = tempfile.mkdtemp(dir=".")
+    done(*command, "--device", "cpu", "--out", out)
+    return pixels(Path(out))
+
+
+def exported() -> Parts:
+    done("export", "digits", "--half", "--out", "half.safetensors")
+    return tensors(Path("half.safetensors"))
+
+
+def evaluation(models: Path) -> Jobs:
+    """The numbers of evaluation.json."""
     for name, words in EVALUATIONS.items():
         target = name if name == "digits" else str(models / name)
-        done("evaluate", target, *words.split(), "--device", "cpu", "--out", f"evaluation-{name}")
-        record = json.loads(Path(f"evaluation-{name}", "evaluation.json").read_text())
-        for part, value in record.items():
-            if found := numbers(value, part):
-                yield f"evaluate {name} {part}", found
+        yield f"evaluate {name}", partial(evaluated, [target, *words.split()])
+
+
+def evaluated(words: list[str]) -> Parts:
+    out = tempfile.mkdtemp(dir=".")
+    done("evaluate", *words, "--device", "cpu", "--out", out)
+    return numbers(json.loads(Path(out, "evaluation.json").read_text()))
 
 
 def train_models(models: Path) -> None:
     for name, words in MODELS.items():
-        done("train", *words.split(), *TINY.split(), "--out", str(models / name))
+        done("train", *(words + TINY).split(), "--out", str(models / name))
 
 
 def main() -> None:
@@ -268,17 +280,21 @@ def main() -> None:
     source = Path(os.environ["PYTHONPATH"])
     assert source in Path(package.__file__).parents, f"{package.__file__} is not from {source}"
     out, models, picture, *parts = (Path(word) for word in sys.argv[1:])
-    probes = {
+    jobs = {
         "training": training,
-        "sampling": lambda: sampling(models, picture),
-        "evaluation": lambda: evaluation(models),
+        "sampling": partial(sampling, models, picture),
+        "evaluation": partial(evaluation, models),
     }
     if not parts:
         return train_models(models)
     rows = {}
-    for part in parts:
-        for name, values in probes[part.name]():
-            rows |= {f"{name}|{key}": value for key, value in values.items()}
+    for name, job in itertools.chain.from_iterable(jobs[part.name]() for part in parts):
+        try:
+            values = job()
+        except Exception as error:  # noqa: BLE001  (it is the row's, and the others go on)
+            traceback.print_exc()
+            values = {"error": np.array(f"{type(error).__name__}: {error}")}
+        rows |= {f"{name}|{key}": value for key, value in values.items()}
     np.savez(out, **rows)
 
 
