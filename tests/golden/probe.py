@@ -240,8 +240,8 @@ def sampling(models: Path, picture: Path) -> Jobs:
 
 
 def made(model: Any, variants: dict[str, dict[str, Any]], **common: Any) -> Parts:
-    """Two images of every variant of the settings."""
-    return {k: model.sample(2, seed=1, **common, **v).numpy() for k, v in variants.items()}
+    """16 images of every variant of the settings: two would hide small changes in their 8 bits."""
+    return {k: model.sample(16, seed=1, **common, **v).numpy() for k, v in variants.items()}
 
 
 def written(command: list[str]) -> Parts:
