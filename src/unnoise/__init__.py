@@ -28,6 +28,7 @@ _WHERE = {
     "CheckpointError": "checkpoint",
     "DataError": "data.config",
     "DataConfig": "data.config",
+    "dataset": "data.arrays",
     "grid": "data.images",
     "save_png": "data.images",
     "to_model": "data.images",
@@ -44,6 +45,7 @@ __all__ = [
     "Model",
     "RunConfig",
     "__version__",
+    "dataset",
     "evaluate",
     "from_model",
     "generate_samples",
@@ -60,6 +62,7 @@ __all__ = [
 if TYPE_CHECKING:
     from unnoise.api import evaluate, load_data, preset, train
     from unnoise.config import RunConfig, override
+    from unnoise.data.arrays import dataset
     from unnoise.data.config import DataConfig
     from unnoise.data.images import from_model, grid, save_png, to_model
     from unnoise.errors import CheckpointError, ConfigError, DataError

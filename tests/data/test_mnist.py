@@ -78,7 +78,7 @@ def test_mnist_from_npz(tmp_path, read_mnist, given):
 def test_mnist_that_is_incomplete_names_what_is_missing_and_what_was_expected(tmp_path, read_mnist):
     save_idx(tmp_path / "data" / "raw", mnist_arrays(), dot=True)
     (tmp_path / "data" / "raw" / "t10k-labels.idx1-ubyte").unlink()
-    expected = rf"MNIST in {tmp_path / 'data'}: t10k-labels-idx1-ubyte not found; expected train-images-idx3-ubyte, .*"
+    expected = rf"no MNIST in {tmp_path / 'data'}; expected train-images-idx3-ubyte, .*"
     with pytest.raises(
         DataError,
         match=expected + r"also with a dot before idx, also with .gz.*MNIST/raw, or mnist.npz",
@@ -99,23 +99,11 @@ def test_mnist_that_was_overwritten_in_place_is_read_again(tmp_path, read_mnist)
 
 
 BAD_NPZ = {
-    "truncated": (
-        lambda content: content[: len(content) // 2],
-        "is no .npz file or a truncated one; expected an .npz with",
-    ),
-    "empty": (
-        lambda content: b"",
-        "is no .npz file or a truncated one; expected an .npz with x_train, y_train",
-    ),
-    "text": (lambda content: b"hello", "is no .npz file or a truncated one"),
-    "damaged": (
-        lambda content: content[:2000] + b"?" + content[2001:],
-        "cannot be read .*CRC.*; expected an .npz with",
-    ),
-    "other arrays": (
-        lambda content: content.replace(b"y_train", b"y_trick"),
-        "y_train.*; expected an .npz with",
-    ),
+    "truncated": (lambda content: content[: len(content) // 2], ""),
+    "empty": (lambda content: b"", ""),
+    "text": (lambda content: b"hello", ""),
+    "damaged": (lambda content: content[:2000] + b"?" + content[2001:], ".*CRC"),
+    "other arrays": (lambda content: content.replace(b"y_train", b"y_trick"), ".*y_train"),
 }
 
 
@@ -125,7 +113,9 @@ def test_a_bad_npz_is_one_line_with_its_name(tmp_path, read_mnist, damage):
     path = tmp_path / "mnist.npz"
     save_npz(path, mnist_arrays())
     path.write_bytes(harm(path.read_bytes()))
-    with pytest.raises(DataError, match=rf"^MNIST {path}: .*{reason}") as error:
+    with pytest.raises(
+        DataError, match=rf"^MNIST {path}: cannot be read{reason}.*expected an .npz with x_train"
+    ) as error:
         read_mnist(path)
     assert "\n" not in str(error.value)
 
@@ -137,43 +127,28 @@ def replaced(number, array):
 
 
 BAD_ARRAYS = {
-    "images as labels": (1, lambda a: a[0], r"got uint8 \(6, 28, 28\), expected labels"),
-    "labels as images": (
-        0,
-        lambda a: a[1],
-        r"got uint8 \(6,\), expected images, uint8 \(n, height, width\)",
-    ),
-    "too few labels": (1, lambda a: a[1][:5], "got 5 labels, expected 6, one per image"),
-    "too many test labels": (3, lambda a: a[1], "got 6 labels, expected 2, one per image"),
-    "a label of 200": (
+    "images as labels": (1, lambda a: a[0], r"labels uint8 \(6, 28, 28\); expected one whole"),
+    "labels as images": (0, lambda a: a[1], r"images uint8 \(6,\).*expected images uint8 \(n, h"),
+    "too few labels": (
         1,
-        lambda a: np.array([0, 1, 200, 3, 4, 5], np.uint8),
-        "got label 200, expected 0 to 9",
+        lambda a: a[1][:5],
+        r"labels uint8 \(5,\); expected one whole number per",
     ),
-    "no images": (0, lambda a: a[0][:0], r"got uint8 \(0, 28, 28\), expected images"),
-    "test images of another size": (
-        2,
-        lambda a: a[2][:, :14],
-        r"got uint8 \(2, 14, 28\), expected .*\(28, 28\)",
-    ),
+    "too many test labels": (3, lambda a: a[1], r"test part: .*labels uint8 \(6,\); expected one"),
+    "a label of 200": (1, lambda a: a[1] * 0 + 200, "labels 200 to 200, expected 0 to 9"),
+    "no images": (0, lambda a: a[0][:0], r"images uint8 \(0, 28, 28\).*expected images"),
+    "test images of another size": (2, lambda a: a[2][:, :14], r"test part: .*all of one size"),
 }
 
 
 @pytest.mark.parametrize("bad", BAD_ARRAYS)
 @pytest.mark.parametrize("form", ["npz", "idx"])
-def test_mnist_arrays_that_do_not_belong_together_are_one_line_with_the_files_name(
-    tmp_path, read_mnist, bad, form
-):
+def test_mnist_arrays_that_do_not_belong_together_are_one_line(tmp_path, read_mnist, bad, form):
     number, array, reason = BAD_ARRAYS[bad]
     arrays = replaced(number, array)
-    if form == "npz":
-        save_npz(tmp_path / "mnist.npz", arrays)
-        path, name = tmp_path / "mnist.npz", f"{tmp_path / 'mnist.npz'}, {mnist.ARRAYS[number]}"
-    else:
-        path = tmp_path / "data"
-        save_idx(path, arrays)
-        name = path / list(mnist.FILES)[number]
-    with pytest.raises(DataError, match=rf"^MNIST {name}: {reason}"):
+    path = tmp_path / ("mnist.npz" if form == "npz" else "data")
+    (save_npz if form == "npz" else save_idx)(path, arrays)
+    with pytest.raises(DataError, match=rf"^MNIST {path}, .*{reason}"):
         read_mnist(path)
 
 
@@ -193,42 +168,16 @@ def test_a_damaged_gzip_of_mnist_is_named(tmp_path, read_mnist, harm):
     save_idx(tmp_path / "data", mnist_arrays(), packed=True)
     file = tmp_path / "data" / "train-images-idx3-ubyte.gz"
     file.write_bytes(harm(file.read_bytes()))
-    with pytest.raises(DataError, match=rf"^MNIST {file}: is no gzip file or a damaged one"):
+    with pytest.raises(DataError, match=rf"^MNIST {file}: is truncated, damaged or no idx"):
         read_mnist(tmp_path / "data")
 
 
-def test_a_truncated_or_foreign_idx_file():
-    content = idx(np.zeros((2, 3), np.uint8))
-    assert mnist.read_idx(content, "x").shape == (2, 3)
-    with pytest.raises(DataError, match="got 5 values, expected 6; the file is truncated"):
-        mnist.read_idx(content[:-1], "x")
-    for bad in (b"", b"\0\0\x08", content[:6], b"PK" + content):
-        with pytest.raises(DataError):
-            mnist.read_idx(bad, "x")
-
-
-def test_the_real_mnist_has_the_published_statistics(shared_data, tmp_path):
-    data = load(
-        DataConfig(
-            source="mnist",
-            path=str(shared_data / "mnist" / "mnist.npz"),
-            cache=str(tmp_path / "cache"),
-        )
-    )
-    assert data.images.shape == (70_000, 1, 28, 28) and data.num_train == 60_000
-    train = data.images[:60_000] / np.float32(255)
-    assert (
-        abs(train.mean(dtype=float) - 0.1307) < 5e-5 and abs(train.std(dtype=float) - 0.3081) < 5e-5
-    )
-    assert np.bincount(data.labels[:60_000]).tolist() == [
-        5923,
-        6742,
-        5958,
-        6131,
-        5842,
-        5421,
-        5918,
-        6265,
-        5851,
-        5949,
-    ]
+@pytest.mark.parametrize("harm", [
+    lambda c: c[:-1], lambda c: b"", lambda c: b"\0\0\x08", lambda c: c[:6], lambda c: b"PK" + c,
+])  # fmt: skip
+def test_a_truncated_or_foreign_idx_file(tmp_path, read_mnist, harm):
+    save_idx(tmp_path / "data", mnist_arrays())
+    file = tmp_path / "data" / "train-images-idx3-ubyte"
+    file.write_bytes(harm(file.read_bytes()))
+    with pytest.raises(DataError, match=rf"^MNIST {file}: is truncated, damaged or no idx file"):
+        read_mnist(tmp_path / "data")

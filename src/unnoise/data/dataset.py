@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,13 @@ def load(config: DataConfig) -> ImageData:
     check(config)
     with reading(config.path or config.source):
         source = _source(config)
-    images, labels, meta = cached(config, source)
+    return from_cache(config, source, *cached(config, source))
+
+
+def from_cache(
+    config: DataConfig, source: Source, images: np.ndarray, labels: np.ndarray, meta: dict[str, Any]
+) -> ImageData:
+    """A source's images as the cache holds them."""
     class_names = tuple(meta["class_names"])
     return ImageData(
         name=source.name,

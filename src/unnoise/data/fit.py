@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,7 +11,10 @@ from PIL import Image, ImageOps
 from unnoise.data.cache import Writer
 from unnoise.data.config import DataConfig
 
+T = TypeVar("T")
+
 FOLDER_SIZE = 32
+MOST_HELD_OUT = 1000
 BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
 
 
@@ -61,6 +65,17 @@ def fit(picture: Image.Image, wanted: Target) -> np.ndarray:
     return array[None] if wanted.channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
+def shuffled(items: list[T]) -> list[T]:
+    """Items in an order of their own, the same each time."""
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(items))
+    return [items[i] for i in order]
+
+
+def held_out_count(config: DataConfig, count: int) -> int:
+    """How many of `count` shuffled images are held out: the last, and never all."""
+    return min(MOST_HELD_OUT, round(config.held_out * count), count - 1)
+
+
 def eight_bits(picture: Image.Image) -> Image.Image:
     """16-bit and floating-point greys scaled to 0..255 by their range; Pillow alone would clip them."""
     if not (picture.mode.startswith("I") or picture.mode == "F"):
@@ -69,13 +84,8 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(values).all() or low < 0:
         raise Unusable(f"grey values from {low:g} to {high:g}, expected 0 to 1, 255 or 65535")
-    top = (
-        1.0
-        if picture.mode == "F" and high <= 1
-        else 255.0
-        if picture.mode == "F" and high <= 255
-        else 65535.0
-    )
+    tops = (1.0, 255.0, 65535.0) if picture.mode == "F" else (65535.0,)
+    top = next((top for top in tops if high <= top), tops[-1])
     if high > top:
         raise Unusable(f"grey values up to {high:g}, expected at most {top:g}")
     return Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))

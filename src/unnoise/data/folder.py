@@ -15,13 +15,12 @@ from PIL import Image, UnidentifiedImageError
 
 from unnoise.data.cache import Source, Writer
 from unnoise.data.config import DataConfig
-from unnoise.data.fit import Target, Unusable, fit, target
+from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled, target
 from unnoise.data.listing import SUFFIXES, Entry, list_pictures
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
 LARGEST_FILE_BYTES = 1 << 29
-MOST_HELD_OUT = 1000
 MADE_BY_UNNOISE = "made by unnoise"
 
 
@@ -37,8 +36,8 @@ def source(config: DataConfig) -> Source:
         raise DataError(f"{path}: no pictures; found {found}, expected {' '.join(SUFFIXES)}")
 
     def fill(writer: Writer) -> None:
-        entries = _shuffled(_without_own(writer, listing.pictures))
-        held_out = min(MOST_HELD_OUT, round(config.held_out * len(entries)), len(entries) - 1)
+        entries = shuffled(_without_own(writer, listing.pictures))
+        held_out = held_out_count(config, len(entries))
         used: list[str] = []
         for number, entry in enumerate(tracked(entries, path.name, len(entries), "image")):
             if number == len(entries) - held_out:
@@ -95,11 +94,6 @@ def _is_own(entry: Entry) -> bool:
         with suppress(Unusable), _opened(entry) as picture:
             return "unnoise" in picture.info
     return False
-
-
-def _shuffled(entries: list[Entry]) -> list[Entry]:
-    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(entries))
-    return [entries[i] for i in order]
 
 
 def _label(writer: Writer, used: list[str]) -> None:
