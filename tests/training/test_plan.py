@@ -14,6 +14,7 @@ from unnoise.config import override
 from unnoise.errors import ConfigError
 from unnoise.presets import named
 from unnoise.training import plan, probe
+from unnoise.training.plan import Plan
 from unnoise.training.probe import Measured, Speed
 
 GIB = 2**30
@@ -29,7 +30,7 @@ def speeds(*peaks: float, pass_sec: float = 0.1, update_sec: float = 0.2) -> tup
 def measured(**changes) -> Measured:
     usual = Measured(
         device="cpu", precision="float32", probe_sec=1, parameters=1000, gflop_per_image=1, speeds=speeds(1, 2, 3, 5),
-        too_large=None, image_bytes=0, available_bytes=100 * GIB, preview_sec=0, checkpoint_bytes=0, model_bytes=0, sample_bytes=0,
+        too_large=math.inf, available_bytes=100 * GIB, preview_sec=0, checkpoint_bytes=0, model_bytes=0, sample_bytes=0,
         free_bytes=100 * GIB, num_train=1000,
     )  # fmt: skip
     return dataclasses.replace(usual, **changes)
@@ -53,24 +54,24 @@ def config(**changes):
 
 def test_a_step_is_its_passes_and_one_update():
     known = (Speed(2, 0.5, 0.25, 0), Speed(8, 1.0, 0.25, 0))
-    assert plan.step_sec(known, 16, 2) == 8 * 0.5 + 0.25
-    assert plan.step_sec(known, 16, 8) == plan.step_sec(known, 16, 16) == 2 * 1.0 + 0.25
-    assert plan.step_sec(known, 16, 4) == 8 * 0.5 + 0.25  # the nearest measured below
-    assert plan.step_sec(known, 16, 1) == 8 * 0.5 + 0.25
+    assert probe.step_sec(known, 16, 2) == 8 * 0.5 + 0.25
+    assert probe.step_sec(known, 16, 8) == probe.step_sec(known, 16, 16) == 2 * 1.0 + 0.25
+    assert probe.step_sec(known, 16, 4) == 8 * 0.5 + 0.25  # the nearest measured below
+    assert probe.step_sec(known, 16, 1) == 8 * 0.5 + 0.25
 
 
 @pytest.mark.parametrize(
     ("batch", "expected"), [(1, [1]), (2, [1, 2]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])]
 )
 def test_sizes(batch, expected):
-    assert plan.sizes(batch) == expected
+    assert probe.sizes(batch) == expected
 
 
 def test_memory_beyond_what_was_measured_is_on_the_last_line():
     known = speeds(1, 1.5, 3)  # 0.75 GiB per image from 2 to 4
-    assert [plan.peak_bytes(known, m) / GIB for m in (1, 2, 4, 8)] == [1, 1.5, 3, 6]
-    assert plan.peak_bytes((), 8) == 0
-    assert plan.peak_bytes(speeds(2, 1), 8, GIB) == 7 * GIB  # rising at least so much per image
+    assert [probe.peak_bytes(known, m) / GIB for m in (1, 2, 4, 8)] == [1, 1.5, 3, 6]
+    assert probe.peak_bytes((), 8) == 0
+    assert probe.peak_bytes(speeds(2, 1), 8) == GIB  # never falling
 
 
 @pytest.mark.parametrize(
@@ -79,18 +80,17 @@ def test_memory_beyond_what_was_measured_is_on_the_last_line():
 )
 def test_largest_fit_leaves_a_tenth_of_the_memory(available, expected):
     assert (
-        plan.largest_fit(measured(speeds=speeds(1, 2, 4), available_bytes=int(available)), 8)
-        == expected
+        measured(speeds=speeds(1, 2, 4), available_bytes=int(available)).largest_fit(8) == expected
     )
 
 
 def test_what_ran_out_of_memory_does_not_fit_whatever_the_line_says():
-    assert plan.largest_fit(measured(speeds=speeds(1, 1, 1), too_large=8), 64) == 4
-    assert plan.largest_fit(measured(speeds=(), too_large=1), 64) is None
+    assert measured(speeds=speeds(1, 1, 1), too_large=8).largest_fit(64) == 4
+    assert measured(speeds=(), too_large=1).largest_fit(64) is None
 
 
 def test_a_micro_batch_is_advised_where_the_batch_does_not_fit():
-    made = plan.make(config(), measured(available_bytes=4 * GIB), 3600)
+    made = Plan(config(), measured(available_bytes=4 * GIB), 3600)
     advice = plan.advise(made)
     assert made.micro_batch == 4 and advice[0].text.startswith(
         "micro-batch: 8 images at once do not fit, 4 do"
@@ -101,23 +101,23 @@ def test_a_micro_batch_is_advised_where_the_batch_does_not_fit():
 def test_a_micro_batch_is_advised_where_it_is_clearly_faster_and_only_there():
     def chosen(sec: float) -> int | None:
         known = (Speed(4, sec, 0, 0), Speed(8, 1.0, 0, 0))
-        return plan.best_micro_batch(measured(speeds=known), config())
+        return Plan(config(), measured(speeds=known)).micro_batch
 
     assert (chosen(0.40), chosen(0.45)) == (4, 8)  # 1.25 and 1.11 times as fast
     only_small = measured(speeds=(Speed(1, 0.01, 0, 0), Speed(4, 1.0, 0, 0)))
     assert (
-        plan.best_micro_batch(only_small, config()) == 8
+        Plan(config(), only_small).micro_batch == 8
     )  # 8 was not measured: nothing is known to be faster
-    assert plan.best_micro_batch(measured(), config(train__micro_batch=2)) == 2
+    assert Plan(config(train__micro_batch=2), measured()).micro_batch == 2
 
 
 def test_images_epochs_and_end_within_a_budget():
-    made = plan.make(config(), measured(), 100)  # a step of 8 takes 8 * 0.1 + 0.2 s
+    made = Plan(config(), measured(), 100)  # a step of 8 takes 8 * 0.1 + 0.2 s
     assert (made.img_per_sec, made.train_sec, made.nimg, made.epochs) == (8, 100, 800, 0.8)
-    whole = plan.make(config(train__kimg=1.6), measured())
-    assert (whole.train_sec, whole.wall_sec, whole.ends_itself) == (200, 200, True)
-    assert plan.make(config(train__epochs=0.5, train__kimg=1.6), measured()).nimg == 500
-    assert plan.make(config(train__time="10s", train__kimg=1.6), measured()).nimg == 80
+    whole = Plan(config(train__kimg=1.6), measured())
+    assert (whole.train_sec, whole.wall_sec(), whole.nimg) == (200, 200, whole.own_nimg)
+    assert Plan(config(train__epochs=0.5, train__kimg=1.6), measured()).nimg == 500
+    assert Plan(config(train__time="10s", train__kimg=1.6), measured()).nimg == 80
 
 
 def test_previews_and_checkpoints_are_within_the_budget():
@@ -126,14 +126,14 @@ def test_previews_and_checkpoints_are_within_the_budget():
         "train__sample_every_kimg": 0.4,
         "train__checkpoint_every_kimg": 0.8,
     }  # every 50 s and 100 s
-    made = plan.make(config(**every), costs, 232)
+    made = Plan(config(**every), costs, 232)
     # 200 s of training: previews at 50, 100, 150 and the end, checkpoints at 100 and the end; 232 s leave none for a fifth
-    assert (made.previews, made.checkpoints) == (4, 2)
-    assert made.train_sec == pytest.approx(190, abs=0.01) and made.wall_sec == pytest.approx(
+    assert made.counts(made.train_sec) == (4, 2)
+    assert made.train_sec == pytest.approx(190, abs=0.01) and made.wall_sec() == pytest.approx(
         232, abs=0.01
     )
-    assert made.preview_share == pytest.approx(0.2)
-    assert plan.make(config(**every, train__keep_best=True), costs, 232).checkpoints == 6
+    best = Plan(config(**every, train__keep_best=True), costs, 232)
+    assert best.counts(best.train_sec) == (4, 6)
 
 
 def test_disk_counts_what_is_kept_and_what_is_being_written():
@@ -143,10 +143,10 @@ def test_disk_counts_what_is_kept_and_what_is_being_written():
         "train__checkpoint_every_kimg": 0.1,
         "train__kimg": 1.0,
     }
-    made = plan.make(config(**every, train__keep_checkpoints=2), sizes)
+    made = Plan(config(**every, train__keep_checkpoints=2), sizes)
     assert made.run_bytes == 3 * 100 + 2 * 10 + 10 * 1
-    assert plan.make(config(**every, train__keep_best=True), sizes).kept == 3
-    assert plan.make(config(**every, train__keep_every_kimg=0.25), sizes).kept == 6
+    assert Plan(config(**every, train__keep_best=True), sizes).run_bytes == 4 * 100 + 20 + 10
+    assert Plan(config(**every, train__keep_every_kimg=0.25), sizes).run_bytes == 7 * 100 + 20 + 10
 
 
 # --- advice
@@ -157,9 +157,7 @@ def texts(made) -> list[str]:
 
 
 def test_a_run_that_fits_has_no_advice():
-    assert (
-        plan.advise(plan.make(config(train__kimg=10, train__ema_halflife_kimg=1), measured())) == []
-    )
+    assert plan.advise(Plan(config(train__kimg=10, train__ema_halflife_kimg=1), measured())) == []
 
 
 @pytest.mark.parametrize(("changes", "costs", "kind", "flag"), [
@@ -172,22 +170,22 @@ def test_a_run_that_fits_has_no_advice():
     ({"train__batch_size": 8}, {"num_train": 10_000}, "length", "--network.base-channels 16"),
 ])  # fmt: skip
 def test_one_line_of_advice_with_flag_and_value(changes, costs, kind, flag):
-    made = plan.make(
+    made = Plan(
         config(**{"train__kimg": 10, "train__ema_halflife_kimg": 1, **changes}), measured(**costs)
     )
     advice = {line.text.split(":")[0]: line for line in plan.advise(made)}
     assert kind in advice and flag in advice[kind].text
     if advice[kind].changes and kind != "disk":  # followed, it is not said again
-        assert kind not in texts(plan.make(plan.follow(made.config, [advice[kind]]), made.measured))
+        assert kind not in texts(Plan(plan.follow(made.config, [advice[kind]]), made.measured))
 
 
 def test_a_long_half_life_is_no_matter_with_a_ramp():
-    made = plan.make(config(train__kimg=10, train__ema_halflife_kimg=500), measured())
+    made = Plan(config(train__kimg=10, train__ema_halflife_kimg=500), measured())
     assert made.config.train.ema_rampup > 0 and texts(made) == []
 
 
 def test_too_small_a_budget_names_a_smaller_preset_and_network():
-    made = plan.make(named("cifar10"), measured(num_train=50_000), 7200)
+    made = Plan(named("cifar10"), measured(num_train=50_000), 7200)
     text = next(line.text for line in plan.advise(made) if line.text.startswith("length"))
     assert (
         "`unnoise plan cifar10-small`" in text and "--network.base-channels 64" in text
@@ -196,33 +194,28 @@ def test_too_small_a_budget_names_a_smaller_preset_and_network():
 
 def test_a_budget_beyond_the_end_says_how_to_use_it():
     assert (
-        "--train.kimg None"
-        in plan.advise(plan.make(config(train__kimg=10), measured(), 9000))[0].text
+        "--train.kimg None" in plan.advise(Plan(config(train__kimg=10), measured(), 9000))[0].text
     )
 
 
 def test_a_budget_that_holds_nothing_gets_one_line():
-    made = plan.make(config(train__warmup_kimg=5), measured(preview_sec=100), 50)
+    made = Plan(config(train__warmup_kimg=5), measured(preview_sec=100), 50)
     assert made.nimg == pytest.approx(8) and texts(made) == ["budget"]
     assert "(1.0s) and the preview at the end (100.0s); 3 epochs" in plan.advise(made)[0].text
 
 
-def test_narrower_is_whole_groups_and_never_wider():
+def test_smaller_is_whole_groups_and_never_wider():
     made = named("cifar10")  # 128 channels in groups of 32
-    assert [plan.narrower(made, share) for share in (1, 0.57, 0.25, 1e-6, 9)] == [
-        128,
-        96,
-        64,
-        32,
-        128,
-    ]
+    widths = [plan.smaller(made, share).split()[-1] for share in (0.57, 0.25, 1e-6)]
+    assert widths == ["96", "64", "32"]
+    assert "base-channels" not in plan.smaller(made, 9)
 
 
 def test_not_one_image_fits():
     with pytest.raises(
-        ConfigError, match=r"not one image fits into 0\.5 GiB; try --network.base-channels"
+        ConfigError, match=r"not one image fits into 512\.0 MiB; try .*base-channels"
     ):
-        plan.make(config(), measured(available_bytes=GIB // 2), 60)
+        _ = Plan(config(), measured(available_bytes=GIB // 2), 60).train_sec
 
 
 # --- the command
@@ -271,7 +264,7 @@ def test_a_busy_machine_is_said(monkeypatch):
     (0.3, "1s"), (59.9, "59s"), (60, "1m"), (340, "5m40s"), (6899, "1h54m"), (7200, "2h"), (7201, "2h"),
 ])  # fmt: skip
 def test_times_are_rounded_down_to_what_the_flag_reads(sec, expected):
-    from unnoise.cli.plan import brief
+    from unnoise.training.plan import brief
     from unnoise.units import seconds
 
     assert brief(sec) == expected and seconds(expected) <= math.ceil(sec)
