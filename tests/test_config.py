@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from unnoise.config import RunConfig, check, differences, flat, from_dict, override, to_dict
 from unnoise.errors import ConfigError
+from unnoise.networks.config import DiTConfig, UNetConfig
 from unnoise.presets import PRESETS, named
 from unnoise.units import seconds
 
@@ -56,6 +57,10 @@ def test_override_changes_exactly_what_is_named():
         ({"train.betas": [0.9]}, r"train\.betas: got 1 values, expected 2"),
         ({"train.precision": "bf61"}, r"train\.precision: got 'bf61'; did you mean 'bf16'\?"),
         ({"network": 3}, r"network: got 3"),
+        ({"network.kind": "dti"}, r"network\.kind: no 'dti'; did you mean 'dit'\?"),
+        ({"network.patch_size": 4}, r"network\.patch_size: unknown key"),
+        ({"network.kind": "dit", "network.dropout": 0.1}, r"network\.dropout: unknown key"),
+        ({"sample.deep_cache": 2}, r"sample\.deep_cache: unknown key"),
     ],
 )
 def test_what_override_refuses(change, message):
@@ -77,7 +82,6 @@ def test_what_override_refuses(change, message):
         ({"train.warmup_kimg": float("nan")}, r"train\.warmup_kimg: got nan"),
         ({"train.weight_decay": -1.0}, r"train\.weight_decay: got -1\.0"),
         ({"train.ema_rampup": -1.0}, r"train\.ema_rampup"),
-        ({"network.norm_eps": -1.0}, r"network\.norm_eps"),
         ({"train.betas": (1.0, 2.0)}, r"train\.betas: got \(1\.0, 2\.0\)"),
         ({"seed": -1}, r"seed: got -1, expected 0 or more"),
         ({"diffusion.timesteps": 0}, r"diffusion\.timesteps: got 0"),
@@ -86,6 +90,23 @@ def test_what_override_refuses(change, message):
 def test_numbers_out_of_range(change, message):
     with pytest.raises(ConfigError, match=message):
         check(override(named("digits"), change))
+
+
+def test_a_network_is_told_apart_by_its_kind():
+    config = override(named("digits"), {"network.depth": 2, "network.kind": "dit"})
+    assert config.network == DiTConfig(depth=2)  # the other kind's defaults, then the key
+    assert override(config, {"network.kind": "dit", "network.heads": 4}).network.depth == 2
+    values = json.loads(json.dumps(to_dict(config)))
+    assert values["network"]["kind"] == "dit" and from_dict(RunConfig, values) == config
+    assert "network.kind: unet -> dit" in differences(named("digits"), config)
+    assert override(config, {"network.kind": "unet"}).network == UNetConfig()
+
+
+def test_a_record_of_an_older_version_is_a_unet_and_may_have_retired_settings():
+    values = to_dict(named("digits"))
+    del values["network"]["kind"]
+    values["sample"]["deep_cache"] = 3
+    assert from_dict(RunConfig, values) == named("digits")
 
 
 @pytest.mark.parametrize(

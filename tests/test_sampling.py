@@ -19,7 +19,7 @@ from unnoise import cli, memory, sampling
 from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.samplers import SAMPLERS
 from unnoise.errors import ConfigError
-from unnoise.networks.config import UNetConfig
+from unnoise.networks.config import Shape, UNetConfig
 from unnoise.networks.unet import UNet
 from unnoise.presets import PRESETS
 
@@ -78,7 +78,7 @@ def test_wide_networks_and_large_images_go_in_few_at_once(
     monkeypatch, preset, size, threads, expected
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    network = UNet(PRESETS[preset]().network, 3, 3, size)
+    network = UNet(PRESETS[preset]().network, Shape(3, size, size), 3)
     assert memory.images_at_once(network.widest_bytes(size, size, True), CPU) == expected
 
 
@@ -92,7 +92,7 @@ def test_guidance_doubles_the_rows_and_so_halves_the_images(monkeypatch):
 
 
 def test_a_gpu_takes_more_but_no_more_than_half_of_what_is_free(monkeypatch):
-    network = UNet(PRESETS["cifar10"]().network, 3, 3, 32)
+    network = UNet(PRESETS["cifar10"]().network, Shape(3, 32, 32), 3)
     widest = network.widest_bytes(32, 32, False)
     assert memory.images_at_once(widest, MPS) == 256
     for free, held, expected in (
@@ -113,7 +113,7 @@ def test_attention_over_many_pixels_counts_on_a_cpu_only():
     config = UNetConfig(
         base_channels=8, channel_multipliers=(1, 1), attention_levels=(1,), norm_groups=8
     )
-    network = UNet(config, 3, 3, 64)
+    network = UNet(config, Shape(3, 64, 64), 3)
     assert network.widest_bytes(64, 63, True) == 4 * (32 * 32) ** 2
     assert network.widest_bytes(64, 63, False) == 4 * 8 * 64 * 63
 
@@ -123,7 +123,7 @@ def test_large_pictures_go_in_one_at_a_time():
     config = unnoise.preset(
         "pictures", {"data.image_size": 256, "network.base_channels": 64, "device": "cpu"}
     )
-    network = UNet(config.network, 3, 3, 256)
+    network = UNet(config.network, Shape(3, 256, 256), 3)
     assert memory.images_at_once(network.widest_bytes(256, 256, True), CPU) == 1
     assert memory.PEAK * network.widest_bytes(256, 256, False) < 2**29
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
@@ -22,7 +21,9 @@ from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
 from unnoise.diffusion.samplers import SAMPLERS, options
 from unnoise.diffusion.schedules import SCHEDULES, Schedule
 from unnoise.errors import ConfigError, nearest
-from unnoise.networks.unet import UNet
+from unnoise.networks.config import Shape
+from unnoise.networks.network import Network
+from unnoise.networks.registry import NETWORKS
 
 V = TypeVar("V")
 
@@ -34,31 +35,17 @@ def lookup(registry: Mapping[str, V], name: str, field: str) -> V:
     return registry[name]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What a network must know of its data."""
+def network(config: RunConfig, shape: Shape) -> Network:
+    """A new network for images of a shape, initialised from `config.seed`.
 
-    channels: int
-    height: int
-    width: int
-    num_classes: int = 0
-
-
-def network(config: RunConfig, shape: Shape) -> UNet:
-    """A freshly initialised U-Net for a data shape (initialised from `config.seed`, the global generator untouched)."""
+    The global generator stays untouched. ConfigError for a network that cannot be built.
+    """
+    build = lookup(NETWORKS, config.network.kind, "network.kind")
+    config.network.check(shape)
     learned = config.diffusion.variance == "learned"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        try:
-            return UNet(
-                config.network,
-                shape.channels,
-                shape.channels * (2 if learned else 1),
-                shape.height,
-                shape.num_classes,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        return build(config.network, shape, shape.channels * (2 if learned else 1))
 
 
 def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
@@ -114,12 +101,6 @@ def check_sampling(config: SampleConfig) -> None:
     if not 0 <= config.dynamic_threshold <= 1:
         raise ConfigError(
             f"sample.dynamic_threshold: got {config.dynamic_threshold:g}, expected a quantile in 0 to 1 (0 is off)"
-        )
-    if config.deep_cache < 1:
-        raise ConfigError(f"sample.deep_cache: got {config.deep_cache}, expected 1 (off) or more")
-    if config.deep_cache > 1 and config.cuda_graphs:
-        raise ConfigError(
-            "sample.deep_cache: cannot be recorded as CUDA graphs; expected one of the two"
         )
     if not math.isfinite(config.guidance_scale):
         raise ConfigError(

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from unnoise.data.config import DataConfig
 from unnoise.errors import ConfigError, nearest
-from unnoise.networks.config import UNetConfig
+from unnoise.networks.config import NETWORK_CONFIGS, NetworkConfig, UNetConfig
 from unnoise.units import seconds
 
 T = TypeVar("T")
@@ -151,8 +151,6 @@ class SampleConfig:
     """Clamp the predicted image to the range of images at each step (static thresholding)."""
     dynamic_threshold: float = 0.0
     """Imagen's dynamic thresholding instead, at this quantile of |x0|, such as 0.995; 0 is off."""
-    deep_cache: int = 1
-    """Compute the levels below full size at every n-th evaluation and keep them between (DeepCache); 1 is off."""
     cuda_graphs: bool = False
     """On a GPU: record the network's calls once and replay them."""
 
@@ -164,7 +162,7 @@ class RunConfig:
     preset: str = "digits"
     """The preset this started from."""
     data: DataConfig = field(default_factory=DataConfig)
-    network: UNetConfig = field(default_factory=UNetConfig)
+    network: NetworkConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -174,23 +172,55 @@ class RunConfig:
     """auto, cpu, cuda, cuda:1, mps."""
 
 
+RETIRED = frozenset({"sample.deep_cache"})
+"""Settings of older versions by dotted key, which a record may still name."""
+
+
 def to_dict(config: object) -> dict[str, Any]:
-    """A configuration as a plain dictionary, ready for JSON."""
-    return dataclasses.asdict(config)  # type: ignore[call-overload]
+    """A configuration as a plain dictionary, ready for JSON; a network's has its kind."""
+    values = dataclasses.asdict(config)  # type: ignore[call-overload]
+    if isinstance(config, RunConfig):
+        values["network"] = {"kind": config.network.kind, **values["network"]}
+    return values
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """The inverse of `to_dict`; ConfigError names an unknown key (and the nearest known) or a wrong type."""
     hints = typing.get_type_hints(kind)
+    if kind is RunConfig:
+        values = {key: _current(key, value) for key, value in values.items()}
     for key in values:
         if key not in hints:
             raise ConfigError(f"{where}{key}: unknown key; {nearest(key, hints)}")
     return kind(**{key: _coerce(hints[key], value, where + key) for key, value in values.items()})
 
 
+def _current(group: str, values: Any) -> Any:
+    """A record's values of a group, without retired settings."""
+    if not isinstance(values, Mapping):
+        return values
+    group_values = cast("Mapping[str, Any]", values)
+    return {key: v for key, v in group_values.items() if f"{group}.{key}" not in RETIRED}
+
+
+def _network(values: Mapping[str, Any], where: str) -> NetworkConfig:
+    """The settings of a network of the kind that they name, by default a U-Net."""
+    kind = str(values.get("kind", "unet"))
+    if kind not in NETWORK_CONFIGS:
+        raise ConfigError(f"{where}kind: no {kind!r}; {nearest(kind, NETWORK_CONFIGS)}")
+    settings = {key: value for key, value in values.items() if key != "kind"}
+    return from_dict(NETWORK_CONFIGS[kind], settings, where)
+
+
 def override(config: T, changes: Mapping[str, Any]) -> T:
-    """A copy with dotted keys changed: {"train.batch_size": 64}."""
+    """A copy with dotted keys changed: {"train.batch_size": 64}.
+
+    Another "network.kind" brings that kind's defaults, which further keys change.
+    """
     values = to_dict(config)
+    kind = changes.get("network.kind")
+    if isinstance(config, RunConfig) and kind not in (None, config.network.kind):
+        values["network"] = {"kind": kind, **to_dict(_network({"kind": kind}, "network."))}
     for key, value in changes.items():
         *path, last = key.split(".")
         part = values
@@ -207,6 +237,8 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     """`value` as the annotated type, or a ConfigError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is NetworkConfig and isinstance(value, Mapping):
+        return _network(cast("Mapping[str, Any]", value), where + ".")
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(cast("type[Any]", hint), cast("Mapping[str, Any]", value), where + ".")
     if origin in (types.UnionType, typing.Union):
@@ -245,7 +277,8 @@ def flat(config: object) -> dict[str, Any]:
 def differences(a: object, b: object) -> list[str]:
     """The dotted fields in which two configurations of a kind differ: 'train.lr: 0.1 -> 0.2'."""
     before, after = flat(a), flat(b)
-    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    both = [key for key in before if key in after]  # another kind of network has other fields
+    return [f"{key}: {before[key]} -> {after[key]}" for key in both if before[key] != after[key]]
 
 
 def check(config: RunConfig) -> None:
@@ -278,7 +311,6 @@ def check(config: RunConfig) -> None:
         "train.ema_rampup": config.train.ema_rampup,
         "train.weight_decay": config.train.weight_decay,
         "train.clip": config.train.clip,
-        "network.norm_eps": config.network.norm_eps,
     }
     for name, value in not_negative.items():
         if not 0 <= value < float("inf"):

@@ -37,8 +37,8 @@ from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import CheckpointError, ConfigError, nearest
 from unnoise.memory import images_at_once, in_batches
-from unnoise.networks.sampling import DeepCache, Graphed
-from unnoise.networks.unet import UNet
+from unnoise.networks.cuda_graphs import Graphed
+from unnoise.networks.network import Network
 from unnoise.precision import find_device
 
 SAMPLE_BATCH = 64
@@ -48,12 +48,12 @@ SAMPLE_BATCH = 64
 class Model:
     """A network with all that sampling it needs. `record` is the JSON record of its model file."""
 
-    def __init__(self, network: UNet, config: RunConfig, record: dict[str, Any]) -> None:
+    def __init__(self, network: Network, config: RunConfig, record: dict[str, Any]) -> None:
         self.config, self.record = config, record
         self.shape = build.Shape(**record["shape"])
         self.class_names: tuple[str, ...] = tuple(record.get("class_names", ()))
         self.arithmetic = precision.choose(config)
-        self.network: UNet = self.arithmetic.place(network).eval().requires_grad_(False)
+        self.network: Network = self.arithmetic.place(network).eval().requires_grad_(False)
         self.diffusion: DiffusionModel = build.diffusion_model(config.diffusion, self.network)
 
     @property
@@ -124,12 +124,10 @@ class Model:
         return self.walk(denoiser, self.grid(chosen), self.noise(seeds), chosen)
 
     def fast(self, chosen: SampleConfig) -> DiffusionModel:
-        """`diffusion` as one walk calls it, under `compute`: see `networks.sampling`."""
+        """`diffusion` as one walk calls it, under `compute`: its weights cast, its calls recorded."""
         network: nn.Module = self._rounded
         if chosen.cuda_graphs and self.arithmetic.device.type == "cuda":
             network = self._graphed
-        if chosen.deep_cache > 1:
-            network = DeepCache(self._rounded, chosen.deep_cache)
         return dataclasses.replace(self.diffusion, network=network)
 
     @functools.cached_property

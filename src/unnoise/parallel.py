@@ -25,6 +25,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from unnoise.networks.network import Network
+
 V = TypeVar("V")
 
 TIMEOUT = timedelta(minutes=30)
@@ -154,11 +156,13 @@ def rank_device(name: str) -> str:
     return name
 
 
-def shard(network: nn.Module) -> None:
-    """FSDP2: the parameters of every block, and then the rest, are cut over the ranks; in place, before the optimizer."""
-    for module in network.modules():
-        if type(module).__name__ in ("ResBlock", "Attention"):
-            fully_shard(module)
+def shard(network: Network) -> None:
+    """Cut the parameters of each block, and then the rest, over the ranks (FSDP2), in place.
+
+    This comes before the optimizer.
+    """
+    for block in network.blocks():
+        fully_shard(block)
     fully_shard(network)
 
 

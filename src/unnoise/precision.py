@@ -17,7 +17,7 @@ from torch import nn
 from unnoise.config import RunConfig
 from unnoise.errors import ConfigError
 from unnoise.networks.kernels import GroupNorm
-from unnoise.networks.sampling import cast_weights
+from unnoise.networks.network import cast_weights
 from unnoise.networks.triton_norm import available
 
 N = TypeVar("N", bound=nn.Module)
@@ -103,7 +103,7 @@ def choose(config: RunConfig) -> Arithmetic:
         channels_last=_is_on(train.channels_last, on_cuda),
         compile=_is_on(train.compile, on_cuda),
         fused_norm=_is_on(train.fused_norm, False),
-        sample_channels_last=on_cuda or config.network.base_channels >= 64,
+        sample_channels_last=on_cuda or config.network.sample_channels_last,
     )
 
 

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unnoise.networks.config import UNetConfig
-from unnoise.networks.kernels import Dropout, doubled, norm_silu
+from unnoise.networks.config import Shape, UNetConfig
+from unnoise.networks.kernels import Dropout, norm_silu, upsample_conv_weight
 from unnoise.networks.layers import Upsample
+from unnoise.networks.unet import UNet
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -137,7 +138,7 @@ def test_dropout_of_a_view_that_is_not_dense():
 def test_doubled_weights_are_upsampling_and_convolution(size):
     conv, x = nn.Conv2d(3, 5, 3, padding=1).double(), randn(2, 3, *size).requires_grad_()
     wanted = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-    got = F.conv_transpose2d(x, doubled(conv.weight), conv.bias, stride=2, padding=1)
+    got = F.conv_transpose2d(x, upsample_conv_weight(conv.weight), conv.bias, stride=2, padding=1)
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
     places = [x, conv.weight, conv.bias]
     ours, theirs = (torch.autograd.grad((y * randn(*y.shape)).sum(), places) for y in (got, wanted))
@@ -159,19 +160,10 @@ def test_upsample_to_any_size(size):
 
 def test_the_network_trains_through_all_of_it():
     """One fp32 step of a network with dropout 0 has the gradients of the same one with PyTorch's own layers."""
-    from unnoise.networks.unet import UNet
-
     config = UNetConfig(
-        8,
-        (1, 2),
-        1,
-        attention_levels=(1,),
-        norm_groups=4,
-        conditioning="scale_shift",
-        resample="conv",
-        dropout=0.0,
+        8, (1, 2), 1, attention_levels=(1,), norm_groups=4, conditioning="scale_shift"
     )
-    net = UNet(config, 1, 1, 8).double()
+    net = UNet(config, Shape(1, 8, 8), 1).double()
     for p in net.parameters():
         p.data = randn(*p.shape) * 0.1
     x, time = randn(2, 1, 8, 8), torch.tensor([3.0, 700.0])

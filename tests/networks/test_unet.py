@@ -1,4 +1,4 @@
-"""The U-Net: parameter counts of the papers, shapes, conditioning, bad configurations."""
+"""The U-Net: parameter counts of the papers, wirings, settings that cannot be built."""
 
 from __future__ import annotations
 
@@ -6,32 +6,13 @@ import dataclasses
 
 import pytest
 import torch
+from tests.networks.helpers import SMALL_UNET, random_weights
 
-from unnoise.networks.config import UNetConfig
+from unnoise.errors import ConfigError
+from unnoise.networks.config import Shape
 from unnoise.networks.layers import attend, sinusoidal_embedding
 from unnoise.networks.unet import UNet
 from unnoise.presets import PRESETS
-
-SMALL = UNetConfig(
-    base_channels=8,
-    channel_multipliers=(1, 2, 3),
-    blocks_per_level=1,
-    attention_levels=(2,),
-    norm_groups=4,
-    attention_heads=2,
-)
-
-
-def parameters(net: torch.nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
-
-
-def random_weights(net: UNet) -> UNet:
-    """Zero-initialised layers hide mistakes."""
-    generator = torch.Generator().manual_seed(0)
-    for p in net.parameters():
-        p.data = torch.randn(p.shape, generator=generator) * 0.1
-    return net.eval()
 
 
 @pytest.mark.parametrize(
@@ -44,7 +25,8 @@ def random_weights(net: UNet) -> UNet:
 )
 def test_parameter_counts(preset, outputs, count):
     with torch.device("meta"):
-        assert parameters(UNet(PRESETS[preset]().network, 3, outputs, 32)) == count
+        net = UNet(PRESETS[preset]().network, Shape(3, 32, 32), outputs)
+    assert sum(p.numel() for p in net.parameters()) == count
 
 
 @pytest.mark.parametrize("resample", ["conv", "resblock"])
@@ -52,55 +34,22 @@ def test_parameter_counts(preset, outputs, count):
 @pytest.mark.parametrize("stem", ["conv", "block"])
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (9, 14), (5, 3)])
 def test_any_size_any_wiring(resample, skips, stem, size):
-    config = dataclasses.replace(SMALL, resample=resample, skips=skips, stem=stem)
-    net = random_weights(UNet(config, 2, 4, 28, num_classes=5))
+    config = dataclasses.replace(SMALL_UNET, resample=resample, skips=skips, stem=stem)
+    net = random_weights(UNet(config, Shape(2, 28, 28, 5), 4))
     x = torch.randn(3, 2, *size)
     out = net(x, torch.tensor([0.0, 10, 999]), torch.tensor([0, 4, 5]))
     assert out.shape == (3, 4, *size) and out.isfinite().all()
 
 
-@pytest.mark.parametrize("padding", ["same", "symmetric"])
-@pytest.mark.parametrize("conditioning", ["additive", "scale_shift"])
-def test_images_of_a_batch_do_not_mix_and_every_input_matters(padding, conditioning):
-    net = random_weights(
-        UNet(
-            dataclasses.replace(SMALL, conditioning=conditioning, downsample_padding=padding),
-            1,
-            1,
-            8,
-            3,
-        )
-    )
-    x, time, label = torch.randn(2, 1, 8, 8), torch.tensor([5.0, 50.0]), torch.tensor([0, 2])
-    out = net(x, time, label)
-    torch.testing.assert_close(net(x[1:], time[1:], label[1:]), out[1:], rtol=1e-4, atol=1e-5)
-    for other in (
-        net(x, time + 1, label),
-        net(x, time, label - label + 1),
-        net(x + 0.1, time, label),
-    ):
-        assert not torch.allclose(other, out, rtol=1e-3, atol=1e-4)
-
-
-def test_no_label_is_the_null_label():
-    net = random_weights(UNet(SMALL, 1, 1, 8, num_classes=3))
-    x, time = torch.randn(2, 1, 8, 8), torch.tensor([5.0, 50.0])
-    torch.testing.assert_close(net(x, time), net(x, time, torch.tensor([3, 3])))
-
-
-def test_a_new_network_outputs_zero():
-    net = UNet(SMALL, 1, 1, 8)
-    assert net(torch.randn(1, 1, 8, 8), torch.tensor([3.0])).abs().max() == 0
-
-
-def test_every_parameter_is_used():
-    net = random_weights(UNet(SMALL, 1, 1, 8, 3))
-    net(
-        torch.randn(2, 1, 8, 8), torch.tensor([1.0, 2.0]), torch.tensor([0, 1])
-    ).square().sum().backward()
-    assert [
-        name for name, p in net.named_parameters() if p.grad is None or p.grad.abs().max() == 0
-    ] == []
+def test_muon_gets_the_matrices_inside_and_fsdp_the_blocks():
+    net = UNet(SMALL_UNET, Shape(1, 8, 8, 3), 1)
+    ends = ("stem", "out_conv", "class_embedding", "time_projection")
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert [names[id(p)] for p in net.hidden_matrices()] == [
+        name for name, p in net.named_parameters() if p.ndim > 1 and not name.startswith(ends)
+    ]
+    kinds = [type(block).__name__ for block in net.blocks()]
+    assert kinds.count("ResBlock") == 11 and kinds.count("Attention") == 4
 
 
 def test_attention_kernels_agree():
@@ -111,27 +60,36 @@ def test_attention_kernels_agree():
 
 def test_sinusoidal_embedding_orders():
     time = torch.tensor([0.0, 3.0])
-    ddpm, iddpm = (sinusoidal_embedding(time, 8, order) for order in ("ddpm", "iddpm"))
+    ddpm, iddpm, mae = (sinusoidal_embedding(time, 8, order) for order in ("ddpm", "iddpm", "mae"))
     assert ddpm[0].tolist() == [0] * 4 + [1] * 4 and iddpm[0].tolist() == [1] * 4 + [0] * 4
-    assert ddpm[1, 3].item() == pytest.approx(3e-4) and iddpm[1, 7].item() == pytest.approx(
-        3e-3, rel=1e-4
-    )
+    assert ddpm[1, 3].item() == pytest.approx(3e-4)
+    assert iddpm[1, 7].item() == pytest.approx(3e-3, rel=1e-4)
+    assert torch.equal(mae, iddpm.roll(4, dims=1))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attention_levels": (3,)}, "attention_levels: got level 3, expected 0 to 2"),
-        ({"attention_sizes": (5,)}, "attention_sizes: got 5"),
-        ({"norm_groups": 32}, "not divisible by 32"),
-        ({"attention_heads": 3}, "not divisible by 3"),
+        ({"attention_levels": (3,)}, r"attention_levels: got \(3,\), expected levels from 0 to 2"),
+        ({"attention_sizes": (5,)}, r"attention_sizes: got \(5,\), expected .* \[8, 4, 2\]"),
+        ({"norm_groups": 32}, r"norm_groups: got 32, expected a divisor .* \[8, 16, 24\]"),
+        ({"attention_heads": 3}, "attention_heads: got 3, expected a divisor"),
+        ({"attention_heads": 0}, "attention_heads: got 0, expected a divisor"),
         ({"blocks_per_level": 0}, "blocks_per_level: got 0"),
-        ({"base_channels": 7}, "even number"),
+        ({"base_channels": 7}, "base_channels: got 7, expected an even number"),
         ({"dropout": 1.0}, "dropout: got 1.0"),
-        ({"channel_multipliers": ()}, "at least one multiplier"),
+        ({"norm_eps": -1.0}, "norm_eps: got -1.0, expected 0 or more"),
+        ({"channel_multipliers": ()}, "channel_multipliers: got .* at least one multiplier"),
     ],
 )
-def test_bad_shapes_are_refused_in_one_line(change, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        UNet(dataclasses.replace(SMALL, **change), 1, 1, 8)
+def test_bad_settings_are_refused_in_one_line(change, message):
+    with pytest.raises(ConfigError, match=r"network\." + message) as caught:
+        UNet(dataclasses.replace(SMALL_UNET, **change), Shape(1, 8, 8), 1)
     assert "\n" not in str(caught.value)
+
+
+def test_narrower_is_whole_groups_and_never_wider():
+    config = PRESETS["cifar10"]().network  # 128 channels in groups of 32
+    assert [config.narrower(share) for share in (1.0, 0.57, 0.25, 1e-6, 9.0)] == [
+        {}, {"base_channels": 96}, {"base_channels": 64}, {"base_channels": 32}, {},
+    ]  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
+from unnoise.networks.config import Shape
 from unnoise.networks.unet import UNet
 from unnoise.presets import cifar10
 
@@ -78,7 +79,7 @@ def test_same_outputs(size):
         down_block_types=tuple(down), up_block_types=tuple(up), downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
         norm_eps=1e-6, attention_head_dim=None,
     ).eval()  # fmt: skip
-    ours = UNet(cifar10().network, 3, 3, 32).eval()
+    ours = UNet(cifar10().network, Shape(3, 32, 32), 3).eval()
     ours.load_state_dict(renamed(theirs.state_dict()))
     x, time = torch.randn(2, 3, *size), torch.tensor([0.0, 731.0])
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from unnoise.errors import ConfigError
 from unnoise.presets import named
 from unnoise.training import loop
 from unnoise.training import state as states
-from unnoise.training.muon import COEFFICIENTS, ITERATIONS, Muon, matrices, orthogonalized
+from unnoise.training.muon import COEFFICIENTS, ITERATIONS, Muon, orthogonalized
 from unnoise.training.step import draw, train_step
 
 
@@ -68,7 +68,7 @@ def test_it_is_torchs_muon_and_adamw():
 def test_it_moves_the_matrices_inside_and_adamw_the_rest():
     _, state = objective(**{"train.optimizer": "muon", "train.muon_lr": 6e-3, "train.lr": 3e-3})
     names = {id(p): name for name, p in state.network.named_parameters()}
-    inside = {names[id(p)] for p in matrices(state.network)}
+    inside = {names[id(p)] for p in state.network.hidden_matrices()}
     assert inside == {
         name
         for name, p in state.network.named_parameters()
@@ -161,11 +161,14 @@ def test_the_memory_format_of_the_weights_does_not_matter():
             name: value.clone() for name, value in state.network.state_dict().items()
         }
         state.network.load_state_dict(weights)
-        start = [p.detach().clone() for p in matrices(state.network)]
+        start = [p.detach().clone() for p in state.network.hidden_matrices()]
         train_step(goal, state, draw(goal, 0, *images()), 1e-3)
         ends.append(
             torch.cat(
-                [(p - s).flatten() for p, s in zip(matrices(state.network), start, strict=True)]
+                [
+                    (p - s).flatten()
+                    for p, s in zip(state.network.hidden_matrices(), start, strict=True)
+                ]
             )
         )
     assert (ends[1] - ends[0]).norm() < 0.05 * ends[0].norm()

@@ -53,8 +53,11 @@ def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()
     """A dataclass from flags over its defaults; UsageError in one line, with the nearest flag for an unknown one."""
     import tyro
 
-    from unnoise.config import RunConfig, flat
+    from unnoise.config import RunConfig, flat, override
 
+    kind, arguments = option(arguments, "--network.kind")
+    if kind is not None:
+        default = override(default, {"network.kind": kind})
     short = SHORT_FLAGS if isinstance(default, RunConfig) else {}
     if short:
         arguments = [_long(a) for a in arguments]

@@ -37,8 +37,6 @@ class SamplerFlags:
     """DDIM's share of ancestral noise."""
     churn: float | None = None
     """EDM's S_churn, for heun."""
-    deep_cache: int | None = None
-    """Compute the levels below full size at every n-th evaluation only; 1 = off."""
     cuda_graphs: bool = False
     """On CUDA: record the network's calls once and replay them."""
 

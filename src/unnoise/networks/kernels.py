@@ -1,10 +1,10 @@
-"""Three operations of the U-Net in a cheaper form than PyTorch's own layers give: same mathematics, fewer passes over memory.
+"""Three operations of the U-Net with fewer passes over memory than PyTorch's own layers need.
 
-    norm_silu           SiLU(GroupNorm(x) * (1 + scale) + shift), which keeps x alone for its backward pass
-    dropout             8 random bits per element and a bitwise and, where PyTorch on a CPU draws 32 and multiplies
-    doubled             nearest-neighbour doubling and a 3x3 convolution as one transposed convolution
+    norm_silu             SiLU(GroupNorm(x) * (1 + scale) + shift); keeps x alone for its backward
+    Dropout               8 random bits per element and a bitwise and; PyTorch on a CPU draws 32
+    upsample_conv_weight  doubling by nearest neighbours and a 3x3 convolution as one convolution
 
-What each gains is in docs/results.md (Speed).
+The mathematics is the same. What each gains is in docs/results.md (Speed).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.autograd.function import once_differentiable
 from unnoise.networks.triton_norm import group_norm_silu
 
 SMALL = 2**18
-"""Elements of an activation for which doing things twice costs more than the memory is worth."""
+"""Elements of an activation up to which computing it twice costs more than its memory is worth."""
 ROW = 1024
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integer type as wide as a floating-point number of so many bytes."""
+"""The integer type as wide as a floating-point number of this many bytes."""
 
 
 class GroupNorm(nn.GroupNorm):
@@ -40,20 +40,18 @@ def norm_silu(
 ) -> Float[Tensor, "b c h w"]:
     """SiLU(norm(x) * (1 + scale) + shift), with scale and shift (b, c, 1, 1) or left out.
 
-    On a CPU the normalised x, unless SMALL, is not kept for the backward pass but computed again there. On a GPU a
-    `GroupNorm` with `triton` set is one kernel with its SiLU (triton_norm.py).
+    On a CPU, a normalised x of more than SMALL elements is not kept for the backward pass but
+    computed again. On a GPU, a `GroupNorm` with `triton` set is one kernel with its SiLU
+    (triton_norm.py).
     """
     if x.device.type == "cuda" and getattr(norm, "triton", False):
         scale, shift = (None if v is None else v[:, :, 0, 0] for v in (scale, shift))
         return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift)
-    if (
-        not torch.is_grad_enabled()
-        or x.device.type != "cpu"
-        or x.numel() < SMALL
-        or torch.compiler.is_compiling()
-    ):
-        return F.silu(_normed(x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift))
-    return _NormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift)  # pyright: ignore[reportReturnType]
+    arguments = (x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift)
+    recomputes = torch.is_grad_enabled() and x.device.type == "cpu" and x.numel() >= SMALL
+    if recomputes and not torch.compiler.is_compiling():
+        return _NormSiLU.apply(*arguments)  # pyright: ignore[reportReturnType]
+    return F.silu(_normed(*arguments))
 
 
 def _normed(
@@ -71,18 +69,10 @@ def _normed(
 
 class _NormSiLU(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        groups: int,
-        eps: float,
-        *affine: Tensor | None,
-    ):
-        ctx.groups, ctx.eps = groups, eps
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, *rest: Any):
+        ctx.groups, ctx.eps, *affine = rest
         ctx.save_for_backward(x, weight, bias, *affine)
-        return F.silu(_normed(x, weight, bias, groups, eps, *affine), inplace=True)
+        return F.silu(_normed(x, weight, bias, *rest), inplace=True)
 
     @staticmethod
     @once_differentiable
@@ -102,42 +92,33 @@ class _NormSiLU(torch.autograd.Function):
 class Dropout(nn.Dropout):
     """Zero each element with probability p and divide the others by 1 - p, while training.
 
-    On a CPU the randomness is `keep`'s.
+    On a CPU the randomness is that of `dropout_mask`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if (
-            not self.training
-            or self.p == 0
-            or input.device.type != "cpu"
-            or torch.compiler.is_compiling()
-        ):
+        draws = self.training and self.p > 0 and input.device.type == "cpu"
+        if not draws or torch.compiler.is_compiling():
             return super().forward(input)
-        return _Masked.apply(input, keep(input, self.p), 1 / (1 - self.p))  # pyright: ignore[reportReturnType]
+        mask = dropout_mask(input, self.p)
+        return _Masked.apply(input, mask, 1 / (1 - self.p))  # pyright: ignore[reportReturnType]
 
 
-def keep(x: Tensor, p: float) -> Tensor:
-    """int8 of x's shape and strides: -1 (all bits set) with probability 1 - p, else 0; from the global generator.
+def dropout_mask(x: Tensor, p: float) -> Tensor:
+    """int8 of x's shape and strides: -1 (all bits set) with probability 1 - p, else 0.
 
-    One random byte per element is below a threshold of 256 p. Where that is no whole number, each row of ROW elements takes the one
-    below or above it, at random, so that every element's probability is p.
+    It is drawn from the global generator. One random byte per element is below a threshold of
+    256 p. Where 256 p is no whole number, each row of ROW elements takes the one below or above
+    it, at random, so that every element's probability is p.
     """
     count = x.numel()
     rows = -(-count // ROW)
-    bits = (
-        torch.empty(rows * ROW // 8, dtype=torch.int64)
-        .random_(-(2**63), None)
-        .view(torch.uint8)
-        .view(rows, ROW)
-    )
+    words = torch.empty(rows * ROW // 8, dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.uint8).view(rows, ROW)
     threshold = (256 * p + torch.rand(rows, 1)).clamp_(max=255).to(torch.uint8)
     mask = bits.ge_(threshold).view(torch.int8).neg_().flatten()[:count]
-    dense = (
-        x
-        if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-        else x.contiguous()
-    )
-    return mask.as_strided(x.shape, dense.stride())
+    formats = (torch.contiguous_format, torch.channels_last)
+    dense = any(x.is_contiguous(memory_format=layout) for layout in formats)
+    return mask.as_strided(x.shape, x.stride() if dense else x.contiguous().stride())
 
 
 class _Masked(torch.autograd.Function):
@@ -159,11 +140,12 @@ def masked(x: Tensor, mask: Tensor, scale: float) -> Tensor:
     return (x.view(integer) & mask.to(integer)).view(x.dtype).mul_(scale)
 
 
-def doubled(weight: Float[Tensor, "o c 3 3"]) -> Float[Tensor, "c o 4 4"]:
-    """The weights of conv_transpose2d(stride=2, padding=1) that is a doubling by nearest neighbours and this 3x3 convolution.
+def upsample_conv_weight(weight: Float[Tensor, "o c 3 3"]) -> Float[Tensor, "c o 4 4"]:
+    """The weights of conv_transpose2d(stride=2, padding=1) that doubles and convolves.
 
-    Of the doubled image every 3x3 window holds 2x2 different pixels, so weights that meet the same one are added up first, and 4/9
-    of the multiplications remain. Along one axis (w0, w1, w2) become (w2, w1 + w2, w0 + w1, w0).
+    A 3x3 window of the doubled image holds 2x2 different pixels. Weights that meet the same pixel
+    are added up first, which leaves 4/9 of the multiplications. Along one axis, (w0, w1, w2)
+    become (w2, w1 + w2, w0 + w1, w0).
     """
     for axis in (-2, -1):
         w0, w1, w2 = weight.unbind(axis)

@@ -1,32 +1,51 @@
-"""The layers of the U-Net: embeddings, residual block, attention, resampling."""
+"""The layers of the U-Net, some of which the DiT shares."""
 
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unnoise.networks.config import UNetConfig
-from unnoise.networks.kernels import Dropout, GroupNorm, doubled, norm_silu
+from unnoise.networks.kernels import Dropout, GroupNorm, norm_silu, upsample_conv_weight
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def sinusoidal_embedding(
     time: Float[Tensor, " b"], channels: int, order: str
 ) -> Float[Tensor, "b c"]:
-    """Sines and cosines of `time` at channels/2 frequencies from 1 to about 1/10000, float32."""
+    """Sines and cosines of `time` at channels/2 frequencies from 1 to about 1/10000, float32.
+
+    "ddpm" has the sines first and ends at 1/10000. "iddpm" has the cosines first and ends one
+    frequency before 1/10000. "mae" has the sines first and iddpm's frequencies.
+    """
     half = channels // 2
-    last = (
-        half - 1 if order == "ddpm" else half
-    )  # DDPM's code reaches 1/10000, Improved DDPM's stops one short
-    frequencies = torch.exp(
-        -math.log(10000) / max(last, 1) * torch.arange(half, device=time.device)
-    )
-    angles = time.float()[:, None] * frequencies
-    parts = (angles.sin(), angles.cos()) if order == "ddpm" else (angles.cos(), angles.sin())
+    last = half - 1 if order == "ddpm" else half
+    steps = torch.arange(half, device=time.device)
+    angles = time.float()[:, None] * torch.exp(-math.log(10000) / max(last, 1) * steps)
+    parts = (angles.cos(), angles.sin()) if order == "iddpm" else (angles.sin(), angles.cos())
     return torch.cat(parts, dim=1)
+
+
+def time_and_class(
+    time_mlp: nn.Module,
+    class_embedding: nn.Embedding | None,
+    sinusoids: Float[Tensor, "b c"],
+    label: Int[Tensor, " b"] | None,
+) -> Float[Tensor, "b e"]:
+    """One embedding of time and class; no label is the class embedding's last row."""
+    embedding = time_mlp(sinusoids)
+    if class_embedding is None:
+        return embedding
+    if label is None:
+        null, device = class_embedding.num_embeddings - 1, sinusoids.device
+        label = torch.full((len(sinusoids),), null, device=device, dtype=torch.long)
+    return embedding + class_embedding(label)
 
 
 def norm(channels: int, config: UNetConfig) -> GroupNorm:
@@ -34,18 +53,23 @@ def norm(channels: int, config: UNetConfig) -> GroupNorm:
     return GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
 
 
-def zeroed(module: nn.Conv2d) -> nn.Conv2d:
+def zeroed(module: M) -> M:
     """The same layer with weights 0: a block starts as the identity."""
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
 
 
+def layout(x: Tensor) -> torch.memory_format:
+    """The memory format of a tensor: channels_last or contiguous."""
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v over (b, heads, pixels, d), by the faster kernel for this device and precision."""
-    if (
-        q.device.type == "cpu" and q.dtype == torch.bfloat16
-    ):  # 1.8x faster than SDPA here (docs/results.md, kernels)
+    """softmax(q k^T / sqrt(d)) v over (b, heads, tokens, d), by the faster kernel here."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # 1.8x faster than PyTorch's own kernel (docs/results.md, kernels)
         weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
         return weights.to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
@@ -63,21 +87,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         b, c, h, w = x.shape
-        # (b, 3c, h, w) -> 3 x (b, heads, h*w, c/heads); the 1x1 convolution keeps either memory format.
-        q, k, v = (
-            self.qkv(self.norm(x))
-            .reshape(b, 3, self.heads, c // self.heads, h * w)
-            .transpose(-1, -2)
-            .unbind(1)
-        )
+        # (b, 3c, h, w) -> 3 x (b, heads, h*w, c/heads); the 1x1 convolution keeps either format.
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
         y = attend(q, k, v).transpose(-1, -2).reshape(b, c, h, w)
-        # With one head y is a channels_last view, which would hand that format on to all that follows.
-        layout = (
-            torch.channels_last
-            if x.is_contiguous(memory_format=torch.channels_last)
-            else torch.contiguous_format
-        )
-        return self.out(y.contiguous(memory_format=layout)).add_(x)
+        # With one head y is a channels_last view, and what follows would take on that format.
+        return self.out(y.contiguous(memory_format=layout(x))).add_(x)
 
 
 class Downsample(nn.Module):
@@ -103,31 +118,25 @@ class Upsample(nn.Module):
         self.prepared: Tensor | None = None
 
     def prepare(self, dtype: torch.dtype) -> None:
-        """Add up the weights of the doubling convolution once and for all, for inference in `dtype`."""
-        layout = (
-            torch.channels_last
-            if self.conv.weight.is_contiguous(memory_format=torch.channels_last)
-            else None
-        )
-        self.prepared = (
-            doubled(self.conv.weight.detach())
-            .to(dtype)
-            .contiguous(memory_format=layout or torch.contiguous_format)
-        )
+        """Compute the joint weight of upsampling and convolution once, for sampling in `dtype`."""
+        weight = self.conv.weight.detach()
+        prepared = upsample_conv_weight(weight).to(dtype)
+        self.prepared = prepared.contiguous(memory_format=layout(weight))
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        if size == (2 * x.shape[-2], 2 * x.shape[-1]):  # all but odd sizes
-            weight = doubled(self.conv.weight) if self.prepared is None else self.prepared
-            return F.conv_transpose2d(x, weight, self.conv.bias, stride=2, padding=1)
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+        if size != (2 * x.shape[-2], 2 * x.shape[-1]):  # the skip's size is odd
+            return self.conv(F.interpolate(x, size=size, mode="nearest"))
+        weight = upsample_conv_weight(self.conv.weight) if self.prepared is None else self.prepared
+        return F.conv_transpose2d(x, weight, self.conv.bias, stride=2, padding=1)
 
 
 class ResBlock(nn.Module):
     """norm - SiLU - conv, time and class, norm - SiLU - dropout - conv, plus the input.
 
-    `resample` is "down" or "up" for a block that changes the size between its first SiLU and convolution (ADM), or None.
-    `raw_input` skips the first norm and SiLU, for a block that meets the image itself. `embedding` is this block's slice
-    (number `slot`) of the network's time projection: (b, c), or (b, 2c) for scale and shift.
+    `resample` is "down" or "up" for a block that changes the size between its first SiLU and its
+    first convolution (ADM), or None. `raw_input` leaves out the first norm and SiLU, for a block
+    that meets the image itself. `embedding` is this block's slice (number `slot`) of the network's
+    time projection: (b, c), or (b, 2c) for scale and shift.
     """
 
     slot: int
@@ -149,18 +158,17 @@ class ResBlock(nn.Module):
         self.norm2 = norm(out_channels, config)
         self.dropout = Dropout(config.dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = (
-            nn.Identity()
-            if in_channels == out_channels
-            else nn.Conv2d(in_channels, out_channels, 1)
-        )
+        same = in_channels == out_channels
+        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(
         self, x: Tensor, embedding: Float[Tensor, "b e"], size: tuple[int, int] | None = None
     ) -> Tensor:
         h = x if self.norm1 is None else norm_silu(x, self.norm1)
-        if self.resample is not None:
-            h, x = (_resized(v, self.resample, size) for v in (h, x))
+        if self.resample == "down":
+            h, x = (F.avg_pool2d(v, 2, ceil_mode=True) for v in (h, x))
+        if self.resample == "up":
+            h, x = (F.interpolate(v, size=size, mode="nearest") for v in (h, x))
         h = self.conv1(h)
         embedding = embedding.to(h.dtype)[:, :, None, None]
         if self.scale_shift:
@@ -168,9 +176,3 @@ class ResBlock(nn.Module):
         else:
             h = norm_silu(h.add_(embedding), self.norm2)
         return self.conv2(self.dropout(h)).add_(self.skip(x))
-
-
-def _resized(x: Tensor, way: str, size: tuple[int, int] | None) -> Tensor:
-    if way == "down":
-        return F.avg_pool2d(x, 2, ceil_mode=True)
-    return F.interpolate(x, size=size, mode="nearest")

@@ -53,8 +53,8 @@ def train(run: RunFiles) -> str | None:
     flags = [
         word
         for key, value in own.items()
-        if value != preset[key]
-        for word in _flag(key, value, preset[key])
+        if value != preset.get(key)
+        for word in _flag(key, value, preset.get(key))
     ]
     return shlex.join(["unnoise", "train", target, *flags, "--out", str(run.folder)])
 

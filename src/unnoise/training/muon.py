@@ -14,8 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unnoise.networks.unet import UNet
-
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a s + b s^3 + c s^5, which five times over takes singular values in (0.01, 1] to 0.68 .. 1.14."""
 ITERATIONS = 5
@@ -41,13 +39,6 @@ def orthogonalized(
 def _precision(device: torch.device) -> torch.dtype:
     """bfloat16, but on a CPU, where it gains nothing here, float32: then ranks and micro-batches differ by its rounding alone."""
     return torch.float32 if device.type == "cpu" else torch.bfloat16
-
-
-def matrices(network: UNet) -> list[nn.Parameter]:
-    """The weights inside the network: not of the image's first and last layer, nor of time and class into the blocks."""
-    ends = (network.stem, network.out_conv, network.class_embedding, network.time_projection)
-    others = {id(p) for module in ends if module is not None for p in module.parameters()}
-    return [p for p in network.parameters() if p.ndim >= 2 and id(p) not in others]
 
 
 class Muon(torch.optim.Optimizer):

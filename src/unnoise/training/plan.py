@@ -208,18 +208,15 @@ def _enough(plan: Plan) -> str:
 
 def smaller(config: RunConfig, share: float) -> str:
     """What costs this share (rule of thumb: by the square of the channels): presets, or a flag."""
-    channels = getattr(config.network, "base_channels", None)
-    if channels is None:
-        return "a smaller network or image"
-    network = config.network
-    groups = math.lcm(network.norm_groups, network.attention_heads)
-    width = max(1, int(channels * share**0.5 / groups)) * groups
+    channels = getattr(config.network, "base_channels", 0)
     ways = [
         f"`unnoise plan {name}`"
         for name, other in ((name, make()) for name, make in PRESETS.items())
-        if other.data.source == config.data.source and other.network.base_channels < channels
+        if other.data.source == config.data.source
+        and getattr(other.network, "base_channels", channels) < channels
     ]
-    ways += [f"--network.base-channels {width}"] if width < channels else []
+    narrower = config.network.narrower(float(share)).items()
+    ways += [f"--network.{name.replace('_', '-')} {value}" for name, value in narrower]
     return " or ".join(ways or ["a smaller --image-size"])
 
 

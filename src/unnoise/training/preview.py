@@ -11,7 +11,7 @@ from torch import nn
 
 from unnoise.data.images import grid, save_png
 from unnoise.memory import halving
-from unnoise.networks.unet import UNet
+from unnoise.networks.network import Network
 from unnoise.training.run import Run
 from unnoise.training.step import held_out_losses
 
@@ -31,7 +31,7 @@ def preview(run: Run) -> bool:
     return bool(best)
 
 
-def _measure(run: Run, average: UNet, raw: UNet) -> bool:
+def _measure(run: Run, average: Network, raw: Network) -> bool:
     state = run.state
     values: dict[str, Any] = {
         "step": state.step,

@@ -17,7 +17,7 @@ from unnoise.data.dataset import ImageData
 from unnoise.errors import ConfigError
 from unnoise.evaluation.extractors import Extractor
 from unnoise.model import Model
-from unnoise.networks.unet import UNet
+from unnoise.networks.network import Network
 from unnoise.parallel import World, full_tensor
 from unnoise.precision import Arithmetic
 from unnoise.training import quality
@@ -83,7 +83,7 @@ class Run:
             | {"held_out_loss": _finite(self.state.held_out_loss), "unnoise": __version__, "torch": torch.__version__},
         }  # fmt: skip
 
-    def plain(self, network: UNet) -> UNet:
+    def plain(self, network: Network) -> Network:
         """A network that this process can use alone: itself, or put together from all ranks (which must all ask)."""
         if not isinstance(network, FSDPModule):
             return network
@@ -92,7 +92,7 @@ class Run:
         copy.load_state_dict(tensors)
         return copy
 
-    def model(self, average: UNet) -> Model:
+    def model(self, average: Network) -> Model:
         """The averaged weights as a model."""
         return Model(average, self.config, self.record())
 

@@ -6,7 +6,7 @@ import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,10 @@ from unnoise import build, checkpoint
 from unnoise.config import RunConfig, TrainConfig
 from unnoise.diffusion.losses import Uncertainty
 from unnoise.model import check_fit
-from unnoise.networks.unet import UNet
+from unnoise.networks.network import Network
 from unnoise.parallel import full_tensor, shard, shard_like
 from unnoise.precision import Arithmetic
-from unnoise.training.muon import Muon, matrices
+from unnoise.training.muon import Muon
 
 
 class Outcome(NamedTuple):
@@ -39,8 +39,8 @@ class Outcome(NamedTuple):
 class TrainState:
     """Networks, optimizer and counters: with the config and the data, all of the future of a run."""
 
-    network: UNet
-    averages: dict[float, UNet]
+    network: Network
+    averages: dict[float, Network]
     """Averaged networks by their half-life in thousand images, the configured one first."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -73,7 +73,7 @@ class TrainState:
     skipped_in_row: int = 0
 
     @property
-    def ema(self) -> UNet:
+    def ema(self) -> Network:
         """The average that previews and the model file show."""
         return next(iter(self.averages.values()))
 
@@ -97,7 +97,7 @@ def create(
 
 
 def _optimizer(
-    train: TrainConfig, network: nn.Module, uncertainty: nn.Module | None
+    train: TrainConfig, network: Network, uncertainty: nn.Module | None
 ) -> torch.optim.Optimizer:
     """What moves the network and what is trained beside it."""
     chosen: dict[str, Any] = {
@@ -108,7 +108,7 @@ def _optimizer(
     parameters = list(_parameters(network, uncertainty).values())
     if train.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **chosen, fused=True)
-    mine = matrices(cast(UNet, network))
+    mine = network.hidden_matrices()
     numbers = {id(p) for p in mine}
     optimizer = Muon(mine, [p for p in parameters if id(p) not in numbers], **chosen)
     optimizer.param_groups[0]["lr_factor"] = (

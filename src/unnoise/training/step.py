@@ -235,7 +235,7 @@ def rehearse(objective: Objective, state: TrainState, batch: Batch) -> None:
 def _accumulate(objective: Objective, state: TrainState, batch: Batch, size: int) -> Tensor:
     """Add up the gradients of micro-batches of `size` images; gives this rank's share of the mean loss."""
     here, network = objective.world, objective.model.network
-    if objective.config.network.dropout > 0:  # nn.Dropout draws from the global generator
+    if objective.config.network.stochastic:  # nn.Dropout draws from the global generator
         parts = (objective.config.seed, state.step, "dropout") + ((here.rank,) if here.rank else ())
         torch.manual_seed(derive_seed(*parts))
     total = torch.zeros((), device=batch.x0.device)

@@ -1,0 +1,145 @@
+"""The diffusion transformer of Peebles & Xie 2023, with adaLN-Zero: `DiTConfig`.
+
+    image -> patches -> tokens + positions -> blocks -> norm, linear -> patches -> image
+
+Time and class become one embedding c. One matrix, zero at first, makes of SiLU(c) all shifts,
+scales and gates; so each block starts as the identity, and a new network's output is zero:
+
+    x <- x + gate1 * attention(norm(x) * (1 + scale1) + shift1)
+    x <- x + gate2 * mlp(norm(x) * (1 + scale2) + shift2)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unnoise.networks.config import DiTConfig, Shape
+from unnoise.networks.layers import attend, sinusoidal_embedding, time_and_class, zeroed
+from unnoise.networks.network import Network
+
+FREQUENCIES = 256
+"""Sinusoids of the time embedding, as in the paper's code."""
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(x) * (1 + scale) + shift, where norm has no weights of its own."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+def positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """(height * width, channels) fixed embedding: half of the channels for x, half for y."""
+    x, y = (torch.arange(float(n), device=device) for n in (width, height))
+    x, y = (sinusoidal_embedding(v, channels // 2, "mae") for v in (x, y))
+    return torch.cat([x.repeat(height, 1), y.repeat_interleave(width, dim=0)], dim=1)
+
+
+class Block(nn.Module):
+    """Attention and an MLP over tokens, both residual, shifted, scaled and gated."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], modulation: Float[Tensor, "b m"]
+    ) -> Float[Tensor, "b n c"]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:, None].chunk(6, dim=-1)
+        x = x + gate1 * self.attention(modulated(x, shift1, scale1))
+        return x + gate2 * self.mlp(modulated(x, shift2, scale2))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Multi-head self-attention of (b, n, c)."""
+        # (b, n, 3c) -> 3 x (b, heads, n, c/heads)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class DiT(Network):
+    """A transformer for images (b, channels, h, w), output (b, out_channels, h, w).
+
+    Any height and width that the patch size divides works. `shape.num_classes` > 0 adds a class
+    embedding with one row more, the null label. Raises ConfigError for settings that cannot be
+    built.
+    """
+
+    def __init__(self, config: DiTConfig, shape: Shape, out_channels: int) -> None:
+        super().__init__()
+        config.check(shape)
+        self.config = config
+        width, patch, classes = config.width, config.patch_size, shape.num_classes
+        self.time_mlp = nn.Sequential(
+            nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.class_embedding = nn.Embedding(classes + 1, width) if classes else None
+        self.patches = nn.Conv2d(shape.channels, width, patch, stride=patch)
+        hidden = int(config.mlp_ratio * width)
+        self.transformer = nn.ModuleList(
+            Block(width, config.heads, hidden) for _ in range(config.depth)
+        )
+        self._slices = [*[6 * width] * config.depth, 2 * width]
+        self.modulation = nn.Linear(width, sum(self._slices))
+        self.head = nn.Linear(width, patch * patch * out_channels)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """The paper's weights: Glorot's, but normal for time and class, and zero at the ends."""
+        for name, p in self.named_parameters():
+            if p.ndim == 1:
+                nn.init.zeros_(p)
+            elif name.startswith(("time_mlp", "class_embedding")):
+                nn.init.normal_(p, std=0.02)
+            else:
+                nn.init.xavier_uniform_(p.data.flatten(1))
+        for layer in (self.modulation, self.head):
+            zeroed(layer)
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights inside: not the first and last layer, nor those of class and modulation."""
+        return self.matrices_except(self.patches, self.head, self.class_embedding, self.modulation)
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.transformer)
+
+    def widest_bytes(self, height: int, width: int, attention_in_memory: bool) -> int:
+        """Bytes, as float32, of the largest tensor that one image of this size needs in a call.
+
+        That is the MLP's or attention's input or, where attention weights are stored (as on a
+        CPU), those.
+        """
+        config = self.config
+        tokens = (height // config.patch_size) * (width // config.patch_size)
+        channels = max(3 * config.width, int(config.mlp_ratio * config.width))
+        return 4 * tokens * max(channels, config.heads * tokens if attention_in_memory else 0)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        time: Float[Tensor, " b"],
+        label: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b o h w"]:
+        """The network's output F for noisy images x at network times `time`."""
+        patch = self.config.patch_size
+        (height, no_rows), (width, no_columns) = (divmod(n, patch) for n in x.shape[-2:])
+        if no_rows or no_columns:
+            size = f"{x.shape[-2]}x{x.shape[-1]}"
+            raise ValueError(f"x: got {size} pixels, expected multiples of patch_size {patch}")
+        sinusoids = sinusoidal_embedding(time, FREQUENCIES, "iddpm").to(self.head.weight.dtype)
+        embedding = time_and_class(self.time_mlp, self.class_embedding, sinusoids, label)
+        *modulations, last = self.modulation(F.silu(embedding)).split(self._slices, dim=-1)
+        # The sum is float32 under autocast too, where positions are; the blocks then add to that.
+        tokens = self.patches(x).flatten(2).mT
+        tokens = tokens + positions(height, width, self.config.width, x.device)
+        for block, modulation in zip(self.transformer, modulations, strict=True):
+            tokens = block(tokens, modulation)
+        tokens = self.head(modulated(tokens, *last[:, None].chunk(2, dim=-1)))
+        pixels = tokens.unflatten(-1, (patch, patch, -1)).unflatten(1, (height, width))
+        return pixels.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, *x.shape[2:])  # b c hp wq

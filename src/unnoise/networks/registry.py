@@ -1,0 +1,10 @@
+"""NETWORKS: the classes of networks by kind."""
+
+from __future__ import annotations
+
+from unnoise.networks.dit import DiT
+from unnoise.networks.network import Network
+from unnoise.networks.unet import UNet
+
+NETWORKS: dict[str, type[Network]] = {"unet": UNet, "dit": DiT}
+"""Kind -> class, built as `NETWORKS[kind](config, shape, out_channels)`."""

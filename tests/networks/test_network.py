@@ -1,0 +1,185 @@
+"""What holds for a network of any kind, and a kind of one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.networks.helpers import SMALL_DIT, SMALL_UNET, random_weights
+from torch import Tensor, nn
+
+from unnoise import api
+from unnoise.config import override
+from unnoise.errors import ConfigError
+from unnoise.model import load
+from unnoise.networks.config import NETWORK_CONFIGS, NetworkConfig, Shape
+from unnoise.networks.network import Network, cast_weights
+from unnoise.networks.registry import NETWORKS
+from unnoise.parallel import full_tensor, shard
+from unnoise.presets import OBJECTIVES, named, with_objective
+
+KINDS = [
+    SMALL_UNET,
+    dataclasses.replace(SMALL_UNET, conditioning="scale_shift", downsample_padding="same"),
+    dataclasses.replace(SMALL_UNET, skips="per_level", stem="block"),
+    SMALL_DIT,
+    dataclasses.replace(SMALL_DIT, patch_size=4, mlp_ratio=1.5),
+]
+every_kind = pytest.mark.parametrize("config", KINDS)
+SHAPE = Shape(1, 8, 8, 3)
+
+
+def network(config: NetworkConfig, shape: Shape = SHAPE, outputs: int = 1) -> Network:
+    return NETWORKS[config.kind](config, shape, outputs)
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return x, torch.tensor([5.0, 50.0]), torch.tensor([0, 2])
+
+
+@every_kind
+def test_images_of_a_batch_do_not_mix_and_every_input_matters(config):
+    net = random_weights(network(config))
+    x, time, label = inputs()
+    out = net(x, time, label)
+    torch.testing.assert_close(net(x[1:], time[1:], label[1:]), out[1:], rtol=1e-4, atol=1e-5)
+    changed = ((x, time + 1, label), (x, time, label - label + 1), (x + 0.1, time, label))
+    for other in changed:
+        assert not torch.allclose(net(*other), out, rtol=1e-3, atol=1e-4)
+
+
+@every_kind
+def test_no_label_is_the_null_label(config):
+    net, (x, time, _) = random_weights(network(config)), inputs()
+    torch.testing.assert_close(net(x, time), net(x, time, torch.tensor([3, 3])))
+    assert network(config, Shape(1, 8, 8))(x, time).shape == x.shape  # no classes at all
+
+
+@every_kind
+def test_a_new_network_outputs_zero(config):
+    assert network(config)(*inputs()).abs().max() == 0
+
+
+@every_kind
+def test_every_parameter_is_used(config):
+    net = random_weights(network(config))
+    net(*inputs()).square().sum().backward()
+    unused = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert unused == []
+
+
+@every_kind
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_cast_weights_change_no_bit_under_autocast(config, layout):
+    net = random_weights(network(config)).requires_grad_(False).to(memory_format=layout)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    fast = cast_weights(net, torch.bfloat16)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(*inputs()), net(*inputs()))
+    cast = {key for key, value in fast.state_dict().items() if value.dtype == torch.bfloat16}
+    assert {"time_mlp.0.weight", "time_mlp.2.bias"} <= cast and "class_embedding.weight" not in cast
+    for key, value in net.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, before[key])
+
+
+COMPILED = """
+import torch
+from tests.networks.test_network import KINDS, inputs, network, random_weights
+for config in KINDS:
+    net = random_weights(network(config)).train()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs()), net(*inputs()))
+"""
+
+
+def test_each_compiles_to_one_graph():
+    """In a process of its own, without the tests' checks of shapes."""
+    command, root = [sys.executable, "-c", COMPILED], Path(__file__).parents[2]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+@every_kind
+def test_fsdp_cuts_it_by_blocks(config):
+    net, (x, time, label) = random_weights(network(config)), inputs()
+    expected = net(x, time, label).detach()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        shard(net)
+        assert all(type(block).__name__.startswith("FSDP") for block in [net, *net.blocks()])
+        assert len(net.blocks()) == len({id(block) for block in net.blocks()}) > 1
+        out = net(x, time, label)
+        out.square().sum().backward()
+        torch.testing.assert_close(out.detach(), expected)
+        assert all(full_tensor(p.grad).any() for p in net.parameters() if p.grad is not None)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_dit_trains_stops_resumes_and_samples(objective, tmp_path):
+    config = override(with_objective(named("digits"), objective), {
+        "network.kind": "dit", "network.width": 16, "network.depth": 1, "network.heads": 2,
+        "train.batch_size": 16, "train.sample_every_kimg": 1e9, "train.optimizer": "muon",
+        "sample.steps": 2, "sample.guidance_scale": 2.0,
+    })  # fmt: skip
+    for kimg in (0.08, 0.16):
+        api.train(override(config, {"train.kimg": kimg}), tmp_path)
+    model = load(tmp_path, "cpu")
+    assert model.record["training"]["step"] == 10
+    assert model.record["config"]["network"] == {
+        "kind": "dit", "patch_size": 2, "width": 16, "depth": 1, "heads": 2, "mlp_ratio": 4.0,
+    }  # fmt: skip
+    assert model.sample(3).shape == (3, 1, 8, 8) and model.images_at_once() >= 1
+
+
+@dataclass(frozen=True)
+class PixelConfig(NetworkConfig):
+    """A network that sees one pixel at a time."""
+
+    channels: int = 8
+
+
+class Pixels(Network):
+    """1x1 convolutions, time as one more channel."""
+
+    def __init__(self, config: PixelConfig, shape: Shape, out_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(shape.channels + 1, config.channels, 1), nn.SiLU(),
+            nn.Conv2d(config.channels, config.channels, 1), nn.SiLU(),
+            nn.Conv2d(config.channels, out_channels, 1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+        channel = (time / 1000)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+        return self.layers(torch.cat([x, channel], dim=1))
+
+
+def test_a_kind_of_ones_own_is_two_entries(monkeypatch, tmp_path):
+    monkeypatch.setitem(NETWORK_CONFIGS, "pixels", PixelConfig)
+    monkeypatch.setitem(NETWORKS, "pixels", Pixels)
+    config = override(named("digits"), {
+        "network.kind": "pixels", "network.channels": 6, "train.optimizer": "muon",
+        "train.batch_size": 16, "train.kimg": 0.08, "train.sample_every_kimg": 1e9,
+    })  # fmt: skip
+    api.train(config, tmp_path)
+    model = load(tmp_path, "cpu")
+    assert [p.shape for p in model.network.hidden_matrices()] == [(6, 6, 1, 1)]
+    assert model.network.blocks() == [] and model.network.widest_bytes(8, 9, True) == 4 * 6 * 72
+    assert model.config.network == PixelConfig(6) and model.sample(2, steps=2).shape[0] == 2
+    monkeypatch.delitem(NETWORK_CONFIGS, "pixels")
+    with pytest.raises(ConfigError, match="PixelConfig is not registered"):
+        _ = model.config.network.kind
+
+
+def test_cuda_graphs_need_cuda():
+    with pytest.raises(ConfigError, match="cuda_graphs: needs CUDA, got device cpu"):
+        load("digits", device="cpu").sample(1, cuda_graphs=True)
