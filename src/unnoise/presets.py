@@ -1,243 +1,153 @@
-"""Ready configurations: one function each, listed in PRESETS."""
+"""Ready configurations: each is a function in PRESETS that says how it differs from the defaults.
+
+The keys are those of the command line: "train.lr" is `--train.lr`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unnoise.config import DiffusionConfig, RunConfig, SampleConfig, TrainConfig
-from unnoise.data.config import DataConfig
+from unnoise.config import DiffusionConfig, RunConfig, override
 from unnoise.errors import ConfigError, nearest
-from unnoise.networks.config import UNetConfig
+
+
+def _changed(config: RunConfig, preset: str, changes: Mapping[str, Any]) -> RunConfig:
+    return override(config, {"preset": preset, **changes})
 
 
 def digits() -> RunConfig:
     """Class-conditional 8x8 digits: recognisable in under two minutes on two CPU cores."""
-    return RunConfig(
-        preset="digits",
-        data=DataConfig(source="digits"),
-        network=UNetConfig(
-            base_channels=32,
-            channel_multipliers=(1, 2),
-            blocks_per_level=1,
-            attention_levels=(1,),
-            attention_heads=2,
-            norm_groups=8,
-        ),
-        diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
-        train=TrainConfig(
-            batch_size=64,
-            kimg=70,
-            optimizer="muon",  # with bf16 a third less Fréchet distance in the same time: docs/results.md, time to quality
-            lr=4e-3,
-            warmup_kimg=2,
-            ema_halflife_kimg=5,
-            log_every_kimg=1,
-            sample_every_kimg=35,
-            checkpoint_every_kimg=35,
-        ),
-        sample=SampleConfig(steps=12, guidance_scale=1.5),
-    )
+    # Muon and bf16: a third less Fréchet distance in the same time (docs/results.md)
+    return _changed(RunConfig(), "digits", {
+        "data.source": "digits",
+        "network.base_channels": 32, "network.channel_multipliers": (1, 2),
+        "network.blocks_per_level": 1, "network.norm_groups": 8,
+        "network.attention_levels": (1,), "network.attention_heads": 2,
+        "diffusion.parameterization": "v",
+        "train.kimg": 70, "train.batch_size": 64, "train.optimizer": "muon", "train.lr": 4e-3,
+        "train.warmup_kimg": 2, "train.ema_halflife_kimg": 5, "train.log_every_kimg": 1,
+        "train.sample_every_kimg": 35, "train.checkpoint_every_kimg": 35,
+        "sample.steps": 12, "sample.guidance_scale": 1.5,
+    })  # fmt: skip
 
 
 def mnist() -> RunConfig:
     """Class-conditional MNIST, 28x28."""
-    return RunConfig(
-        preset="mnist",
-        data=DataConfig(source="mnist"),
-        network=UNetConfig(
-            base_channels=32,
-            channel_multipliers=(1, 2, 2),
-            blocks_per_level=1,
-            attention_levels=(2,),
-            norm_groups=8,
-        ),
-        diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
-        train=TrainConfig(batch_size=128, epochs=10, lr=1e-3, ema_halflife_kimg=20),
-        sample=SampleConfig(steps=25),
-    )
+    return _changed(RunConfig(), "mnist", {
+        "data.source": "mnist",
+        "network.base_channels": 32, "network.channel_multipliers": (1, 2, 2),
+        "network.blocks_per_level": 1, "network.norm_groups": 8, "network.attention_levels": (2,),
+        "diffusion.parameterization": "v",
+        "train.epochs": 10, "train.batch_size": 128, "train.lr": 1e-3,
+        "train.ema_halflife_kimg": 20,
+        "sample.steps": 25,
+    })  # fmt: skip
 
 
 def cifar10() -> RunConfig:
     """Ho et al. 2020 on CIFAR-10: 35.7M parameters, linear schedule, 800,000 steps of 128."""
-    return RunConfig(
-        preset="cifar10",
-        data=DataConfig(source="cifar10"),
-        network=UNetConfig(
-            attention_sizes=(16,), dropout=0.1, norm_eps=1e-6, downsample_padding="same"
-        ),
-        diffusion=DiffusionConfig(schedule="linear", variance="large"),
-        train=TrainConfig(
-            batch_size=128,
-            kimg=102_400,
-            lr=2e-4,
-            lr_schedule="constant",
-            warmup_kimg=640,
-            ema_halflife_kimg=887,  # decay 0.9999 per step of 128
-            labels=False,
-        ),
-    )
+    # The half-life is a decay of 0.9999 per step of 128.
+    return _changed(RunConfig(), "cifar10", {
+        "data.source": "cifar10",
+        "network.attention_sizes": (16,), "network.dropout": 0.1, "network.norm_eps": 1e-6,
+        "network.downsample_padding": "same",
+        "diffusion.schedule": "linear", "diffusion.variance": "large",
+        "train.kimg": 102_400, "train.batch_size": 128, "train.lr_schedule": "constant",
+        "train.warmup_kimg": 640, "train.ema_halflife_kimg": 887, "train.labels": False,
+    })  # fmt: skip
 
 
 def cifar10_small() -> RunConfig:
     """A class-conditional CIFAR-10 network for a CPU: 1.5M parameters."""
-    return RunConfig(
-        preset="cifar10-small",
-        data=DataConfig(source="cifar10"),
-        network=UNetConfig(
-            base_channels=32,
-            channel_multipliers=(1, 2, 2, 2),
-            blocks_per_level=1,
-            attention_sizes=(8,),
-            attention_heads=2,
-            norm_groups=8,
-        ),
-        diffusion=DiffusionConfig(schedule="flow", parameterization="flow", times="logit_normal"),
-        train=TrainConfig(
-            batch_size=16,  # of 64, 32, 16: on two cores the number of steps is what there is too little of
-            time="20m",
-            optimizer="muon",  # with flow matching half the Fréchet distance in the same time: docs/results.md, time to quality
-            lr=2e-3,
-            warmup_kimg=2,
-            ema_halflife_kimg=10,
-            log_every_kimg=1,
-            sample_every_kimg=30,
-            checkpoint_every_kimg=30,
-        ),
-        sample=SampleConfig(sampler="unipc_2", spacing="log_snr", steps=15, guidance_scale=1.5),
-    )
+    # Muon and flow matching: half the Fréchet distance in the same time (docs/results.md). Of
+    # batches of 64, 32 and 16: on two cores, it is the number of steps that is too small.
+    return _changed(with_objective(RunConfig(), "flow"), "cifar10-small", {
+        "data.source": "cifar10",
+        "network.base_channels": 32, "network.blocks_per_level": 1, "network.norm_groups": 8,
+        "network.attention_sizes": (8,), "network.attention_heads": 2,
+        "train.time": "20m", "train.batch_size": 16, "train.optimizer": "muon", "train.lr": 2e-3,
+        "train.warmup_kimg": 2, "train.ema_halflife_kimg": 10, "train.log_every_kimg": 1,
+        "train.sample_every_kimg": 30, "train.checkpoint_every_kimg": 30,
+        "sample.sampler": "unipc_2", "sample.spacing": "log_snr", "sample.steps": 15,
+        "sample.guidance_scale": 1.5,
+    })  # fmt: skip
 
 
 def cifar10_speedrun() -> RunConfig:
-    """Class-conditional CIFAR-10 in 20 minutes of one large GPU: EDM's process, Muon, a rate that falls to zero over the last 40 %."""
-    config = with_objective(dataclasses.replace(cifar10(), preset="cifar10-speedrun"), "edm")
-    return dataclasses.replace(
-        config,
-        network=UNetConfig(
-            channel_multipliers=(1, 2, 2),
-            attention_sizes=(16,),
-            attention_heads=4,
-            conditioning="scale_shift",
-            dropout=0.05,
-        ),
-        train=TrainConfig(
-            batch_size=512,
-            time="20m",
-            optimizer="muon",
-            lr=1e-3,
-            betas=(0.9, 0.99),
-            lr_schedule="linear",
-            lr_decay=0.4,
-            warmup_kimg=200,
-            ema_halflife_kimg=250,
-            ema_also_kimg=(100, 500),
-            log_every_kimg=50,
-            sample_every_kimg=2000,
-            checkpoint_every_kimg=1000,
-        ),
-        sample=dataclasses.replace(config.sample, steps=18),  # Heun's 35 evaluations of EDM
-    )
+    """Class-conditional CIFAR-10 in 20 minutes of one large GPU, by EDM's process and Muon."""
+    # 18 steps of Heun are EDM's 35 evaluations.
+    return _changed(with_objective(RunConfig(), "edm"), "cifar10-speedrun", {
+        "data.source": "cifar10",
+        "network.channel_multipliers": (1, 2, 2), "network.conditioning": "scale_shift",
+        "network.attention_sizes": (16,), "network.attention_heads": 4, "network.dropout": 0.05,
+        "train.time": "20m", "train.batch_size": 512, "train.optimizer": "muon", "train.lr": 1e-3,
+        "train.betas": (0.9, 0.99), "train.lr_schedule": "linear", "train.lr_decay": 0.4,
+        "train.warmup_kimg": 200, "train.ema_halflife_kimg": 250,
+        "train.ema_also_kimg": (100, 500), "train.log_every_kimg": 50,
+        "train.sample_every_kimg": 2000, "train.checkpoint_every_kimg": 1000,
+        "sample.steps": 18,
+    })  # fmt: skip
 
 
 def ddpm() -> RunConfig:
-    """The network and recipe of the small DDPM project that unnoise started from: 132M parameters, 500 epochs."""
-    return RunConfig(
-        preset="ddpm",
-        data=DataConfig(source="cifar10"),
-        network=UNetConfig(
-            channel_multipliers=(1, 2, 4, 8),
-            blocks_per_level=1,
-            attention_levels=(2, 3),
-            skips="per_level",
-            stem="block",
-            time_hidden=512,
-            time_channels=128,
-        ),
-        diffusion=DiffusionConfig(schedule="cosine"),
-        train=TrainConfig(
-            batch_size=256,
-            epochs=500,
-            lr=2e-5,
-            sample_every_kimg=1250,
-            checkpoint_every_kimg=1250,
-            labels=False,
-        ),
-    )
+    """The small DDPM project that unnoise started from: 132M parameters, 500 epochs."""
+    return _changed(RunConfig(), "ddpm", {
+        "data.source": "cifar10",
+        "network.channel_multipliers": (1, 2, 4, 8), "network.blocks_per_level": 1,
+        "network.attention_levels": (2, 3), "network.skips": "per_level", "network.stem": "block",
+        "network.time_hidden": 512, "network.time_channels": 128,
+        "train.epochs": 500, "train.lr": 2e-5, "train.labels": False,
+        "train.sample_every_kimg": 1250, "train.checkpoint_every_kimg": 1250,
+    })  # fmt: skip
 
 
 def iddpm() -> RunConfig:
-    """Nichol & Dhariwal 2021 on CIFAR-10: 52.5M parameters, cosine schedule, learned variance, hybrid loss."""
-    return RunConfig(
-        preset="iddpm",
-        data=DataConfig(source="cifar10"),
-        network=UNetConfig(
-            blocks_per_level=3,
-            attention_sizes=(16, 8),
-            attention_heads=4,
-            conditioning="scale_shift",
-            dropout=0.3,
-            frequencies="iddpm",
-        ),
-        diffusion=DiffusionConfig(schedule="cosine", timesteps=4000, variance="learned"),
-        train=TrainConfig(
-            batch_size=128,
-            kimg=64_000,
-            lr=1e-4,
-            lr_schedule="constant",
-            warmup_kimg=0,
-            ema_halflife_kimg=887,
-            labels=False,
-        ),
-    )
+    """Nichol & Dhariwal 2021 on CIFAR-10: 52.5M parameters, learned variance, hybrid loss."""
+    return _changed(RunConfig(), "iddpm", {
+        "data.source": "cifar10",
+        "network.blocks_per_level": 3, "network.attention_sizes": (16, 8),
+        "network.attention_heads": 4, "network.conditioning": "scale_shift",
+        "network.dropout": 0.3, "network.frequencies": "iddpm",
+        "diffusion.timesteps": 4000, "diffusion.variance": "learned",
+        "train.kimg": 64_000, "train.batch_size": 128, "train.lr": 1e-4,
+        "train.lr_schedule": "constant", "train.warmup_kimg": 0, "train.ema_halflife_kimg": 887,
+        "train.labels": False,
+    })  # fmt: skip
 
 
 def v() -> RunConfig:
-    """Velocity prediction (Salimans & Ho 2022) on a cosine schedule, with the network of `cifar10`."""
-    return with_objective(dataclasses.replace(cifar10(), preset="v"), "v")
+    """Velocity prediction (Salimans & Ho 2022), cosine schedule, the network of `cifar10`."""
+    return _changed(with_objective(cifar10(), "v"), "v", {})
 
 
 def edm() -> RunConfig:
-    """EDM (Karras et al. 2022) with EDM2's learned weighting and the network of `cifar10`; its batch, rate and length."""
-    config = with_objective(dataclasses.replace(cifar10(), preset="edm"), "edm")
-    train = dataclasses.replace(
-        config.train,
-        batch_size=512,
-        kimg=200_000,
-        lr=1e-3,
-        warmup_kimg=10_000,
-        ema_halflife_kimg=500,
-    )
-    return dataclasses.replace(
-        config, network=dataclasses.replace(config.network, dropout=0.13), train=train
-    )
+    """EDM (Karras et al. 2022) with EDM2's learned weighting, the network of `cifar10`."""
+    return _changed(with_objective(cifar10(), "edm"), "edm", {
+        "network.dropout": 0.13,
+        "train.kimg": 200_000, "train.batch_size": 512, "train.lr": 1e-3,
+        "train.warmup_kimg": 10_000, "train.ema_halflife_kimg": 500,
+    })  # fmt: skip
 
 
 def flow() -> RunConfig:
-    """Flow matching (Lipman et al. 2023) with logit-normal times and the network of `cifar10`."""
-    config = with_objective(dataclasses.replace(cifar10(), preset="flow"), "flow")
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, kimg=51_200))
+    """Flow matching (Lipman et al. 2023), logit-normal times, the network of `cifar10`."""
+    return _changed(with_objective(cifar10(), "flow"), "flow", {"train.kimg": 51_200})
 
 
 def pictures() -> RunConfig:
     """A folder or zip of your own pictures, 32x32 unless --image-size says more."""
-    return RunConfig(
-        preset="pictures",
-        data=DataConfig(source="pictures", image_size=32, channels=3),
-        network=UNetConfig(
-            base_channels=64,
-            channel_multipliers=(1, 2, 2),
-            blocks_per_level=1,
-            attention_levels=(2,),
-            attention_heads=2,
-            norm_groups=16,
-        ),
-        diffusion=DiffusionConfig(schedule="cosine", parameterization="v"),
-        train=TrainConfig(
-            batch_size=64, time="1h", lr=5e-4, ema_halflife_kimg=20, sample_every_kimg=20
-        ),
-    )
+    return _changed(RunConfig(), "pictures", {
+        "data.source": "pictures", "data.image_size": 32, "data.channels": 3,
+        "network.base_channels": 64, "network.channel_multipliers": (1, 2, 2),
+        "network.blocks_per_level": 1, "network.norm_groups": 16,
+        "network.attention_levels": (2,), "network.attention_heads": 2,
+        "diffusion.parameterization": "v",
+        "train.time": "1h", "train.batch_size": 64, "train.lr": 5e-4,
+        "train.ema_halflife_kimg": 20, "train.sample_every_kimg": 20,
+    })  # fmt: skip
 
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
@@ -253,13 +163,13 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "flow": flow,
     "pictures": pictures,
 }
-"""Name -> configuration. `unnoise train NAME`; a folder or zip in place of a name trains `pictures` on it."""
+"""Name -> configuration. A folder or zip in place of a name trains `pictures` on it."""
 
-
+_UNIPC = {"sampler": "unipc_2", "spacing": "log_snr"}
 OBJECTIVES: dict[str, tuple[DiffusionConfig, dict[str, Any]]] = {
-    "ddpm": (DiffusionConfig(), {"sampler": "unipc_2", "spacing": "log_snr"}),
-    "iddpm": (DiffusionConfig(variance="learned"), {"sampler": "unipc_2", "spacing": "log_snr"}),
-    "v": (DiffusionConfig(parameterization="v"), {"sampler": "unipc_2", "spacing": "log_snr"}),
+    "ddpm": (DiffusionConfig(), _UNIPC),
+    "iddpm": (DiffusionConfig(variance="learned"), _UNIPC),
+    "v": (DiffusionConfig(parameterization="v"), _UNIPC),
     "edm": (
         DiffusionConfig(
             schedule="edm", parameterization="edm", times="log_normal_sigma", weighting="learned"
@@ -271,7 +181,7 @@ OBJECTIVES: dict[str, tuple[DiffusionConfig, dict[str, Any]]] = {
         {"sampler": "heun", "spacing": "uniform"},
     ),
 }
-"""Name -> what is predicted on which schedule, and the sampler that suits it: `--objective NAME` on any preset."""
+"""Name -> process and prediction, and the sampler that suits them: `--objective NAME`."""
 
 
 def with_objective(config: RunConfig, name: str) -> RunConfig:
@@ -285,17 +195,14 @@ def with_objective(config: RunConfig, name: str) -> RunConfig:
 
 
 def named(target: str, objective: str | None = None) -> RunConfig:
-    """The preset of a name, or `pictures` for the path of a folder or zip; with another objective if one is named."""
-    config = _named(target)
-    return config if objective is None else with_objective(config, objective)
+    """The preset of a name, or `pictures` for the path of a folder or zip.
 
-
-def _named(target: str) -> RunConfig:
+    `objective` is the name of another objective for it.
+    """
     if target in PRESETS:
-        return PRESETS[target]()
-    if not Path(target).exists():
+        config = PRESETS[target]()
+    elif Path(target).exists():
+        config = override(pictures(), {"data.source": str(Path(target))})
+    else:
         raise ConfigError(f"train: no preset, folder or zip {target!r}; {nearest(target, PRESETS)}")
-    config = pictures()
-    return dataclasses.replace(
-        config, data=dataclasses.replace(config.data, source=str(Path(target)))
-    )
+    return config if objective is None else with_objective(config, objective)
