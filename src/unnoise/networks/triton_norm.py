@@ -1,16 +1,20 @@
-"""GroupNorm, scale and shift, SiLU as one Triton operation, forward and backward, on channels_last tensors.
+"""GroupNorm, scale and shift, SiLU as one Triton operation on channels_last tensors, both passes.
 
-With mean and rstd = (var + eps)^-1/2 of the channel's group in an image, sums over the pixels of a channel in an image:
+With mean and rstd = (var + eps)^-1/2 of the channel's group in an image, and sums over the pixels
+of a channel in an image:
 
     z = a (x - mean) + b,  y = silu(z),  a = rstd weight (1 + scale),  b = bias (1 + scale) + shift
     g = dy silu'(z),  S1 = sum g,  S2 = rstd sum g (x - mean),  dx = a g - k1 - rstd k2 (x - mean)
-    k1, k2 = sums of a S1, a S2 over the channels of the group, by its number of elements
-    dshift = S1,  dscale = weight S2 + bias S1,  dbias, dweight = sums over the images of (1 + scale) (S1, S2)
+    k1, k2 = sums of a S1, a S2 over the channels of the group, divided by its number of elements
+    dshift = S1,  dscale = weight S2 + bias S1
+    dbias, dweight = sums over the images of (1 + scale) (S1, S2)
 
-Channels_last is the matrix (n h w, c); a program reads tiles of it, 64 channels wide: coalesced loads. Partial sums are
-added in a fixed order: no atomics, bitwise repeatable. Backward keeps x and four numbers per image and channel. Both
-passes are opaque operators: torch.compile and CUDA graphs launch them as eager mode does, and triton is imported at the
-first launch. (`triton_op` wants it sooner and lets Inductor change strides; `custom_op` costs 60 us more per call.)
+Channels_last is the matrix (n h w, c). A program reads tiles of it that are 64 channels wide, for
+coalesced loads. Partial sums are added in a fixed order: no atomics, bitwise repeatable. The
+backward pass keeps x and four numbers per image and channel. Both passes are opaque operators:
+torch.compile and CUDA graphs launch them as eager mode does, and triton is imported at the first
+launch. (`triton_op` wants it sooner and lets Inductor change strides; `custom_op` costs 60 us more
+per call.)
 """
 
 from __future__ import annotations
@@ -25,28 +29,27 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE = 4096  # elements of x that a program holds at once: at 8 warps, two 16-byte loads of bf16 a thread
-PROGRAMS = 2048  # images are cut into chunks of rows up to this many programs: a dozen for each of a GPU's 100-150 SMs
+TILE = 4096
+"""Elements of x that a program holds at once: at 8 warps, two 16-byte loads of bf16 a thread."""
+PROGRAMS = 2048
+"""Images are cut into chunks of rows up to this many programs: a dozen for each of 100-150 SMs."""
 
 
-@no_type_check  # here and below: the tests' jaxtyping hook must not wrap what triton reads as source
+@no_type_check  # here and below: the tests' jaxtyping hook must not wrap what triton reads
 def _moments(x, parts, hw, c, rows, chunks, cols, R: tl.constexpr, C: tl.constexpr):
-    """Mean and sum of squared deviations per channel of a chunk of rows, tile by tile (Chan et al.)."""
+    """Mean and sum of squared deviations per channel of a chunk of rows, by tiles (Chan et al.)."""
     image, chunk = (tl.program_id(0) // cols).to(tl.int64), tl.program_id(1)
     row, channel = tl.arange(0, R), tl.program_id(0) % cols * C + tl.arange(0, C)
-    # The running mean starts at a sample: every sum is of small differences, however large the mean.
-    mean = tl.load(x + (image * hw + chunk * rows) * c + channel, mask=channel < c, other=0.0).to(
-        tl.float32
-    )
+    # The running mean starts at a sample: every sum is of small differences, whatever the mean is.
+    sample = x + (image * hw + chunk * rows) * c + channel
+    mean = tl.load(sample, mask=channel < c, other=0.0).to(tl.float32)
     count, m2 = 0.0, tl.zeros([C], tl.float32)
     for start in range(chunk * rows, tl.minimum(chunk * rows + rows, hw), R):
         keep = (start + row < hw)[:, None] & (channel < c)[None, :]
-        at = (image * hw + start) * c + (
-            row[:, None] * c + channel[None, :]
-        )  # int64 up to the tile, int32 within
-        d = tl.where(
-            keep, tl.load(x + at, mask=keep, other=0.0).to(tl.float32) - mean[None, :], 0.0
-        )
+        # int64 up to the tile, int32 within
+        at = (image * hw + start) * c + (row[:, None] * c + channel[None, :])
+        value = tl.load(x + at, mask=keep, other=0.0).to(tl.float32)
+        d = tl.where(keep, value - mean[None, :], 0.0)
         n = tl.minimum(hw - start, R).to(tl.float32)
         delta = tl.sum(d, 0) / n
         d = tl.where(keep, d - delta[None, :], 0.0)
@@ -60,18 +63,15 @@ def _moments(x, parts, hw, c, rows, chunks, cols, R: tl.constexpr, C: tl.constex
 
 @no_type_check
 def _coefficients(
-    parts, weight, bias, scale, shift, coef, scale_stride, shift_stride, eps, hw, c, groups, rows, chunks,
-    SCALE: tl.constexpr, SHIFT: tl.constexpr, K: tl.constexpr, W: tl.constexpr,
+    parts, weight, bias, scale, shift, coef, scale_stride, shift_stride, eps, hw, c, groups, rows,
+    chunks, SCALE: tl.constexpr, SHIFT: tl.constexpr, K: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """From the chunks' moments those of one group of one image, then its channels' rows of coef: a, b, mean, rstd."""
+    """The chunks' moments to those of one group of an image; its rows of coef: a, b, mean, rstd."""
     image, width = (tl.program_id(0) // groups).to(tl.int64), c // groups
     own = tl.arange(0, W) < width
     channel = tl.program_id(0) % groups * width + tl.arange(0, W)
-    mean, size, m2 = (
-        tl.load(parts + image * chunks * 2 * c + tl.program_id(0) % groups * width),
-        0.0,
-        0.0,
-    )
+    mean = tl.load(parts + image * chunks * 2 * c + tl.program_id(0) % groups * width)
+    size, m2 = 0.0, 0.0
     for start in range(0, chunks, K):  # as above, with means for samples
         k = start + tl.arange(0, K)
         keep = (k < chunks)[:, None] & own[None, :]
@@ -103,34 +103,29 @@ def _coefficients(
 @no_type_check
 def _pixels(
     x, dy, out, coef, sums, hw, c, rows, chunks, cols,
-    OUT: tl.constexpr, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    OUT: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Into out y (OUT = "y"), dx ("dx") or, for one chunk of rows, the sums of g and g (x - mean) ("sums")."""
+    """Write y (OUT = "y"), dx ("dx") or, of a chunk of rows, the sums of g and g (x - mean)."""
     image, chunk = (tl.program_id(0) // cols).to(tl.int64), tl.program_id(1)
     row, channel = tl.arange(0, R), tl.program_id(0) % cols * C + tl.arange(0, C)
     of, known = image * 4 * c + channel[None, :], (channel < c)[None, :]
     a, b = tl.load(coef + of, mask=known, other=0.0), tl.load(coef + of + c, mask=known, other=0.0)
     mean = tl.load(coef + of + 2 * c, mask=known, other=0.0)
     if OUT == "dx":
-        k1, k2 = (
-            tl.load(sums + of + 2 * c, mask=known, other=0.0),
-            tl.load(sums + of + 3 * c, mask=known, other=0.0),
-        )
+        k1 = tl.load(sums + of + 2 * c, mask=known, other=0.0)
+        k2 = tl.load(sums + of + 3 * c, mask=known, other=0.0)
     s1, s2 = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
     for start in range(chunk * rows, tl.minimum(chunk * rows + rows, hw), R):
         keep = (start + row < hw)[:, None] & known
         at = (image * hw + start) * c + (row[:, None] * c + channel[None, :])
-        d = (
-            tl.load(x + at, mask=keep, other=0.0).to(tl.float32) - mean
-        )  # a x and b would cancel where the mean is large
+        # a x and b would cancel where the mean is large
+        d = tl.load(x + at, mask=keep, other=0.0).to(tl.float32) - mean
         z = d * a + b
         if OUT == "y":
-            y = z * tl.sigmoid(z) if SILU else z
-            tl.store(out + at, y.to(out.dtype.element_ty), mask=keep)
+            tl.store(out + at, (z * tl.sigmoid(z)).to(out.dtype.element_ty), mask=keep)
         else:
             g = tl.load(dy + at, mask=keep, other=0.0).to(tl.float32)
-            if SILU:
-                g *= tl.sigmoid(z) * (1.0 + z * (1.0 - tl.sigmoid(z)))
+            g *= tl.sigmoid(z) * (1.0 + z * (1.0 - tl.sigmoid(z)))
             if OUT == "dx":
                 tl.store(out + at, (g * a - k1 - d * k2).to(out.dtype.element_ty), mask=keep)
             else:  # beyond the masks g is 0
@@ -144,7 +139,7 @@ def _pixels(
 
 @no_type_check
 def _means(parts, coef, sums, hw, c, groups, rows, chunks, K: tl.constexpr, W: tl.constexpr):
-    """From the chunks' sums the channels' rows of sums, of one group of one image: S1, S2, k1, rstd k2."""
+    """The chunks' sums to the rows of sums of one group of an image: S1, S2, k1, rstd k2."""
     image, width = (tl.program_id(0) // groups).to(tl.int64), c // groups
     own = tl.arange(0, W) < width
     channel = tl.program_id(0) % groups * width + tl.arange(0, W)
@@ -172,10 +167,8 @@ def _jit(kernel: Any) -> Any:
     import triton  # pyright: ignore[reportMissingImports]
     import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-    jit: Any = triton.jit
-    return jit(
-        kernel, do_not_specialize=("hw", "rows", "chunks")
-    )  # or each image size would compile anew
+    jit: Any = triton.jit  # image sizes are not specialized: each would compile anew
+    return jit(kernel, do_not_specialize=("hw", "rows", "chunks"))
 
 
 def _power(n: int) -> int:
@@ -184,7 +177,7 @@ def _power(n: int) -> int:
 
 @functools.lru_cache(1024)
 def _launch(shape: torch.Size, groups: int) -> tuple[Any, ...]:
-    """The partial sums' shape; grid and arguments of the kernels over tiles; the same of those over groups."""
+    """Shape of the partial sums; grid and arguments of the kernels over tiles, and over groups."""
     n, c, h, w = shape
     wide = min(64, _power(c))
     high = min(_power(h * w), TILE // wide)
@@ -193,18 +186,12 @@ def _launch(shape: torch.Size, groups: int) -> tuple[Any, ...]:
     chunks, width = -(-h * w // rows), _power(c // groups)
     deep = min(_power(chunks), max(1, TILE // width))
     size = {"hw": h * w, "c": c, "rows": rows, "chunks": chunks}
-    tile = size | {
-        "cols": cols,
-        "R": high,
-        "C": wide,
-        "num_warps": max(1, min(8, high * wide // 512)),
-    }
-    group = size | {
-        "groups": groups,
-        "K": deep,
-        "W": width,
-        "num_warps": max(1, min(8, deep * width // 512)),
-    }
+
+    def warps(elements: int) -> int:
+        return max(1, min(8, elements // 512))
+
+    tile = {**size, "cols": cols, "R": high, "C": wide, "num_warps": warps(high * wide)}
+    group = {**size, "groups": groups, "K": deep, "W": width, "num_warps": warps(deep * width)}
     return (n, chunks, 2, c), (n * cols, chunks), tile, (n * groups,), group
 
 
@@ -214,84 +201,77 @@ def _outputs(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, memory_format=torch.channels_last), four
 
 
-def _forward(x, groups, weight, bias, eps, scale, shift, silu):
-    if not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or not available():
-        raise ValueError(f"x is on {x.device}; expected a CUDA device, and triton installed")
+def _forward(x, groups, weight, bias, eps, scale, shift):
     x = x.contiguous(memory_format=torch.channels_last)  # compilers may hand over other strides
     y, coef = _outputs(x)
     shape, tiles, tile, all_groups, group = _launch(x.shape, groups)
     parts, weight, bias = coef.new_empty(shape), weight.contiguous(), bias.contiguous()
-    # Halves of an embedding have strides (2c, 1) and need no copy; for an absent one any pointer does.
+    # Halves of an embedding have strides (2c, 1) and need no copy. An absent one needs any pointer.
     s, t = (
         weight[None] if v is None else v if v.stride(1) == 1 else v.contiguous()
         for v in (scale, shift)
     )
     flags = {"SCALE": scale is not None, "SHIFT": shift is not None}
+    strides = (s.stride(0), t.stride(0))
     with torch.cuda.device_of(x):
         _jit(_moments)[tiles](x, parts, **tile)
         _jit(_coefficients)[all_groups](
-            parts, weight, bias, s, t, coef, s.stride(0), t.stride(0), eps, **flags, **group
-        )  # fmt: skip
-        _jit(_pixels)[tiles](x, x, y, coef, coef, OUT="y", SILU=silu, **tile)
+            parts, weight, bias, s, t, coef, *strides, eps, **flags, **group
+        )
+        _jit(_pixels)[tiles](x, x, y, coef, coef, OUT="y", **tile)
     return y, coef
 
 
-def _backward(x, dy, groups, coef, silu):
+def _backward(x, dy, groups, coef):
     x, dy = (v.contiguous(memory_format=torch.channels_last) for v in (x, dy))
     dx, sums = _outputs(x)
     shape, tiles, tile, all_groups, group = _launch(x.shape, groups)
     parts = coef.new_empty(shape)
     with torch.cuda.device_of(x):
-        _jit(_pixels)[tiles](x, dy, parts, coef, sums, OUT="sums", SILU=silu, **tile)
+        _jit(_pixels)[tiles](x, dy, parts, coef, sums, OUT="sums", **tile)
         _jit(_means)[all_groups](parts, coef, sums, **group)
-        _jit(_pixels)[tiles](x, dy, dx, coef, sums, OUT="dx", SILU=silu, **tile)
+        _jit(_pixels)[tiles](x, dy, dx, coef, sums, OUT="dx", **tile)
     return dx, sums
 
 
-for _name, _arguments, _run in (
-    (
-        "",
-        "int groups, Tensor weight, Tensor bias, float eps, Tensor? scale, Tensor? shift, bool silu",
-        _forward,
-    ),
-    ("_backward", "Tensor dy, int groups, Tensor coef, bool silu", _backward),
-):
-    _name = f"unnoise::group_norm_silu{_name}"
-    torch.library.define(
-        _name, f"(Tensor x, {_arguments}) -> (Tensor, Tensor)", tags=torch.Tag.pt2_compliant_tag
-    )
-    torch.library.impl(_name, "default", _run)
-    torch.library.register_fake(_name, _outputs)
+def _operator(name: str, arguments: str, run: Any) -> None:
+    """Make a function an operator that compilers do not look into."""
+    tag = torch.Tag.pt2_compliant_tag
+    torch.library.define(name, f"(Tensor x, {arguments}) -> (Tensor, Tensor)", tags=tag)
+    torch.library.impl(name, "default", run)
+    torch.library.register_fake(name, _outputs)
+
+
+_SCALES = "Tensor weight, Tensor bias, float eps, Tensor? scale, Tensor? shift"
+_operator("unnoise::group_norm_silu", f"int groups, {_SCALES}", _forward)
+_operator("unnoise::group_norm_silu_backward", "Tensor dy, int groups, Tensor coef", _backward)
 
 
 @no_type_check
 class _GroupNormSiLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, groups, weight, bias, eps, scale, shift, silu):
-        y, coef = torch.ops.unnoise.group_norm_silu(
-            x, groups, weight, bias, eps, scale, shift, silu
-        )
+    def forward(ctx, x, groups, weight, bias, eps, scale, shift):
+        y, coef = torch.ops.unnoise.group_norm_silu(x, groups, weight, bias, eps, scale, shift)
         ctx.save_for_backward(x, weight, bias, scale, coef)
-        ctx.groups, ctx.silu, ctx.shift_dtype = groups, silu, None if shift is None else shift.dtype
+        ctx.groups, ctx.shift_dtype = groups, None if shift is None else shift.dtype
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, bias, scale, coef = ctx.saved_tensors
-        dx, sums = torch.ops.unnoise.group_norm_silu_backward(x, dy, ctx.groups, coef, ctx.silu)
+        dx, sums = torch.ops.unnoise.group_norm_silu_backward(x, dy, ctx.groups, coef)
         s1, s2 = sums[:, 0], sums[:, 1]
-        dbias, dweight = (
-            sums[:, :2] if scale is None else sums[:, :2] * (1 + scale.float())[:, None]
-        ).sum(0)
+        both = sums[:, :2] if scale is None else sums[:, :2] * (1 + scale.float())[:, None]
+        dbias, dweight = both.sum(0)
         dscale = None if scale is None else (weight * s2 + bias * s1).to(scale.dtype)
         dshift = None if ctx.shift_dtype is None else s1.to(ctx.shift_dtype)
-        return dx, None, dweight.to(weight.dtype), dbias.to(bias.dtype), None, dscale, dshift, None
+        return dx, None, dweight.to(weight.dtype), dbias.to(bias.dtype), None, dscale, dshift
 
 
 @functools.cache
 def available() -> bool:
-    """Whether triton is installed and has a CUDA device to run on, or its interpreter (TRITON_INTERPRET=1)."""
+    """Whether triton is installed and has a CUDA device, or its interpreter (TRITON_INTERPRET=1)."""
     found = importlib.util.find_spec("triton") is not None
     return found and (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1")
 
@@ -304,24 +284,11 @@ def group_norm_silu(
     eps: float,
     scale: Float[Tensor, "n c"] | None = None,
     shift: Float[Tensor, "n c"] | None = None,
-    silu: bool = True,
 ) -> Float[Tensor, "n c h w"]:
-    """silu(group_norm(x) * (1 + scale) + shift), in x's dtype and channels_last; the last step if `silu`.
+    """silu(group_norm(x) * (1 + scale) + shift), in x's dtype and channels_last.
 
-    x is float32, bfloat16 or float16 on a CUDA device (copied if not channels_last); the arithmetic is float32. All
-    five tensors receive gradients, but not second ones. ValueError for other shapes, dtypes and devices.
+    x is float32, bfloat16 or float16 on a CUDA device (copied if not channels_last); the
+    arithmetic is float32. All five tensors receive gradients, but not second ones.
     """
-    n, c = x.shape[:2]
-    if not x.numel() or c % groups or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(
-            f"x is {tuple(x.shape)} {x.dtype}; expected non-empty, c a multiple of {groups}, float32/16"
-        )
-    if any(v.shape != (c,) for v in (weight, bias)) or any(
-        v.shape != (n, c) for v in (scale, shift) if v is not None
-    ):
-        shapes = [None if v is None else tuple(v.shape) for v in (weight, bias, scale, shift)]
-        raise ValueError(
-            f"weight, bias, scale, shift are {shapes}; expected {(c,)}, {(c,)}, {(n, c)}, {(n, c)}"
-        )
     x = x.contiguous(memory_format=torch.channels_last)
-    return _GroupNormSiLU.apply(x, groups, weight, bias, eps, scale, shift, silu)
+    return _GroupNormSiLU.apply(x, groups, weight, bias, eps, scale, shift)
