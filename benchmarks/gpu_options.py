@@ -41,7 +41,6 @@ TRAINING: dict[str, dict[str, str]] = {
 SAMPLING: dict[str, dict[str, Any]] = {
     "plain": {},
     "recorded": {"cuda_graphs": True},
-    "deep cache 2": {"deep_cache": 2},
 }
 COUNT, NFE = 64, 20
 

@@ -40,6 +40,7 @@ BEFORE: dict[str, Changes] = {
 }
 """What the presets were; they are now the best of what was found."""
 FIRST = "as it was"
+DIT: Changes = {"network.kind": "dit"}
 COMMON: dict[str, Changes] = {
     FIRST: {},
     "edm": {"objective": "edm"},
@@ -66,6 +67,12 @@ COMMON: dict[str, Changes] = {
     "flow, muon, twice the rate": {"objective": "flow", "train.optimizer": "muon", "train.lr": 2.0},
     "flow, muon": {"objective": "flow", "train.optimizer": "muon"},
     "half-life 0.4": {"train.ema_halflife_kimg": 0.4},
+    "dit, bf16, muon": DIT | {"train.precision": "bf16", "train.optimizer": "muon"},
+    "dit, bf16, muon, twice the rate": DIT
+    | {"train.precision": "bf16", "train.optimizer": "muon", "train.lr": 2.0},
+    "dit, flow, muon": DIT | {"objective": "flow", "train.optimizer": "muon"},
+    "dit, flow, muon, twice the rate": DIT
+    | {"objective": "flow", "train.optimizer": "muon", "train.lr": 2.0},
     "betas 0.9, 0.99": {"train.betas": (0.9, 0.99)},
     "scale and shift": {"network.conditioning": "scale_shift"},
     "optimal transport": {"train.pairing": "optimal_transport"},
