@@ -180,7 +180,12 @@ def iddpm() -> RunConfig:
             dropout=0.3,
             frequencies="iddpm",
         ),
-        diffusion=DiffusionConfig(schedule="cosine", timesteps=4000, variance="learned"),
+        diffusion=DiffusionConfig(
+            schedule="cosine",
+            timesteps=4000,
+            variance="learned",
+            time_scale=0.25,  # network time goes from 0 to 1000
+        ),
         train=TrainConfig(
             batch_size=128,
             kimg=64_000,

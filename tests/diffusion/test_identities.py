@@ -44,7 +44,7 @@ def levels(schedule) -> list[Level]:
 def test_target_and_recovery_are_inverse(name, schedule):
     x0, eps = torch.randn(2, 4, 3, 2, 2, dtype=torch.float64)
     for level in levels(schedule):
-        c = PARAMETERIZATIONS[name](level)
+        c = PARAMETERIZATIONS[name](level, 0.5)
         if abs(determinant(c, level)) < 1e-4:
             continue  # F says nothing about x0 there (eps at pure noise)
         got = recover(c, level, diffuse(x0, eps, level), target(c, x0, eps))
@@ -55,10 +55,10 @@ def test_target_and_recovery_are_inverse(name, schedule):
 def test_network_output_scales_are_those_of_the_table(schedule):
     for level in levels(schedule):
         norm = (level.alpha**2 + level.sigma**2) if schedule.steps else None
-        v = determinant(PARAMETERIZATIONS["v"](level), level)
+        v = determinant(PARAMETERIZATIONS["v"](level, 0.5), level)
         assert v == pytest.approx(level.alpha**2 + level.sigma**2)
         assert norm is None or v == pytest.approx(1)
-        assert determinant(PARAMETERIZATIONS["flow"](level), level) == pytest.approx(
+        assert determinant(PARAMETERIZATIONS["flow"](level, 0.5), level) == pytest.approx(
             level.alpha + level.sigma
         )
 
@@ -66,7 +66,7 @@ def test_network_output_scales_are_those_of_the_table(schedule):
 def test_edm_row_is_edms_table_1():
     for sigma in (0.002, 0.5, 80.0):
         level, sd = Level(sigma, 1.0, sigma), 0.5
-        c = PARAMETERIZATIONS["edm"](level)
+        c = PARAMETERIZATIONS["edm"](level, 0.5)
         c_skip, c_out = sd**2 / (sigma**2 + sd**2), sigma * sd / (sigma**2 + sd**2) ** 0.5
         x0, eps = torch.randn(2, 1, 1, 2, 2, dtype=torch.float64)
         y, output = x0 + sigma * eps, torch.randn(1, 1, 2, 2, dtype=torch.float64)
@@ -183,7 +183,7 @@ def test_time_distributions(name, stratified):
     schedule = SCHEDULES[
         {"uniform_discrete": "cosine", "uniform": "flow", "logit_normal": "flow"}.get(name, "edm")
     ](1000)
-    t = draw_times(name, schedule, 100_000, torch.Generator().manual_seed(1), stratified)
+    t = draw_times(TIME_DISTRIBUTIONS[name], schedule, 100_000, torch.Generator().manual_seed(1), stratified)
     if name == "uniform_discrete":
         assert t.min() >= 1 and t.max() <= 1000 and torch.equal(t, t.round())
         assert t.mean().item() == pytest.approx(500.5, abs=4)
@@ -203,7 +203,7 @@ def test_min_snr_weight_is_the_papers():
         level = schedule.level(t)
         snr, clipped = level.snr, min(level.snr, MIN_SNR_GAMMA)
         for name, want in {"x0": clipped, "eps": clipped / snr, "v": clipped / (snr + 1)}.items():
-            det = determinant(PARAMETERIZATIONS[name](level), level)
+            det = determinant(PARAMETERIZATIONS[name](level, 0.5), level)
             assert float(WEIGHTINGS["min_snr"](level, det)) == pytest.approx(want, rel=1e-6)
 
 

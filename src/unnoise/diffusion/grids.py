@@ -1,12 +1,14 @@
 """The levels that one sampling run visits: from t_max down to data, as Python floats.
 
-A spacing lists the `steps` noisy times; `make` turns them into Levels and ends on data, so a grid has steps + 1 entries.
-On a discrete schedule leading, trailing and uniform give whole times (diffusers' spacings, 1 later); karras and log_snr
-give fractional ones.
+A spacing lists the `steps` noisy times; `make` turns them into Levels and ends on data, so a grid
+has steps + 1 entries. On a discrete schedule leading, trailing and uniform give whole times
+(diffusers' leading, trailing and linspace, counted from 1 instead of 0); karras and log_snr give
+fractional ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,6 +17,8 @@ from unnoise.diffusion.levels import DATA, Level
 from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
 
 KARRAS_RHO = 7.0
+PURE_NOISE = math.exp(-5.1)
+"""DPM-Solver's end: below this alpha, a schedule's own end says nothing about where noise begins."""
 
 
 def _leading(schedule: Schedule, steps: int) -> np.ndarray:
@@ -29,16 +33,24 @@ def _trailing(schedule: Schedule, steps: int) -> np.ndarray:
 
 
 def _uniform(schedule: Schedule, steps: int) -> np.ndarray:
-    times = np.linspace(schedule.t_max, schedule.t_min, steps)
-    return times if schedule.steps is None else np.round(times)
+    if schedule.steps is None or steps == 1:
+        return np.linspace(schedule.t_max, schedule.t_min, steps)
+    return (
+        1 + np.round(np.linspace(0, schedule.steps - 1, steps))[::-1]
+    )  # half-way points as theirs
 
 
 def _noise_ends(schedule: Schedule) -> tuple[float, float]:
-    """sigma / alpha at t_max and t_min, within EDM's range where a schedule goes beyond it (alpha may be 0)."""
+    """sigma / alpha at the first and last noisy level of a spacing by noise.
+
+    They are the schedule's own, as in DPM-Solver and diffusers, or in EDM's range where the schedule
+    ends on pure noise (flow, cosine, sigmoid): steps beyond sigma / alpha = 80 would be wasted.
+    """
     first, last = schedule.level(schedule.t_max), schedule.level(schedule.t_min)
-    bound_low, bound_high = SIGMA_RANGE
-    high = min(first.sigma / first.alpha, bound_high) if first.alpha > 0 else bound_high
-    return float(high), float(max(last.sigma / last.alpha, bound_low))
+    low = float(last.sigma / last.alpha)
+    if first.alpha < PURE_NOISE:
+        return SIGMA_RANGE[1], max(low, SIGMA_RANGE[0])
+    return float(first.sigma / first.alpha), low
 
 
 def _by_noise(schedule: Schedule, noises: np.ndarray) -> np.ndarray:
@@ -76,20 +88,22 @@ def make(schedule: Schedule, steps: int, spacing: str) -> list[Level]:
 
 
 def from_noises(schedule: Schedule, noises: Sequence[float]) -> list[Level]:
-    """The grid with sigma / alpha at these falling values; the first stands for pure noise, whatever it is."""
+    """The grid with sigma / alpha at these falling values; the first one stands for t_max."""
     return _levels(schedule, _by_noise(schedule, np.asarray(noises, dtype=float)), "noises")
 
 
 def _levels(schedule: Schedule, times: np.ndarray, name: str) -> list[Level]:
     if np.any(np.diff(times) >= 0):
         raise ValueError(
-            f"steps: got {len(times)} with spacing {name!r} on {schedule.steps} levels; expected fewer"
+            f"steps: got {len(times)} with spacing {name!r} on {schedule.steps} levels; "
+            "expected fewer"
         )
     return [*(schedule.level(float(t)) for t in times), DATA]
 
 
 def zigzag(grid: Sequence[Level], repeats: int) -> list[Level]:
-    """A grid whose every tenth part is walked `repeats` times, going up again in between."""  # RePaint, appendix B
+    """A grid whose every tenth part is walked `repeats` times, going up again in between."""
+    # RePaint, appendix B
     noisy, path = list(grid[:-1]), [grid[0]]
     length = max(1, len(noisy) // 10)
     for start in range(0, len(noisy) - 1, length):

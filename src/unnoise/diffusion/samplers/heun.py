@@ -14,18 +14,19 @@ from unnoise.diffusion.samplers.frames import EDM, FLOW, Frame
 from unnoise.diffusion.samplers.step import Step
 
 
-def heun(
+def _heun(
     denoiser: Denoiser,
     x: Tensor,
     grid: Sequence[Level],
     draw: Callable[[], Tensor],
-    frame: Frame = FLOW,
+    frame: Frame,
     churned: Sequence[Level] = (),
     churn_noise: float = 1.0,
 ) -> Iterator[Step]:
-    """EDM's Algorithm 2 in either frame; the last step, and one from alpha = 0 in the edm frame, are first order.
+    """EDM's Algorithm 2 in either frame.
 
-    `churned` has, for each step, the higher level to which it first raises the noise (grids.churned).
+    The last step, and one from alpha = 0 in the edm frame, are first order. `churned` has, for each
+    step, the higher level to which it first raises the noise (grids.churned).
     """
     for t, t_hat, s in zip(grid, churned or grid, grid[1:], strict=False):
         if t_hat != t:
@@ -35,11 +36,11 @@ def heun(
         x = euler(prediction, s)
         if s.sigma > 0 and frame.scale(t_hat) > 0:
             change = frame.slope(denoiser(x, s)) - frame.slope(prediction)
-            x = (
-                x + frame.scale(s) * (frame.time(s) - frame.time(t_hat)) / 2 * change
-            )  # EDM Alg. 2, line 11
+            half_step = (frame.time(s) - frame.time(t_hat)) / 2
+            x = x + frame.scale(s) * half_step * change  # EDM Alg. 2, line 11
         yield Step(s, x, prediction)
 
 
-heun_edm = partial(heun, frame=EDM)
+heun = partial(_heun, frame=FLOW)
+heun_edm = partial(_heun, frame=EDM)
 """Heun in the frame of EDM: its Algorithm 2 to the last digit."""
