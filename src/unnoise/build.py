@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unnoise.config import DiffusionConfig, RunConfig, SampleConfig
 from unnoise.diffusion import grids
@@ -18,7 +18,7 @@ from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.gaussian import VARIANCES
 from unnoise.diffusion.grids import SPACINGS
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS
+from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS, TimeDistribution
 from unnoise.diffusion.options import own_options
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
 from unnoise.diffusion.samplers import SAMPLERS, options
@@ -86,7 +86,7 @@ def schedule(config: DiffusionConfig) -> Schedule:
         raise ConfigError(f"diffusion.{field}: {error}") from error
 
 
-def times(config: DiffusionConfig) -> Callable[[Tensor, Schedule], Tensor]:
+def times(config: DiffusionConfig) -> TimeDistribution:
     """The distribution of training times, with the settings that it takes."""
     distribution = lookup(TIME_DISTRIBUTIONS, config.times, "diffusion.times")
     names = set(own_options(distribution, 2)) & vars(config).keys()
@@ -187,7 +187,9 @@ def sampler_options(
     values = {
         **vars(config),
         "variance": model.variance,
-        "churned": grids.churned(model.schedule, grid, config.churn, *config.churn_range),
+        "churned": grids.churned(
+            model.schedule, grid, config.churn, config.churn_range, config.churn_noise
+        ),
         **config.sampler_options,
     }
     return {name: values[name] for name in options(config.sampler) if name in values}

@@ -77,8 +77,8 @@ class Model:
     ) -> UInt8[Tensor, "n c h w"]:
         """Images of seeds seed .. seed + num - 1 (or of `seeds`), uint8 (n, c, h, w) on the CPU.
 
-        An image depends on its seed and label, not on its batch. `label` is the number or name of a
-        class or "none" for no class, or one of these for each image; without it, an image's label is
+        An image depends on its seed and label, not on its batch. `label` is a class's number or
+        name, or "none" for no class, or one of these for each image; without it, an image's label is
         its seed modulo the number of classes. `guide` is a worse model for autoguidance. `settings`
         change fields of the model's own SampleConfig: sampler, steps, guidance_scale, ..
         `batch_size` None is `images_at_once`; it is halved where memory runs out.
@@ -112,7 +112,7 @@ class Model:
         guide: Model | None = None,
         **settings: Any,
     ) -> Iterator[Step]:
-        """The steps of one batch, from noise to data: for pictures of the process, and cancelling."""
+        """The steps of one batch, from noise to data, to watch or to cancel."""
         return self._steps(seeds, self.labels(seeds, label), guide, **settings)
 
     def _steps(
@@ -171,7 +171,7 @@ class Model:
         chosen: SampleConfig,
         start: Tensor | None = None,
     ) -> Iterator[Step]:
-        """The chosen sampler's steps along a grid, from pure noise or from `start`, in this model's arithmetic."""
+        """The chosen sampler's steps along a grid, from pure noise or from `start`."""
         options = build.sampler_options(chosen, self.diffusion, grid)
         return self.compute(
             samplers.walk(chosen.sampler, denoiser, grid, noise.normal, options, start)
@@ -179,7 +179,7 @@ class Model:
 
     def compute(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Steps computed without gradients and in this model's precision."""
-        while True:  # the modes are entered per step, so that the caller's code between steps is not under them
+        while True:  # the modes are entered for each step: the caller's code is not under them
             with torch.inference_mode(), self.arithmetic.autocast():
                 step = next(steps, None)
             if step is None:
@@ -197,6 +197,7 @@ class Model:
         ConfigError for unknown names, or for guidance without classes or a guide.
         """
         chosen = resolve(self.config.sample, self.tuned, changes)
+        build.check_sampling(chosen)
         if changes.get("cuda_graphs") and self.arithmetic.device.type != "cuda":
             raise ConfigError(
                 f"sample.cuda_graphs: needs CUDA, got device {self.arithmetic.device.type}; "
@@ -222,14 +223,18 @@ class Model:
         return Model(self.network, self.config, {**self.record, "tuned": tuned})
 
     def save(self, path: Path | str, half: bool = False) -> None:
-        """Write the model as one self-describing file; `half`: weights as fp16, ConfigError for one beyond its range."""
+        """Write the model as one self-describing file, with `half` as fp16.
+
+        ConfigError for a weight beyond the range of fp16.
+        """
         tensors = self.network.state_dict()
         if half:
             tensors = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}
             beyond = [key for key, value in tensors.items() if not value.isfinite().all()]
             if beyond:
                 raise ConfigError(
-                    f"half: {beyond[0]} is beyond fp16's 65504; expected smaller weights, or full precision"
+                    f"half: {beyond[0]} is beyond fp16's 65504; "
+                    "expected smaller weights, or full precision"
                 )
         checkpoint.save_model(Path(path), tensors, self.record)
 
@@ -258,7 +263,7 @@ def bundled() -> dict[str, Path]:
 
 
 def find(name: str | Path) -> Path:
-    """The model file of a bundled name, a run folder or a path; CheckpointError if there is none."""
+    """The model file of a bundled name, run folder or path; CheckpointError if there is none."""
     path = Path(name)
     if (path / MODEL_FILE).is_file():
         return path / MODEL_FILE
@@ -276,7 +281,10 @@ def find(name: str | Path) -> Path:
 
 
 def load(name: str | Path, device: str = "auto") -> Model:
-    """A model by bundled name, run folder, model file or checkpoint folder (its averaged weights), ready to sample."""
+    """A model by bundled name, run folder, model file or checkpoint folder, ready to sample.
+
+    A checkpoint's model has its averaged weights.
+    """
     path = Path(name)
     if (path / checkpoint.MANIFEST).is_file():
         groups, record = checkpoint.load(path)
@@ -320,6 +328,9 @@ def generate_samples(
     seed: int = 0,
     **settings: Any,
 ) -> Float[Tensor, "n c h w"]:
-    """`num_samples` images as floats in [0, 1], shape (n, c, h, w), on the CPU; `settings` as in `Model.sample`."""
+    """`num_samples` images as floats in [0, 1], shape (n, c, h, w), on the CPU.
+
+    `settings` are those of `Model.sample`.
+    """
     model = model if device is None else model.to(device)
     return model.sample(num_samples, seed, **settings).float() / 255

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from unnoise import build
 from unnoise.config import SampleConfig, from_dict, to_dict
 from unnoise.errors import ConfigError, nearest
 
 Label: TypeAlias = int | str
 """The number or the name of a class; "none" asks for no class."""
 Labels: TypeAlias = Label | Sequence[Label] | None
-"""One label for all images, one for each, or None: each image's seed modulo the number of classes."""
+"""One label for all images, one for each, or None: an image's seed modulo the number of classes."""
 
 TUNED_NAMES = ("fast", "balanced", "best")
 
@@ -30,21 +29,20 @@ def resolve(
         changes = {**tuned[name], **asked, "sampler": tuned[name]["sampler"]}
     elif name in TUNED_NAMES:
         raise ConfigError(
-            f"sample.sampler: {name!r} is not tuned for this model; run `unnoise tune-sampler` on it"
+            f"sample.sampler: {name!r} is not tuned for this model; "
+            "run `unnoise tune-sampler` on it"
         )
     if "noises" not in asked and asked.keys() & {"steps", "spacing"}:
         changes["noises"] = ()
     if "sampler_options" not in asked and changes.get("sampler", own.sampler) != own.sampler:
         changes["sampler_options"] = {}
-    chosen = from_dict(SampleConfig, {**to_dict(own), **changes}, "sample.")
-    build.check_sampling(chosen)
-    return chosen
+    return from_dict(SampleConfig, {**to_dict(own), **changes}, "sample.")
 
 
 def class_numbers(
     seeds: Sequence[int], asked: Labels, count: int, names: Sequence[str]
 ) -> list[int] | None:
-    """The class of every image, or None for a model without classes; `count` stands for no class."""
+    """The class of every image, or None for a model without classes; `count` is no class."""
     one = isinstance(asked, str) or not isinstance(asked, Collection)
     labels = [asked] * len(seeds) if one else list(asked)
     if not count:

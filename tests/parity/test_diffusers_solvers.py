@@ -141,10 +141,8 @@ def test_heun_is_edm_algorithm_2(churn):
     def D(x, sigma):
         return denoise(x, process.level(float(sigma))).x0
 
-    raised = grids.churned(process, grid, churn, low, high)
-    ours = SAMPLERS["heun_edm"](
-        denoise, 80 * noise(0), grid, counted(50), churned=raised, churn_noise=s_noise
-    )
+    raised = grids.churned(process, grid, churn, (low, high), s_noise)
+    ours = SAMPLERS["heun_edm"](denoise, 80 * noise(0), grid, counted(50), churned=raised)
     # Karras et al. 2022, Algorithm 2, line by line.
     draw, N = counted(50), 18
     i = torch.arange(N, dtype=torch.float64)

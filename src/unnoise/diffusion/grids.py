@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
 
 KARRAS_RHO = 7.0
 PURE_NOISE = math.exp(-5.1)
-"""DPM-Solver's end: below this alpha, a schedule's own end says nothing about where noise begins."""
+"""A schedule whose alpha ends below this ends on pure noise (DPM-Solver's clip of lambda)."""
 
 
 def _leading(schedule: Schedule, steps: int) -> np.ndarray:
@@ -43,8 +44,8 @@ def _uniform(schedule: Schedule, steps: int) -> np.ndarray:
 def _noise_ends(schedule: Schedule) -> tuple[float, float]:
     """sigma / alpha at the first and last noisy level of a spacing by noise.
 
-    They are the schedule's own, as in DPM-Solver and diffusers, or in EDM's range where the schedule
-    ends on pure noise (flow, cosine, sigmoid): steps beyond sigma / alpha = 80 would be wasted.
+    They are the schedule's own, as in DPM-Solver and diffusers. Where the schedule ends on pure
+    noise (flow, cosine, sigmoid) they lie in EDM's range: steps beyond 80 would be wasted.
     """
     first, last = schedule.level(schedule.t_max), schedule.level(schedule.t_min)
     low = float(last.sigma / last.alpha)
@@ -81,7 +82,7 @@ SPACINGS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
 
 
 def make(schedule: Schedule, steps: int, spacing: str) -> list[Level]:
-    """The steps + 1 levels from noise to data; ValueError where two steps would fall on one level."""
+    """The steps + 1 levels from noise to data; ValueError where two would be the same."""
     if steps < 1:
         raise ValueError(f"steps: got {steps}, expected 1 or more")
     return _levels(schedule, SPACINGS[spacing](schedule, steps), spacing)
@@ -113,14 +114,27 @@ def zigzag(grid: Sequence[Level], repeats: int) -> list[Level]:
     return [*path, grid[-1]]
 
 
+class Churned(NamedTuple):
+    """How EDM's churn raises the noise before each step."""
+
+    levels: Sequence[Level]
+    """For each level of a grid, the one it is raised to; itself where there is no churn."""
+    noise: float = 1.0
+    """EDM's S_noise."""
+
+
 def churned(
-    schedule: Schedule, grid: Sequence[Level], churn: float, low: float, high: float
-) -> list[Level]:
-    """For each noisy level of a grid the one that EDM's churn raises it to, where low <= sigma / alpha <= high."""
+    schedule: Schedule,
+    grid: Sequence[Level],
+    churn: float,
+    between: tuple[float, float],
+    noise: float = 1.0,
+) -> Churned:
+    """EDM's churn of a grid where sigma / alpha is between two values."""
     gamma = min(churn / (len(grid) - 1), 2**0.5 - 1)  # EDM Alg. 2, line 5
-    raised = list(grid)
+    raised, (low, high) = list(grid), between
     for i, level in enumerate(grid[:-1]):
         if gamma > 0 and level.alpha > 0 and low <= level.sigma / level.alpha <= high:
             t = min(schedule.time(float((1 + gamma) * level.sigma / level.alpha)), schedule.t_max)
             raised[i] = schedule.level(t) if t > float(level.t) else level
-    return raised
+    return Churned(raised, noise)

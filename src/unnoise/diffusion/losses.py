@@ -1,15 +1,17 @@
 """What training minimises: which times are drawn, how they are weighed, L_simple and L_hybrid.
 
-The mean squared error is taken between the network's output F and its target, so with weighting "none" it is each
-paper's own loss: L_simple for eps (DDPM (14)), EDM's lambda(sigma)-weighted loss for edm, the velocity loss for flow.
+The mean squared error is taken between the network's output F and its target, so with weighting
+"none" it is each paper's own loss: L_simple for eps (DDPM (14)), EDM's lambda(sigma)-weighted loss
+for edm, the velocity loss for flow.
 
-Times are drawn as quantiles: u in (0, 1) -> t. A stratified batch (one u in each 1/b) has the same distribution and less
-variance between batches.
+Times are drawn as quantiles: u in (0, 1) -> t. A stratified batch (one u in each 1/b) has the same
+distribution and less variance between batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -54,6 +56,7 @@ def _logit_normal(u: Tensor, schedule: Schedule) -> Tensor:
     return torch.sigmoid(_normal_quantile(u))  # Esser et al. 2024, section 3.1
 
 
+TimeDistribution: TypeAlias = Callable[[Tensor, Schedule], Tensor]
 TIME_DISTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
     "uniform_discrete": _uniform_discrete,
     "uniform": _uniform,
@@ -67,7 +70,7 @@ Further keyword parameters are the fields of DiffusionConfig with the same names
 
 
 def draw_times(
-    distribution: Callable[[Tensor, Schedule], Tensor],
+    times: TimeDistribution,
     schedule: Schedule,
     count: int,
     generator: torch.Generator,
@@ -77,7 +80,7 @@ def draw_times(
     u = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
     if stratified:
         u = (torch.arange(count, device=u.device) + u) / count
-    return distribution(u.clamp(1e-9, 1 - 1e-9), schedule)
+    return times(u.clamp(1e-9, 1 - 1e-9), schedule)
 
 
 def _min_snr(level: Level, det: Scalar) -> Scalar:

@@ -8,11 +8,6 @@ from collections.abc import Callable
 
 
 def own_options(function: Callable[..., object], given: int) -> list[str]:
-    """The names of a function's parameters after the first `given`, except those fixed by `partial`."""
+    """The names of the parameters after the first `given`, without those that `partial` fixed."""
     fixed = function.keywords if isinstance(function, functools.partial) else {}
-    named = [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    return [name for name in named[given:] if name not in fixed]
+    return [name for name in [*inspect.signature(function).parameters][given:] if name not in fixed]

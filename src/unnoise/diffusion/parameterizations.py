@@ -1,7 +1,7 @@
 """What the network's output means: F = a * x0 + b * eps, two numbers per level.
 
 With `det = alpha * b - sigma * a`, both readings follow from x_t and F:
-`x0 = (b * x_t - sigma * F) / det` and `eps = (alpha * F - a * x_t) / det`.          (docs/maths.md, 3)
+`x0 = (b * x_t - sigma * F) / det` and `eps = (alpha * F - a * x_t) / det` (docs/maths.md, 3).
 The plain mean squared error between F and its target is the standard loss of each paper.
 
     name | a                | b               | det               | input scale

@@ -32,20 +32,12 @@ SIGMA_RANGE = (0.002, 80.0)
 class Schedule(Protocol):
     """What the rest of the package needs of a schedule."""
 
-    @property
-    def t_max(self) -> float:
-        """The time of pure noise."""
-        ...
-
-    @property
-    def t_min(self) -> float:
-        """The smallest noisy time that a network is trained on."""
-        ...
-
-    @property
-    def steps(self) -> int | None:
-        """T of a discrete schedule; None for a continuous one."""
-        ...
+    t_max: float
+    """The time of pure noise."""
+    t_min: float
+    """The smallest noisy time that a network is trained on."""
+    steps: int | None
+    """T of a discrete schedule; None for a continuous one."""
 
     def level(self, t: Scalar) -> Level:
         """The level at time t; a tensor of shape (b,) gives factors of shape (b, 1, 1, 1)."""
@@ -73,6 +65,7 @@ class Discrete:
     """T noise levels given by their alpha_bar, float64, shape (T + 1,), from 1 down."""
 
     t_min = 1.0
+    steps: int | None
 
     def __init__(self, alpha_bar: np.ndarray, shift: float = 1.0) -> None:
         _check(shift)
@@ -80,6 +73,7 @@ class Discrete:
         self.t_max = float(self.steps)
         self.alpha_bar = alpha_bar = alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
         # log(sigma / alpha) of t = 1..T, for fractional times; entry 0 would be -inf.
+        self.noisy_times = np.arange(1, self.steps + 1)
         self.log_noise = 0.5 * (np.log1p(-alpha_bar[1:]) - np.log(alpha_bar[1:]))
         self._tables: dict[torch.device, Tensor] = {}
 
@@ -94,7 +88,7 @@ class Discrete:
             return Level(float(t), alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
         if t < 1:
             raise ValueError(f"discrete time t = {t}: between 0 and 1 there is no noise level")
-        noise = math.exp(np.interp(t, np.arange(1, self.steps + 1), self.log_noise))
+        noise = math.exp(np.interp(t, self.noisy_times, self.log_noise))
         alpha = (1 + noise**2) ** -0.5
         return Level(t, alpha, noise * alpha)
 
@@ -107,9 +101,7 @@ class Discrete:
         return self._tables[device]
 
     def time(self, noise_to_signal: float) -> float:
-        return float(
-            np.interp(math.log(noise_to_signal), self.log_noise, np.arange(1, self.steps + 1))
-        )
+        return float(np.interp(math.log(noise_to_signal), self.log_noise, self.noisy_times))
 
     def network_time(self, level: Level) -> Scalar:
         return level.t - 1  # the papers' networks count from 0
@@ -118,7 +110,7 @@ class Discrete:
 class EDM:
     """EDM's variance-exploding levels: alpha = 1, sigma = t."""
 
-    steps = None
+    steps: int | None = None
 
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
         if not 0 < sigma_min < sigma_max < math.inf:
@@ -144,7 +136,7 @@ class EDM:
 class Flow:
     """Flow matching's straight line: alpha = 1 - t, sigma = t, at the shifted time."""
 
-    steps = None
+    steps: int | None = None
     t_min, t_max = 0.001, 1.0
 
     def __init__(self, shift: float) -> None:

@@ -17,31 +17,22 @@ from torch import Tensor
 from unnoise.diffusion.denoiser import Denoiser, Prediction
 from unnoise.diffusion.levels import DATA, Level
 from unnoise.diffusion.options import own_options
-from unnoise.diffusion.samplers.exponential import (
-    dpmpp_2m,
-    dpmpp_2m_sde,
-    dpmpp_3m,
-    unipc_2,
-    unipc_3,
-)
-from unnoise.diffusion.samplers.first_order import ddim, ddpm
-from unnoise.diffusion.samplers.heun import heun, heun_edm
-from unnoise.diffusion.samplers.ipndm import ipndm, ipndm_edm
+from unnoise.diffusion.samplers import exponential, first_order, heun, ipndm
 from unnoise.diffusion.samplers.step import Step
 
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
-    "ddpm": ddpm,
-    "ddim": ddim,
-    "euler": ddim,
-    "heun": heun,
-    "heun_edm": heun_edm,
-    "dpmpp_2m": dpmpp_2m,
-    "dpmpp_3m": dpmpp_3m,
-    "dpmpp_2m_sde": dpmpp_2m_sde,
-    "unipc_2": unipc_2,
-    "unipc_3": unipc_3,
-    "ipndm": ipndm,
-    "ipndm_edm": ipndm_edm,
+    "ddpm": first_order.ddpm,
+    "ddim": first_order.ddim,
+    "euler": first_order.ddim,
+    "heun": heun.heun,
+    "heun_edm": heun.heun_edm,
+    "dpmpp_2m": exponential.dpmpp_2m,
+    "dpmpp_3m": exponential.dpmpp_3m,
+    "dpmpp_2m_sde": exponential.dpmpp_2m_sde,
+    "unipc_2": exponential.unipc_2,
+    "unipc_3": exponential.unipc_3,
+    "ipndm": ipndm.ipndm,
+    "ipndm_edm": ipndm.ipndm_edm,
 }
 """Name -> sampler."""
 

@@ -7,7 +7,7 @@ Both solve
 with x0 replaced by the polynomial through the predictions of the last steps (DPM-Solver++,
 predictor) and of the new one (UniPC's corrector), and integrated exactly (docs/maths.md, 7).
 
-Two points are the exception: the papers weigh their difference by 1/2 and not by the exact integral.
+Two points are the exception: the papers weigh their difference by 1/2, not by the exact integral.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""First order, one evaluation per step: ancestral DDPM and DDIM, which is Euler's method in every frame."""
+"""First order: ancestral DDPM, and DDIM, which is Euler's method in every frame."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Two ways to write the probability-flow ODE as dy/du = slope.
 
-Here y = x / scale(level) and u = time(level). The first-order step x_s = alpha_s x0 + sigma_s eps is
-the Euler step of both (and of every other frame), so solvers start from it, and a frame only says
-how slopes at several levels are combined.
+Here y = x / scale(level) and u = time(level). x_s = alpha_s x0 + sigma_s eps is the Euler step of
+both (and of every other frame), so solvers start from it, and a frame only says how slopes at
+several levels are combined.
 
     flow | y = x / (alpha + sigma) | u = sigma / (alpha + sigma) in [0, 1] | slope = eps - x0
-    edm  | y = x / alpha           | u = sigma / alpha                     | slope = eps          EDM (1)
+    edm  | y = x / alpha           | u = sigma / alpha (EDM (1))           | slope = eps
 
 The flow frame exists at alpha = 0 too, where the edm frame divides by 0.
 """
