@@ -131,7 +131,7 @@ def test_the_standard_deviation_of_the_data_is_measured_and_kept(tmp_path):
     config = unnoise.preset("digits", {"diffusion.sigma_data": None, "device": "cpu"})
     data = unnoise.load_data(config)
     record = prepare(config, data, tmp_path).record()
-    pixels = unnoise.to_model(torch.from_numpy(data.images[: data.num_train])).double()
+    pixels = unnoise.to_model(torch.from_numpy(data.images[: data.num_train].copy())).double()
     kept = record["config"]["diffusion"]["sigma_data"]
     assert kept == pytest.approx(float(pixels.std(correction=0)))
     assert unnoise.load("digits", "cpu").diffusion.sigma_data == 0.5  # as in every old file

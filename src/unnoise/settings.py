@@ -10,7 +10,7 @@ from unnoise.errors import ConfigError, nearest
 
 Label: TypeAlias = int | str
 """The number or the name of a class; "none" asks for no class."""
-Labels: TypeAlias = Label | Sequence[Label] | None
+Labels: TypeAlias = Label | Sequence[Label | None] | None
 """One label for all images, one for each, or None: an image's seed modulo the number of classes."""
 
 TUNED_NAMES = ("fast", "balanced", "best")
@@ -24,7 +24,7 @@ def resolve(
     A tuned name as `sampler` brings its whole settings. Other steps or spacings are an ordinary
     grid, and another sampler has none of the options of the first.
     """
-    name, changes = asked.get("sampler"), dict(asked)
+    name, changes = str(asked.get("sampler")), dict(asked)
     if name in tuned:
         changes = {**tuned[name], **asked, "sampler": tuned[name]["sampler"]}
     elif name in TUNED_NAMES:
@@ -43,8 +43,10 @@ def class_numbers(
     seeds: Sequence[int], asked: Labels, count: int, names: Sequence[str]
 ) -> list[int] | None:
     """The class of every image, or None for a model without classes; `count` is no class."""
-    one = isinstance(asked, str) or not isinstance(asked, Collection)
-    labels = [asked] * len(seeds) if one else list(asked)
+    if isinstance(asked, str) or not isinstance(asked, Collection):
+        labels = [asked] * len(seeds)
+    else:
+        labels = list(asked)
     if not count:
         given = [label for label in labels if label not in (None, "none")]
         if given:

@@ -112,7 +112,7 @@ class EDM:
 
     steps: int | None = None
 
-    def __init__(self, sigma_min: float, sigma_max: float) -> None:
+    def __init__(self, timesteps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         if not 0 < sigma_min < sigma_max < math.inf:
             raise ValueError(
                 f"got sigma_min {sigma_min:g} and sigma_max {sigma_max:g}, "
@@ -139,7 +139,7 @@ class Flow:
     steps: int | None = None
     t_min, t_max = 0.001, 1.0
 
-    def __init__(self, shift: float) -> None:
+    def __init__(self, timesteps: int, shift: float = 1.0) -> None:
         _check(shift)
         self.shift = shift
 
@@ -191,8 +191,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": linear,
     "cosine": cosine,
     "sigmoid": sigmoid,
-    "edm": lambda steps, sigma_min=0.002, sigma_max=80.0: EDM(sigma_min, sigma_max),
-    "flow": lambda steps, shift=1.0: Flow(shift),
+    "edm": EDM,
+    "flow": Flow,
 }
 """Name -> function of T (which continuous schedules ignore) and of keyword options of its own.
 

@@ -13,7 +13,7 @@ The flow frame exists at alpha = 0 too, where the edm frame divides by 0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -21,7 +21,8 @@ from unnoise.diffusion.denoiser import Prediction
 from unnoise.diffusion.levels import Level
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True)
+class Frame:
     """scale and time of a level, slope of a prediction."""
 
     scale: Callable[[Level], float]
