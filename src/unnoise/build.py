@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,7 +18,8 @@ from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.gaussian import VARIANCES
 from unnoise.diffusion.grids import SPACINGS
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS
+from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS, TimeDistribution
+from unnoise.diffusion.options import own_options
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
 from unnoise.diffusion.samplers import SAMPLERS, options
 from unnoise.diffusion.schedules import SCHEDULES, Schedule
@@ -48,34 +51,78 @@ def network(config: RunConfig, shape: Shape) -> Network:
         return build(config.network, shape, shape.channels * (2 if learned else 1))
 
 
+def check_options(given: Collection[str], known: Collection[str], field: str, owner: str) -> None:
+    """ConfigError for an option that the owner does not have."""
+    for name in given:
+        if not known:
+            raise ConfigError(f"{field}: got {name!r}, but {owner} has no options; leave it out")
+        if name not in known:
+            raise ConfigError(f"{field}: {owner} has no {name!r}; {nearest(name, known)}")
+
+
+def schedule(config: DiffusionConfig) -> Schedule:
+    """The schedule with its options."""
+    make, field = lookup(SCHEDULES, config.schedule, "diffusion.schedule"), "schedule_options"
+    options = config.schedule_options
+    check_options(options, own_options(make, 1), f"diffusion.{field}", repr(config.schedule))
+    try:
+        return make(config.timesteps, **options)
+    except ValueError as error:
+        raise ConfigError(f"diffusion.{field}: {error}") from error
+
+
+def times(config: DiffusionConfig) -> TimeDistribution:
+    """The distribution of training times, with the settings that it takes."""
+    distribution = lookup(TIME_DISTRIBUTIONS, config.times, "diffusion.times")
+    names = set(own_options(distribution, 2)) & vars(config).keys()
+    return partial(distribution, **{name: getattr(config, name) for name in names})
+
+
 def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
-    """The network with its schedule and parameterization; ConfigError for combinations that do not exist."""
-    schedule = lookup(SCHEDULES, config.schedule, "diffusion.schedule")(config.timesteps)
+    """The network with its schedule and parameterization.
+
+    ConfigError for combinations that do not exist.
+    """
+    process = schedule(config)
     lookup(PARAMETERIZATIONS, config.parameterization, "diffusion.parameterization")
     lookup(TIME_DISTRIBUTIONS, config.times, "diffusion.times")
     lookup(WEIGHTINGS, config.weighting, "diffusion.weighting")
     lookup(dict.fromkeys(VARIANCES), config.variance, "diffusion.variance")
-    if (schedule.steps is None) == (config.times == "uniform_discrete"):
-        fix = "uniform" if schedule.steps is None else "uniform_discrete"
+    if (process.steps is None) == (config.times == "uniform_discrete"):
+        fix = "uniform" if process.steps is None else "uniform_discrete"
         raise ConfigError(
-            f"diffusion.times: got {config.times!r} with schedule {config.schedule!r}; expected {fix!r}"
+            f"diffusion.times: got {config.times!r} with schedule {config.schedule!r}; "
+            f"expected {fix!r}"
         )
-    if config.variance == "learned" and schedule.steps is None:
+    if config.variance == "learned" and process.steps is None:
         raise ConfigError(
             f"diffusion.variance: 'learned' needs a discrete schedule, got {config.schedule!r}"
         )
-    if config.parameterization == "eps" and schedule.level(schedule.t_max).alpha == 0:
+    if config.parameterization == "eps" and process.level(process.t_max).alpha == 0:
         raise ConfigError(
-            f"diffusion.parameterization: 'eps' cannot start from pure noise on schedule {config.schedule!r}; "
-            "expected flow, v, x0 or edm"
+            "diffusion.parameterization: 'eps' cannot start from pure noise on schedule "
+            f"{config.schedule!r}; expected flow, v, x0 or edm"
         )
-    return DiffusionModel(net, schedule, config.parameterization, config.variance)
+    if config.sigma_data is None:
+        raise ConfigError(
+            "diffusion.sigma_data: got None, expected the data's, which training measures"
+        )
+    return DiffusionModel(
+        net,
+        process,
+        config.parameterization,
+        config.variance,
+        config.sigma_data,
+        config.time_scale,
+    )
 
 
 def check_sampling(config: SampleConfig) -> None:
     """ConfigError for an unknown sampler or spacing, or a number out of range."""
     lookup(SAMPLERS, config.sampler, "sample.sampler")
     lookup(SPACINGS, config.spacing, "sample.spacing")
+    own = [name for name in options(config.sampler) if name not in SETTLED]
+    check_options(config.sampler_options, own, "sample.sampler_options", repr(config.sampler))
     if not 0 <= config.eta <= 1:
         raise ConfigError(
             f"sample.eta: got {config.eta:g}, expected 0 (deterministic) to 1 (ancestral)"
@@ -108,8 +155,30 @@ def check_sampling(config: SampleConfig) -> None:
         )
 
 
+SETTLED = {"variance", "churned", *(field.name for field in fields(SampleConfig))}
+"""Names of sampler options whose values are settings."""
+
+
+def sampler_options(
+    config: SampleConfig, model: DiffusionModel, grid: Sequence[Level]
+) -> dict[str, Any]:
+    """Keyword arguments of the chosen sampler: the settings of these names, and its own options."""
+    values = {
+        **vars(config),
+        "variance": model.variance,
+        "churned": grids.churned(
+            model.schedule, grid, config.churn, config.churn_range, config.churn_noise
+        ),
+        **config.sampler_options,
+    }
+    return {name: values[name] for name in options(config.sampler) if name in values}
+
+
 def grid(config: SampleConfig, schedule: Schedule) -> list[Level]:
-    """The levels that sampling with these settings visits; ConfigError where there are too few for the steps."""
+    """The levels that sampling with these settings visits.
+
+    ConfigError where the schedule has too few for the steps.
+    """
     try:
         if config.noises:
             return grids.from_noises(schedule, config.noises)

@@ -37,6 +37,17 @@ class DiffusionConfig:
     """How training times are drawn: uniform_discrete, uniform, log_normal_sigma or logit_normal."""
     weighting: str = "none"
     """Weight of the loss by noise level: none, min_snr or learned (EDM2's uncertainty)."""
+    schedule_options: dict[str, float] = field(default_factory=dict)
+    """Options of the schedule: shift multiplies sigma / alpha (linear, cosine, sigmoid, flow);
+    sigma_min and sigma_max are edm's range."""
+    time_scale: float = 1.0
+    """Factor on the time that the network is given; 1000 / timesteps is Improved DDPM's."""
+    sigma_data: float | None = 0.5
+    """Standard deviation of the images in [-1, 1], for parameterization edm; None measures it."""
+    p_mean: float = -1.2
+    """Mean of ln sigma, for times log_normal_sigma."""
+    p_std: float = 1.2
+    """Standard deviation of ln sigma, for times log_normal_sigma."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,8 @@ class SampleConfig:
 
     sampler: str = "ddim"
     """ddpm, ddim (= euler), heun, heun_edm, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc_2, unipc_3, ipndm or ipndm_edm."""
+    sampler_options: dict[str, float] = field(default_factory=dict)
+    """Options of the sampler that have no setting here, such as curvature 0.5 for dpmpp_3m."""
     steps: int = 50
     """Steps of the sampler; one network evaluation each, two for heun."""
     spacing: str = "trailing"
@@ -250,6 +263,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if arguments[-1] is not ... and len(parts) != len(arguments):
             raise ConfigError(f"{where}: got {len(parts)} values, expected {len(arguments)}")
         return tuple(_coerce(arguments[0], part, where) for part in parts)
+    if origin is dict and isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return {str(key): _coerce(arguments[1], part, f"{where}.{key}") for key, part in items}
     if origin is Literal:
         if value in arguments:
             return value
@@ -294,9 +310,12 @@ def check(config: RunConfig) -> None:
         "train.keep_checkpoints": config.train.keep_checkpoints,
         "train.max_skipped": config.train.max_skipped,
         "sample.steps": config.sample.steps,
+        "diffusion.time_scale": config.diffusion.time_scale,
+        "diffusion.p_std": config.diffusion.p_std,
     }
     optional = {
         "train.micro_batch": config.train.micro_batch,
+        "diffusion.sigma_data": config.diffusion.sigma_data,
         "train.muon_lr": config.train.muon_lr,
         "train.epochs": config.train.epochs,
         "train.kimg": config.train.kimg,

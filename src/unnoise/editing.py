@@ -22,15 +22,17 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
+from unnoise import build
 from unnoise.config import SampleConfig
 from unnoise.data.fit import Target
 from unnoise.data.folder import read_picture as read_fitted
 from unnoise.data.images import from_model, to_model
 from unnoise.diffusion import editing, grids
+from unnoise.diffusion.denoiser import thresholded
 from unnoise.diffusion.gaussian import diffuse
 from unnoise.diffusion.guidance import mixture
 from unnoise.diffusion.noise import Noise
-from unnoise.diffusion.samplers import STOCHASTIC
+from unnoise.diffusion.samplers import stochastic
 from unnoise.errors import ConfigError, DataError
 from unnoise.model import SAMPLE_BATCH, Model, last
 
@@ -120,7 +122,7 @@ def _inpaint(
     where = model.arithmetic.device
     first, grid = noise.normal(), grids.zigzag(model.grid(chosen), resample)
     known = to_model(pictures.to(where))
-    draw = noise.normal if chosen.sampler in STOCHASTIC else lambda: first
+    draw = noise.normal if stochastic(chosen.sampler) else lambda: first
     denoiser = editing.inpaint(
         model.denoiser(labels, chosen), known, unknown.to(where)[None, None], draw
     )
@@ -274,9 +276,8 @@ def morph(
         labels, weights = [*labels, null], [*weights, torch.full_like(share, 1 - scale)]
     denoiser = mixture(model.fast(chosen), [v for v in labels if v is not None], weights)
     grid = model.grid(chosen)
-    steps = model.walk(
-        model.thresholded(denoiser, chosen), grid, model.noise(range(frames)), chosen, start
-    )
+    denoiser = thresholded(denoiser, chosen.clip_x0, chosen.dynamic_threshold)
+    steps = model.walk(denoiser, grid, model.noise(range(frames)), chosen, start)
     return from_model(last(steps).x.cpu())
 
 
@@ -290,7 +291,8 @@ def _source_settings(
 
 def _deterministic(model: Model, settings: dict[str, Any]) -> SampleConfig:
     chosen = model.settings(**settings)
-    if chosen.sampler in STOCHASTIC or chosen.eta > 0 or chosen.churn > 0:
+    grid = model.grid(chosen)
+    if stochastic(chosen.sampler, grid, build.sampler_options(chosen, model.diffusion, grid)):
         raise ConfigError(
             f"sample.sampler: got {chosen.sampler!r} with eta {chosen.eta:g} and churn {chosen.churn:g}; this edit needs "
             "one without noise on the way, such as ddim with eta 0"

@@ -21,16 +21,10 @@ from torch import Tensor, nn
 
 from unnoise import build, checkpoint, precision
 from unnoise.checkpoint import MODEL_FILE
-from unnoise.config import RunConfig, SampleConfig, from_dict, to_dict
+from unnoise.config import RunConfig, SampleConfig, from_dict
 from unnoise.data.images import from_model
-from unnoise.diffusion import grids, samplers
-from unnoise.diffusion.denoiser import (
-    Denoiser,
-    DiffusionModel,
-    clip_x0,
-    conditional,
-    dynamic_threshold,
-)
+from unnoise.diffusion import samplers
+from unnoise.diffusion.denoiser import Denoiser, DiffusionModel, conditional, thresholded
 from unnoise.diffusion.guidance import autoguidance, classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
@@ -40,6 +34,7 @@ from unnoise.memory import images_at_once, in_batches
 from unnoise.networks.cuda_graphs import Graphed
 from unnoise.networks.network import Network
 from unnoise.precision import find_device
+from unnoise.settings import Labels, class_numbers, resolve
 
 SAMPLE_BATCH = 64
 """Images per network call, where the call does not choose them itself."""
@@ -59,9 +54,8 @@ class Model:
     @property
     def weights_hash(self) -> str:
         """The first 12 digits of the SHA-256 of the weights."""
-        return str(self.record.get("weights") or checkpoint.fingerprint(self.network.state_dict()))[
-            :12
-        ]
+        weights = self.record.get("weights") or checkpoint.fingerprint(self.network.state_dict())
+        return str(weights)[:12]
 
     def to(self, device: str | torch.device) -> Model:
         """This model on a device: itself where it is there already, else a copy."""
@@ -76,17 +70,18 @@ class Model:
         seed: int = 0,
         *,
         seeds: Sequence[int] | None = None,
-        label: int | str | None = None,
+        label: Labels = None,
         batch_size: int | None = None,
         guide: Model | None = None,
         **settings: Any,
     ) -> UInt8[Tensor, "n c h w"]:
         """Images of seeds seed .. seed + num - 1 (or of `seeds`), uint8 (n, c, h, w) on the CPU.
 
-        An image depends on its seed and label, not on its batch. `label` is a number or a class name; by default each
-        image's is its seed modulo the number of classes; "none" samples without one. `guide` is a worse model for
-        autoguidance. `settings` change fields of the model's own SampleConfig: sampler, steps, guidance_scale, ..
-        `batch_size` None is `images_at_once`; where memory runs out, half as many and so on.
+        An image depends on its seed and label, not on its batch. `label` is a class's number or
+        name, or "none" for no class, or one of these for each image; without it, an image's label is
+        its seed modulo the number of classes. `guide` is a worse model for autoguidance. `settings`
+        change fields of the model's own SampleConfig: sampler, steps, guidance_scale, ..
+        `batch_size` None is `images_at_once`; it is halved where memory runs out.
         """
         seeds = list(range(seed, seed + num)) if seeds is None else list(seeds)
         size = self.images_at_once(guide, **settings) if batch_size is None else batch_size
@@ -94,33 +89,37 @@ class Model:
             raise ConfigError(
                 f"sample: got {len(seeds)} images in batches of {size}, expected 1 or more of both"
             )
+        labels = self.labels(seeds, label)
 
         def made(rows: slice) -> Tensor:
-            return from_model(last(self.steps(seeds[rows], label, guide, **settings)).x.cpu())
+            part = None if labels is None else labels[rows]
+            return from_model(last(self._steps(seeds[rows], part, guide, **settings)).x.cpu())
 
         return torch.cat(list(in_batches(len(seeds), size, made)))
 
     def images_at_once(self, guide: Model | None = None, **settings: Any) -> int:
-        """The batch size for these settings on this device: by the width of the network and the size of its images."""
+        """The batch size for these settings on this device."""
         chosen, shape = self.settings(guide=guide, **settings), self.shape
-        doubled = (
-            guide is None and chosen.guidance_scale != 1
-        )  # one call with and without the label
+        calls = 2 if guide is None and chosen.guidance_scale != 1 else 1  # with and without label
         device = self.arithmetic.device
-        on_cpu = device.type == "cpu"
-        bytes_per_image = self.network.widest_bytes(shape.height, shape.width, on_cpu)
-        return images_at_once(bytes_per_image * (2 if doubled else 1), device)
+        bytes_per_image = self.network.widest_bytes(shape.height, shape.width, device.type == "cpu")
+        return images_at_once(bytes_per_image * calls, device)
 
     def steps(
         self,
         seeds: Sequence[int],
-        label: int | str | None = None,
+        label: Labels = None,
         guide: Model | None = None,
         **settings: Any,
     ) -> Iterator[Step]:
-        """The steps of one batch, from noise to data: for pictures of the process, previews and cancelling."""
+        """The steps of one batch, from noise to data, to watch or to cancel."""
+        return self._steps(seeds, self.labels(seeds, label), guide, **settings)
+
+    def _steps(
+        self, seeds: Sequence[int], labels: Tensor | None, guide: Model | None, **settings: Any
+    ) -> Iterator[Step]:
         chosen = self.settings(guide=guide, **settings)
-        denoiser = self.denoiser(self.labels(seeds, label), chosen, guide)
+        denoiser = self.denoiser(labels, chosen, guide)
         return self.walk(denoiser, self.grid(chosen), self.noise(seeds), chosen)
 
     def fast(self, chosen: SampleConfig) -> DiffusionModel:
@@ -141,21 +140,14 @@ class Model:
     def denoiser(
         self, labels: Tensor | None, chosen: SampleConfig, guide: Model | None = None
     ) -> Denoiser:
-        """This network as a denoiser for (n,) labels: guided and thresholded as the settings say."""
+        """This network as a denoiser for (n,) labels, guided and thresholded by the settings."""
         scale, interval, model = chosen.guidance_scale, chosen.guidance_interval, self.fast(chosen)
         if guide is None:
             denoiser = classifier_free(model, labels, self.shape.num_classes, scale, interval)
         else:
             worse = conditional(guide.fast(chosen), labels)
             denoiser = autoguidance(conditional(model, labels), worse, scale, interval)
-        return self.thresholded(denoiser, chosen)
-
-    @staticmethod
-    def thresholded(denoiser: Denoiser, chosen: SampleConfig) -> Denoiser:
-        """The denoiser with its x0 clipped as the settings say."""
-        if chosen.dynamic_threshold > 0:
-            return dynamic_threshold(denoiser, chosen.dynamic_threshold)
-        return clip_x0(denoiser) if chosen.clip_x0 else denoiser
+        return thresholded(denoiser, chosen.clip_x0, chosen.dynamic_threshold)
 
     def noise(self, seeds: Sequence[int]) -> Noise:
         """The noise of images of these seeds."""
@@ -177,132 +169,84 @@ class Model:
         chosen: SampleConfig,
         start: Tensor | None = None,
     ) -> Iterator[Step]:
-        """The chosen sampler's steps along a grid, from pure noise or from `start`, in this model's arithmetic."""
-        options = self._options(chosen, grid)
+        """The chosen sampler's steps along a grid, from pure noise or from `start`."""
+        options = build.sampler_options(chosen, self.diffusion, grid)
         return self.compute(
             samplers.walk(chosen.sampler, denoiser, grid, noise.normal, options, start)
         )
 
     def compute(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Steps computed without gradients and in this model's precision."""
-        while True:  # the modes are entered per step, so that the caller's code between steps is not under them
+        while True:  # the modes are entered for each step: the caller's code is not under them
             with torch.inference_mode(), self.arithmetic.autocast():
                 step = next(steps, None)
             if step is None:
                 return
             yield step
 
-    def _options(self, chosen: SampleConfig, grid: list[Level]) -> dict[str, Any]:
-        """What the sampler takes of all that a sampler may take."""
-        low, high = chosen.churn_range
-        values: dict[str, Any] = {
-            "eta": chosen.eta,
-            "variance": self.config.diffusion.variance,
-            "churned": grids.churned(self.diffusion.schedule, grid, chosen.churn, low, high),
-            "churn_noise": chosen.churn_noise,
-        }
-        return {name: values[name] for name in samplers.options(chosen.sampler) & values.keys()}
-
     @property
     def tuned(self) -> dict[str, dict[str, Any]]:
-        """Settings that `unnoise tune-sampler` found, by name: fast, balanced, best, and one per budget."""
+        """The settings that `unnoise tune-sampler` found, by name: fast, nfe_10, .."""
         return self.record.get("tuned", {})
 
     def settings(self, guide: Model | None = None, **changes: Any) -> SampleConfig:
-        """The model's sampling defaults with changes; a tuned name as `sampler` brings its whole settings.
+        """The model's sampling defaults with changes; see `settings.resolve`.
 
         ConfigError for unknown names, or for guidance without classes or a guide.
         """
-        asked = self._untuned(changes)
-        if "noises" not in asked and asked.keys() & {"steps", "spacing"}:
-            asked = {**asked, "noises": ()}
-        changes = {**self.tuned.get(str(changes.get("sampler")), {}), **asked}
-        merged = from_dict(SampleConfig, {**to_dict(self.config.sample), **changes}, "sample.")
-        build.check_sampling(merged)
+        chosen = resolve(self.config.sample, self.tuned, changes)
+        build.check_sampling(chosen)
         if changes.get("cuda_graphs") and self.arithmetic.device.type != "cuda":
             raise ConfigError(
-                f"sample.cuda_graphs: needs CUDA, got device {self.arithmetic.device.type}; leave it out"
+                f"sample.cuda_graphs: needs CUDA, got device {self.arithmetic.device.type}; "
+                "leave it out"
             )
         if guide is not None:
-            self._check_guide(guide, merged)
+            _check_guide(self, guide, chosen)
         elif not self.shape.num_classes:
             if changes.get("guidance_scale", 1) != 1:
                 raise ConfigError(
                     "sample.guidance_scale: this model has no classes; expected 1, or a guide"
                 )
-            return dataclasses.replace(merged, guidance_scale=1.0)
-        return merged
+            return dataclasses.replace(chosen, guidance_scale=1.0)
+        return chosen
 
-    def _untuned(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """Changes without a sampler that is a tuned name; a line that says so where nothing is tuned."""
-        name = changes.get("sampler")
-        if name in self.tuned:
-            return {key: value for key, value in changes.items() if key != "sampler"}
-        if name in ("fast", "balanced", "best"):
-            raise ConfigError(
-                f"sample.sampler: {name!r} is not tuned for this model; run `unnoise tune-sampler` on it"
-            )
-        return changes
-
-    def _check_guide(self, guide: Model, chosen: SampleConfig) -> None:
-        if (
-            guide.shape != self.shape
-            or guide.config.diffusion.schedule != self.config.diffusion.schedule
-        ):
-            raise ConfigError(
-                f"guide: its images and schedule ({guide.shape}, {guide.config.diffusion.schedule}) differ from the "
-                f"model's ({self.shape}, {self.config.diffusion.schedule}); expected a worse model of the same kind"
-            )
-        if chosen.guidance_scale == 1:
-            raise ConfigError(
-                "guide: guidance_scale is 1, which is no guidance; give one such as 2"
-            )
-
-    def labels(self, seeds: Sequence[int], label: int | str | None) -> Tensor | None:
+    def labels(self, seeds: Sequence[int], label: Labels) -> Tensor | None:
         """(n,) labels on the device, or None for a model without classes."""
-        count = self.shape.num_classes
-        if not count:
-            if label not in (None, "none"):
-                raise ConfigError(
-                    f"label: got {label!r}, but this model was trained without labels; leave it out"
-                )
-            return None
-        values = [seed % count if label is None else self._label_number(label) for seed in seeds]
-        return torch.tensor(values, device=self.arithmetic.device)
-
-    def _label_number(self, label: int | str) -> int:
-        count = self.shape.num_classes
-        if label == "none":
-            return count
-        if isinstance(label, str) and label in self.class_names:
-            return self.class_names.index(label)
-        try:
-            number = int(label)
-        except ValueError:
-            raise ConfigError(
-                f"label: no class {label!r}; {nearest(str(label), self.class_names)}"
-            ) from None
-        if not 0 <= number < count:
-            raise ConfigError(
-                f"label: got {number}, expected 0 to {count - 1} or a class name or none"
-            )
-        return number
+        numbers = class_numbers(seeds, label, self.shape.num_classes, self.class_names)
+        return None if numbers is None else torch.tensor(numbers, device=self.arithmetic.device)
 
     def with_tuned(self, tuned: dict[str, dict[str, Any]]) -> Model:
         """This model with named sampling settings in its record."""
         return Model(self.network, self.config, {**self.record, "tuned": tuned})
 
     def save(self, path: Path | str, half: bool = False) -> None:
-        """Write the model as one self-describing file; `half`: weights as fp16, ConfigError for one beyond its range."""
+        """Write the model as one self-describing file, with `half` as fp16.
+
+        ConfigError for a weight beyond the range of fp16.
+        """
         tensors = self.network.state_dict()
         if half:
             tensors = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}
             beyond = [key for key, value in tensors.items() if not value.isfinite().all()]
             if beyond:
                 raise ConfigError(
-                    f"half: {beyond[0]} is beyond fp16's 65504; expected smaller weights, or full precision"
+                    f"half: {beyond[0]} is beyond fp16's 65504; "
+                    "expected smaller weights, or full precision"
                 )
         checkpoint.save_model(Path(path), tensors, self.record)
+
+
+def _check_guide(model: Model, guide: Model, chosen: SampleConfig) -> None:
+    shape, schedule = model.shape, model.config.diffusion.schedule
+    if guide.shape != shape or guide.config.diffusion.schedule != schedule:
+        raise ConfigError(
+            f"guide: its images and schedule ({guide.shape}, {guide.config.diffusion.schedule}) "
+            f"differ from the model's ({shape}, {schedule}); "
+            "expected a worse model of the same kind"
+        )
+    if chosen.guidance_scale == 1:
+        raise ConfigError("guide: guidance_scale is 1, which is no guidance; give one such as 2")
 
 
 def last(steps: Iterator[Step]) -> Step:
@@ -317,7 +261,7 @@ def bundled() -> dict[str, Path]:
 
 
 def find(name: str | Path) -> Path:
-    """The model file of a bundled name, a run folder or a path; CheckpointError if there is none."""
+    """The model file of a bundled name, run folder or path; CheckpointError if there is none."""
     path = Path(name)
     if (path / MODEL_FILE).is_file():
         return path / MODEL_FILE
@@ -335,7 +279,10 @@ def find(name: str | Path) -> Path:
 
 
 def load(name: str | Path, device: str = "auto") -> Model:
-    """A model by bundled name, run folder, model file or checkpoint folder (its averaged weights), ready to sample."""
+    """A model by bundled name, run folder, model file or checkpoint folder, ready to sample.
+
+    A checkpoint's model has its averaged weights.
+    """
     path = Path(name)
     if (path / checkpoint.MANIFEST).is_file():
         groups, record = checkpoint.load(path)
@@ -379,6 +326,9 @@ def generate_samples(
     seed: int = 0,
     **settings: Any,
 ) -> Float[Tensor, "n c h w"]:
-    """`num_samples` images as floats in [0, 1], shape (n, c, h, w), on the CPU; `settings` as in `Model.sample`."""
+    """`num_samples` images as floats in [0, 1], shape (n, c, h, w), on the CPU.
+
+    `settings` are those of `Model.sample`.
+    """
     model = model if device is None else model.to(device)
     return model.sample(num_samples, seed, **settings).float() / 255

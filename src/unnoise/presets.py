@@ -112,6 +112,7 @@ def iddpm() -> RunConfig:
         "network.attention_heads": 4, "network.conditioning": "scale_shift",
         "network.dropout": 0.3, "network.frequencies": "iddpm",
         "diffusion.timesteps": 4000, "diffusion.variance": "learned",
+        "diffusion.time_scale": 0.25,  # network time goes from 0 to 1000
         "train.kimg": 64_000, "train.batch_size": 128, "train.lr": 1e-4,
         "train.lr_schedule": "constant", "train.warmup_kimg": 0, "train.ema_halflife_kimg": 887,
         "train.labels": False,

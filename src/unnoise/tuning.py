@@ -26,14 +26,15 @@ from unnoise.config import SampleConfig
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import Prediction
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.samplers import SAMPLERS, STOCHASTIC, steps_within
+from unnoise.diffusion.samplers import SAMPLERS, steps_within, stochastic
 from unnoise.diffusion.samplers.first_order import euler
 from unnoise.errors import ConfigError
 from unnoise.model import Model, last
 
 BUDGETS = (5, 8, 10, 15, 20)
 NAMES = ("fast", "balanced", "best")
-REFERENCE = {"sampler": "dpmpp_3m", "steps": 128, "spacing": "log_snr"}
+EXACT: dict[str, Any] = {"eta": 0.0, "churn": 0.0, "sampler_options": {}}
+REFERENCE: dict[str, Any] = {"sampler": "dpmpp_3m", "steps": 128, "spacing": "log_snr"}
 ENDS = tuple((high, low) for high in (80.0, 30.0, 12.0) for low in (0.002, 0.02, 0.06, 0.15))
 """sigma / alpha at the first and last noisy level, for the spacings by noise."""
 RHOS = (3.0, 7.0)
@@ -80,7 +81,7 @@ class Trajectory:
     def __init__(self, model: Model, chosen: SampleConfig, seeds: Sequence[int]) -> None:
         self.model, self.chosen, self.seeds = model, chosen, list(seeds)
         self.denoiser = model.denoiser(model.labels(self.seeds, None), chosen)
-        reference = replace(chosen, noises=(), eta=0.0, churn=0.0, **REFERENCE)
+        reference = replace(chosen, noises=(), **EXACT, **REFERENCE)
         self.grid = model.grid(reference)
         self.start = self.grid[0].sigma * model.noise(self.seeds).normal()
         self.nodes: list[tuple[Level, Tensor, Prediction]] = []
@@ -98,9 +99,7 @@ class Trajectory:
         denoiser = self.denoiser
         if len(seeds) < len(self.seeds):
             denoiser = model.denoiser(model.labels(seeds, None), self.chosen)
-        settings = replace(
-            self.chosen, sampler=candidate.sampler, noises=candidate.noises, eta=0.0, churn=0.0
-        )
+        settings = replace(self.chosen, sampler=candidate.sampler, noises=candidate.noises, **EXACT)
         try:
             grid = model.grid(settings)
         except ConfigError:  # two levels of a discrete schedule fall together
@@ -175,11 +174,12 @@ def _ranked(search: Trajectory, candidates: Iterable[Candidate]) -> list[Candida
 def _untuned(model: Model, budget: int) -> Iterable[Candidate]:
     """Every deterministic solver on every spacing."""
     for sampler in SAMPLERS:
-        if sampler in STOCHASTIC or sampler == "euler":  # euler is ddim
+        if stochastic(sampler) or sampler == "euler":  # euler is ddim
             continue
+        steps = steps_within(sampler, budget)
         for name in grids.SPACINGS:
             try:
-                grid = grids.make(model.diffusion.schedule, steps_within(sampler, budget), name)
+                grid = grids.make(model.diffusion.schedule, steps, name)
             except ValueError:
                 continue
             yield Candidate(sampler, _noises(grid), name)

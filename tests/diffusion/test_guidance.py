@@ -1,4 +1,4 @@
-"""Guidance and thresholding: denoisers made from denoisers."""
+"""Guidance: denoisers made from denoisers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ import pytest
 import torch
 from tests.mixture import Mixture
 
-from unnoise.diffusion.denoiser import (
-    DiffusionModel,
-    Prediction,
-    clip_x0,
-    conditional,
-    dynamic_threshold,
-)
+from unnoise.diffusion.denoiser import DiffusionModel, Prediction, conditional
 from unnoise.diffusion.guidance import autoguidance, classifier_free, mixture, within
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.schedules import SCHEDULES
@@ -93,22 +87,3 @@ def test_autoguidance_moves_away_from_the_worse_model():
     assert guided.nfe == 2
     assert_consistent(guided, x, LEVEL)
     torch.testing.assert_close(autoguidance(good.denoise, bad.denoise, 1.0)(x, LEVEL).x0, a)
-
-
-def test_clipping_keeps_x_t():
-    x = torch.randn(4, 1, 2, 2)
-    clipped = clip_x0(lambda x_t, level: Prediction(5 * x_t, x_t))(x, LEVEL)
-    assert clipped.x0.abs().max() <= 1
-    assert_consistent(clipped, x, LEVEL)
-
-
-def test_dynamic_thresholding_is_imagens():
-    """By hand: s = the quantile of |x0| (at least 1), then clip(x0, -s, s) / s, image by image."""
-    x0 = torch.linspace(-3, 3, 101).reshape(1, 1, 1, 101)
-    both = torch.cat([x0, x0 / 10])
-    out = dynamic_threshold(lambda x_t, level: Prediction(both, x_t), 0.8)(
-        torch.randn(2, 1, 1, 101), LEVEL
-    ).x0
-    s = torch.quantile(x0.abs().flatten(), 0.8)
-    torch.testing.assert_close(out[:1], x0.clamp(-s, s) / s)
-    torch.testing.assert_close(out[1:], x0 / 10)  # within the range: untouched

@@ -10,7 +10,6 @@ import pytest
 import torch
 from tests.mixture import Mixture
 
-import unnoise
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import DiffusionModel, Prediction, clip_x0, conditional
 from unnoise.diffusion.levels import Level
@@ -18,10 +17,10 @@ from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant
 from unnoise.diffusion.samplers import (
     SAMPLERS,
-    STOCHASTIC,
     evaluations,
     options,
     steps_within,
+    stochastic,
     walk,
 )
 from unnoise.diffusion.samplers.step import Step
@@ -81,7 +80,7 @@ def ode_end(sampler: str, schedule: str, steps: int) -> torch.Tensor:
     return step.x
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in STOCHASTIC])
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if not stochastic(name)])
 @every_schedule
 def test_order_of_convergence(sampler, schedule):
     reference = ode_end("dpmpp_3m", schedule, 2048)
@@ -143,26 +142,37 @@ def test_an_image_depends_on_its_seed_only(sampler):
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-12, atol=1e-12)
 
 
-@every_sampler
-def test_evaluations_within_a_budget(sampler):
-    for nfe in (5, 8, 10, 15, 20):
-        steps = steps_within(sampler, nfe)
-        assert evaluations(sampler, steps) <= nfe < evaluations(sampler, steps + 1)
-
-
 def test_a_new_sampler_is_one_function_and_one_line(monkeypatch):
-    def halfway(denoiser, x, grid, draw, share: float = 0.5):
-        for t, s in pairwise(grid):
-            prediction = denoiser(x, t)
-            yield Step(s, s.alpha * prediction.x0 + share * s.sigma * prediction.eps, prediction)
+    """Its options, its cost and whether it is stochastic are found by asking and running it."""
 
-    monkeypatch.setitem(SAMPLERS, "halfway", halfway)
-    test_perfect_denoiser_is_exact_at_every_step_count("halfway")
-    test_an_image_depends_on_its_seed_only("halfway")
-    assert options("halfway") == {"share"}
-    model = unnoise.load("digits", "cpu")
-    images = model.sample(2, sampler="halfway", steps=5)
-    assert images.shape == (2, 1, 8, 8)
+    def twice(denoiser, x, grid, draw, noise: float = 0.0, share: float = 0.5):
+        for t, s in pairwise(grid):
+            first, second = denoiser(x, t), denoiser(x, t)
+            eps = share * first.eps + (1 - share) * second.eps
+            x = s.alpha * first.x0 + s.sigma * eps
+            x = x + noise * s.sigma * draw() if noise > 0 else x
+            yield Step(s, x, first)
+
+    monkeypatch.setitem(SAMPLERS, "twice", twice)
+    test_perfect_denoiser_is_exact_at_every_step_count("twice")
+    test_an_image_depends_on_its_seed_only("twice")
+    assert options("twice") == ["noise", "share"]
+    assert evaluations("twice", 5) == 10 and steps_within("twice", 9) == 4
+    assert not stochastic("twice") and stochastic("twice", options={"noise": 0.1})
+
+
+def test_what_samplers_take_cost_and_draw():
+    assert options("heun") == options("heun_edm") == ["churned"]  # the frame is fixed
+    assert options("dpmpp_3m") == ["curvature"] and options("dpmpp_2m") == []
+    assert {name for name in SAMPLERS if stochastic(name)} == {"ddpm", "dpmpp_2m_sde"}
+    assert stochastic("ddim", options={"eta": 0.1})
+    process = SCHEDULES["cosine"](1000)
+    grid = grids.make(process, 5, "trailing")
+    raised = grids.churned(process, grid, 5.0, (0.0, 1e9))
+    assert stochastic("heun", grid, {"churned": raised}) and not stochastic("heun", grid)
+    for name in SAMPLERS:
+        assert evaluations(name, 6) == (11 if name.startswith("heun") else 6)
+        assert steps_within(name, 5) == (3 if name.startswith("heun") else 5)
 
 
 def test_ddim_with_eta_1_is_the_ancestral_sampler():
@@ -192,7 +202,7 @@ def test_one_ode_in_three_frames():
 def test_every_objective_on_every_schedule_gives_finite_samples(name, schedule):
     process = SCHEDULES[schedule](100)
     start = process.level(process.t_max)
-    if abs(determinant(PARAMETERIZATIONS[name](start), start)) < 1e-8:
+    if abs(determinant(PARAMETERIZATIONS[name](start, 0.5), start)) < 1e-8:
         pytest.skip("this output says nothing about x0 at pure noise")
 
     class Half(torch.nn.Module):

@@ -61,7 +61,7 @@ class Ideal(torch.nn.Module):
             self.name, lambda: number + 1
         )()
         level = self.schedule.level(t)
-        c = PARAMETERIZATIONS[self.parameterization](level)
+        c = PARAMETERIZATIONS[self.parameterization](level, 0.5)
         return target(c, *self.mixture.denoise(x / c.input_scale, level)[:2])
 
 
@@ -286,11 +286,11 @@ def test_the_density_converges_with_the_solvers_order(schedule, solver):
 def test_the_density_is_exact_in_every_parameterization(name, schedule):
     process = SCHEDULES[schedule](1000)
     clock = Clock(process)
-    if abs(determinant(PARAMETERIZATIONS[name](clock.last), clock.last)) < 1e-8:
+    if abs(determinant(PARAMETERIZATIONS[name](clock.last, 0.5), clock.last)) < 1e-8:
         pytest.skip("this output says nothing about x0 at pure noise")
 
     def denoiser(x_t, level):
-        prediction, c = MIXTURE.denoise(x_t, level), PARAMETERIZATIONS[name](level)
+        prediction, c = MIXTURE.denoise(x_t, level), PARAMETERIZATIONS[name](level, 0.5)
         x0, eps = recover(c, level, x_t, target(c, prediction.x0, prediction.eps))
         return prediction._replace(x0=x0, eps=eps)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import DiffusionModel, clip_x0, conditional
@@ -103,3 +103,27 @@ def test_ddpm(schedule, output, variance, steps, monkeypatch):
         x = one_step("ddpm", conditional(model, None), want, (t, s), ours, {"variance": variance})
         want = theirs.step(net(want, torch.full((2,), float(i))), int(i), want).prev_sample
         torch.testing.assert_close(x, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("timesteps", [100, 1000])
+def test_uniform_is_linspace_half_way_points_too(timesteps):
+    process = SCHEDULES["cosine"](timesteps)
+    theirs = DDIMScheduler(timesteps, timestep_spacing="linspace")
+    for steps in (2, 3, 4, 5, 7, 10, 28, 38, 50, timesteps):
+        theirs.set_timesteps(steps)
+        grid = grids.make(process, steps, "uniform")
+        assert [int(level.t) - 1 for level in grid[:-1]] == theirs.timesteps.tolist()
+
+
+@pytest.mark.parametrize("steps", [2, 10, 25])
+@pytest.mark.parametrize(
+    ("spacing", "option"), [("karras", "use_karras_sigmas"), ("log_snr", "use_lu_lambdas")]
+)
+def test_spacings_by_noise_on_the_linear_schedule(spacing, option, steps):
+    theirs = DPMSolverMultistepScheduler(
+        1000, beta_schedule="linear", final_sigmas_type="zero", **{option: True}
+    )
+    process = SCHEDULES["linear"](1000)
+    exact(theirs, process).set_timesteps(steps)
+    ours = [level.sigma / level.alpha for level in grids.make(process, steps, spacing)]
+    torch.testing.assert_close(torch.tensor(ours), theirs.sigmas, rtol=1e-6, atol=1e-8)

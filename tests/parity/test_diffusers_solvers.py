@@ -1,9 +1,10 @@
 """The fast solvers step by step against diffusers' schedulers and EDM's Algorithm 2 as the paper prints it, float64.
 
 diffusers is given our grid as its table of sigma / alpha, and float64 where it would cast to float32, so that only the
-solvers' algebra is compared. Its Heun works on x / alpha, the frame of `heun_edm`. Its DPM-Solver++ 3M (and the authors'
-own) weighs the second divided difference as if it were the second derivative, which is twice that; ours is the integral of
-the polynomial, as the last test here shows, and of third order (tests/diffusion/test_samplers.py).
+solvers' algebra is compared. Its Heun works on x / alpha, the frame of `heun_edm`. Its DPM-Solver++
+3M (and the authors' multistep code) gives the second divided difference half of the exact weight,
+which is our option curvature = 0.5. Without it ours is the integral of the polynomial, as the last
+test here shows, and of third order (tests/diffusion/test_samplers.py).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ STEPS = 12  # below 15 diffusers' multistep solvers lower their order at the end
 every_schedule = pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
 MULTISTEP = {
     "dpmpp_2m": (DPMSolverMultistepScheduler, {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
+    "dpmpp_3m": (DPMSolverMultistepScheduler, {"solver_order": 3, "algorithm_type": "dpmsolver++"}),
     "dpmpp_2m_sde": (
         DPMSolverMultistepScheduler,
         {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"},
@@ -34,6 +36,7 @@ MULTISTEP = {
     "unipc_2": (UniPCMultistepScheduler, {"solver_order": 2, "solver_type": "bh2"}),
     "unipc_3": (UniPCMultistepScheduler, {"solver_order": 3, "solver_type": "bh2"}),
 }
+OPTIONS = {"dpmpp_3m": {"curvature": 0.5}}
 
 
 class Network(torch.nn.Module):
@@ -100,7 +103,8 @@ def test_multistep(schedule, sampler, spacing, output, monkeypatch):
     )
     x = want = noise(0)
     # Ours draws no noise in the last step, diffusers draws and multiplies it by 0.
-    ours = SAMPLERS[sampler](denoiser(process, output), x, grid, counted(100))
+    given = OPTIONS.get(sampler, {})
+    ours = SAMPLERS[sampler](denoiser(process, output), x, grid, counted(100), **given)
     for step, i, level in zip(ours, theirs.timesteps, grid, strict=False):
         time = torch.full((2,), float(process.network_time(level)))
         want = theirs.step(network(want, time), i, want).prev_sample
@@ -141,10 +145,8 @@ def test_heun_is_edm_algorithm_2(churn):
     def D(x, sigma):
         return denoise(x, process.level(float(sigma))).x0
 
-    raised = grids.churned(process, grid, churn, low, high)
-    ours = SAMPLERS["heun_edm"](
-        denoise, 80 * noise(0), grid, counted(50), churned=raised, churn_noise=s_noise
-    )
+    raised = grids.churned(process, grid, churn, (low, high), s_noise)
+    ours = SAMPLERS["heun_edm"](denoise, 80 * noise(0), grid, counted(50), churned=raised)
     # Karras et al. 2022, Algorithm 2, line by line.
     draw, N = counted(50), 18
     i = torch.arange(N, dtype=torch.float64)

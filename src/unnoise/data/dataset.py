@@ -90,7 +90,7 @@ def _source(config: DataConfig) -> Source:
 def report(data: ImageData) -> str:
     """What was found, what was skipped and why, in some lines."""
     n, c, h, w = data.images.shape
-    mean, std = _mean_and_std(data.images, np.linspace(0, n - 1, min(n, 5000)).astype(int))
+    mean, std = _moments(_counts(data.images, np.linspace(0, n - 1, min(n, 5000)).astype(int)))
     split = f"{data.num_train:,} to train on, {n - data.num_train:,} held out"
     kind = f"{h} x {w}, {'grey' if c == 1 else 'RGB'}, flips {'on' if data.flip else 'off'}"
     pixels = (
@@ -111,8 +111,14 @@ def report(data: ImageData) -> str:
     return "\n".join(lines)
 
 
-def _mean_and_std(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per channel, of 0..1: exact, from how often each of the 256 values occurs, so no image is held as floats."""
+def sigma_data(images: np.ndarray) -> float:
+    """The standard deviation of all pixels in [-1, 1]."""
+    counts = _counts(images, np.arange(len(images))).sum(0)
+    return 2 * float(_moments(counts[None])[1][0])
+
+
+def _counts(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """How often each of the 256 values occurs in each channel, so that no image is held as floats."""
     counts = np.zeros((images.shape[1], 256), np.int64)
     for row in rows:
         for channel, pixels in enumerate(images[row].reshape(len(counts), -1)):
@@ -120,6 +126,11 @@ def _mean_and_std(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.
                 counts[channel] += np.bincount(
                     pixels[start : start + COUNTED_PIXELS], minlength=256
                 )
+    return counts
+
+
+def _moments(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of 0..1 in each channel."""
     values, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
     mean = shares @ values
     return mean, (shares * (values - mean[:, None]) ** 2).sum(1) ** 0.5

@@ -1,7 +1,7 @@
 """A denoiser: a network made into `(x_t, level) -> Prediction(x0, eps)`.
 
-Samplers, guidance and editing know denoisers only; never networks, schedules, parameterizations or labels. A
-prediction carries both x0 and eps, so that no solver divides by alpha or sigma.
+Samplers, guidance and editing know denoisers only; never networks, schedules, parameterizations or
+labels. A prediction carries both x0 and eps, so that no solver divides by alpha or sigma.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unnoise.diffusion.levels import Level, Scalar
-from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, recover
+from unnoise.diffusion.parameterizations import (
+    PARAMETERIZATIONS,
+    SIGMA_DATA,
+    Coefficients,
+    recover,
+)
 from unnoise.diffusion.schedules import Schedule
 
 
@@ -42,15 +47,22 @@ class DiffusionModel:
     schedule: Schedule
     parameterization: str
     variance: str = "small"
+    sigma_data: float = SIGMA_DATA
+    """Standard deviation of the data, for parameterization edm."""
+    time_scale: float = 1.0
+    """Factor on the schedule's network time."""
+
+    def coefficients(self, level: Level) -> Coefficients:
+        """What the network's output means at a level."""
+        return PARAMETERIZATIONS[self.parameterization](level, self.sigma_data)
 
     def output(
         self, x_t: Tensor, level: Level, label: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """The network's F and, with learned variance, its share in [0, 1] of the large one."""
-        scale = PARAMETERIZATIONS[self.parameterization](level).input_scale
-        out = self.network(
-            _cast(scale * x_t, x_t), _times(self.schedule.network_time(level), x_t), label
-        )
+        x = (self.coefficients(level).input_scale * x_t).to(x_t.dtype)
+        time = self.time_scale * self.schedule.network_time(level)
+        out = self.network(x, _times(time, x_t), label)
         if self.variance != "learned":
             return out, None
         output, share = out.chunk(2, dim=1)
@@ -61,14 +73,8 @@ class DiffusionModel:
     ) -> Prediction:
         """The prediction at one level, in the type of x_t."""
         output, share = self.output(x_t, level, label)
-        x0, eps = recover(
-            PARAMETERIZATIONS[self.parameterization](level), level, x_t, output.to(x_t.dtype)
-        )
+        x0, eps = recover(self.coefficients(level), level, x_t, output.to(x_t.dtype))
         return Prediction(x0, eps, None if share is None else share.to(x_t.dtype))
-
-
-def _cast(x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like.dtype)
 
 
 def _times(time: Scalar, x: Tensor) -> Tensor:
@@ -89,9 +95,9 @@ def clip_x0(denoiser: Denoiser, bound: float = 1.0) -> Denoiser:
 
 
 def dynamic_threshold(denoiser: Denoiser, quantile: float) -> Denoiser:
-    """Clamp x0 to its own quantile of |x0| where that is beyond 1, and divide by it."""  # Saharia et al. 2022, 2.3
+    """Clamp x0 to its own quantile of |x0| where that is beyond 1, and divide by it."""
 
-    def threshold(x0: Tensor) -> Tensor:
+    def threshold(x0: Tensor) -> Tensor:  # Saharia et al. 2022, section 2.3
         bound = torch.quantile(x0.float().abs().flatten(1), quantile, dim=1).clamp(min=1).to(x0)
         bound = bound.reshape(-1, 1, 1, 1)
         return x0.clamp(-bound, bound) / bound
@@ -99,8 +105,15 @@ def dynamic_threshold(denoiser: Denoiser, quantile: float) -> Denoiser:
     return _with_x0(denoiser, threshold)
 
 
+def thresholded(denoiser: Denoiser, clip: bool, quantile: float) -> Denoiser:
+    """A denoiser with dynamic thresholding at a quantile above 0, else with static or none."""
+    if quantile > 0:
+        return dynamic_threshold(denoiser, quantile)
+    return clip_x0(denoiser) if clip else denoiser
+
+
 def _with_x0(denoiser: Denoiser, change: Callable[[Tensor], Tensor]) -> Denoiser:
-    """A denoiser with its x0 changed and eps such that x_t = alpha * x0 + sigma * eps still holds."""
+    """A denoiser with x0 changed, and eps such that x_t = alpha * x0 + sigma * eps still holds."""
 
     def changed(x_t: Tensor, level: Level) -> Prediction:
         prediction = denoiser(x_t, level)

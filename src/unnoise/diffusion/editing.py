@@ -1,8 +1,8 @@
-"""The mathematics of editing: inpainting, the way from data back to noise, and the way between two noises.
+"""The mathematics of editing: inpainting, from data back to noise, and between two noises.
 
-Inpainting is a denoiser -> denoiser function, so every sampler can do it. Known pixels walk their own path
-alpha * known + sigma * z; the denoiser sees that path, and its prediction there is replaced by (known, z). Every solver's
-last step ends on x0, so known pixels come out as they went in.
+Inpainting is a denoiser -> denoiser function, so every sampler can do it. Known pixels walk their
+own path alpha * known + sigma * z; the denoiser sees that path, and (known, z) replaces its
+prediction there. Every solver's last step ends on x0, so known pixels come out as they went in.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def inpaint(
 ) -> Denoiser:
     """A denoiser that keeps `known` wherever `unknown` is False.
 
-    `draw` gives the z of the known pixels: always the same for a solver of the ODE, a new one each time for a stochastic one.
+    `draw` gives the z of the known pixels: always the same one for a solver of the ODE, and a new
+    one each time for a stochastic sampler.
     """
 
     def masked(x_t: Tensor, level: Level) -> Prediction:
@@ -45,10 +46,10 @@ def inpaint(
 def invert(
     denoiser: Denoiser, x0: Float[Tensor, "b c h w"], grid: Sequence[Level], iterations: int = 3
 ) -> Iterator[Step]:
-    """DDIM backwards, from data along a grid to its first level: the noise from which DDIM makes this picture.
+    """DDIM backwards, from data to a grid's first level: the noise from which DDIM makes x0.
 
-    Each step solves x_s = DDIM(x_t) for x_t by fixed-point iteration (Pan et al. 2023); one iteration is the classical
-    inversion, which takes the slope at the wrong end. Reconstruction then errs by what the iteration leaves.
+    Each step solves x_s = DDIM(x_t) for x_t by fixed-point iteration (Pan et al. 2023). One
+    iteration is the classical inversion, which takes the slope at the wrong end.
     """
     x, nfe = x0, 0
     for s, t in pairwise(reversed(grid)):
@@ -63,7 +64,8 @@ def invert(
 
 
 def slerp(a: Float[Tensor, "*s"], b: Float[Tensor, "*s"], share: float) -> Float[Tensor, "*s"]:
-    """Spherical interpolation from a (share 0) to b (share 1): Gaussian noise stays as long as it was."""  # DDIM, C.5
+    """Spherical interpolation from a (share 0) to b (share 1), which keeps the length of noise."""
+    # DDIM, appendix C.5
     cosine = torch.nn.functional.cosine_similarity(
         a.double().flatten(), b.double().flatten(), dim=0
     ).clamp(-1, 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from unnoise.diffusion.levels import Level, Scalar, Transition, log
 
 VARIANCES = ("small", "large", "learned")
-"""Of p(x_s | x_t): beta_tilde, beta, or a network's mixture of their logarithms."""
+"""The variance of p(x_s | x_t): beta_tilde, beta, or a network's mixture of their logarithms."""
 
 
 def diffuse(
@@ -24,8 +24,9 @@ def diffuse(
 def log_variance(kind: str, step: Transition, var_frac: Tensor | None, floor: Scalar) -> Scalar:
     """log of the variance of p(x_s | x_t).
 
-    `var_frac` in [0, 1] is the network's share of the large one, log Sigma = f log beta + (1-f) log beta~ (Improved
-    DDPM (15)). Where s is data beta~ is 0: `floor`, by the papers' convention beta~ of the first pair (2, 1), serves there.
+    `var_frac` f in [0, 1] is the network's share of the large one,
+    log Sigma = f log beta + (1 - f) log beta~ (Improved DDPM (15)). Where s is data beta~ is 0;
+    `floor` serves there, which the papers set to beta~ of the first pair (2, 1).
     """
     small = (
         torch.clamp(step.beta_tilde, min=floor)
@@ -58,7 +59,10 @@ def kl_divergence(mean1: Tensor, log_var1: Scalar, mean2: Tensor, log_var2: Scal
 
 
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_var: Scalar) -> Tensor:
-    """log P(x) of a grey value in {-1, -1 + 2/255, .., 1} under a Gaussian cut into 256 bins, in nats."""  # DDPM (13)
+    """log P(x) of a grey value in {-1, -1 + 2/255, .., 1}, in nats.
+
+    P is a Gaussian cut into 256 bins.
+    """  # DDPM (13)
     inv_std = torch.exp(-0.5 * torch.as_tensor(log_var, dtype=x.dtype, device=x.device))
     upper = _normal_cdf((x - mean + 1 / 255) * inv_std)
     lower = _normal_cdf((x - mean - 1 / 255) * inv_std)

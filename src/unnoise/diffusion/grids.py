@@ -1,13 +1,16 @@
 """The levels that one sampling run visits: from t_max down to data, as Python floats.
 
-A spacing lists the `steps` noisy times; `make` turns them into Levels and ends on data, so a grid has steps + 1 entries.
-On a discrete schedule leading, trailing and uniform give whole times (diffusers' spacings, 1 later); karras and log_snr
-give fractional ones.
+A spacing lists the `steps` noisy times; `make` turns them into Levels and ends on data, so a grid
+has steps + 1 entries. On a discrete schedule leading, trailing and uniform give whole times
+(diffusers' leading, trailing and linspace, counted from 1 instead of 0); karras and log_snr give
+fractional ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +18,8 @@ from unnoise.diffusion.levels import DATA, Level
 from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
 
 KARRAS_RHO = 7.0
+PURE_NOISE = math.exp(-5.1)
+"""A schedule whose alpha ends below this ends on pure noise (DPM-Solver's clip of lambda)."""
 
 
 def _leading(schedule: Schedule, steps: int) -> np.ndarray:
@@ -29,16 +34,24 @@ def _trailing(schedule: Schedule, steps: int) -> np.ndarray:
 
 
 def _uniform(schedule: Schedule, steps: int) -> np.ndarray:
-    times = np.linspace(schedule.t_max, schedule.t_min, steps)
-    return times if schedule.steps is None else np.round(times)
+    if schedule.steps is None or steps == 1:
+        return np.linspace(schedule.t_max, schedule.t_min, steps)
+    return (
+        1 + np.round(np.linspace(0, schedule.steps - 1, steps))[::-1]
+    )  # half-way points as theirs
 
 
 def _noise_ends(schedule: Schedule) -> tuple[float, float]:
-    """sigma / alpha at t_max and t_min, within EDM's range where a schedule goes beyond it (alpha may be 0)."""
+    """sigma / alpha at the first and last noisy level of a spacing by noise.
+
+    They are the schedule's own, as in DPM-Solver and diffusers. Where the schedule ends on pure
+    noise (flow, cosine, sigmoid) they lie in EDM's range: steps beyond 80 would be wasted.
+    """
     first, last = schedule.level(schedule.t_max), schedule.level(schedule.t_min)
-    bound_low, bound_high = SIGMA_RANGE
-    high = min(first.sigma / first.alpha, bound_high) if first.alpha > 0 else bound_high
-    return float(high), float(max(last.sigma / last.alpha, bound_low))
+    low = float(last.sigma / last.alpha)
+    if first.alpha < PURE_NOISE:
+        return SIGMA_RANGE[1], max(low, SIGMA_RANGE[0])
+    return float(first.sigma / first.alpha), low
 
 
 def _by_noise(schedule: Schedule, noises: np.ndarray) -> np.ndarray:
@@ -69,27 +82,29 @@ SPACINGS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
 
 
 def make(schedule: Schedule, steps: int, spacing: str) -> list[Level]:
-    """The steps + 1 levels from noise to data; ValueError where two steps would fall on one level."""
+    """The steps + 1 levels from noise to data; ValueError where two would be the same."""
     if steps < 1:
         raise ValueError(f"steps: got {steps}, expected 1 or more")
     return _levels(schedule, SPACINGS[spacing](schedule, steps), spacing)
 
 
 def from_noises(schedule: Schedule, noises: Sequence[float]) -> list[Level]:
-    """The grid with sigma / alpha at these falling values; the first stands for pure noise, whatever it is."""
+    """The grid with sigma / alpha at these falling values; the first one stands for t_max."""
     return _levels(schedule, _by_noise(schedule, np.asarray(noises, dtype=float)), "noises")
 
 
 def _levels(schedule: Schedule, times: np.ndarray, name: str) -> list[Level]:
     if np.any(np.diff(times) >= 0):
         raise ValueError(
-            f"steps: got {len(times)} with spacing {name!r} on {schedule.steps} levels; expected fewer"
+            f"steps: got {len(times)} with spacing {name!r} on {schedule.steps} levels; "
+            "expected fewer"
         )
     return [*(schedule.level(float(t)) for t in times), DATA]
 
 
 def zigzag(grid: Sequence[Level], repeats: int) -> list[Level]:
-    """A grid whose every tenth part is walked `repeats` times, going up again in between."""  # RePaint, appendix B
+    """A grid whose every tenth part is walked `repeats` times, going up again in between."""
+    # RePaint, appendix B
     noisy, path = list(grid[:-1]), [grid[0]]
     length = max(1, len(noisy) // 10)
     for start in range(0, len(noisy) - 1, length):
@@ -99,14 +114,27 @@ def zigzag(grid: Sequence[Level], repeats: int) -> list[Level]:
     return [*path, grid[-1]]
 
 
+class Churned(NamedTuple):
+    """How EDM's churn raises the noise before each step."""
+
+    levels: Sequence[Level]
+    """For each level of a grid, the one it is raised to; itself where there is no churn."""
+    noise: float = 1.0
+    """EDM's S_noise."""
+
+
 def churned(
-    schedule: Schedule, grid: Sequence[Level], churn: float, low: float, high: float
-) -> list[Level]:
-    """For each noisy level of a grid the one that EDM's churn raises it to, where low <= sigma / alpha <= high."""
+    schedule: Schedule,
+    grid: Sequence[Level],
+    churn: float,
+    between: tuple[float, float],
+    noise: float = 1.0,
+) -> Churned:
+    """EDM's churn of a grid where sigma / alpha is between two values."""
     gamma = min(churn / (len(grid) - 1), 2**0.5 - 1)  # EDM Alg. 2, line 5
-    raised = list(grid)
+    raised, (low, high) = list(grid), between
     for i, level in enumerate(grid[:-1]):
         if gamma > 0 and level.alpha > 0 and low <= level.sigma / level.alpha <= high:
             t = min(schedule.time(float((1 + gamma) * level.sigma / level.alpha)), schedule.t_max)
             raised[i] = schedule.level(t) if t > float(level.t) else level
-    return raised
+    return Churned(raised, noise)

@@ -1,11 +1,12 @@
 """One noise level, and what lies between two of them.
 
-A `Level` says how much data and how much noise is in `x_t = alpha * x0 + sigma * eps`. Its numbers are Python floats
-when a sampler walks a grid (exact, no device synchronisation) and tensors of shape (b, 1, 1, 1) when a batch is trained
-on b levels at once; every formula below serves both.
+A `Level` says how much data and how much noise is in `x_t = alpha * x0 + sigma * eps`. Its
+numbers are Python floats when a sampler walks a grid (exact, no device synchronisation) and tensors
+of shape (b, 1, 1, 1) when a batch is trained on b levels at once; every formula serves both.
 
-A `Transition` is a pair t > s. It is all that ancestral sampling, respacing and the variational bound need, so there are
-no `_prev` arrays and no `t == 0` masks: DDPM's tables are the pairs (t, t-1), a respaced process has other pairs.
+A `Transition` is a pair t > s. It is all that ancestral sampling, respacing and the variational
+bound need, so there are no `_prev` arrays and no `t == 0` masks: DDPM's tables are the pairs
+(t, t - 1), and a respaced process has other pairs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Level(NamedTuple):
 
     @property
     def snr(self) -> Scalar:
-        """Signal-to-noise ratio (alpha / sigma)^2; infinite on data for tensors, an error for floats."""
+        """Signal-to-noise ratio (alpha / sigma)^2; on data an error for floats."""
         return (self.alpha / self.sigma) ** 2
 
     @property
@@ -42,7 +43,7 @@ class Level(NamedTuple):
         return log(self.alpha) - log(self.sigma)
 
     def to(self, like: Tensor) -> Level:
-        """This level with alpha and sigma in the type and on the device of a tensor (floats stay floats)."""
+        """This level in the type and on the device of a tensor; floats stay floats."""
         return Level(*(v.to(like) if isinstance(v, Tensor) else v for v in self))
 
 
@@ -51,7 +52,7 @@ DATA = Level(0.0, 1.0, 0.0)
 
 
 class Transition(NamedTuple):
-    """The Gaussian steps between two levels t > s: q(x_t | x_s) forwards, q(x_s | x_t, x0) backwards."""
+    """The Gaussian steps between levels t > s: q(x_t | x_s) and, backwards, q(x_s | x_t, x0)."""
 
     t: Level
     s: Level

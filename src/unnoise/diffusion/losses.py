@@ -1,15 +1,17 @@
 """What training minimises: which times are drawn, how they are weighed, L_simple and L_hybrid.
 
-The mean squared error is taken between the network's output F and its target, so with weighting "none" it is each
-paper's own loss: L_simple for eps (DDPM (14)), EDM's lambda(sigma)-weighted loss for edm, the velocity loss for flow.
+The mean squared error is taken between the network's output F and its target, so with weighting
+"none" it is each paper's own loss: L_simple for eps (DDPM (14)), EDM's lambda(sigma)-weighted loss
+for edm, the velocity loss for flow.
 
-Times are drawn as quantiles: u in (0, 1) -> t. A stratified batch (one u in each 1/b) has the same distribution and less
-variance between batches.
+Times are drawn as quantiles: u in (0, 1) -> t. A stratified batch (one u in each 1/b) has the same
+distribution and less variance between batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +27,7 @@ from unnoise.diffusion.gaussian import (
     mean_flat,
 )
 from unnoise.diffusion.levels import Level, Scalar, Transition
-from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant, recover, target
+from unnoise.diffusion.parameterizations import determinant, recover, target
 from unnoise.diffusion.schedules import Schedule
 
 MIN_SNR_GAMMA = 5.0
@@ -44,31 +46,41 @@ def _normal_quantile(u: Tensor) -> Tensor:
     return 2**0.5 * torch.erfinv(2 * u - 1)
 
 
-def _log_normal_sigma(u: Tensor, schedule: Schedule) -> Tensor:
-    return torch.exp(-1.2 + 1.2 * _normal_quantile(u))  # EDM table 1, P_mean and P_std
+def _log_normal_sigma(
+    u: Tensor, schedule: Schedule, p_mean: float = -1.2, p_std: float = 1.2
+) -> Tensor:
+    return torch.exp(p_mean + p_std * _normal_quantile(u))  # EDM table 1
 
 
 def _logit_normal(u: Tensor, schedule: Schedule) -> Tensor:
     return torch.sigmoid(_normal_quantile(u))  # Esser et al. 2024, section 3.1
 
 
-TIME_DISTRIBUTIONS: dict[str, Callable[[Tensor, Schedule], Tensor]] = {
+TimeDistribution: TypeAlias = Callable[[Tensor, Schedule], Tensor]
+TIME_DISTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
     "uniform_discrete": _uniform_discrete,
     "uniform": _uniform,
     "log_normal_sigma": _log_normal_sigma,
     "logit_normal": _logit_normal,
 }
-"""Name -> function of quantiles u in (0, 1), float64 (b,), to times t."""
+"""Name -> function (u, schedule) of quantiles u in (0, 1), float64 (b,), to times t.
+
+Further keyword parameters are the fields of DiffusionConfig with the same names.
+"""
 
 
 def draw_times(
-    name: str, schedule: Schedule, count: int, generator: torch.Generator, stratified: bool
+    times: TimeDistribution,
+    schedule: Schedule,
+    count: int,
+    generator: torch.Generator,
+    stratified: bool,
 ) -> Tensor:
     """`count` training times, float64 (count,), on the generator's device."""
     u = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
     if stratified:
         u = (torch.arange(count, device=u.device) + u) / count
-    return TIME_DISTRIBUTIONS[name](u.clamp(1e-9, 1 - 1e-9), schedule)
+    return times(u.clamp(1e-9, 1 - 1e-9), schedule)
 
 
 def _min_snr(level: Level, det: Scalar) -> Scalar:
@@ -132,7 +144,7 @@ def training_loss(
     x_t = diffuse(x0, eps, level)
     output, var_frac = model.output(x_t, level, label)
     output = output.to(x0.dtype)
-    coefficients = PARAMETERIZATIONS[model.parameterization](level)
+    coefficients = model.coefficients(level)
     weight = WEIGHTINGS[weighting](level, determinant(coefficients, level))
     loss = mean_flat(weight * (output - target(coefficients, x0, eps)) ** 2)
     if var_frac is None:

@@ -1,6 +1,7 @@
-"""Reproducible randomness: one generator per image when sampling, one per (seed, step, stream) when training.
+"""Reproducible randomness.
 
-Drawn on the CPU, an image's noise depends on its seed alone: not on the batch it is in, nor on the device.
+Sampling has one generator per image, training one per (seed, step, stream). Noise is drawn on the
+CPU, so an image's noise depends on its seed alone, not on its batch or the device.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from torch import Tensor
 
 
 class Noise:
-    """Standard normal noise for images of given seeds; each call of `normal` draws the next (n, c, h, w) float32."""
+    """Standard normal noise for images of given seeds.
+
+    Each call of `normal` draws the next (n, c, h, w) float32.
+    """
 
     def __init__(
         self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device | str = "cpu"
@@ -29,11 +33,11 @@ class Noise:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from any numbers and names: SHA-256, so that neighbouring counters are unrelated."""
+    """A 63-bit seed from numbers and names, by SHA-256: neighbouring counters are unrelated."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def stream(seed: int, step: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of one use of randomness (`name`) in one training step: a resumed run draws the same."""
+    """The generator of one use of randomness (`name`) in one training step."""
     return torch.Generator(device).manual_seed(derive_seed(seed, step, name))

@@ -1,11 +1,15 @@
 """Schedules: maps from time t to a noise Level, and back from noise to time.
 
-Discrete schedules (linear, cosine, sigmoid) are a table of alpha_bar with T+1 entries, `alpha_bar[0] = 1`: t = 0 is data,
-t = T is noise, and t may be fractional (log-SNR is interpolated), so that any grid can be walked. Hugging Face's
-`alphas_cumprod[i]` is our `alpha_bar[i+1]`. Continuous ones (edm: t = sigma; flow: t in [0, 1]) are formulas.
+Discrete schedules (linear, cosine, sigmoid) are a table of alpha_bar with T + 1 entries and
+`alpha_bar[0] = 1`: t = 0 is data, t = T is noise. A fractional t is allowed (log-SNR is
+interpolated), so that any grid can be walked. Hugging Face's `alphas_cumprod[i]` is our
+`alpha_bar[i + 1]`. The continuous ones (edm: t = sigma; flow: t in [0, 1]) are formulas.
 
-`network_time` is what the network is told about t. It belongs to the schedule and not to the parameterization, so that
-every parameterization runs on every schedule.
+`shift` multiplies sigma / alpha at every time. It is the shifted log-SNR of Hoogeboom et al. 2023,
+log-SNR - 2 log(shift), and the time shift of Stable Diffusion 3, shift t / (1 + (shift - 1) t).
+
+`network_time` is what the network is told about t. It belongs to the schedule and not to the
+parameterization, so that every parameterization runs on every schedule.
 """
 
 from __future__ import annotations
@@ -21,27 +25,19 @@ from torch import Tensor
 from unnoise.diffusion.levels import DATA, Level, Scalar, log
 
 SIGMA_RANGE = (0.002, 80.0)
-"""EDM's range of sigma / alpha, used for spacings by noise where a schedule itself has no finite end."""
+"""EDM's range of sigma / alpha; also that of spacings by noise on flow, whose end is infinite."""
 
 
 @runtime_checkable
 class Schedule(Protocol):
     """What the rest of the package needs of a schedule."""
 
-    @property
-    def t_max(self) -> float:
-        """The time of pure noise."""
-        ...
-
-    @property
-    def t_min(self) -> float:
-        """The smallest noisy time that a network is trained on."""
-        ...
-
-    @property
-    def steps(self) -> int | None:
-        """T of a discrete schedule; None for a continuous one."""
-        ...
+    t_max: float
+    """The time of pure noise."""
+    t_min: float
+    """The smallest noisy time that a network is trained on."""
+    steps: int | None
+    """T of a discrete schedule; None for a continuous one."""
 
     def level(self, t: Scalar) -> Level:
         """The level at time t; a tensor of shape (b,) gives factors of shape (b, 1, 1, 1)."""
@@ -60,16 +56,24 @@ def _per_image(t: Tensor) -> Tensor:
     return t.reshape(-1, 1, 1, 1)
 
 
+def _check(shift: float) -> None:
+    if not 0 < shift < math.inf:
+        raise ValueError(f"got shift {shift:g}, expected a number above 0")
+
+
 class Discrete:
     """T noise levels given by their alpha_bar, float64, shape (T + 1,), from 1 down."""
 
     t_min = 1.0
+    steps: int | None
 
-    def __init__(self, alpha_bar: np.ndarray) -> None:
+    def __init__(self, alpha_bar: np.ndarray, shift: float = 1.0) -> None:
+        _check(shift)
         self.steps = len(alpha_bar) - 1
         self.t_max = float(self.steps)
-        self.alpha_bar = alpha_bar
+        self.alpha_bar = alpha_bar = alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
         # log(sigma / alpha) of t = 1..T, for fractional times; entry 0 would be -inf.
+        self.noisy_times = np.arange(1, self.steps + 1)
         self.log_noise = 0.5 * (np.log1p(-alpha_bar[1:]) - np.log(alpha_bar[1:]))
         self._tables: dict[torch.device, Tensor] = {}
 
@@ -84,7 +88,7 @@ class Discrete:
             return Level(float(t), alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
         if t < 1:
             raise ValueError(f"discrete time t = {t}: between 0 and 1 there is no noise level")
-        noise = math.exp(np.interp(t, np.arange(1, self.steps + 1), self.log_noise))
+        noise = math.exp(np.interp(t, self.noisy_times, self.log_noise))
         alpha = (1 + noise**2) ** -0.5
         return Level(t, alpha, noise * alpha)
 
@@ -97,9 +101,7 @@ class Discrete:
         return self._tables[device]
 
     def time(self, noise_to_signal: float) -> float:
-        return float(
-            np.interp(math.log(noise_to_signal), self.log_noise, np.arange(1, self.steps + 1))
-        )
+        return float(np.interp(math.log(noise_to_signal), self.log_noise, self.noisy_times))
 
     def network_time(self, level: Level) -> Scalar:
         return level.t - 1  # the papers' networks count from 0
@@ -108,8 +110,15 @@ class Discrete:
 class EDM:
     """EDM's variance-exploding levels: alpha = 1, sigma = t."""
 
-    steps = None
-    t_min, t_max = SIGMA_RANGE
+    steps: int | None = None
+
+    def __init__(self, timesteps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise ValueError(
+                f"got sigma_min {sigma_min:g} and sigma_max {sigma_max:g}, "
+                "expected rising numbers above 0"
+            )
+        self.t_min, self.t_max = sigma_min, sigma_max
 
     def level(self, t: Scalar) -> Level:
         if isinstance(t, Tensor):
@@ -125,57 +134,67 @@ class EDM:
 
 
 class Flow:
-    """Flow matching's straight line: alpha = 1 - t, sigma = t."""
+    """Flow matching's straight line: alpha = 1 - t, sigma = t, at the shifted time."""
 
-    steps = None
+    steps: int | None = None
     t_min, t_max = 0.001, 1.0
+
+    def __init__(self, timesteps: int, shift: float = 1.0) -> None:
+        _check(shift)
+        self.shift = shift
 
     def level(self, t: Scalar) -> Level:
         t = _per_image(t) if isinstance(t, Tensor) else t
-        return Level(t, 1 - t, t)
+        sigma = self.shift * t / (1 + (self.shift - 1) * t)  # Esser et al. 2024 (23)
+        return Level(t, 1 - sigma, sigma)
 
     def time(self, noise_to_signal: float) -> float:
-        return noise_to_signal / (1 + noise_to_signal)
+        return noise_to_signal / (self.shift + noise_to_signal)
 
     def network_time(self, level: Level) -> Scalar:
-        return 1000 * level.t  # the sinusoidal embedding resolves 0..1000
+        return 1000 * level.sigma  # the sinusoidal embedding resolves 0..1000
 
 
-def _from_betas(betas: np.ndarray) -> Discrete:
-    return Discrete(np.concatenate([[1.0], np.cumprod(1 - betas)]))
-
-
-def _from_alpha_bar(alpha_bar: Callable[[np.ndarray], np.ndarray], steps: int) -> Discrete:
-    """Betas from a smooth alpha_bar(t / T), capped at 0.999 so that alpha_bar(T) > 0."""  # Improved DDPM, section 3.2
+def _betas(alpha_bar: Callable[[np.ndarray], np.ndarray], steps: int) -> np.ndarray:
+    """Betas of a smooth alpha_bar(t / T), capped at 0.999 so that alpha_bar(T) > 0."""
     values = alpha_bar(np.arange(steps + 1) / steps)
-    return _from_betas(np.minimum(1 - values[1:] / values[:-1], 0.999))
+    return np.minimum(1 - values[1:] / values[:-1], 0.999)  # Improved DDPM, section 3.2
 
 
-def linear(steps: int) -> Discrete:
-    """beta_t from 1e-4 to 0.02 for T = 1000, scaled so that other T end at the same noise."""  # DDPM, section 4
-    return _from_betas(np.minimum(np.linspace(1e-4, 0.02, steps) * 1000 / steps, 0.999))
+def _from_betas(betas: np.ndarray, shift: float) -> Discrete:
+    return Discrete(np.concatenate([[1.0], np.cumprod(1 - betas)]), shift)
 
 
-def cosine(steps: int) -> Discrete:
+def linear(steps: int, shift: float = 1.0) -> Discrete:
+    """beta_t from 1e-4 to 0.02 for T = 1000, scaled so that other T end at the same noise."""
+    betas = np.linspace(1e-4, 0.02, steps) * 1000 / steps  # DDPM, section 4
+    return _from_betas(np.minimum(betas, 0.999), shift)
+
+
+def cosine(steps: int, shift: float = 1.0) -> Discrete:
     """alpha_bar = cos^2((t/T + 0.008) / 1.008 * pi/2), normalised at 0."""  # Improved DDPM (17)
-    return _from_alpha_bar(lambda u: np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2, steps)
+    betas = _betas(lambda u: np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2, steps)
+    return _from_betas(betas, shift)
 
 
-def sigmoid(steps: int) -> Discrete:
-    """alpha_bar = sigmoid from -3 to 3, tau = 1, rescaled to [0, 1]."""  # Jabri et al. 2022, algorithm 1
+def sigmoid(steps: int, shift: float = 1.0) -> Discrete:
+    """alpha_bar = sigmoid from -3 to 3, tau = 1, rescaled to [0, 1]."""
 
-    def alpha_bar(u: np.ndarray) -> np.ndarray:
+    def alpha_bar(u: np.ndarray) -> np.ndarray:  # Jabri et al. 2022, algorithm 1
         low, values, high = (1 / (1 + np.exp(-v)) for v in (-3.0, 6 * u - 3, 3.0))
         return (high - values) / (high - low)
 
-    return _from_alpha_bar(alpha_bar, steps)
+    return _from_betas(_betas(alpha_bar, steps), shift)
 
 
-SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": linear,
     "cosine": cosine,
     "sigmoid": sigmoid,
-    "edm": lambda steps: EDM(),
-    "flow": lambda steps: Flow(),
+    "edm": EDM,
+    "flow": Flow,
 }
-"""Name -> function of the number of steps T (which the continuous schedules ignore)."""
+"""Name -> function of T (which continuous schedules ignore) and of keyword options of its own.
+
+The options come from `diffusion.schedule_options`; a ValueError becomes the user's message.
+"""

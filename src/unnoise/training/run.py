@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from unnoise import build, parallel, precision
-from unnoise.config import RunConfig, check, to_dict
-from unnoise.data.dataset import ImageData
+from unnoise.config import RunConfig, check, override, to_dict
+from unnoise.data.dataset import ImageData, sigma_data
 from unnoise.errors import ConfigError
 from unnoise.evaluation.extractors import Extractor
 from unnoise.model import Model
@@ -104,6 +104,9 @@ def _finite(value: float) -> float | None:
 def prepare(config: RunConfig, data: ImageData, folder: Path) -> Run:
     """Check everything that can be wrong and build what is needed, before the first step."""
     check(config)
+    if config.diffusion.sigma_data is None:
+        measured = sigma_data(data.images[: data.num_train])
+        config = override(config, {"diffusion.sigma_data": measured})
     build.check_sampling(config.sample)
     here, train = parallel.world(), config.train
     if here.size > 1 and train.pairing == "optimal_transport":

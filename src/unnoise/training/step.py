@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from unnoise import build
 from unnoise.config import RunConfig, TrainConfig
 from unnoise.data.batches import to_device
 from unnoise.data.images import to_model
@@ -83,7 +84,11 @@ def draw(
     )[rows]
     times = stream(config.seed, step, "times")
     t = draw_times(
-        config.diffusion.times, objective.model.schedule, count, times, config.train.stratified
+        build.times(config.diffusion),
+        objective.model.schedule,
+        count,
+        times,
+        config.train.stratified,
     )[rows]
     label = None
     if labels is not None and objective.num_classes:

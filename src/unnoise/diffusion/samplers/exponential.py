@@ -1,10 +1,13 @@
 """The multistep solvers of lambda = log(alpha / sigma): DPM-Solver++ and UniPC.
 
-Both solve  x_s = sigma_s / sigma_t x_t + alpha_s * integral over lambda from t to s of e^(lambda - lambda_s) x0(lambda)
-with x0 replaced by the polynomial through the predictions of the last steps (DPM-Solver++, predictor) and of the new
-one (UniPC's corrector), and integrated exactly.                                                  (docs/maths.md, 7)
+Both solve
 
-Two points are the exception: the papers weigh their difference by 1/2 and not by the exact integral.
+    x_s = sigma_s / sigma_t x_t + alpha_s * integral from t to s of e^(lambda - lambda_s) x0(lambda)
+
+with x0 replaced by the polynomial through the predictions of the last steps (DPM-Solver++,
+predictor) and of the new one (UniPC's corrector), and integrated exactly (docs/maths.md, 7).
+
+Two points are the exception: the papers weigh their difference by 1/2, not by the exact integral.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ def _lambda(level: Level) -> float:
     return float(level.half_log_snr)
 
 
-def _weights(t: Level, s: Level, levels: Sequence[Level]) -> list[float]:
+def _weights(t: Level, s: Level, levels: Sequence[Level], curvature: float = 1.0) -> list[float]:
     """What each x0 of these levels adds to x_s / alpha_s."""
     moments = [float(1 - s.sigma * t.alpha / (s.alpha * t.sigma))]  # 1 - e^-h
     if len(levels) == 1:
@@ -39,15 +42,17 @@ def _weights(t: Level, s: Level, levels: Sequence[Level]) -> list[float]:
         moments.append(moments[0] / 2)  # DPM-Solver++ Alg. 2; UniPC, section 3.4
     while len(moments) < len(levels):  # h * integral of e^(-h (1-u)) u^k over u in [0, 1], by parts
         moments.append(1 - len(moments) / h * moments[-1])
+    if len(levels) == 3:
+        moments[2] *= curvature
     nodes = np.array([(_lambda(level) - _lambda(t)) / h for level in levels])
     return [
         float(w) for w in np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments))
     ]
 
 
-def _advance(x: Tensor, t: Level, s: Level, points: Points) -> Tensor:
+def _advance(x: Tensor, t: Level, s: Level, points: Points, curvature: float = 1.0) -> Tensor:
     """x_s from x_t and the polynomial through some points."""
-    weights = _weights(t, s, [level for level, _ in points])
+    weights = _weights(t, s, [level for level, _ in points], curvature)
     x_s = (s.sigma / t.sigma) * x
     for weight, (_, x0) in zip(weights, points, strict=True):
         x_s = x_s + s.alpha * weight * x0
@@ -59,15 +64,24 @@ def _remember(points: Points, t: Level, x0: Tensor, order: int) -> Points:
     return [(t, x0), *(point for point in points if point[0].alpha > 0)][:order]
 
 
-def dpmpp(
-    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], order: int = 2
+def _dpmpp(
+    denoiser: Denoiser,
+    x: Tensor,
+    grid: Sequence[Level],
+    draw: Callable[[], Tensor],
+    order: int,
+    curvature: float = 1.0,
 ) -> Iterator[Step]:
-    """Multistep DPM-Solver++ (Lu et al. 2022); lower orders at both ends."""
+    """Multistep DPM-Solver++ (Lu et al. 2022); lower orders at both ends.
+
+    `curvature` multiplies the weight of the second divided difference: 1 is the exact integral, 0.5
+    is what the authors' code does.
+    """
     points: Points = []
     for i, (t, s) in enumerate(pairwise(grid), start=1):
         prediction = denoiser(x, t)
         points = _remember(points, t, prediction.x0, order)
-        x = _advance(x, t, s, points[: len(grid) - i])
+        x = _advance(x, t, s, points[: len(grid) - i], curvature)
         yield Step(s, x, prediction)
 
 
@@ -89,10 +103,13 @@ def dpmpp_2m_sde(
         yield Step(s, x, prediction)
 
 
-def unipc(
-    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], order: int = 3
+def _unipc(
+    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], order: int
 ) -> Iterator[Step]:
-    """UniPC (Zhao et al. 2023): predict, evaluate, correct with that same evaluation; lower orders at both ends."""
+    """UniPC (Zhao et al. 2023): predict, evaluate, correct with that same evaluation.
+
+    It has lower orders at both ends.
+    """
     points: Points = []
     before: tuple[Level, Tensor, Points] | None = None
     for i, (t, s) in enumerate(pairwise(grid), start=1):
@@ -107,7 +124,7 @@ def unipc(
         yield Step(s, x, prediction)
 
 
-dpmpp_2m = partial(dpmpp, order=2)
-dpmpp_3m = partial(dpmpp, order=3)
-unipc_2 = partial(unipc, order=2)
-unipc_3 = partial(unipc, order=3)
+dpmpp_2m = partial(_dpmpp, order=2, curvature=1.0)
+dpmpp_3m = partial(_dpmpp, order=3)
+unipc_2 = partial(_unipc, order=2)
+unipc_3 = partial(_unipc, order=3)

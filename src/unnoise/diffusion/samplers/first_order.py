@@ -1,4 +1,4 @@
-"""First order, one evaluation per step: ancestral DDPM and DDIM, which is Euler's method in every frame."""
+"""First order: ancestral DDPM, and DDIM, which is Euler's method in every frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from unnoise.diffusion.samplers.step import Step
 
 
 def euler(prediction: Prediction, s: Level) -> Tensor:
-    """x_s = alpha_s * x0 + sigma_s * eps: the first-order step of every ODE solver, exact where s is data."""
+    """x_s = alpha_s * x0 + sigma_s * eps: the first-order step of every ODE solver.
+
+    It is exact where s is data.
+    """
     return s.alpha * prediction.x0 + s.sigma * prediction.eps  # DDIM (12), eta = 0
 
 
@@ -26,9 +29,10 @@ def ddpm(
     draw: Callable[[], Tensor],
     variance: str = "small",
 ) -> Iterator[Step]:
-    """Ancestral sampling from p(x_s | x_t); a grid with fewer levels than the schedule is the respaced process.
+    """Ancestral sampling from p(x_s | x_t).
 
-    Where the grid goes up again (grids.zigzag) it takes a step of the forward process q(x_s | x_t), without evaluation.
+    A grid with fewer levels than the schedule is the respaced process. Where the grid goes up again
+    (grids.zigzag), it takes a step of the forward process q(x_s | x_t), without evaluation.
     """
     prediction = Prediction(x, x)
     for t, s in pairwise(grid):
@@ -53,7 +57,10 @@ def ddim(
     draw: Callable[[], Tensor],
     eta: float = 0.0,
 ) -> Iterator[Step]:
-    """The deterministic first-order step for eta = 0 (also EDM's and flow's Euler); ancestral noise for eta = 1."""
+    """The deterministic first-order step for eta = 0, which is also EDM's and flow's Euler step.
+
+    eta = 1 is ancestral sampling.
+    """
     for t, s in pairwise(grid):
         prediction = denoiser(x, t)
         variance = eta**2 * Transition(t, s).beta_tilde  # DDIM (16)

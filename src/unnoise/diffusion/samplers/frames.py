@@ -1,10 +1,11 @@
-"""Two ways to write the probability-flow ODE as dy/du = slope, with y = x / scale(level) and u = time(level).
+"""Two ways to write the probability-flow ODE as dy/du = slope.
 
-The first-order step x_s = alpha_s x0 + sigma_s eps is the Euler step of both (and of every other frame), so solvers start
-from it and a frame only says how slopes at several levels are combined.
+Here y = x / scale(level) and u = time(level). x_s = alpha_s x0 + sigma_s eps is the Euler step of
+both (and of every other frame), so solvers start from it, and a frame only says how slopes at
+several levels are combined.
 
     flow | y = x / (alpha + sigma) | u = sigma / (alpha + sigma) in [0, 1] | slope = eps - x0
-    edm  | y = x / alpha           | u = sigma / alpha                     | slope = eps          EDM (1)
+    edm  | y = x / alpha           | u = sigma / alpha (EDM (1))           | slope = eps
 
 The flow frame exists at alpha = 0 too, where the edm frame divides by 0.
 """
@@ -12,7 +13,7 @@ The flow frame exists at alpha = 0 too, where the edm frame divides by 0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -20,7 +21,8 @@ from unnoise.diffusion.denoiser import Prediction
 from unnoise.diffusion.levels import Level
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True)
+class Frame:
     """scale and time of a level, slope of a prediction."""
 
     scale: Callable[[Level], float]
@@ -28,29 +30,13 @@ class Frame(NamedTuple):
     slope: Callable[[Prediction], Tensor]
 
 
-def _flow_scale(level: Level) -> float:
-    return float(level.alpha + level.sigma)
-
-
-def _flow_time(level: Level) -> float:
-    return float(level.sigma) / _flow_scale(level)
-
-
-def _flow_slope(prediction: Prediction) -> Tensor:
-    return prediction.eps - prediction.x0
-
-
-def _edm_scale(level: Level) -> float:
-    return float(level.alpha)
-
-
-def _edm_time(level: Level) -> float:
-    return float(level.sigma / level.alpha)
-
-
-def _edm_slope(prediction: Prediction) -> Tensor:
-    return prediction.eps
-
-
-FLOW = Frame(_flow_scale, _flow_time, _flow_slope)
-EDM = Frame(_edm_scale, _edm_time, _edm_slope)
+FLOW = Frame(
+    scale=lambda level: float(level.alpha + level.sigma),
+    time=lambda level: float(level.sigma) / float(level.alpha + level.sigma),
+    slope=lambda prediction: prediction.eps - prediction.x0,
+)
+EDM = Frame(
+    scale=lambda level: float(level.alpha),
+    time=lambda level: float(level.sigma / level.alpha),
+    slope=lambda prediction: prediction.eps,
+)

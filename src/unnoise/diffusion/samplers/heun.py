@@ -8,38 +8,39 @@ from functools import partial
 from torch import Tensor
 
 from unnoise.diffusion.denoiser import Denoiser
+from unnoise.diffusion.grids import Churned
 from unnoise.diffusion.levels import Level, Transition
 from unnoise.diffusion.samplers.first_order import euler
 from unnoise.diffusion.samplers.frames import EDM, FLOW, Frame
 from unnoise.diffusion.samplers.step import Step
 
 
-def heun(
+def _heun(
     denoiser: Denoiser,
     x: Tensor,
     grid: Sequence[Level],
     draw: Callable[[], Tensor],
-    frame: Frame = FLOW,
-    churned: Sequence[Level] = (),
-    churn_noise: float = 1.0,
+    frame: Frame,
+    churned: Churned | None = None,
 ) -> Iterator[Step]:
-    """EDM's Algorithm 2 in either frame; the last step, and one from alpha = 0 in the edm frame, are first order.
+    """EDM's Algorithm 2 in either frame.
 
-    `churned` has, for each step, the higher level to which it first raises the noise (grids.churned).
+    The last step, and one from alpha = 0 in the edm frame, are first order.
     """
-    for t, t_hat, s in zip(grid, churned or grid, grid[1:], strict=False):
+    levels, noise = churned or Churned(grid)
+    for t, t_hat, s in zip(grid, levels, grid[1:], strict=False):
         if t_hat != t:
             up = Transition(t_hat, t)
-            x = up.ratio * x + churn_noise * up.beta**0.5 * draw()  # EDM Alg. 2, line 6
+            x = up.ratio * x + noise * up.beta**0.5 * draw()  # EDM Alg. 2, line 6
         prediction = denoiser(x, t_hat)
         x = euler(prediction, s)
         if s.sigma > 0 and frame.scale(t_hat) > 0:
             change = frame.slope(denoiser(x, s)) - frame.slope(prediction)
-            x = (
-                x + frame.scale(s) * (frame.time(s) - frame.time(t_hat)) / 2 * change
-            )  # EDM Alg. 2, line 11
+            half_step = (frame.time(s) - frame.time(t_hat)) / 2
+            x = x + frame.scale(s) * half_step * change  # EDM Alg. 2, line 11
         yield Step(s, x, prediction)
 
 
-heun_edm = partial(heun, frame=EDM)
+heun = partial(_heun, frame=FLOW)
+heun_edm = partial(_heun, frame=EDM)
 """Heun in the frame of EDM: its Algorithm 2 to the last digit."""

@@ -22,14 +22,17 @@ ADAMS_BASHFORTH = (
 )
 
 
-def ipndm(
+def _ipndm(
     denoiser: Denoiser,
     x: Tensor,
     grid: Sequence[Level],
     draw: Callable[[], Tensor],
-    frame: Frame = FLOW,
+    frame: Frame,
 ) -> Iterator[Step]:
-    """Zhang & Chen 2023 (DEIS), section 3: order 4 on grids even in the frame's time, at least 2 on other smooth ones."""
+    """Zhang & Chen 2023 (DEIS), section 3.
+
+    Its order is 4 on grids even in the frame's time, and at least 2 on other smooth ones.
+    """
     slopes: list[Tensor] = []
     for t, s in pairwise(grid):
         prediction = denoiser(x, t)
@@ -44,5 +47,6 @@ def ipndm(
         yield Step(s, x, prediction)
 
 
-ipndm_edm = partial(ipndm, frame=EDM)
+ipndm = partial(_ipndm, frame=FLOW)
+ipndm_edm = partial(_ipndm, frame=EDM)
 """iPNDM in the frame of EDM, as published."""
