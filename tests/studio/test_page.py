@@ -54,7 +54,8 @@ def test_the_page_is_one_file_that_asks_for_nothing(run):
 def test_the_pictures_are_the_files_bit_for_bit(run):
     (run / "samples" / "0000002000.png").write_bytes(png(6))
     found = data(run)
-    pictures = [*found["samples"], found["data"]["picture"], *found["evaluation"]["pictures"]]
+    others = [found["evaluation"][name] for name in ("samples", "neighbours")]
+    pictures = [*found["samples"], found["data"]["picture"], *others]
     assert [base64.b64decode(one["src"].partition(",")[2]) for one in pictures] == [
         png(), png(6), png(), png(), png(),
     ]  # fmt: skip

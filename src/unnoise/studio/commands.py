@@ -8,18 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unnoise.config import RunConfig, flat, from_dict, to_dict
+from unnoise.config import RunConfig, dotted, flat, from_dict, to_dict
 from unnoise.errors import ConfigError
 from unnoise.presets import PRESETS
-
-
-def dotted(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the values of a configuration's plain dictionary by dotted key."""
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        inner = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
-        values |= {key: value} if inner is None else inner
-    return values
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

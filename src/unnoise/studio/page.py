@@ -7,11 +7,11 @@ import hashlib
 import io
 import json
 import math
+import re
 import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 from unnoise import __version__
 from unnoise.errors import UserError
@@ -19,9 +19,9 @@ from unnoise.files import write_bytes
 from unnoise.studio import commands
 from unnoise.studio.run_folder import Record, read
 
-T = TypeVar("T")
-
 STATIC = Path(__file__).parent / "static"
+NAMED = r'(<link rel="stylesheet" href="(.+?)">|<script src="(.+?)"></script>)'
+"""The tags of page.html that name another file."""
 MOST_GRIDS = 24
 MOST_CHARACTERS = 9_000_000
 """Length of all pictures of a page together, as data URIs."""
@@ -43,32 +43,30 @@ def write(folder: Path, out: Path | None = None) -> Path:
 
 
 def _html(run: Record) -> str:
-    """Put style, script and data into page.html, and forbid the browser all others and requests."""
-    page, style, script = (
-        (STATIC / name).read_text() for name in ("page.html", "page.css", "page.js")
-    )
+    """Put styles, scripts and data into page.html, and forbid the browser any others."""
+    page = (STATIC / "page.html").read_text(encoding="utf-8")
+    allowed = {"style": "", "script": ""}
     data = json.dumps(run, allow_nan=False).replace("<", "\\u003c")  # no tag, and ASCII only
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+    contents = {"<!-- data -->": f'<script id="run" type="application/json">{data}</script>'}
+    for tag, style, script in re.findall(NAMED, page):
+        text = (STATIC / (style or script)).read_text(encoding="utf-8")
+        kind = "style" if style else "script"
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        allowed[kind] += f" 'sha256-{digest}'"
+        contents[tag] = f"<{kind}>{text}</{kind}>"
+    policy = "default-src 'none'; img-src data:; " + "; ".join(
+        f"{kind}-src{hashes}" for kind, hashes in allowed.items()
     )
-    for tag, content in (
-        ('<link rel="stylesheet" href="page.css">', f"<style>{style}</style>"),
-        ('<script src="page.js"></script>', f"<script>{script}</script>"),
-        ("<!-- policy -->", f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
-        ("<!-- data -->", f'<script id="run" type="application/json">{data}</script>'),
-    ):
-        assert page.count(tag) == 1, tag
+    contents["<!-- policy -->"] = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    for tag, content in contents.items():
         page = page.replace(tag, content)
     return page
 
 
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
 def _embed(folder: Path, run: Record) -> None:
     """Give every picture a data URI as its `src`; of many grids, evenly chosen ones."""
-    others = [run["data"]["picture"], *(run["evaluation"] or {"pictures": []})["pictures"]]
+    evaluation = run["evaluation"] or {}
+    others = [run["data"]["picture"], evaluation.get("samples"), evaluation.get("neighbours")]
     room = MOST_CHARACTERS - sum(_load(folder, one, run["problems"]) for one in others if one)
     run["grids"] = len(run["samples"])
     few = _evenly(run["samples"], MOST_GRIDS)
@@ -108,7 +106,7 @@ def _smaller(path: Path, content: bytes) -> bytes:
     return file.getvalue()
 
 
-def _evenly(items: Sequence[T], most: int) -> list[T]:
+def _evenly(items: Sequence[Record], most: int) -> list[Record]:
     """Choose at most `most` items, evenly spread, with the first and the last; of one, the last."""
     if len(items) <= most:
         return list(items)

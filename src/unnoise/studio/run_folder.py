@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from unnoise.errors import CheckpointError, ConfigError, UserError
 from unnoise.evaluation import summary
@@ -22,7 +22,6 @@ from unnoise.files import read_json
 from unnoise.studio import commands
 from unnoise.units import seconds
 
-T = TypeVar("T")
 Record = dict[str, Any]
 
 LARGEST_HEADER_BYTES = 100_000_000
@@ -39,11 +38,6 @@ QUIET_SEC = 60.0
 """A run that has written nothing for this long, and for three of its intervals, has stopped."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 """What reading a damaged file can raise."""
-FIGURES = {
-    "evaluation/samples.png": "Samples",
-    "evaluation/neighbours.png": "Samples and their nearest training images: "
-    "in each row the sample, its nearest, the next three",
-}
 
 
 def read(folder: Path) -> Record:
@@ -53,8 +47,10 @@ def read(folder: Path) -> Record:
     text.
     """
     problems: list[str] = []
-    recorded = _json(folder, "config.json", problems, Record)
+    recorded = _json(folder, "config.json", problems, dict)
     config = _part(recorded, "config")
+    if not (config or problems):
+        problems.append("config.json: holds no configuration")
     lines = _lines(folder, problems)
     record, parameters = _model(folder, problems)
     checkpoints = _checkpoints(folder, problems)
@@ -64,12 +60,6 @@ def read(folder: Path) -> Record:
             f"{folder} {'holds no run' if folder.is_dir() else kind}; "
             "expected a run folder of `unnoise train`, such as runs/digits"
         )
-    if not config:
-        problems.append("config.json holds no configuration")
-    if parameters is None and checkpoints:
-        with suppress(*DAMAGE):
-            newest = folder / "checkpoints" / checkpoints[-1]["name"]
-            _, parameters, _ = _header(newest / "ema.safetensors")
     data = {"fingerprint": recorded.get("data"), **_part(record, "data")}
     return plain(
         {
@@ -84,7 +74,7 @@ def read(folder: Path) -> Record:
             "samples": _samples(folder, problems),
             "curves": _curves(lines),
             "settings": commands.settings(config),
-            "environment": _json(folder, "environment.json", problems, list[Any]),
+            "environment": _json(folder, "environment.json", problems, list),
             "checkpoints": checkpoints,
             "evaluation": _evaluation(folder, str(record.get("weights", "")), problems),
             "tuned": _part(record, "tuned"),
@@ -96,22 +86,21 @@ def read(folder: Path) -> Record:
 
 def plain(value: Any, depth: int = DEEPEST) -> Any:
     """Copy a value so that every reader of JSON takes it, whatever a damaged file put into it."""
-    if isinstance(value, dict | list | tuple) and not depth:
+    kind = type(value)
+    if kind in (dict, list, tuple) and not depth:
         return ".."
-    if isinstance(value, dict):
+    if kind is dict:
         return {str(key): plain(part, depth - 1) for key, part in value.items()}
-    if isinstance(value, list | tuple):
+    if kind in (list, tuple):
         return [plain(part, depth - 1) for part in value]
-    unreal = isinstance(value, float) and not math.isfinite(value)
-    return str(value) if unreal or (isinstance(value, int) and abs(value) > EXACT) else value
+    odd = (kind is float and not math.isfinite(value)) or (kind is int and abs(value) > EXACT)
+    return str(value) if odd else value
 
 
-def finite(value: object) -> float | None:
+def finite(value: Any) -> float | None:
     """Give a number that can be drawn, or None."""
-    with suppress(OverflowError):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value) if abs(float(value)) < HUGEST else None
-    return None
+    drawn = type(value) in (int, float) and -HUGEST < value < HUGEST
+    return float(value) if drawn else None
 
 
 @contextmanager
@@ -120,9 +109,11 @@ def _noted(folder: Path, name: str, problems: list[str]) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = str(error).removeprefix(f"{folder / name}: ")
+        if not isinstance(error, UserError):
+            reason = f"cannot be read ({type(error).__name__}: {error})"
         there = (folder / name).exists()
-        problems.append(f"{name} cannot be read ({reason})" if there else f"{name} is not there")
+        problems.append(f"{name}: {reason}" if there else f"{name} is not there")
 
 
 def _part(record: Record, name: str) -> Record:
@@ -130,7 +121,7 @@ def _part(record: Record, name: str) -> Record:
     return value if isinstance(value, dict) else {}
 
 
-def _json(folder: Path, name: str, problems: list[str], kind: type[T]) -> T:
+def _json(folder: Path, name: str, problems: list[str], kind: type[Any]) -> Any:
     """Read JSON of one type, or give an empty one."""
     with _noted(folder, name, problems):
         return read_json(folder / name, kind)
@@ -143,7 +134,7 @@ def _picture(folder: Path, name: str, problems: list[str]) -> Record | None:
         content = (folder / name).read_bytes()
         if content.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND" in content[-12:]:
             return {"path": name}
-        raise CheckpointError("not a whole PNG")
+        raise CheckpointError("is not a whole PNG")
     return None
 
 
@@ -162,6 +153,8 @@ def _lines(folder: Path, problems: list[str]) -> list[Record]:
     texts: list[str] = []
     with _noted(folder, "metrics.jsonl", problems):
         texts = (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
+        if not texts:
+            raise CheckpointError("holds no measurement yet")
     lines: list[Record] = []
     broken: list[str] = []
     for number, text in enumerate(texts, 1):
@@ -175,11 +168,9 @@ def _lines(folder: Path, problems: list[str]) -> list[Record]:
     if broken:
         shown = ", ".join(broken[:5]) + (", .." if len(broken) > 5 else "")
         problems.append(f"metrics.jsonl: {len(broken)} broken line(s) left out (line {shown})")
-    values = [value for line in lines for value in line.values() if isinstance(value, float)]
+    values = [value for line in lines for value in line.values() if type(value) is float]
     if unreal := sum(finite(value) is None for value in values):
         problems.append(f"metrics.jsonl: {unreal} value(s) that are not finite left out")
-    if not lines:
-        problems.append("metrics.jsonl holds no measurement yet: there are no curves")
     return sorted(lines, key=lambda line: line["nimg"])
 
 
@@ -215,7 +206,7 @@ def _model(folder: Path, problems: list[str]) -> tuple[Record, int | None]:
         texts, parameters, ends = _header(path)
         record = json.loads(texts.get("unnoise", "null"))
         if not isinstance(record, dict) or "weights" not in record:
-            raise CheckpointError("it has no unnoise record")
+            raise CheckpointError("has no unnoise record")
         if path.stat().st_size != ends:
             problems.append("model.safetensors is truncated: it cannot be loaded")
         return record, parameters
@@ -264,8 +255,8 @@ def _state(
     """
     seen = {}
     for name in ("nimg", "epoch", "train_sec", "loss", "held_out_loss"):
-        values = [v for line in lines if (v := finite(line.get(name))) is not None]
-        seen[name] = values[-1] if values else finite(training.get(name))
+        values = (finite(line.get(name)) for line in reversed(lines))
+        seen[name] = next((v for v in values if v is not None), finite(training.get(name)))
     model_at = finite(training.get("nimg"))
     if model_at is not None and model_at < seen["nimg"]:
         problems.append(
@@ -276,7 +267,7 @@ def _state(
         limits["train_sec"] = seconds(str(ends.get("time") or ""))
     shares = [(seen[name] or 0) / limit for name, limit in limits.items() if limit]
     progress = min(1.0, max(0.0, *shares)) if shares else None
-    times = [sec for line in lines if (sec := finite(line.get("train_sec"))) is not None]
+    times = [sec for line in lines[-20:] if (sec := finite(line.get("train_sec"))) is not None]
     patience = max(QUIET_SEC, 3 * (times[-1] - times[-2]) if len(times) > 1 else 0)
     files = [path for path in (folder / "config.json", folder / "metrics.jsonl") if path.exists()]
     fresh = any(time.time() - path.stat().st_mtime < patience for path in files)
@@ -285,10 +276,9 @@ def _state(
 
 
 def _evaluation(folder: Path, weights_now: str, problems: list[str]) -> Record | None:
-    """Give evaluation.json as a title, tables, notes and pictures, or None where there is none."""
+    """Give evaluation.json as a title, tables, notes and pictures; None where there is none."""
     if not (folder / "evaluation.json").exists():
         return None
-    record: Record = {}
     with _noted(folder, "evaluation.json", problems):
         record = read_json(folder / "evaluation.json")
         weights = str(record["model"]["weights"])
@@ -302,7 +292,7 @@ def _evaluation(folder: Path, weights_now: str, problems: list[str]) -> Record |
                 f"evaluation.json is of other weights ({weights}) than model.safetensors "
                 f"({weights_now[:12]})"
             )
-        names = [name for name in FIGURES if name.endswith("samples.png") or record.get("copying")]
-        pictures = [(FIGURES[name], _picture(folder, name, problems)) for name in names]
-        return {**shown, "pictures": [{"caption": c, **p} for c, p in pictures if p]}
+        for name in ("samples", "neighbours") if record.get("copying") else ("samples",):
+            shown[name] = _picture(folder, f"evaluation/{name}.png", problems)
+        return shown
     return None
