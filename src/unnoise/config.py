@@ -283,8 +283,13 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 def flat(config: object) -> dict[str, Any]:
     """A configuration's values by dotted key."""
+    return dotted(to_dict(config))
+
+
+def dotted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration's plain dictionary by dotted key."""
     values: dict[str, Any] = {}
-    for key, value in to_dict(config).items():
+    for key, value in config.items():
         inner = cast("dict[str, Any]", value) if isinstance(value, dict) else None
         values |= {key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()}
     return values

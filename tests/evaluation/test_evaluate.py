@@ -289,7 +289,7 @@ def test_side_by_side_it_is_said_what_may_not_be_compared(measured, tmp_path, ca
 
 
 def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
-    from unnoise import report
+    from unnoise.studio.run_folder import read
 
     folder = tmp_path / "run"
     unnoise.train(
@@ -297,16 +297,15 @@ def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
     )
     shutil.copy(measured / "evaluation.json", folder)
     shutil.copytree(measured / "evaluation", folder / "evaluation")
-    page = report.write(folder).read_text()
-    assert (
-        "<h2>Evaluation</h2>" in page
-        and "read as their label" in page
-        and page.count("nearest training images") >= 2
-    )
-    assert "evaluation.json is of other weights" in page
+    run = read(folder)
+    found = run["evaluation"]
+    assert any("read as their label" in row for row in found["tables"][-1]["rows"])
+    assert found["samples"] and found["neighbours"]
+    assert any("evaluation.json is of other weights" in problem for problem in run["problems"])
     (folder / "evaluation.json").write_text('{"model": 3, "distances": []}')
-    page = report.write(folder).read_text()
-    assert "<h2>Evaluation</h2>" not in page and "is not what unnoise evaluate writes" in page
+    run = read(folder)
+    assert run["evaluation"] is None
+    assert any("evaluation.json: cannot be read" in problem for problem in run["problems"])
 
 
 @pytest.mark.parametrize(("words", "line"), [

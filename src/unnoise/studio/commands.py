@@ -1,0 +1,83 @@
+"""The command lines that come next for a run, and how its settings differ from its preset's."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unnoise.config import RunConfig, dotted, flat, from_dict, to_dict
+from unnoise.errors import ConfigError
+from unnoise.presets import PRESETS
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a configuration's values by dotted key, and the preset's where they differ.
+
+    `differs` is None for a preset that is unknown here.
+    """
+    name, own, differs = config.get("preset"), dotted(config), None
+    if isinstance(name, str) and name in PRESETS:
+        preset = dotted(json.loads(json.dumps(to_dict(PRESETS[name]()))))
+        differs = {k: preset.get(k) for k in own if k not in preset or own[k] != preset[k]}
+    return {"preset": name, "values": own, "differs": differs}
+
+
+def command(name: str, folder: Path, *flags: str) -> str:
+    """Write a command line that works on a folder, which must not look like a flag."""
+    first = f"./{folder}" if str(folder).startswith("-") else str(folder)
+    return shlex.join(["unnoise", name, first, *flags])
+
+
+def following(folder: Path, config: Mapping[str, Any], record: Any) -> list[dict[str, str]]:
+    """Give what to run next for a model's record, as {"about": .., "line": the command}."""
+    tuned = record.get("tuned") or {}
+    lines = {
+        "Resume the training (add a later end, such as --kimg, to a finished run)": _train(
+            folder, config
+        )
+    }
+    if record:
+        lines["Make pictures"] = command("sample", folder, "--num", "64")
+    if record and not tuned:
+        lines["Find the best solver and time steps"] = command("tune-sampler", folder)
+    if "balanced" in tuned:
+        lines["Make pictures with a tuned sampler"] = command(
+            "sample", folder, "--sampler", "balanced"
+        )
+    return [{"about": about, "line": line} for about, line in lines.items() if line]
+
+
+def _train(folder: Path, recorded: Mapping[str, Any]) -> str:
+    """`unnoise train` with every setting; nothing where this version cannot read them."""
+    try:
+        config = from_dict(RunConfig, recorded)
+    except ConfigError:
+        return ""
+    if not recorded or config.preset not in PRESETS:
+        return ""
+    target, preset, source = config.preset, flat(PRESETS[config.preset]()), config.data.source
+    if target == "pictures" and source not in PRESETS and not source.startswith("-"):
+        target = preset["data.source"] = source
+    flags = [
+        part
+        for key, value in flat(config).items()
+        if key not in preset or value != preset[key]
+        for part in _flag(key, value, preset.get(key))
+    ]
+    return shlex.join(["unnoise", "train", target, *flags, "--out", str(folder)])
+
+
+def _flag(key: str, value: object, default: object) -> list[str]:
+    """Write a setting as a flag; a switch has none or `no-`, unless its default is neither."""
+    group, dot, name = key.replace("_", "-").rpartition(".")
+    if isinstance(value, bool) and isinstance(default, bool):
+        return [f"--{group}{dot}{'' if value else 'no-'}{name}"]
+    flag = f"--{group}{dot}{name}"
+    if isinstance(value, tuple):
+        return [flag, *map(str, value)]
+    if isinstance(value, dict):
+        return [flag, *(str(part) for pair in value.items() for part in pair)]
+    return [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]

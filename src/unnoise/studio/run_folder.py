@@ -1,0 +1,298 @@
+"""A run folder as plain data, read without torch.
+
+A folder may be half written, damaged or made by somebody else: what is missing or broken becomes a
+line of `problems`, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unnoise.errors import CheckpointError, ConfigError, UserError
+from unnoise.evaluation import summary
+from unnoise.files import read_json
+from unnoise.studio import commands
+from unnoise.units import seconds
+
+Record = dict[str, Any]
+
+LARGEST_HEADER_BYTES = 100_000_000
+HUGEST = 1e300
+EXACT = 2**53
+"""JavaScript has no larger whole numbers."""
+DEEPEST = 12
+"""Levels of nesting that are kept of a record."""
+MOST_POINTS = 4000
+"""A longer curve is thinned to about this many points: the lowest and highest of each stretch."""
+CLOCKS = ("step", "nimg", "epoch", "train_sec")
+"""Fields of metrics.jsonl that are no curves."""
+QUIET_SEC = 60.0
+"""A run that has written nothing for this long, and for three of its intervals, has stopped."""
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+"""What reading a damaged file can raise."""
+
+
+def read(folder: Path) -> Record:
+    """Give everything that is known of a run, ready for JSON; CheckpointError where there is none.
+
+    A picture is {"path": its place in the folder}. A number that JSON or JavaScript cannot hold is
+    text.
+    """
+    problems: list[str] = []
+    recorded = _json(folder, "config.json", problems, dict)
+    config = _part(recorded, "config")
+    if not (config or problems):
+        problems.append("config.json: holds no configuration")
+    lines = _lines(folder, problems)
+    record, parameters = _model(folder, problems)
+    checkpoints = _checkpoints(folder, problems)
+    if not (config or lines or record or checkpoints):
+        kind = "is a file" if folder.exists() else "is not there"
+        raise CheckpointError(
+            f"{folder} {'holds no run' if folder.is_dir() else kind}; "
+            "expected a run folder of `unnoise train`, such as runs/digits"
+        )
+    data = {"fingerprint": recorded.get("data"), **_part(record, "data")}
+    return plain(
+        {
+            "name": folder.resolve().name or str(folder),
+            "folder": str(folder),
+            **_state(folder, _part(config, "train"), lines, _part(record, "training"), problems),
+            "parameters": parameters,
+            "weights": record.get("weights"),
+            "class_names": record.get("class_names"),
+            "shape": _part(record, "shape"),
+            "data": {**data, "picture": _picture(folder, "data.png", problems)},
+            "samples": _samples(folder, problems),
+            "curves": _curves(lines),
+            "settings": commands.settings(config),
+            "environment": _json(folder, "environment.json", problems, list),
+            "checkpoints": checkpoints,
+            "evaluation": _evaluation(folder, str(record.get("weights", "")), problems),
+            "tuned": _part(record, "tuned"),
+            "commands": commands.following(folder, config, record),
+            "problems": problems,
+        }
+    )
+
+
+def plain(value: Any, depth: int = DEEPEST) -> Any:
+    """Copy a value so that every reader of JSON takes it, whatever a damaged file put into it."""
+    kind = type(value)
+    if kind in (dict, list, tuple) and not depth:
+        return ".."
+    if kind is dict:
+        return {str(key): plain(part, depth - 1) for key, part in value.items()}
+    if kind in (list, tuple):
+        return [plain(part, depth - 1) for part in value]
+    odd = (kind is float and not math.isfinite(value)) or (kind is int and abs(value) > EXACT)
+    return str(value) if odd else value
+
+
+def finite(value: Any) -> float | None:
+    """Give a number that can be drawn, or None."""
+    drawn = type(value) in (int, float) and -HUGEST < value < HUGEST
+    return float(value) if drawn else None
+
+
+@contextmanager
+def _noted(folder: Path, name: str, problems: list[str]) -> Iterator[None]:
+    """Turn what reading a missing or damaged file raises into a problem."""
+    try:
+        yield
+    except DAMAGE as error:
+        reason = str(error).removeprefix(f"{folder / name}: ")
+        if not isinstance(error, UserError):
+            reason = f"cannot be read ({type(error).__name__}: {error})"
+        there = (folder / name).exists()
+        problems.append(f"{name}: {reason}" if there else f"{name} is not there")
+
+
+def _part(record: Record, name: str) -> Record:
+    value = record.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _json(folder: Path, name: str, problems: list[str], kind: type[Any]) -> Any:
+    """Read JSON of one type, or give an empty one."""
+    with _noted(folder, name, problems):
+        return read_json(folder / name, kind)
+    return kind()
+
+
+def _picture(folder: Path, name: str, problems: list[str]) -> Record | None:
+    """Name a picture of the folder, where it is there and whole."""
+    with _noted(folder, name, problems):
+        content = (folder / name).read_bytes()
+        if content.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND" in content[-12:]:
+            return {"path": name}
+        raise CheckpointError("is not a whole PNG")
+    return None
+
+
+def _samples(folder: Path, problems: list[str]) -> list[Record]:
+    """Find the grids of samples/, which are named by the images seen."""
+    paths = [p for p in (folder / "samples").glob("*.png") if re.fullmatch("[0-9]{1,15}", p.stem)]
+    if not paths:
+        problems.append("samples/ holds no grid yet")
+    grids = [(int(path.stem), f"samples/{path.name}") for path in paths]
+    found = [(nimg, _picture(folder, name, problems)) for nimg, name in sorted(grids)]
+    return [{"nimg": nimg, **picture} for nimg, picture in found if picture]
+
+
+def _lines(folder: Path, problems: list[str]) -> list[Record]:
+    """Read the lines of metrics.jsonl that say how many images they are about, by images seen."""
+    texts: list[str] = []
+    with _noted(folder, "metrics.jsonl", problems):
+        texts = (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
+        if not texts:
+            raise CheckpointError("holds no measurement yet")
+    lines: list[Record] = []
+    broken: list[str] = []
+    for number, text in enumerate(texts, 1):
+        with suppress(*DAMAGE):
+            line = json.loads(text)
+            line["nimg"] = finite(line["nimg"])
+            if line["nimg"] >= 0:
+                lines.append(line)
+                continue
+        broken.append(str(number))
+    if broken:
+        shown = ", ".join(broken[:5]) + (", .." if len(broken) > 5 else "")
+        problems.append(f"metrics.jsonl: {len(broken)} broken line(s) left out (line {shown})")
+    values = [value for line in lines for value in line.values() if type(value) is float]
+    if unreal := sum(finite(value) is None for value in values):
+        problems.append(f"metrics.jsonl: {unreal} value(s) that are not finite left out")
+    return sorted(lines, key=lambda line: line["nimg"])
+
+
+def _curves(lines: Sequence[Record]) -> Record:
+    """Give every numeric field: the number of measurements, and their images seen and values."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in CLOCKS and (number := finite(value)) is not None:
+                found.setdefault(name, []).append((line["nimg"], number))
+    curves = {}
+    for name, points in found.items():
+        nimg, values = zip(*thinned(points), strict=True)
+        curves[name] = {"count": len(points), "nimg": nimg, "values": values}
+    return curves
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """Keep the ends of a long curve, and the lowest and highest of each stretch."""
+    if len(points) <= MOST_POINTS:
+        return points
+    kept, stretches = {0, len(points) - 1}, MOST_POINTS // 2
+    for i in range(stretches):
+        stretch = range(len(points) * i // stretches, len(points) * (i + 1) // stretches)
+        kept |= {min(stretch, key=lambda j: points[j][1]), max(stretch, key=lambda j: points[j][1])}
+    return [points[i] for i in sorted(kept)]
+
+
+def _model(folder: Path, problems: list[str]) -> tuple[Record, int | None]:
+    """Read the record in model.safetensors, and the number of parameters."""
+    path = folder / "model.safetensors"
+    with _noted(folder, path.name, problems):
+        texts, parameters, ends = _header(path)
+        record = json.loads(texts.get("unnoise", "null"))
+        if not isinstance(record, dict) or "weights" not in record:
+            raise CheckpointError("has no unnoise record")
+        if path.stat().st_size != ends:
+            problems.append("model.safetensors is truncated: it cannot be loaded")
+        return record, parameters
+    return {}, None
+
+
+def _header(path: Path) -> tuple[Record, int, int]:
+    """Read the texts in a safetensors file, its number of parameters, and where it ends."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length if length <= LARGEST_HEADER_BYTES else 0))
+    texts = header.pop("__metadata__", {})
+    ends = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+    return texts, sum(math.prod(tensor["shape"]) for tensor in header.values()), 8 + length + ends
+
+
+def _checkpoints(folder: Path, problems: list[str]) -> list[Record]:
+    found = []
+    for path in sorted((folder / "checkpoints").glob("step-*")):
+        with suppress(OSError):  # a run in progress may delete one just now
+            found.append(_checkpoint(path))
+    if not found:
+        problems.append("checkpoints/ holds none yet: a run that stops now starts again")
+    return found
+
+
+def _checkpoint(path: Path) -> Record:
+    sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
+    state, nimg = "damaged: no readable manifest", None
+    with suppress(*DAMAGE):
+        files = json.loads((path / "manifest.json").read_text())["files"]
+        wrong = [name for name, entry in files.items() if sizes.get(name) != entry["bytes"]]
+        state = f"damaged: {', '.join(wrong)}" if wrong else "all files of the right size"
+    with suppress(*DAMAGE):
+        nimg = finite(json.loads((path / "state.json").read_text())["nimg"])
+    return {"name": path.name, "nimg": nimg, "bytes": sum(sizes.values()), "state": state}
+
+
+def _state(
+    folder: Path, ends: Record, lines: Sequence[Record], training: Record, problems: list[str]
+) -> Record:
+    """Give the last value of each clock and loss, the share of the way, and whether it still runs.
+
+    The last values are those of metrics.jsonl, or else the model file's. A run is at work while it
+    writes lines as often as it did.
+    """
+    seen = {}
+    for name in ("nimg", "epoch", "train_sec", "loss", "held_out_loss"):
+        values = (finite(line.get(name)) for line in reversed(lines))
+        seen[name] = next((v for v in values if v is not None), finite(training.get(name)))
+    model_at = finite(training.get("nimg"))
+    if model_at is not None and model_at < seen["nimg"]:
+        problems.append(
+            f"model.safetensors is of {model_at:,.0f} images; the curves reach {seen['nimg']:,.0f}"
+        )
+    limits = {"nimg": 1000 * (finite(ends.get("kimg")) or 0), "epoch": finite(ends.get("epochs"))}
+    with suppress(ConfigError):
+        limits["train_sec"] = seconds(str(ends.get("time") or ""))
+    shares = [(seen[name] or 0) / limit for name, limit in limits.items() if limit]
+    progress = min(1.0, max(0.0, *shares)) if shares else None
+    times = [sec for line in lines[-20:] if (sec := finite(line.get("train_sec"))) is not None]
+    patience = max(QUIET_SEC, 3 * (times[-1] - times[-2]) if len(times) > 1 else 0)
+    files = [path for path in (folder / "config.json", folder / "metrics.jsonl") if path.exists()]
+    fresh = any(time.time() - path.stat().st_mtime < patience for path in files)
+    state = "finished" if progress == 1 else "running" if fresh else "stopped"
+    return {"state": state, "progress": progress, "seen": seen}
+
+
+def _evaluation(folder: Path, weights_now: str, problems: list[str]) -> Record | None:
+    """Give evaluation.json as a title, tables, notes and pictures; None where there is none."""
+    if not (folder / "evaluation.json").exists():
+        return None
+    with _noted(folder, "evaluation.json", problems):
+        record = read_json(folder / "evaluation.json")
+        weights = str(record["model"]["weights"])
+        shown = {
+            "title": summary.title(record),
+            "tables": [asdict(table) for table in summary.tables(record)],
+            "notes": [str(note) for note in record["notes"]],
+        }
+        if weights_now and not weights_now.startswith(weights):
+            problems.append(
+                f"evaluation.json is of other weights ({weights}) than model.safetensors "
+                f"({weights_now[:12]})"
+            )
+        for name in ("samples", "neighbours") if record.get("copying") else ("samples",):
+            shown[name] = _picture(folder, f"evaluation/{name}.png", problems)
+        return shown
+    return None
