@@ -10,6 +10,7 @@ Shares are of the convolution peak measured in the same run.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -52,11 +53,9 @@ def works(setting: Setting) -> dict[str, Work]:
         model = run.model(run.state.ema)
         for how, options in SAMPLING.items():
             if setting.device == "cuda" or how not in ONLY_CUDA:
-                found[f"sample, {name.removeprefix('eager, ')}, {how}"] = (
-                    lambda model=model, options=options: model.sample(
-                        count, sampler="ddim", steps=NFE, batch_size=COUNT, **options
-                    )
-                )
+                options = {"sampler": "ddim", "steps": NFE, "batch_size": COUNT, **options}
+                draw = functools.partial(model.sample, count, **options)
+                found[f"sample, {name.removeprefix('eager, ')}, {how}"] = draw
     return found
 
 

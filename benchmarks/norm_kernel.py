@@ -146,7 +146,7 @@ def main() -> None:
     parser = record.flags(__doc__)
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument(
-        "--autocast", action="store_true", help="as in training: stock is fp32 then"
+        "--autocast", action="store_true", help="as in training, where stock is fp32"
     )
     flags = parser.parse_args()
     if not torch.cuda.is_available():

@@ -110,11 +110,10 @@ def main() -> None:
         key = {"protocol": extract.name, "compared": name, "fingerprint": extract.fingerprint}
         if any(key.items() <= row.items() for row in result["rows"]):
             continue
-        samples, reference = (
-            data_features(extract, sets[one], flags.work / one, range(COUNT), False, Ranks())
-            for one in (name, "reference")
+        features = lambda one, extract=extract: data_features(
+            extract, sets[one], flags.work / one, range(COUNT), False, Ranks()
         )
-        found = measured(samples, reference)
+        found = measured(features(name), features("reference"))
         result["rows"].append(key | found | {"about": extract.description})
         record.write(flags.out, result | {"torch": torch.__version__})
     print(table(result))

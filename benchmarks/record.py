@@ -39,20 +39,13 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changed else "")
 
 
-def command(name: str, arguments: Sequence[str]) -> str:
-    """The command as it can be given anywhere: folders of this machine are named, not told."""
-    words, hidden = [f"python -m {name}"], {"--peers": "PEERS"}
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        words.append(hidden.get(before, word))
-    return " ".join(words)
-
-
 def about(name: str, device: torch.device) -> dict[str, Any]:
     """The head of a result of `python -m NAME`."""
+    words = re.sub(r"--peers \S+", "--peers PEERS", " ".join(sys.argv[1:]))
     return {
         "machine": machine(device), "device": device.type, "threads": torch.get_num_threads(),
         "processors": os.cpu_count(), "torch": torch.__version__, "commit": commit(),
-        "date": datetime.date.today().isoformat(), "command": command(name, sys.argv[1:]),
+        "date": datetime.date.today().isoformat(), "command": f"python -m {name} {words}",
     }  # fmt: skip
 
 
@@ -88,8 +81,7 @@ def share(value: float) -> str:
 
 def flags(description: str | None) -> argparse.ArgumentParser:
     """A command line with the module's docstring as its help, and --out."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=plain)
     parser.add_argument("--out", type=Path, help="the result, as JSON")
     return parser

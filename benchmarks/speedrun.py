@@ -7,9 +7,9 @@
 
 `run` trains the preset `cifar10-speedrun`, chooses among its averages by FID of 5,000 samples, then
 guidance for the best, tunes 10 evaluations, measures 50,000 samples by each way of sampling, and
-exports the model as fp16. It stops by itself after --minutes; the same command
-resumes. `--set '{"train.time": "60s", "network.base_channels": 32}'` and smaller numbers of samples
-rehearse it on a CPU, with `--features benchmarks.resnet56:features`, as Inception would take hours.
+exports the model as fp16. It stops by itself after --minutes; the same command resumes. On a CPU
+`--set '{"train.time": "60s", "network.base_channels": 32}'`, fewer samples and `--features
+benchmarks.resnet56:features` (Inception would take hours) rehearse it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ import torch
 
 import unnoise
 from benchmarks import product, record
-from benchmarks.record import markdown
 from benchmarks.speed import ceilings, flops
 from benchmarks.speed.ours import NAMES
 from benchmarks.timing import Plan
@@ -46,10 +45,8 @@ from unnoise.evaluation.statistics import Statistics
 PRESET = "cifar10-speedrun"
 SCALES, INTERVALS = (1.25, 1.5, 2.0), ((0.0, 1e9), (0.2, 2.0), (0.3, 5.0))
 AUTO_SCALES = (1.5, 2.0, 2.5)
-FEW = 10
-"""Evaluations of the cheap way of sampling."""
-CHOOSE_SEED = 1_000_000
-"""First of the samples that choose, which are not those that are measured."""
+FEW = 10  # evaluations of the cheap way of sampling
+CHOOSE_SEED = 1_000_000  # the samples that choose are not those that are measured
 RECIPES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "adamw": {"train.optimizer": "adamw"},
@@ -75,8 +72,7 @@ class Job:
     """What all parts of a command share."""
 
     flags: argparse.Namespace
-    ends: float
-    """By time.monotonic()."""
+    ends: float  # by time.monotonic()
     record: dict[str, Any]
 
     def save(self) -> None:
@@ -172,11 +168,8 @@ def best_guidance(job: Job, model: Model, folder: Path) -> dict[str, Any]:
     The guide of autoguidance is the earliest checkpoint, where there is more than the last one.
     """
     found, kept = job.record.setdefault("guidance", []), sorted((folder / "checkpoints").glob("s*"))
-    ways: list[dict[str, Any]] = [
-        {"guidance_scale": scale, "guidance_interval": list(interval)}
-        for interval in INTERVALS
-        for scale in SCALES
-    ]
+    settings = [(scale, interval) for interval in INTERVALS for scale in SCALES]
+    ways = [{"guidance_scale": scale, "guidance_interval": list(on)} for scale, on in settings]
     if len(kept) > 1:
         early = {"guidance_interval": list(INTERVALS[0]), "guide": kept[0].name}
         ways += [{"guidance_scale": scale, **early} for scale in AUTO_SCALES]
@@ -190,9 +183,8 @@ def best_guidance(job: Job, model: Model, folder: Path) -> dict[str, Any]:
 
 def guided(job: Job, way: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A way of guidance with its guide as a model."""
-    if "guide" not in way:
-        return way
-    return {**way, "guide": job.load(folder / "checkpoints" / way["guide"])}
+    guide = {"guide": job.load(folder / "checkpoints" / way["guide"])} if "guide" in way else {}
+    return way | guide
 
 
 def tuned(job: Job, model: Model, path: Path) -> Model:
@@ -236,10 +228,9 @@ def exported(job: Job, path: Path) -> None:
     file = job.flags.work / "cifar10.safetensors"
     unnoise.load(path, "cpu").save(file, half=True)
     content = file.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    job.record["file"] = {"bytes": len(content), "sha256": digest}
+    job.record["file"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     job.save()
-    print(f"{file}: {len(content) / 1e6:.1f} MB, SHA-256 {digest}", flush=True)
+    print(f"{file}: {job.record['file']}", flush=True)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -247,10 +238,10 @@ def table(found: dict[str, Any]) -> str:
     if "recipes" in found:
         rows = []
         for one in found["recipes"]:
-            fids = (f"{kimg}: {fid:.2f}" for kimg, fid in one["fid"].items())
-            million = f"{one['nimg'] / 1e6:.2f}"
-            rows.append((one["recipe"], one["seed"], million, " · ".join(fids)))
-        return markdown(["recipe", "seed", "million images", "FID by half-life (kimg)"], rows)
+            fids = " · ".join(f"{kimg}: {fid:.2f}" for kimg, fid in one["fid"].items())
+            rows.append((one["recipe"], one["seed"], f"{one['nimg'] / 1e6:.2f}", fids))
+        head = ["recipe", "seed", "million images", "FID by half-life (kimg)"]
+        return record.markdown(head, rows)
     done, final = found["training"], found.get("final", {})
     cost = (
         f"{done['train_sec'] / 60:.1f} minutes of training on one {found['machine']}, "
@@ -258,16 +249,17 @@ def table(found: dict[str, Any]) -> str:
         f"{done['mfu']:.1%} of {done['peak_flop_per_sec'] / 1e12:,.3g} TFLOP/s; held-out loss "
         f"{done['held_out_loss']:.4f}."
     )
-    names = [one["extractor"] for one in next(iter(final.values()), {"distances": []})["distances"]]
-    head = ["sampling", *(f"distance, {name}" for name in names), "KID", "precision, recall"]
+    distances = next((one["distances"] for one in final.values()), [])
+    names = (f"distance, {one['extractor']}" for one in distances)
+    head = ["sampling", *names, "KID", "precision, recall", "classes read right", "copies"]
     way_rows = [(name, *quality(one)) for name, one in final.items()]
     average_rows = [(kimg, f"{one['fid']:.2f}") for kimg, one in found.get("averages", {}).items()]
     guidance = sorted(found.get("guidance", []), key=lambda one: one["fid"])
     return "\n\n".join([
         cost,
-        markdown([*head, "classes read right", "copies"], way_rows),
-        markdown(["average, half-life in kimg", "FID of fewer samples"], average_rows),
-        markdown(["guidance", "FID of fewer samples"], map(guidance_row, guidance)),
+        record.markdown(head, way_rows),
+        record.markdown(["average, half-life in kimg", "FID of fewer samples"], average_rows),
+        record.markdown(["guidance", "FID of fewer samples"], map(guidance_row, guidance)),
     ])  # fmt: skip
 
 
@@ -296,8 +288,7 @@ def run(job: Job) -> None:
     """All of it, in order."""
     folder, path = trained(job), job.flags.work / "tuned.safetensors"
     averages = job.averages(folder, job.record.setdefault("averages", {}))
-    best = min(averages.values(), key=lambda one: one["fid"])["file"]
-    model = job.load(folder / best)
+    model = job.load(folder / min(averages.values(), key=lambda one: one["fid"])["file"])
     guidance = best_guidance(job, model, folder)
     finals(job, tuned(job, model, path), guidance, folder)
     exported(job, path)
@@ -342,7 +333,7 @@ def main() -> None:
     add("--seeds", type=int, nargs="+", default=[0, 1])
     flags = parser.parse_args()
     if flags.what == "table":
-        print(table(json.loads(flags.file.read_text())))
+        print(table(record.read(flags.file)))
         return
     flags.features = tuple(flags.features)
     if flags.resnet56:

@@ -52,8 +52,6 @@ VARIANTS: dict[str, Changes] = {
     FIRST: {},
     "edm": {"objective": "edm"},
     "flow": FLOW,
-    "eps, cosine": {"diffusion.parameterization": "eps"},
-    "half the learning rate": {"train.lr": 0.5},
     "twice the learning rate": TWICE,
     "half the batch": {"train.batch_size": 0.5},
     "twice the batch": {"train.batch_size": 2.0},
@@ -70,9 +68,6 @@ VARIANTS: dict[str, Changes] = {
     "flow, muon, twice the rate": FLOW | MUON | TWICE,
     "flow, muon": FLOW | MUON,
     "half-life 0.4": {"train.ema_halflife_kimg": 0.4},
-    "betas 0.9, 0.99": {"train.betas": (0.9, 0.99)},
-    "scale and shift": {"network.conditioning": "scale_shift"},
-    "optimal transport": {"train.pairing": "optimal_transport"},
 }
 FACTORS = ("train.lr", "train.batch_size", "network.base_channels", "train.ema_halflife_kimg")
 """Their numbers are factors of the preset's own value."""

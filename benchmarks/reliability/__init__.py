@@ -1,4 +1,4 @@
-"""Three questions to a trainer, put to unnoise and to public trainers of diffusion models alike.
+"""Three questions to trainers of diffusion models, put to unnoise and to public ones alike.
 
     python3 -m venv peers
     peers/bin/pip install torch==2.13.0 torchvision==0.28.0 diffusers==0.42.1 accelerate==1.15.0 \

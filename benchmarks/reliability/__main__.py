@@ -14,21 +14,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from benchmarks import record, reliability
-from benchmarks.reliability import rows
 from benchmarks.reliability.ours import Ours
 from benchmarks.reliability.peers import DiffusersScript, Lucidrains
-from benchmarks.reliability.subject import Place, Subject, write_images
+from benchmarks.reliability.rows import ROWS
+from benchmarks.reliability.subject import Subject, write_images
 
 SUBJECTS: dict[str, type[Subject]] = {
     "unnoise": Ours,
     "diffusers": DiffusersScript,
     "lucidrains": Lucidrains,
-}
-ROWS = {
-    "kills": lambda subject, room, flags: rows.kills(subject, room, flags.kills, rows.SOON),
-    "late kills": lambda subject, room, flags: rows.kills(subject, room, flags.kills, rows.LATE),
-    "flips": lambda subject, room, flags: rows.flips(subject, room, flags.flips, flags.cuts),
-    "resume": lambda subject, room, _flags: rows.resumes(subject, room),
 }
 
 
@@ -37,8 +31,7 @@ def main() -> None:
     parser.add_argument("--diffusers-script", type=Path, required=True)
     parser.add_argument("--subjects", nargs="+", default=[*SUBJECTS], choices=SUBJECTS)
     parser.add_argument("--rows", nargs="+", default=[*ROWS], choices=ROWS)
-    for name, count in (("--kills", 60), ("--flips", 40), ("--cuts", 10)):
-        parser.add_argument(name, type=int, default=count)
+    parser.add_argument("--trials", type=int, help="fewer of each kind, to try it out")
     parser.add_argument("--room", help="where to work; None = a temporary folder")
     flags = parser.parse_args()
     torch.set_num_threads(1)
@@ -47,13 +40,15 @@ def main() -> None:
     made = tempfile.TemporaryDirectory
     with contextlib.nullcontext(flags.room) if flags.room else made() as room:
         os.environ["UNNOISE_CACHE"] = f"{room}/unnoise"
-        place = Place(Path(room) / "images", flags.diffusers_script.resolve())
-        write_images(place.images)
+        images = Path(room) / "images"
+        write_images(images)
         for name in flags.subjects:
-            subject = SUBJECTS[name](place)
+            subject = SUBJECTS[name](images, flags.diffusers_script.resolve())
             answers = result["subjects"].setdefault(subject.name, {})
             answers["versions"] = {one: importlib.metadata.version(one) for one in subject.packages}
-            answers |= {row: ROWS[row](subject, Path(room) / name, flags) for row in flags.rows}
+            answers |= {
+                row: ROWS[row](subject, Path(room) / name, flags.trials) for row in flags.rows
+            }
             print(subject.name, json.dumps(answers, indent=1), flush=True)
             record.write(flags.out, result)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 LIMIT_SEC = 120.0
 """No child may be silent for longer."""
-Tell = Callable[[Any], None]
+Tell = Callable[[Any], object]
 
 
 @dataclass
@@ -59,7 +59,7 @@ def fork(work: Callable[[Tell], object], log: Path) -> Child:
     if pid := os.fork():
         os.close(writer)
         return Child(pid, reader)
-    tell = lambda value: os.write(writer, json.dumps(value).encode() + b"\n") and None
+    tell = lambda value: os.write(writer, json.dumps(value).encode() + b"\n")
     code = 0
     try:
         os.close(reader)

@@ -48,7 +48,7 @@ class Ours(subject.Subject):
         subject.exit_after(checkpoint, "save", stop)
         every = str(BATCH / 1000)
         code = cli.main([
-            "train", str(self.place.images), "--out", str(folder), "--device", "cpu",
+            "train", str(self.images), "--out", str(folder), "--device", "cpu",
             "--image-size", str(SIZE), "--data.held-out", "0", "--data.flip", "True",
             "--network.base-channels", "56", "--network.norm-groups", "8",
             "--network.dropout", str(subject.DROPOUT), "--batch-size", str(BATCH),

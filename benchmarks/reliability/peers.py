@@ -79,7 +79,7 @@ class DiffusersScript(subject.Subject):
         config.parent.mkdir(exist_ok=True)
         config.write_text(json.dumps({"_class_name": "UNet2DModel", **UNET}))
         sys.argv = [
-            str(self.place.script), f"--train_data_dir={self.place.images}",
+            str(self.script), f"--train_data_dir={self.images}",
             f"--output_dir={folder}", f"--cache_dir={folder.parent / 'cache'}",
             f"--model_config_name_or_path={config.parent}", f"--resolution={SIZE}",
             "--random_flip", f"--train_batch_size={BATCH}",
@@ -88,7 +88,7 @@ class DiffusersScript(subject.Subject):
             "--ddpm_num_inference_steps=2", *flags,
         ]  # fmt: skip
         set_seed(0)
-        runpy.run_path(str(self.place.script), run_name="__main__")
+        runpy.run_path(str(self.script), run_name="__main__")
 
     def final(self, folder: Path) -> Groups:
         weights = self.weights(folder / f"checkpoint-{STEPS}")
@@ -135,7 +135,7 @@ class Lucidrains(subject.Subject):
         network = Unet(dim=28, dim_mults=(1, 2, 4), dropout=subject.DROPOUT)
         diffusion = GaussianDiffusion(network, image_size=SIZE, sampling_timesteps=2)
         return Trainer(
-            diffusion, str(self.place.images), train_batch_size=BATCH, train_lr=LR,
+            diffusion, str(self.images), train_batch_size=BATCH, train_lr=LR,
             train_num_steps=STEPS, save_and_sample_every=1, num_samples=4,
             results_folder=str(folder), calculate_fid=False,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import random
@@ -14,8 +15,7 @@ from typing import Any
 from benchmarks.reliability.child import Tell, fork
 from benchmarks.reliability.subject import Subject, Turns, compare, content, steps
 
-SOON, LATE = (0.02, 0.25), (0.02, 2.0)
-"""Seconds from the first complete save to the kill; late ones also meet the end of slow saves."""
+KILLS, FLIPS, CUTS = 60, 40, 10
 STOPS = (3, 5, 8, 10, 14)
 """Steps to stop after; 5 and 10 are ends of an epoch."""
 
@@ -35,19 +35,15 @@ def _good(found: dict[str, Any]) -> bool:
     return "error" not in found and found["step"] > 0 and found["contents"] == [found["step"]]
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def kills(subject: Subject, room: Path, trials: int, within: tuple[float, float]) -> dict[str, Any]:
-    """Row A: killed while it saves."""
+def kills(subject: Subject, room: Path, trials: int | None, latest: float) -> dict[str, Any]:
+    """Row A: killed while it saves, 20 ms to `latest` seconds after the first complete save."""
     outcomes, errors, lost, by_hand = Counter[str](), Counter[str](), [], 0
-    for trial in range(trials):
+    for trial in range(trials or KILLS):
         folder = _fresh(room, "kills")
         log = folder.with_suffix(".log")
         child = fork(lambda tell, folder=folder: subject.save(folder, Turns(tell)), log)
         assert child.wait_for_line(), folder
-        time.sleep(random.Random(f"kill {trial}").uniform(*within))
+        time.sleep(random.Random(f"kill {trial}").uniform(0.02, latest))
         told = child.end(kill=True)
         assert "error" not in told[-1], told[-1]
         found = _resume(subject, folder)
@@ -58,7 +54,8 @@ def kills(subject: Subject, room: Path, trials: int, within: tuple[float, float]
             outcomes["not resumed"] += 1
             says = found.get("says", "").split(f" {folder}")[0][:70]  # without the names in it
             errors[f"{found['error']}: {says}".split(" '")[0].rstrip(": ")] += 1
-            _remove(subject.newest(folder))
+            newest = subject.newest(folder)
+            shutil.rmtree(newest) if newest.is_dir() else newest.unlink()
             by_hand += _good(_resume(subject, folder))
         else:
             outcomes["resumed wrongly"] += 1
@@ -70,7 +67,7 @@ def kills(subject: Subject, room: Path, trials: int, within: tuple[float, float]
     }  # fmt: skip
 
 
-def flips(subject: Subject, room: Path, trials: int, cuts: int) -> dict[str, Any]:
+def flips(subject: Subject, room: Path, trials: int | None) -> dict[str, Any]:
     """Row C: one bit of the newest weights flipped, or their file cut; three saves were made."""
     base = _fresh(room, "flips-base")
     save = lambda tell: subject.save(base, Turns(tell, last=3))
@@ -81,9 +78,9 @@ def flips(subject: Subject, room: Path, trials: int, cuts: int) -> dict[str, Any
     newest = subject.newest(base)
     files = [path for path in (newest, *newest.rglob("*")) if path.is_file()]
     result: dict[str, Any] = {"MB": round(sum(path.stat().st_size for path in files) / 1e6, 1)}
-    for name, count in (("flipped", trials), ("cut", cuts)):
+    for name, count in (("flipped", FLIPS), ("cut", CUTS)):
         outcomes = Counter[str]()
-        for trial in range(count):
+        for trial in range(trials or count):
             folder = _fresh(room, "flips")
             shutil.copytree(base, folder, dirs_exist_ok=True, symlinks=True)
             path = subject.weights(subject.newest(folder))
@@ -98,11 +95,9 @@ def flips(subject: Subject, room: Path, trials: int, cuts: int) -> dict[str, Any
 
 
 def _noticed(found: dict[str, Any]) -> str:
-    if "error" in found:
-        return "error"
     if _good(found):
         return "the one before used" if found["step"] == 2 else "not affected"
-    return "loaded silently"
+    return "error" if "error" in found else "loaded silently"
 
 
 def _flip(path: Path, shapes: list[tuple[int, ...]], draw: random.Random) -> None:
@@ -116,7 +111,7 @@ def _flip(path: Path, shapes: list[tuple[int, ...]], draw: random.Random) -> Non
     path.write_bytes(data)
 
 
-def resumes(subject: Subject, room: Path) -> dict[str, Any]:
+def resumes(subject: Subject, room: Path, _trials: int | None) -> dict[str, Any]:
     """Row B: a run stopped after step k and resumed in a new process, against one not stopped."""
     whole = subject.final(_trained(subject, room, "whole"))
     runs = {"not stopped, twice": ("again", None)}
@@ -138,7 +133,15 @@ def _trained(subject: Subject, room: Path, name: str, stop: int | None = None) -
 
 def _fresh(room: Path, name: str) -> Path:
     folder = room / name
-    for path in (folder, folder.with_suffix(".log")):
-        _remove(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_suffix(".log").unlink(missing_ok=True)
     folder.mkdir(parents=True)
     return folder
+
+
+ROWS = {
+    "kills": functools.partial(kills, latest=0.25),
+    "late kills": functools.partial(kills, latest=2.0),  # they also meet the end of slow saves
+    "flips": flips,
+    "resume": resumes,
+}

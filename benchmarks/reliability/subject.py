@@ -85,20 +85,12 @@ def _difference(a: list[Tensor], b: list[Tensor]) -> Any:
     return float(f"{largest:.2g}")
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the pictures are, and diffusers' script."""
-
-    images: Path
-    script: Path
-
-
 class Loaded(BaseException):
     """Carries what a trainer holds after it has loaded a checkpoint: its step, and the tensors."""
 
 
 class Subject(ABC):
-    """A trainer. Every call happens in a new process."""
+    """A trainer, the pictures and diffusers' script. Every call happens in a new process."""
 
     name: str
     packages: tuple[str, ...]
@@ -107,8 +99,8 @@ class Subject(ABC):
     weights_file = ""
     """Where in a checkpoint the network's weights are; empty if it is one file."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, images: Path, script: Path) -> None:
+        self.images, self.script = images, script
 
     @abstractmethod
     def save(self, folder: Path, turns: Turns) -> None:

@@ -2,7 +2,6 @@
 
 training   images per second of a training step, the peers', share of the machine's peak, memory
 sampling   8 images with 20 network evaluations each, every project's own sampler
-profile    where the time of our step and of our sampling goes, by operation
 ceilings   what the machine can do
 tables     render all results into docs/results.md
 
@@ -25,12 +24,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import record
-from benchmarks.speed import compare, profile, tables
+from benchmarks.speed import compare, tables
 
-WHATS = {
-    "training": compare.run, "sampling": compare.run, "profile": profile.run,
-    "ceilings": compare.limits,
-}  # fmt: skip
+WHATS = {"training": compare.run, "sampling": compare.run, "ceilings": compare.limits}
 RESULTS, PAGE = Path("benchmarks/results"), Path("docs/results.md")
 
 

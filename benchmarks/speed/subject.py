@@ -125,17 +125,14 @@ def stand_in(*names: str) -> None:
 
 def function_of(script: Path, name: str, **scope: Any) -> Callable[..., Any]:
     """One function of a script that cannot be imported as a whole."""
-    found: list[ast.stmt] = [
-        node
-        for node in ast.parse(script.read_text()).body
-        if isinstance(node, ast.FunctionDef) and node.name == name
-    ]
-    if not found:
+    tree = ast.parse(script.read_text())
+    tree.body = [x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == name]
+    if not tree.body:
         raise Missing(
             f"{script.parent.name} is skipped: {script.name} has no function {name!r}; "
             "expected another commit"
         )
-    exec(compile(ast.Module(found, []), str(script), "exec"), scope)  # noqa: S102  (it is the peer that runs)
+    exec(compile(tree, str(script), "exec"), scope)  # noqa: S102  (it is the peer that runs)
     return scope[name]
 
 

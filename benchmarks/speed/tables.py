@@ -13,8 +13,6 @@ Result = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 WAYS = {"shipped": "as shipped", "best": "at best"}
 RATES = ("way", "subject", "computed in", "million parameters", "GFLOP per image", "images/s")
-SHOWN = 25
-"""Operations of a profile."""
 ENDS = {
     "training": ("batch", "time of a step, ours = 1", "peak GB"),
     "sampling": ("images", "time, ours = 1", "network calls"),
@@ -44,18 +42,6 @@ def rates(result: Result) -> Table:
     return [first, *RATES, time, *SHARES, end], rows
 
 
-def profile(result: Result) -> Table:
-    """Shares of the time by operation, one column per work, batch and precision."""
-    rows, whole = result["rows"], [sum(row["sec"].values()) for row in result["rows"]]
-    head = ["", *(f"{row['work']}, batch {row['batch']}, {row['precision']}" for row in rows)]
-    of = {name: [row["sec"].get(name, 0) for row in rows] for row in rows for name in row["sec"]}
-    lines = [
-        [name, *(share(sec / total) for sec, total in zip(of[name], whole, strict=True))]
-        for name in sorted(of, key=lambda name: -max(of[name]))[:SHOWN]
-    ]
-    return head, [*lines, ["seconds in all", *map(short, whole)]]
-
-
 def ceilings(result: Result) -> Table:
     """The best of every kind."""
     found, rows = result["ceilings"], []
@@ -70,11 +56,9 @@ def ceilings(result: Result) -> Table:
 
 
 COLUMNS: dict[str, Callable[[Result], Table]] = {
-    "training": rates, "sampling": rates, "profile": profile, "ceilings": ceilings,
+    "training": rates, "sampling": rates, "ceilings": ceilings,
 }  # fmt: skip
-"""What -> its head and rows."""
-RENDERED = ("training", "sampling", "ceilings")
-"""Those that stand in docs/results.md; others answered their question, or are for looking at."""
+"""What -> its head and rows; results of what is gone are left alone."""
 
 
 def table(result: Result) -> str:
@@ -107,7 +91,7 @@ def render(results: Path, page: Path) -> list[str]:
     texts: dict[str, list[str]] = {}
     for path in sorted(results.glob("speed-*.json")):
         result = json.loads(path.read_text())
-        if result["what"] in RENDERED:
+        if result["what"] in COLUMNS:
             texts.setdefault(result["what"], []).append(table(result))
     content = page.read_text()
     for what, parts in texts.items():

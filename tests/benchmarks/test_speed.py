@@ -248,12 +248,6 @@ def test_every_table_has_a_cell_for_every_column():
     for what in ("training", "sampling"):
         head, rows = tables.rates({"what": what, "rows": [ROW]})
         assert [len(cells) for cells in rows] == [len(head)]
-    row = {"work": "training", "batch": 8, "precision": "bf16", "sec": {"aten::mm": 1.0, "b": 3.0}}
-    head, rows = tables.profile({"rows": [row]})
-    assert (head[1:], rows[:2]) == (
-        ["training, batch 8, bf16"],
-        [["b", "75 %"], ["aten::mm", "25 %"]],
-    )
 
 
 def test_remarks():
