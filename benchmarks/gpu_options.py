@@ -1,35 +1,29 @@
-"""What each of unnoise's own options brings on a GPU: compilation, the fused norm, the memory format, recorded calls.
+"""What unnoise's own options bring on a GPU: compilation, norm, memory format, recorded calls.
 
     python -m benchmarks.gpu_options --out benchmarks/results/h200-options.json
-    python -m benchmarks.gpu_options --device cpu --base-channels 32 --batch 4 --rounds 1      # a rehearsal
+    python -m benchmarks.gpu_options --device cpu --base-channels 32 --batch 4 --rounds 1   # to try
 
-The `cifar10` network and the training step of the loop; 64 images with 20 network calls of `Model.sample`. All take turns; images
-per second are of the median, memory is the most of one turn. Shares are of the convolution peak measured in the same run.
+The `cifar10` network and the training step of the loop; 64 images with 20 network calls of
+`Model.sample`. All take turns; images per second are of the median, memory is the most of one turn.
+Shares are of the convolution peak measured in the same run.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+import functools
 from typing import Any
 
 import torch
 
-from benchmarks.kernels import machine
-from benchmarks.speed import ceilings
-from benchmarks.speed.ceilings import synchroniser
-from benchmarks.speed.interleave import Plan
-from benchmarks.speed.subjects import ours
-from benchmarks.speed.subjects.subject import Setting, wake
-from unnoise.config import override
-from unnoise.training.run import prepare
+import unnoise
+from benchmarks import product, record
+from benchmarks.speed import ceilings, ours
+from benchmarks.speed.flops import TRAINING_PASSES
+from benchmarks.speed.subject import OURS, Setting, wake
+from benchmarks.timing import Plan, Sample, Work, measure, synchroniser, take
 
 FORWARD_FLOP = 12.444e9
-"""Per image of the cifar10 network."""
+"""Floating-point operations of the cifar10 network, forward, for one image."""
 TRAINING: dict[str, dict[str, str]] = {
     "compiled": {"train.compile": "on"},
     "compiled, fused norm": {"train.compile": "on", "train.fused_norm": "on"},
@@ -38,107 +32,82 @@ TRAINING: dict[str, dict[str, str]] = {
     "eager, nchw": {"train.compile": "off", "train.channels_last": "off"},
     "eager, fp16": {"train.compile": "off", "train.precision": "fp16"},
 }
-SAMPLING: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "recorded": {"cuda_graphs": True},
-}
-COUNT, NFE = 64, 20
+SAMPLING: dict[str, dict[str, Any]] = {"plain": {}, "recorded": {"cuda_graphs": True}}
+ONLY_CUDA = ("compiled", "fused", "fp16", "recorded")
+COUNT, NFE, STEPS = 64, 20, 5
 
 
-def works(setting: Setting, folder: Path) -> dict[str, Callable[[], object]]:
+def works(setting: Setting) -> dict[str, Work]:
     """One turn of each option."""
-    cuda, found = setting.torch_device.type == "cuda", {}
+    found: dict[str, Work] = {}
+    count = COUNT if setting.device == "cuda" else 2
     for name, changes in TRAINING.items():
-        if not cuda and any(word in name for word in ("compiled", "fused", "fp16")):
+        if setting.device != "cuda" and any(word in name for word in ONLY_CUDA):
             continue
-        config = override(ours.config(setting, "bf16", True), changes)
-        run = prepare(config, ours.images(), folder / name)
+        config = unnoise.override(ours.config(setting, "bf16", True), changes)
+        run = product.prepared(config, product.random_data())
         wake(run.state.network)
-        found[f"train, {name}"] = ours.stepper(run)
+        found[f"train, {name}"] = product.stepper(run)
+        if name not in ("eager", "eager, fused norm"):
+            continue
         model = run.model(run.state.ema)
-        if name in ("eager", "eager, fused norm"):
-            for how, options in SAMPLING.items():
-                if "cuda_graphs" in options and not cuda:
-                    continue
-                found[f"sample, {name.removeprefix('eager, ')}, {how}"] = (
-                    lambda model=model, options=options: model.sample(
-                        COUNT if cuda else 2, sampler="ddim", steps=NFE, batch_size=COUNT, **options
-                    )
-                )
+        for how, options in SAMPLING.items():
+            if setting.device == "cuda" or how not in ONLY_CUDA:
+                options = {"sampler": "ddim", "steps": NFE, "batch_size": COUNT, **options}
+                draw = functools.partial(model.sample, count, **options)
+                found[f"sample, {name.removeprefix('eager, ')}, {how}"] = draw
     return found
 
 
-def measure(
-    candidates: dict[str, Callable[[], object]], device: torch.device, rounds: int
-) -> dict[str, dict[str, float]]:
-    """Median seconds and the most memory of each."""
-    synchronise = synchroniser(device)
-    took: dict[str, list[float]] = {name: [] for name in candidates}
-    peaks = dict.fromkeys(candidates, 0)
-    for work in candidates.values():
+def measured(found: dict[str, Work], setting: Setting, rounds: int, peak: float) -> list[Any]:
+    """Images per second, share of the peak and the most memory of each."""
+    device, peaks = setting.torch_device, dict.fromkeys(found, 0)
+    cuda, wait = device.type == "cuda", synchroniser(device)
+
+    def turn(name: str) -> Sample:
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        sample = take(found[name], wait, 1 if name.startswith("sample") else STEPS)
+        peaks[name] = torch.cuda.max_memory_allocated() if cuda else 0
+        return sample
+
+    for work in found.values():
         for _ in range(3):
             work()
-    for _ in range(rounds):
-        for name, work in candidates.items():
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            synchronise()
-            began = time.perf_counter()
-            for _ in range(1 if name.startswith("sample") else 5):
-                work()
-            synchronise()
-            took[name].append(
-                (time.perf_counter() - began) / (1 if name.startswith("sample") else 5)
-            )
-            peaks[name] = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return {
-        name: {"sec": statistics.median(took[name]), "peak_bytes": peaks[name]}
-        for name in candidates
-    }
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    lines = ["| | images/s | of the convolution peak | peak GB |", "|---|---|---|---|"]
-    for name, row in rows.items():
-        lines.append(
-            f"| {name} | {row['images_per_sec']:.0f} | {row['share']:.1%} | {row['peak_bytes'] / 2**30:.1f} |"
-        )
-    return "\n".join(lines)
+    takers = {name: lambda name=name: turn(name) for name in found}
+    rows, scale = [], setting.base_channels / Setting.base_channels
+    for name, sec in measure(takers, Plan(rounds, tries=1)).medians().items():
+        training = name.startswith("train")
+        images = setting.batch if training else COUNT if cuda else 2
+        flop = images * (TRAINING_PASSES if training else NFE) * FORWARD_FLOP * scale**2
+        rows.append({
+            "option": name, "sec": sec, "peak_bytes": peaks[name], "images_per_sec": images / sec,
+            "share": flop / sec / peak,
+        })  # fmt: skip
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.flags(__doc__)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--base-channels", type=int, default=128)
-    parser.add_argument("--work", type=Path, default=Path("runs/gpu-options"))
-    parser.add_argument("--out", type=Path)
+    for name, default in (("--batch", 256), ("--rounds", 7), ("--base-channels", 128)):
+        parser.add_argument(name, type=int, default=default)
     flags = parser.parse_args()
     setting = Setting(
-        "unnoise", device=flags.device, batch=flags.batch, base_channels=flags.base_channels
+        OURS, device=flags.device, batch=flags.batch, base_channels=flags.base_channels
     )
-    device = setting.torch_device
-    scale = flags.base_channels / 128
-    peak = ceilings.ceiling(
-        ceilings.measured(device, Plan(5, 1), scale), "bf16"
-    ).convolution_flop_per_sec
-    rows = measure(works(setting, flags.work), device, flags.rounds)
-    for name, row in rows.items():
-        images, flop = (
-            (flags.batch, 3)
-            if name.startswith("train")
-            else ((COUNT if device.type == "cuda" else 2), NFE)
-        )
-        row["images_per_sec"] = images / row["sec"]
-        row["share"] = images * flop * FORWARD_FLOP * scale**2 / row["sec"] / peak
-    print(table(rows))
-    if flags.out:
-        record = {"machine": machine(device), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "batch": flags.batch,
-                  "convolution_flop_per_sec": peak, "rows": rows}  # fmt: skip
-        flags.out.write_text(json.dumps(record, indent=1) + "\n")
+    scale, device = flags.base_channels / Setting.base_channels, setting.torch_device
+    limits = ceilings.measured(device, Plan(5, 1), scale)
+    peak = ceilings.ceiling(limits, "bf16").convolution_flop_per_sec
+    rows = measured(works(setting), setting, flags.rounds, peak)
+    cells = [
+        (row["option"], f"{row['images_per_sec']:.0f}", f"{row['share']:.1%}",
+         f"{row['peak_bytes'] / 2**30:.1f}")
+        for row in rows
+    ]  # fmt: skip
+    print(record.markdown(["", "images/s", "of the convolution peak", "peak GB"], cells))
+    result = {"batch": flags.batch, "convolution_flop_per_sec": peak, "rows": rows}
+    record.write(flags.out, record.about("benchmarks.gpu_options", device) | result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A CIFAR-10 ResNet-56 (He et al. 2016, option A shortcuts) from a file of weights: 64 features and 10 logits per image."""
+"""A CIFAR-10 ResNet-56 (He et al. 2016, option A shortcuts) from a file of weights.
+
+It gives 64 features and 10 logits per image.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,14 @@ class ResNet56:
     def __init__(self, path: Path | str, device: torch.device | str = "cpu") -> None:
         self.w = {name: torch.from_numpy(value).to(device) for name, value in np.load(path).items()}
 
-    def _normed(self, x: Tensor, name: str) -> Tensor:
-        parts = (
-            self.w[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return F.batch_norm(x, *parts)
+    def _layer(self, x: Tensor, prefix: str, number: str, stride: int = 1) -> Tensor:
+        """Convolution and batch norm."""
+        x = F.conv2d(x, self.w[f"{prefix}conv{number}.weight"], stride=stride, padding=1)
+        names = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(self.w[f"{prefix}bn{number}.{name}"] for name in names))
 
-    def _block(self, x: Tensor, name: str, stride: int) -> Tensor:
-        y = F.relu(
-            self._normed(
-                F.conv2d(x, self.w[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"
-            )
-        )
-        y = self._normed(F.conv2d(y, self.w[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+    def _block(self, x: Tensor, prefix: str, stride: int) -> Tensor:
+        y = self._layer(F.relu(self._layer(x, prefix, "1", stride)), prefix, "2")
         if stride > 1:  # option A: every other pixel, and zeros for the new channels
             more = (y.shape[1] - x.shape[1]) // 2
             x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, more, more))
@@ -42,17 +40,15 @@ class ResNet56:
     @torch.inference_mode()
     def features(self, images: Tensor, batch: int = 256) -> Tensor:
         """The 64 pooled features, float32 (n, 64)."""
-        return torch.cat([self._pooled(part.float() / 255) for part in images.split(batch)])
+        return torch.cat([self.pooled(part.float() / 255) for part in images.split(batch)])
 
-    def _pooled(self, images: Tensor) -> Tensor:
+    def pooled(self, images: Tensor) -> Tensor:
         """Features of floats in 0..1."""
         mean, std = (torch.tensor(v, device=images.device).reshape(3, 1, 1) for v in (MEAN, STD))
-        x = F.relu(
-            self._normed(F.conv2d((images - mean) / std, self.w["conv1.weight"], padding=1), "bn1")
-        )
+        x = F.relu(self._layer((images - mean) / std, "", "1"))
         for layer in (1, 2, 3):
             for block in range(9):
-                x = self._block(x, f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1)
+                x = self._block(x, f"layer{layer}.{block}.", 2 if layer > 1 and block == 0 else 1)
         return x.mean((2, 3))
 
     def logits(self, features: Tensor) -> Tensor:
@@ -70,11 +66,10 @@ def _network(path: str, device: torch.device) -> ResNet56:
 
 
 def features(images: Tensor) -> Tensor:
-    """(n, 64) of floats in 0..1, by the weights that $RESNET56 names: `--features benchmarks.resnet56:features`."""
-    return _network(os.environ["RESNET56"], images.device)._pooled(images)
+    """(n, 64) of 0..1, by $RESNET56's weights: `--features benchmarks.resnet56:features`."""
+    return _network(os.environ["RESNET56"], images.device).pooled(images)
 
 
 def logits(images: Tensor) -> Tensor:
-    """(n, 10) of floats in 0..1, by the weights that $RESNET56 names: `--classifier benchmarks.resnet56:logits`."""
-    network = _network(os.environ["RESNET56"], images.device)
-    return network.logits(network._pooled(images))
+    """(n, 10) likewise: `--classifier benchmarks.resnet56:logits`."""
+    return _network(os.environ["RESNET56"], images.device).logits(features(images))

@@ -1,4 +1,7 @@
-"""New processes, forked from one that has imported everything and done nothing else; they tell by lines of JSON."""
+"""New processes, forked from one that has imported everything and done nothing else.
+
+They tell by lines of JSON.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.contents import line
-
 LIMIT_SEC = 120.0
 """No child may be silent for longer."""
-Tell = Callable[[Any], None]
+Tell = Callable[[Any], object]
 
 
 @dataclass
@@ -52,31 +53,25 @@ class Child:
 
 
 def fork(work: Callable[[Tell], object], log: Path) -> Child:
-    """Work in a new process; its outputs go to a file, an exception it ends with is the last that it tells."""
+    """Work in a new process; its output goes to a file, an exception is the last that it tells."""
     sys.stdout.flush()
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid:
+    if pid := os.fork():
         os.close(writer)
         return Child(pid, reader)
+    tell = lambda value: os.write(writer, json.dumps(value).encode() + b"\n")
     code = 0
     try:
         os.close(reader)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        work(lambda value: os.write(writer, line(value)) and None)
+        work(tell)
     except BaseException as error:  # noqa: BLE001  (as the interpreter does at its end)
         traceback.print_exc()
-        os.write(writer, line({"error": type(error).__name__, "says": str(error)[:200]}))
+        tell({"error": type(error).__name__, "says": str(error)[:200]})
         code = 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def done(work: Callable[[Tell], object], log: Path) -> Any:
-    """The last that a new process tells; None if nothing."""
-    told = fork(work, log).end()
-    return told[-1] if told else None

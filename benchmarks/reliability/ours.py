@@ -6,50 +6,33 @@ from pathlib import Path
 
 import torch
 
-import unnoise
 import unnoise.api
-import unnoise.cli.train
-from benchmarks.reliability.contents import Groups, Turns
-from benchmarks.reliability.subject import (
-    BATCH,
-    DROPOUT,
-    LR,
-    SIZE,
-    STEPS,
-    Place,
-    exit_after,
-    moments,
-    one_step,
-)  # fmt: skip
-from unnoise import build, checkpoint, cli
-from unnoise.config import override
+import unnoise.cli.train  # noqa: F401  (before the forks)
+from benchmarks import product
+from benchmarks.reliability import subject
+from benchmarks.reliability.subject import BATCH, SIZE, STEPS, Groups, Turns
+from unnoise import checkpoint, cli
 from unnoise.errors import CheckpointError
 
-CHANNELS, KEPT = 56, 2
+KEPT = 2
+CHANNELS = {"network.base_channels": 56}
 
 
-class Ours:
+class Ours(subject.Subject):
     name, packages = "unnoise", ("unnoise", "torch", "safetensors")
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    checkpoints, weights_file = "step-*", "network.safetensors"
 
     def save(self, folder: Path, turns: Turns) -> None:
-        shape = build.Shape(3, SIZE, SIZE)
-        config = override(unnoise.preset("digits"), {"network.base_channels": CHANNELS})
-        network, average = build.network(config, shape), build.network(config, shape)
+        network, average = (product.network("digits", 3, SIZE, CHANNELS) for _ in range(2))
         optimizer = torch.optim.AdamW(network.parameters())
-        one_step(network, optimizer)
-        weights, ema = list(network.parameters()), list(average.parameters())
+        subject.one_step(network, optimizer)
+        groups = subject.groups(network.parameters(), optimizer.state, average.parameters())
+        weights, ema = network.state_dict(), average.state_dict()
+        moments = {f"{i:04d}": value for i, value in enumerate(groups["moments"])}
+        tensors = {"network": weights, "ema": ema, "optimizer": moments}
         while True:
-            step = turns.next({"weights": weights, "ema": ema, "moments": moments(optimizer.state)})
-            tensors = {
-                "network": network.state_dict(), "ema": average.state_dict(),
-                "optimizer": {f"{i:04d}": value for i, value in enumerate(moments(optimizer.state))},
-            }  # fmt: skip
-            checkpoint.save(
-                folder, step, tensors, {"step": step, "names": list(network.state_dict())}
-            )
+            step = turns.next(groups)
+            checkpoint.save(folder, step, tensors, {"step": step, "names": list(weights)})
             checkpoint.prune(folder, {path.name for path in checkpoint.checkpoints(folder)[-KEPT:]})
             turns.saved()
 
@@ -58,29 +41,20 @@ class Ours:
         if path is None:
             raise CheckpointError("; ".join(skipped))
         tensors, state = checkpoint.load(path)
-        weights, ema = (
-            [tensors[part][name] for name in state["names"]] for part in ("network", "ema")
-        )
-        return state["step"], {
-            "weights": weights,
-            "ema": ema,
-            "moments": _sorted(tensors["optimizer"]),
-        }
-
-    def newest(self, folder: Path) -> Path:
-        return checkpoint.checkpoints(folder)[-1]
-
-    def weights(self, path: Path) -> Path:
-        return path / "network.safetensors"
+        weights, ema = ([tensors[part][n] for n in state["names"]] for part in ("network", "ema"))
+        moments = [value for _, value in sorted(tensors["optimizer"].items())]
+        return state["step"], {"weights": weights, "ema": ema, "moments": moments}
 
     def train(self, folder: Path, stop: int | None) -> None:
-        exit_after(checkpoint, "save", stop)
+        subject.exit_after(checkpoint, "save", stop)
         every = str(BATCH / 1000)
         code = cli.main([
-            "train", str(self.place.images), "--out", str(folder), "--device", "cpu", "--image-size", str(SIZE),
-            "--data.held-out", "0", "--data.flip", "True", "--network.base-channels", str(CHANNELS),
-            "--network.norm-groups", "8", "--network.dropout", str(DROPOUT), "--batch-size", str(BATCH), "--lr", str(LR),
-            "--kimg", str(STEPS * BATCH / 1000), "--train.warmup-kimg", "0", "--train.ema-halflife-kimg", "0.1",
+            "train", str(self.images), "--out", str(folder), "--device", "cpu",
+            "--image-size", str(SIZE), "--data.held-out", "0", "--data.flip", "True",
+            "--network.base-channels", "56", "--network.norm-groups", "8",
+            "--network.dropout", str(subject.DROPOUT), "--batch-size", str(BATCH),
+            "--lr", str(subject.LR), "--kimg", str(STEPS * BATCH / 1000),
+            "--train.warmup-kimg", "0", "--train.ema-halflife-kimg", "0.1",
             "--train.checkpoint-every-kimg", every, "--train.log-every-kimg", every,
             "--train.sample-every-kimg", "0.1", "--train.precision", "fp32", "--sample.steps", "2",
         ])  # fmt: skip
@@ -88,15 +62,8 @@ class Ours:
 
     def final(self, folder: Path) -> Groups:
         tensors, _ = checkpoint.load(folder / "checkpoints" / checkpoint.name(STEPS))
-        optimizer = {
-            name: value for name, value in tensors["optimizer"].items() if "exp_avg" in name
-        }
+        kept = lambda part, name: part != "optimizer" or "exp_avg" in name
         return {
-            "weights": _sorted(tensors["network"]),
-            "ema": _sorted(tensors["ema"]),
-            "moments": _sorted(optimizer),
+            group: [value for name, value in sorted(tensors[part].items()) if kept(part, name)]
+            for group, part in (("weights", "network"), ("ema", "ema"), ("moments", "optimizer"))
         }
-
-
-def _sorted(group: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    return [group[name] for name in sorted(group)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import random
 import shutil
@@ -10,48 +12,38 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks.reliability.child import Tell, fork
+from benchmarks.reliability.subject import Subject, Turns, compare, content, steps
 
-from benchmarks.reliability.child import Tell, done, fork
-from benchmarks.reliability.contents import Turns, compare, content, steps
-from benchmarks.reliability.subject import Subject
-
-SOON, LATE = (0.02, 0.25), (0.02, 2.0)
-"""Seconds after the first complete save between which the kill comes; late ones also meet the end of a slow save."""
+KILLS, FLIPS, CUTS = 60, 40, 10
 STOPS = (3, 5, 8, 10, 14)
 """Steps to stop after; 5 and 10 are ends of an epoch."""
 
 
-def _found(subject: Subject, folder: Path, tell: Tell) -> None:
-    step, groups = subject.resume(folder)
-    tell({"step": step, "contents": steps(groups)})
-
-
 def _resume(subject: Subject, folder: Path) -> dict[str, Any]:
-    return done(lambda tell: _found(subject, folder, tell), folder.with_suffix(".log")) or {
-        "error": "died"
-    }
+    """The step and contents that a new process resumes from, or its error."""
+
+    def work(tell: Tell) -> None:
+        step, groups = subject.resume(folder)
+        tell({"step": step, "contents": steps(groups)})
+
+    told = fork(work, folder.with_suffix(".log")).end()
+    return told[-1] if told else {"error": "died"}
 
 
 def _good(found: dict[str, Any]) -> bool:
     return "error" not in found and found["step"] > 0 and found["contents"] == [found["step"]]
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def kills(subject: Subject, room: Path, trials: int, within: tuple[float, float]) -> dict[str, Any]:
-    """Row A: killed while it saves."""
+def kills(subject: Subject, room: Path, trials: int | None, latest: float) -> dict[str, Any]:
+    """Row A: killed while it saves, 20 ms to `latest` seconds after the first complete save."""
     outcomes, errors, lost, by_hand = Counter[str](), Counter[str](), [], 0
-    for trial in range(trials):
+    for trial in range(trials or KILLS):
         folder = _fresh(room, "kills")
-        child = fork(
-            lambda tell, folder=folder: subject.save(folder, Turns(tell)),
-            folder.with_suffix(".log"),
-        )
+        log = folder.with_suffix(".log")
+        child = fork(lambda tell, folder=folder: subject.save(folder, Turns(tell)), log)
         assert child.wait_for_line(), folder
-        time.sleep(random.Random(f"kill {trial}").uniform(*within))
+        time.sleep(random.Random(f"kill {trial}").uniform(0.02, latest))
         told = child.end(kill=True)
         assert "error" not in told[-1], told[-1]
         found = _resume(subject, folder)
@@ -60,38 +52,35 @@ def kills(subject: Subject, room: Path, trials: int, within: tuple[float, float]
             lost.append(told[-1]["step"] - found["step"])
         elif "error" in found:
             outcomes["not resumed"] += 1
-            errors[_reason(found, folder)] += 1
-            _remove(subject.newest(folder))
+            says = found.get("says", "").split(f" {folder}")[0][:70]  # without the names in it
+            errors[f"{found['error']}: {says}".split(" '")[0].rstrip(": ")] += 1
+            newest = subject.newest(folder)
+            shutil.rmtree(newest) if newest.is_dir() else newest.unlink()
             by_hand += _good(_resume(subject, folder))
         else:
             outcomes["resumed wrongly"] += 1
             errors[str(found)] += 1
     return {
-        **outcomes, "errors": dict(errors.most_common(4)), "the one before could be named by hand": by_hand,
+        **outcomes, "errors": dict(errors.most_common(4)),
+        "the one before could be named by hand": by_hand,
         "complete saves lost, at most": max([0, *lost]) if lost else None,
     }  # fmt: skip
 
 
-def _reason(found: dict[str, Any], folder: Path) -> str:
-    """An error without the names in it."""
-    return f"{found['error']}: {found.get('says', '').split(f' {folder}')[0][:70]}".split(" '")[
-        0
-    ].rstrip(": ")
-
-
-def flips(subject: Subject, room: Path, trials: int, cuts: int) -> dict[str, Any]:
+def flips(subject: Subject, room: Path, trials: int | None) -> dict[str, Any]:
     """Row C: one bit of the newest weights flipped, or their file cut; three saves were made."""
     base = _fresh(room, "flips-base")
-    told = fork(
-        lambda tell: subject.save(base, Turns(tell, last=3)), base.with_suffix(".log")
-    ).end()
+    save = lambda tell: subject.save(base, Turns(tell, last=3))
+    told = fork(save, base.with_suffix(".log")).end()
     assert told[-1].get("step") == 3, told[-1]
     assert _resume(subject, base) == {"step": 3, "contents": [3]}, _resume(subject, base)
     shapes = [tuple(shape) for shape in told[-1]["weights"]]
-    result = {"MB": round(sum(p.stat().st_size for p in _files(subject.newest(base))) / 1e6, 1)}
-    for name, count in (("flipped", trials), ("cut", cuts)):
+    newest = subject.newest(base)
+    files = [path for path in (newest, *newest.rglob("*")) if path.is_file()]
+    result: dict[str, Any] = {"MB": round(sum(path.stat().st_size for path in files) / 1e6, 1)}
+    for name, count in (("flipped", FLIPS), ("cut", CUTS)):
         outcomes = Counter[str]()
-        for trial in range(count):
+        for trial in range(trials or count):
             folder = _fresh(room, "flips")
             shutil.copytree(base, folder, dirs_exist_ok=True, symlinks=True)
             path = subject.weights(subject.newest(folder))
@@ -105,21 +94,15 @@ def flips(subject: Subject, room: Path, trials: int, cuts: int) -> dict[str, Any
     return result
 
 
-def _files(path: Path) -> list[Path]:
-    return [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-
-
 def _noticed(found: dict[str, Any]) -> str:
-    if "error" in found:
-        return "error"
     if _good(found):
         return "the one before used" if found["step"] == 2 else "not affected"
-    return "loaded silently"
+    return "error" if "error" in found else "loaded silently"
 
 
 def _flip(path: Path, shapes: list[tuple[int, ...]], draw: random.Random) -> None:
     """One random bit of all that are the network's weights."""
-    sizes = [int(np.prod(shape)) for shape in shapes]
+    sizes = [math.prod(shape) for shape in shapes]
     index = draw.choices(range(len(sizes)), sizes)[0]
     data = bytearray(path.read_bytes())
     start = data.find(content("weights", index, shapes[index], 3).numpy().tobytes())
@@ -128,38 +111,37 @@ def _flip(path: Path, shapes: list[tuple[int, ...]], draw: random.Random) -> Non
     path.write_bytes(data)
 
 
-def resumes(subject: Subject, room: Path) -> dict[str, Any]:
-    """Row B: the run stopped after step k and gone on with in a new process, against the run that was not stopped."""
-    whole = _trained(subject, room, "whole")
-    again = compare(subject.final(whole), subject.final(_trained(subject, room, "again")))
-    result: dict[str, Any] = {"not stopped, twice": _same(again)}
-    for stop in STOPS:
-        run = _trained(subject, room, f"stop-{stop}", stop)
-        result[f"after {stop}"] = _same(compare(subject.final(whole), subject.final(run)))
-    return result
+def resumes(subject: Subject, room: Path, _trials: int | None) -> dict[str, Any]:
+    """Row B: a run stopped after step k and resumed in a new process, against one not stopped."""
+    whole = subject.final(_trained(subject, room, "whole"))
+    runs = {"not stopped, twice": ("again", None)}
+    runs |= {f"after {stop}": (f"stop-{stop}", stop) for stop in STOPS}
+    return {
+        name: compare(whole, subject.final(_trained(subject, room, folder, stop)))
+        for name, (folder, stop) in runs.items()
+    }
 
 
 def _trained(subject: Subject, room: Path, name: str, stop: int | None = None) -> Path:
     folder = _fresh(room, name)
+    log = folder.with_suffix(".log")
     for until in (stop, None) if stop else (None,):
-        told = done(
-            lambda tell, until=until: subject.train(folder, until), folder.with_suffix(".log")
-        )
-        assert told is None, (folder, told)
+        told = fork(lambda _tell, until=until: subject.train(folder, until), log).end()
+        assert not told, (folder, told)
     return folder
-
-
-def _same(differences: dict[str, float | None]) -> dict[str, Any]:
-    return {
-        name: "same" if value is None else float(f"{value:.2g}")
-        for name, value in differences.items()
-    }
 
 
 def _fresh(room: Path, name: str) -> Path:
     folder = room / name
-    for path in (folder, folder.with_suffix(".log")):
-        if path.exists():
-            _remove(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_suffix(".log").unlink(missing_ok=True)
     folder.mkdir(parents=True)
     return folder
+
+
+ROWS = {
+    "kills": functools.partial(kills, latest=0.25),
+    "late kills": functools.partial(kills, latest=2.0),  # they also meet the end of slow saves
+    "flips": flips,
+    "resume": resumes,
+}

@@ -1,4 +1,4 @@
-"""The other end of a subject's process."""
+"""The other end of the subjects' processes, and ours next to each peer in turn."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks.record import ROOT
 from benchmarks.speed.flops import Operation
-from benchmarks.speed.meter import Sample
-from benchmarks.speed.record import ROOT
-from benchmarks.speed.subjects.subject import Missing, Setting
+from benchmarks.speed.subject import OURS, Missing, Setting
+from benchmarks.timing import Plan, Sample, Timings, measure
+
+WARM = {"training": 2, "sampling": 1}
+"""Calls before the clock starts; one of sampling is many of the network."""
 
 
 class Failed(RuntimeError):
-    """A subject that ended with an error, which is said in one line; its output names the place."""
+    """A subject that ended with an error, said in one line; its output names the place."""
 
 
 class Worker:
@@ -26,21 +31,25 @@ class Worker:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self._room = (
-            tempfile.TemporaryDirectory()
-        )  # its log, and all that it writes into temporary folders
+        self._room = tempfile.TemporaryDirectory()  # its log, and its temporary files
         self._log = Path(self._room.name) / "log"
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        asked = json.dumps(dataclasses.asdict(setting))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.speed.child", json.dumps(dataclasses.asdict(setting))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log.open("w"), text=True,
+            [sys.executable, "-m", "benchmarks.speed.child", asked], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log.open("w"),
             env={**os.environ, "TMPDIR": self._room.name, "PYTHONPATH": os.pathsep.join(paths)},
         )  # fmt: skip
-        self._about: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
+        """What it says of itself."""
+        self.operations: list[Operation] = []
+        """The operations of a forward pass of its batch."""
 
     def __enter__(self) -> Self:
         try:
-            self._about = self._hear()["about"]
+            self.about = self._hear()["about"]
+            self.operations = [Operation(*parts) for parts in self.about.pop("operations")]
+            self.ask(do="warm", times=WARM[self.setting.work])
         except BaseException:
             self.__exit__()
             raise
@@ -48,8 +57,8 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+            assert pipe is not None
+            pipe.close()
         self._process.kill()
         self._process.wait()
         self._room.cleanup()
@@ -57,22 +66,14 @@ class Worker:
     def _hear(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        told = (
-            json.loads(line) if line else {"failed": f"ended without a word; {self._last_words()}"}
-        )
+        told = json.loads(line) if line else {"failed": "ended without a word"}
         if "missing" in told:
             raise Missing(told["missing"])
         if "failed" in told:
-            raise Failed(
-                f"{self.setting.subject} ({self.setting.way}): {told['failed']}; {self._last_words()}"
-            )
+            lines = filter(None, map(str.strip, self._log.read_text(errors="replace").splitlines()))
+            where = f"{self.setting.subject} ({self.setting.way})"
+            raise Failed(f"{where}: {told['failed']}; {' | '.join([*lines][-3:])}")
         return told
-
-    def _last_words(self) -> str:
-        lines = [
-            line for line in self._log.read_text(errors="replace").splitlines() if line.strip()
-        ]
-        return " | ".join(line.strip() for line in lines[-3:])
 
     def ask(self, **asked: Any) -> dict[str, Any]:
         """Tell it to do something, and wait for its answer."""
@@ -87,15 +88,38 @@ class Worker:
     def take(self) -> Sample:
         """One timed call."""
         told = self.ask(do="take")
-        self._about["calls"] = told["calls"]
+        self.about["calls"] = told["calls"]
         return Sample(told["sec"], told["foreign"])
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What it says of itself, without its operations."""
-        return {name: value for name, value in self._about.items() if name != "operations"}
 
-    @property
-    def operations(self) -> list[Operation]:
-        """The operations of a forward pass of its batch."""
-        return [Operation(*parts) for parts in self._about["operations"]]
+@dataclass(frozen=True)
+class Pair:
+    """A peer and what was timed of it and of ours; the last pair is ours with all its samples."""
+
+    peer: str
+    worker: Worker
+    timings: Timings
+
+
+def pairs(
+    setting: Setting, peers: Sequence[str], plan: Plan, say: Callable[[str], object] = print
+) -> Iterator[Pair]:
+    """Time ours next to every peer that is there; the workers live while a pair is looked at.
+
+    Two processes are alive at a time, so that memory suffices for any number of peers.
+    """
+    with Worker(dataclasses.replace(setting, subject=OURS)) as ours:
+        all_of_ours = Timings({OURS: []})
+        for name in peers:
+            try:
+                with Worker(dataclasses.replace(setting, subject=name)) as peer:
+                    timings = measure({OURS: ours.take, name: peer.take}, plan)
+                    all_of_ours.sec[OURS] += timings.sec[OURS]
+                    all_of_ours.redone += timings.redone
+                    all_of_ours.disturbed += timings.disturbed
+                    yield Pair(name, peer, timings)
+            except (Missing, Failed) as reason:
+                say(str(reason))
+        if not all_of_ours.sec[OURS]:
+            all_of_ours = measure({OURS: ours.take}, plan)
+        yield Pair(OURS, ours, all_of_ours)

@@ -1,0 +1,64 @@
+"""The training of unnoise in pieces: what the benchmarks need beyond its public functions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import unnoise
+from unnoise import RunConfig, build
+from unnoise.data.batches import Batches
+from unnoise.data.dataset import ImageData
+from unnoise.precision import find_device
+from unnoise.training.loop import READ_EVERY
+from unnoise.training.run import Run, prepare
+from unnoise.training.step import draw, learning_rate, read, train_step
+
+
+def network(
+    preset: str, channels: int, size: int, changes: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A preset's network, for images without classes."""
+    return build.network(unnoise.preset(preset, changes), build.Shape(channels, size, size))
+
+
+def random_data(count: int = 256, size: int = 32) -> ImageData:
+    """Random pictures as a data set."""
+    values = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    return ImageData("random", values, None, (), count, True, "random")
+
+
+def prepared(config: RunConfig, data: ImageData | None = None) -> Run:
+    """All that a training loop holds, in a temporary folder."""
+    data = unnoise.load_data(config) if data is None else data
+    run = prepare(config, data, Path(tempfile.mkdtemp()) / "run")
+    run.state.network.train()
+    return run
+
+
+def stepper(run: Run) -> Callable[[], object]:
+    """One turn of the training loop: batch, noise and times, gradients, optimizer, average."""
+    train, state = run.config.train, run.state
+    batches = Batches(run.data, run.config.seed, run.arithmetic.device)
+    every = READ_EVERY.get(run.arithmetic.device.type, 20)
+
+    def step() -> object:
+        batch = draw(run.objective, state.step, *batches.get(state.nimg, train.batch_size))
+        lr = learning_rate(train, state.nimg, run.progress())
+        result = train_step(run.objective, state, batch, lr)
+        if len(state.unread) >= every:
+            list(read(run.objective, state))
+        return result
+
+    return step
+
+
+def device(name: str) -> torch.device:
+    """What `--device NAME` means here."""
+    return find_device(name)
