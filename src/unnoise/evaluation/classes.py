@@ -2,13 +2,14 @@
 
 The accuracy of a classifier on labelled samples mixes the model's errors with the classifier's own:
 give that of real held-out images next to it. It says nothing of variety, one perfect picture per
-class has 100 %: the distances per class do.
+class has 100 %: the distances per class do, and the Inception Score of the logits (Salimans et al.
+2016: clear classes, and many). FID's network gives no logits; with any classifier but the TensorFlow
+Inception of 2015 it is no Inception Score to compare.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,65 +18,38 @@ from torch import Tensor
 
 from unnoise.evaluation.frechet import Z95, frechet_distance, moments
 
-
-@dataclass(frozen=True)
-class Share:
-    """`right` of `count`, with the 95 % interval of Wilson 1927; None and 0..1 of nothing."""
-
-    right: int
-    count: int
-
-    @property
-    def share(self) -> float | None:
-        return self.right / self.count if self.count else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """(p + z^2/2n -+ z (p (1-p) / n + z^2/4n^2)^(1/2)) / (1 + z^2/n)."""
-        if not self.count:
-            return 0.0, 1.0
-        n, p, z2 = self.count, self.right / self.count, Z95**2
-        middle, half = p + z2 / (2 * n), Z95 * (p * (1 - p) / n + z2 / (4 * n * n)) ** 0.5
-        low, high = ((middle + sign * half) / (1 + z2 / n) for sign in (-1, 1))
-        return 0.0 if self.right == 0 else low, 1.0 if self.right == n else high
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "right": self.right,
-            "count": self.count,
-            "share": self.share,
-            "interval_95": list(self.interval),
-        }
+SPLITS = 10
 
 
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """How often images are read as their label."""
+def share(right: int, count: int) -> dict[str, Any]:
+    """`right` of `count`, with the 95 % interval of Wilson 1927; None and 0..1 of nothing.
 
-    overall: Share
-    per_class: dict[str, Share]
-    confusion: Int64[Tensor, "classes classes"]
-    """[label, read as], counts."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "overall": self.overall.to_dict(),
-            "per_class": {name: share.to_dict() for name, share in self.per_class.items()},
-            "confusion": self.confusion.tolist(),
-        }
+    (p + z^2/2n -+ z (p (1-p) / n + z^2/4n^2)^(1/2)) / (1 + z^2/n)
+    """
+    found, low, high = None, 0.0, 1.0
+    if count:
+        found, z2 = right / count, Z95**2
+        middle = found + z2 / (2 * count)
+        half = Z95 * (found * (1 - found) / count + z2 / (4 * count * count)) ** 0.5
+        low = 0.0 if right == 0 else (middle - half) / (1 + z2 / count)
+        high = 1.0 if right == count else (middle + half) / (1 + z2 / count)
+    return {"right": right, "count": count, "share": found, "interval_95": [low, high]}
 
 
 def class_accuracy(
     predicted: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], class_names: Sequence[str]
-) -> ClassAccuracy:
-    """Overall and per class, with intervals, and the confusion matrix."""
+) -> dict[str, Any]:
+    """How often images are read as their label, overall and per class; confusion[label][read as]."""
     count = len(class_names)
     confusion = torch.bincount(labels * count + predicted, minlength=count * count)
     confusion = confusion.reshape(count, count)
     right, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()
-    shares = (Share(*pair) for pair in zip(right, totals, strict=True))
-    per_class = dict(zip(class_names, shares, strict=True))
-    return ClassAccuracy(Share(sum(right), sum(totals)), per_class, confusion)
+    shares = map(share, right, totals)
+    return {
+        "overall": share(sum(right), sum(totals)),
+        "per_class": dict(zip(class_names, shares, strict=True)),
+        "confusion": confusion.tolist(),
+    }
 
 
 def class_distances(
@@ -97,3 +71,13 @@ def class_distances(
             counts = {"count": len(ours), "reference_count": len(theirs)}
             found.append({"class_name": name, **counts, "distance": distance})
     return found
+
+
+def inception_score(logits: Float[Tensor, "n k"], splits: int = SPLITS) -> tuple[float, float]:
+    """exp(mean_x KL(p(y | x) || p(y))): mean and standard deviation over splits, in their order."""
+    scores = []
+    for log_p in logits.double().log_softmax(1).tensor_split(splits):
+        log_marginal = log_p.logsumexp(0) - torch.tensor(float(len(log_p))).log()
+        scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
+    values = torch.stack(scores)
+    return float(values.mean()), float(values.std(correction=0))

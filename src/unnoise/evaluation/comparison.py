@@ -9,14 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unnoise.evaluation.coverage import K_COVERAGE, K_PRECISION, Coverage, coverage
-from unnoise.evaluation.frechet import Estimate, FrechetTo, Infinity, perfect
+from unnoise.evaluation.frechet import FrechetTo
 from unnoise.evaluation.kernel import KernelDistance, kernel_distance
 from unnoise.evaluation.statistics import Statistics
 
 MOST = 10_000
 """Vectors of each side in what looks at pairs of them; drawn with seed 0."""
-INFINITY_FROM = 100
-"""Fewer samples are not extrapolated."""
 FEWEST = 1 + max(K_PRECISION, K_COVERAGE)
 
 
@@ -29,17 +27,16 @@ class Reference:
 
 
 class Comparison:
-    """Samples next to one reference, with what several metrics share computed once."""
+    """Samples, or real images that are measured as such, next to one reference."""
 
     def __init__(
-        self, samples: Float[Tensor, "n d"], reference: Reference, extrapolate: bool = True
+        self, samples: Float[Tensor, "n d"], reference: Reference, real: bool = False
     ) -> None:
-        self.all_samples, self.frechet = samples, reference.frechet
+        self.all_samples, self.frechet, self.real = samples, reference.frechet, real
         self.samples = _drawn(samples)
         """At most MOST of the samples' vectors, float32 (n, d)."""
         self.reference = reference.features
-        """At most MOST of the real images' vectors; None where only their statistics are known."""
-        self._extrapolate = extrapolate and len(samples) >= INFINITY_FROM
+        """At most MOST of the reference's vectors; None where only their statistics are known."""
 
     @property
     def counts(self) -> tuple[int, int] | None:
@@ -48,21 +45,6 @@ class Comparison:
             return None
         return len(self.samples), len(self.reference)
 
-    @functools.cached_property
-    def estimate(self) -> Estimate:
-        return self.frechet.estimate(self.all_samples)
-
-    @functools.cached_property
-    def infinity(self) -> Infinity | None:
-        return self.frechet.infinity(self.all_samples) if self._extrapolate else None
-
-    @functools.cached_property
-    def perfect(self) -> float:
-        """The distance of a perfect model at these numbers of samples and of reference images."""
-        cov, count = self.frechet.reference.cov, self.frechet.reference.count
-        return perfect(cov, len(self.all_samples)) + (perfect(cov, count) if count else 0.0)
-
-    @functools.cached_property
     def kernel(self) -> KernelDistance:
         assert self.reference is not None
         return kernel_distance(self.samples, self.reference)

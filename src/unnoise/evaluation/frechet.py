@@ -61,18 +61,6 @@ class Estimate:
         return max(self.value - half, 0.0), self.value + half
 
 
-@dataclass(frozen=True)
-class Infinity:
-    """A distance without the bias of few samples."""
-
-    value: float
-    slope: float
-    """The bias is slope / N."""
-    standard_error: float
-    """Errors of the samples, as the distance's, and of the line's end: added in squares."""
-    counts: tuple[int, ...]
-
-
 class FrechetTo:
     """Distances to one reference, whose root is taken once."""
 
@@ -116,9 +104,10 @@ class FrechetTo:
         error = float(torch.cat(parts).std()) / len(features) ** 0.5
         return Estimate(max(float(shift @ shift + self._traces(cov, values)), 0.0), error)
 
-    def infinity(self, features: Float[Tensor, "n d"], points: int = 15, seed: int = 0) -> Infinity:
+    def infinity(self, features: Float[Tensor, "n d"], points: int = 15, seed: int = 0) -> Estimate:
         """The end at 1 / N = 0 of a straight line through the distances of random subsets.
 
+        The squares of its error and of the distance's are added.
         Sizes are as in the paper (Chong and Forsyth 2020, 3.1), N / 10 to N, but not below 2.5 times
         the dimension where N allows (the line bends there), nor above N / 2 at the small end.
         """
@@ -136,7 +125,13 @@ class FrechetTo:
         residual = (y - y0 - slope * (x - x0)).std() * ((points - 1) / (points - 2)) ** 0.5
         line = residual * (1 / points + x0**2 / ((x - x0) ** 2).sum()) ** 0.5
         error = float(line**2 + self.estimate(features).standard_error ** 2) ** 0.5
-        return Infinity(float(y0 - slope * x0), float(slope), error, tuple(counts))
+        return Estimate(float(y0 - slope * x0), error)
+
+    def perfect(self, count: int) -> float:
+        """The distance of a perfect model at these numbers of samples and of reference images."""
+        own = self.reference.count
+        bias = perfect(self.reference.cov, count)
+        return bias + (perfect(self.reference.cov, own) if own else 0.0)
 
 
 def perfect(cov: Float[Tensor, "d d"], count: int) -> float:

@@ -18,25 +18,26 @@ root mean square, in grey levels of 255.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from unnoise.data.images import grid, side_by_side
+from unnoise.data.images import grid, save_png, side_by_side
 from unnoise.evaluation.neighbours import nearest
 from unnoise.evaluation.store import Features
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 NEAR_COPY = 0.5
 """The ratio at which Carlini's distance is 1: their alpha."""
 SHOWN = 4
 """Nearest training images in the picture."""
+LISTED = 20
+"""Closest pairs in the record, copies or not."""
 PERCENTS = (1, 5)
+UNITS = {"pixels": " grey levels", "features": ""}
 
 
 @dataclass(frozen=True)
@@ -69,121 +70,23 @@ class Neighbours(NamedTuple):
         first = self.distances[:, 0]
         return torch.where(first == 0, 0, first / self.distances.mean(1))
 
+    @property
+    def near_copies(self) -> float:
+        """Share of near copies."""
+        return float((self.ratios < NEAR_COPY).double().mean())
+
     def copied(self, threshold: Threshold) -> Bool[Tensor, " n"]:
         near = self.distances[:, 0] <= threshold.grey_levels
         return near | (self.ratios <= threshold.ratio)
 
 
-class Space(NamedTuple):
-    """Neighbours in one space, pixels or features."""
-
-    samples: Neighbours
-    held_out: Neighbours | None
-
-    @property
-    def near_copies(self) -> list[float | None]:
-        """Shares of near copies."""
-        return [n and float((n.ratios < NEAR_COPY).double().mean()) for n in self]
-
-    @property
-    def closeness(self) -> dict[str, float | None] | None:
-        """The samples' distances to the nearest training image against the held-out images'."""
-        if self.held_out is None:
-            return None
-        ours, theirs = self.samples.distances[:, 0], self.held_out.distances[:, 0]
-        closer, c_t = _mann_whitney(ours, theirs)
-        found: dict[str, float | None] = {
-            "median": float(ours.median()),
-            "held_out_median": float(theirs.median()),
-            "closer": closer,
-            "c_t": c_t,
-        }
-        for percent in PERCENTS:
-            level = theirs.quantile(percent / 100) if len(theirs) * percent >= 100 else None
-            below = None if level is None else float((ours < level).double().mean())
-            found[f"held_out_percentile_{percent}"] = None if level is None else float(level)
-            found[f"below_percentile_{percent}"] = below
-        return found
-
-    def sentence(self, unit: str) -> str:
-        """The closeness in words."""
-        median = float(self.samples.distances[:, 0].median())
-        text = f"nearest training image at a median of {median:.3g}{unit}"
-        found = self.closeness
-        if found is None:
-            return f"{text}; no held-out images to compare with"
-        text += (
-            f" (held-out {found['held_out_median']:.3g}); a sample is nearer than a held-out image in "
-            f"{found['closer']:.1%} of pairs (C_T {found['c_t']:+.1f}; 50 % and 0 are as new)"
-        )
-        for percent in PERCENTS:
-            if (share := found[f"below_percentile_{percent}"]) is not None:
-                text += f"; {share:.1%} are nearer than the nearest {percent} % of held-out images"
-        return text
-
-
-@dataclass(frozen=True)
-class Copying:
+class Copying(NamedTuple):
     """What was found."""
 
-    threshold: Threshold
-    num_train: int
-    pixels: Space
-    features: Space | None
-
-    @property
-    def copies(self) -> list[dict[str, Any]]:
-        """Every sample that is a copy, the closest first."""
-        return self.closest(int(self.pixels.samples.copied(self.threshold).sum()))
-
-    @property
-    def held_out_copies(self) -> int | None:
-        """Held-out images that would be called copies: near-duplicates of the data set itself."""
-        real = self.pixels.held_out
-        return None if real is None else int(real.copied(self.threshold).sum())
-
-    def closest(self, count: int) -> list[dict[str, Any]]:
-        """Copies first, then by ratio, so that flat images, near to many, do not fill the list."""
-        near = self.pixels.samples
-        copied, ratios = near.copied(self.threshold).tolist(), near.ratios.tolist()
-        first = [part[:, 0].tolist() for part in near]
-        pairs = [
-            {"sample": i, "train": row, "flipped": flipped, "grey_levels": distance}
-            | {"ratio": ratios[i], "copy": copied[i]}
-            for i, (distance, row, flipped) in enumerate(zip(*first, strict=True))
-        ]
-        pairs.sort(key=lambda pair: (not pair["copy"], pair["ratio"], pair["grey_levels"]))
-        return pairs[:count]
-
-    def to_dict(self, pairs: int = 20) -> dict[str, Any]:
-        """For JSON: the figures, all copies, the closest pairs and the text."""
-        spaces, real = {"pixels": self.pixels, "features": self.features}, self.pixels.held_out
-        return {
-            "level": asdict(self.threshold),
-            "num_samples": len(self.pixels.samples.distances),
-            "num_train": self.num_train,
-            "num_held_out": None if real is None else len(real.distances),
-            "num_copies": len(self.copies),
-            "num_held_out_copies": self.held_out_copies,
-            "near_copies": {k: s.near_copies if s else [None, None] for k, s in spaces.items()},
-            **{k: s and s.closeness for k, s in spaces.items()},
-            "copies": self.copies,
-            "closest": self.closest(pairs),
-            "summary": self.summary(),
-        }
-
-    def summary(self) -> list[str]:
-        """What was found, in some lines."""
-        t, real = self.threshold, self.pixels.held_out
-        line = (
-            f"{len(self.copies):,} of {len(self.pixels.samples.distances):,} samples are copies "
-            f"(within {t.grey_levels:g} grey level, or {t.ratio:g} of the mean distance to the "
-            f"{t.counted(self.num_train)} nearest of {self.num_train:,} training images)"
-        )
-        if real is not None:
-            line += f"; {self.held_out_copies:,} of {len(real.distances):,} held-out images"
-        lines = [line, f"pixels: {self.pixels.sentence(' grey levels')}"]
-        return lines + ([f"features: {self.features.sentence('')}"] if self.features else [])
+    near: Neighbours
+    """The samples' neighbours in pixels."""
+    record: dict[str, Any]
+    """Figures, all copies, the closest pairs and a summary, ready for JSON."""
 
 
 def copying(
@@ -210,12 +113,88 @@ def copying(
         sides = [features.train, features.train_flipped if threshold.flips else None]
         return Neighbours(*nearest([(queries, side) for side in sides if side is not None], k))
 
-    pixels = Space(in_pixels(samples), None if held_out is None else in_pixels(held_out))
-    if features is None:
-        return Copying(threshold, len(train), pixels, None)
-    real = features.held_out
-    space = Space(in_features(features.samples), None if real is None else in_features(real))
-    return Copying(threshold, len(train), pixels, space)
+    near = in_pixels(samples)
+    spaces = {"pixels": (near, None if held_out is None else in_pixels(held_out))}
+    if features is not None:
+        real = features.held_out
+        others = None if real is None else in_features(real)
+        spaces["features"] = (in_features(features.samples), others)
+    return Copying(near, _record(spaces, len(train), threshold))
+
+
+def _record(
+    spaces: dict[str, tuple[Neighbours, Neighbours | None]], num_train: int, threshold: Threshold
+) -> dict[str, Any]:
+    near, real = spaces["pixels"]
+    copied = near.copied(threshold).tolist()
+    real_copies = None if real is None else int(real.copied(threshold).sum())
+    columns = [part[:, 0].tolist() for part in near]
+    pairs = [
+        {"sample": i, "train": row, "flipped": flipped, "grey_levels": distance}
+        | {"ratio": ratio, "copy": copied[i]}
+        for i, (distance, row, flipped, ratio) in enumerate(
+            zip(*columns, near.ratios.tolist(), strict=True)
+        )
+    ]  # by ratio, so that flat images, near to many, do not fill the list
+    pairs.sort(key=lambda pair: (not pair["copy"], pair["ratio"], pair["grey_levels"]))
+    closeness = {name: _closeness(*both) for name, both in spaces.items()}
+    line = (
+        f"{sum(copied):,} of {len(copied):,} samples are copies (within {threshold.grey_levels:g} "
+        f"grey level, or {threshold.ratio:g} of the mean distance to the "
+        f"{threshold.counted(num_train)} nearest of {num_train:,} training images)"
+    )
+    if real is not None:
+        line += f"; {real_copies:,} of {len(real.distances):,} held-out images"
+    sides = {name: spaces.get(name, (None, None)) for name in UNITS}
+    return {
+        "level": asdict(threshold),
+        "num_samples": len(copied),
+        "num_train": num_train,
+        "num_held_out": None if real is None else len(real.distances),
+        "num_copies": sum(copied),
+        "num_held_out_copies": real_copies,
+        "near_copies": {k: [n and n.near_copies for n in both] for k, both in sides.items()},
+        **{name: closeness.get(name) for name in UNITS},
+        "copies": pairs[: sum(copied)],
+        "closest": pairs[:LISTED],
+        "summary": [line, *(_sentence(k, both[0], closeness[k]) for k, both in spaces.items())],
+    }
+
+
+def _closeness(near: Neighbours, real: Neighbours | None) -> dict[str, float | None] | None:
+    """The samples' distances to the nearest training image against the held-out images'."""
+    if real is None:
+        return None
+    ours, theirs = near.distances[:, 0], real.distances[:, 0]
+    closer, c_t = _mann_whitney(ours, theirs)
+    found: dict[str, float | None] = {
+        "median": float(ours.median()),
+        "held_out_median": float(theirs.median()),
+        "closer": closer,
+        "c_t": c_t,
+    }
+    for percent in PERCENTS:
+        level = theirs.quantile(percent / 100) if len(theirs) * percent >= 100 else None
+        below = None if level is None else float((ours < level).double().mean())
+        found[f"held_out_percentile_{percent}"] = None if level is None else float(level)
+        found[f"below_percentile_{percent}"] = below
+    return found
+
+
+def _sentence(name: str, near: Neighbours, found: dict[str, float | None] | None) -> str:
+    """The closeness in words."""
+    median = f"{float(near.distances[:, 0].median()):.3g}{UNITS[name]}"
+    text = f"{name}: nearest training image at a median of {median}"
+    if found is None:
+        return f"{text}; no held-out images to compare with"
+    text += (
+        f" (held-out {found['held_out_median']:.3g}); a sample is nearer than a held-out image in "
+        f"{found['closer']:.1%} of pairs (C_T {found['c_t']:+.1f}; 50 % and 0 are as new)"
+    )
+    for percent in PERCENTS:
+        if (share := found[f"below_percentile_{percent}"]) is not None:
+            text += f"; {share:.1%} are nearer than the nearest {percent} % of held-out images"
+    return text
 
 
 def _mann_whitney(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
@@ -230,21 +209,21 @@ def _mann_whitney(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     return 1 - u / (n * m), (u - n * m / 2) / (n * m * (n + m + 1) / 12) ** 0.5
 
 
-def pairs_picture(
-    samples: Tensor, train: Tensor | np.ndarray, found: Copying, count: int = 12
-) -> Image:
-    """The closest pairs in two blocks: the sample, its nearest training image, and the next three.
+def save_pairs(
+    path: Path, samples: Tensor, train: Tensor | np.ndarray, found: Copying, count: int = 12
+) -> None:
+    """Write the closest pairs in two blocks: the sample, its nearest training image, the next three.
 
     Training images are mirrored where that is nearer.
     """
-    pairs, near = [pair["sample"] for pair in found.closest(count)], found.pixels.samples
-    half = -(-len(pairs) // 2)
+    rows, near = [pair["sample"] for pair in found.record["closest"][:count]], found.near
+    half = -(-len(rows) // 2)
 
     def shown(sample: int, place: int) -> Tensor:
         image = torch.as_tensor(np.array(train[int(near.indices[sample, place])]))
         return image.flip(-1) if near.flipped[sample, place] else image
 
-    def block(rows: list[int]) -> Image:
+    def block(rows: list[int]):
         places = range(1, min(SHOWN, near.indices.shape[1]))
         columns = [[samples[row] for row in rows], [shown(row, 0) for row in rows]]
         columns += [[shown(row, place) for row in rows for place in places]] if places else []
@@ -253,4 +232,5 @@ def pairs_picture(
             [grid(torch.stack(c), columns=w) for c, w in zip(columns, widths, strict=False)]
         )
 
-    return side_by_side([block(part) for part in (pairs[:half], pairs[half:]) if part], 32)
+    picture = side_by_side([block(part) for part in (rows[:half], rows[half:]) if part], 32)
+    save_png(path, picture, {"unnoise": "\n".join(found.record["summary"])})

@@ -18,6 +18,11 @@ Value = float | dict[str, Any] | None
 """A number; or numbers by name, of which the metric's own is shown and NAME_error is its error."""
 
 
+INTERVAL = "95 % for other samples of this number, the reference fixed (influence function)"
+INFINITY_FROM = 100
+"""Fewer samples are not extrapolated."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One number of samples next to a reference, both as feature vectors."""
@@ -35,25 +40,25 @@ class Metric:
 
 
 def _frechet(c: Comparison) -> Value:
+    found = c.frechet.estimate(c.all_samples)
     return {
-        "frechet": c.estimate.value,
-        "frechet_standard_error": c.estimate.standard_error,
-        "interval": list(c.estimate.interval),
-        "interval_words": "95 % for other samples of this number, the reference fixed "
-        "(influence function)",
+        "frechet": found.value,
+        "frechet_standard_error": found.standard_error,
+        "interval": list(found.interval),
+        "interval_words": INTERVAL,
     }
 
 
 def _infinity(c: Comparison) -> Value:
-    found = c.infinity
-    return {
-        "frechet_infinity": found and found.value,
-        "frechet_infinity_standard_error": found and found.standard_error,
-    }
+    if c.real or len(c.all_samples) < INFINITY_FROM:
+        return None
+    found = c.frechet.infinity(c.all_samples)
+    name = "frechet_infinity"
+    return {name: found.value, f"{name}_standard_error": found.standard_error}
 
 
 def _kernel(c: Comparison) -> Value:
-    found = c.kernel
+    found = c.kernel()
     return {
         "kernel": found.value,
         "kernel_error": found.standard_error,
@@ -69,7 +74,11 @@ METRICS: dict[str, Metric] = {
         _infinity, _DISTANCE + _EXTRAPOLATED, False, "FID" + _EXTRAPOLATED, needs_vectors=False
     ),
     "frechet_of_perfect": Metric(
-        lambda c: c.perfect, _DISTANCE + _PERFECT, None, "FID" + _PERFECT, needs_vectors=False
+        lambda c: c.frechet.perfect(len(c.all_samples)),
+        _DISTANCE + _PERFECT,
+        None,
+        "FID" + _PERFECT,
+        needs_vectors=False,
     ),
     "kernel": Metric(_kernel, "kernel distance", False, "KID x 1000"),
     "precision": Metric(lambda c: c.coverage.precision, "precision", True),

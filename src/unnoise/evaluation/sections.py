@@ -11,20 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unnoise.data.images import save_png
 from unnoise.evaluation import metrics
-from unnoise.evaluation.classes import class_accuracy, class_distances
+from unnoise.evaluation.classes import SPLITS, class_accuracy, class_distances, inception_score
 from unnoise.evaluation.comparison import Comparison, Reference
 from unnoise.evaluation.extractors import Extractor
-from unnoise.evaluation.inception_score import SPLITS, inception_score
 from unnoise.evaluation.likelihood import bits_per_dim
-from unnoise.evaluation.memorization import copying, pairs_picture
+from unnoise.evaluation.memorization import copying, save_pairs
 from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.store import DataStore, Features, Samples, sample_features
 from unnoise.files import sha256
 
-PAIRS = 12
 MOST_SEARCHED = 10_000
 """Samples whose nearest training images are looked for."""
 STANDARD_NUM = 50_000
@@ -103,7 +100,7 @@ def distances(context: Context, extract: Extractor, features: Features) -> dict[
         "samples": metrics.measured(Comparison(features.samples, reference)),
         "held_out": None
         if real is None
-        else metrics.measured(Comparison(real, reference, extrapolate=False)),
+        else metrics.measured(Comparison(real, reference, real=True)),
         "per_class": _per_class(context, features),
     }
 
@@ -144,9 +141,8 @@ def copies(context: Context, features: Features | None) -> dict[str, Any]:
         searched = features.samples[:MOST_SEARCHED]
         features = Features(searched, features.train, features.held_out, features.train_flipped)
     found = copying(images, train, context.store.pixels(rows) if rows else None, features)
-    recipe = {"unnoise": "\n".join(found.summary())}
-    save_png(context.out / "neighbours.png", pairs_picture(images, train, found, PAIRS), recipe)
-    return found.to_dict()
+    save_pairs(context.out / "neighbours.png", images, train, found)
+    return found.record
 
 
 def accuracy(context: Context) -> dict[str, Any] | None:
@@ -156,17 +152,14 @@ def accuracy(context: Context) -> dict[str, Any] | None:
     if labels is None or classifier is None:
         return None
     logits = classifier.logits(context.images)
-    result = {
-        "classifier": classifier.name,
-        **class_accuracy(logits.argmax(1), labels, names).to_dict(),
-    }
+    read = class_accuracy(logits.argmax(1), labels, names)
+    result: dict[str, Any] = {"classifier": classifier.name, **read}
     if len(logits) >= SPLITS:
         mean, spread = inception_score(logits)
         result["classifier_score"] = {"mean": mean, "spread": spread, "splits": SPLITS}
     if rows and context.same_classes:
-        read = classifier.logits(context.store.pixels(rows)).argmax(1)
-        real = class_accuracy(read, context.store.labels(rows), names)
-        result["held_out"] = real.overall.to_dict()
+        real = classifier.logits(context.store.pixels(rows)).argmax(1)
+        result["held_out"] = class_accuracy(real, context.store.labels(rows), names)["overall"]
     return result
 
 

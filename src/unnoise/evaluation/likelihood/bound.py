@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from unnoise import build, events
@@ -35,7 +35,6 @@ from unnoise.diffusion.denoiser import Denoiser, Prediction, clip_x0
 from unnoise.diffusion.gaussian import NATS_PER_BIT, VARIANCES, diffuse, kl_divergence, mean_flat
 from unnoise.diffusion.levels import Level, Transition
 from unnoise.diffusion.losses import variance_floor, vlb_term
-from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
 from unnoise.errors import ConfigError
 from unnoise.evaluation.likelihood import common
@@ -62,24 +61,6 @@ class BoundSettings:
     """Estimate the sum without bias from L_0 and drawn terms of each image, N in all; None = all."""
 
 
-@dataclass(frozen=True)
-class VariationalBound(Likelihood):
-    """The bound of each image: bits = prior + terms.sum(1)."""
-
-    prior: Float[Tensor, " n"]
-    """L_T."""
-    terms: Float[Tensor, "n k"]
-    """From noise to data, L_0 last; drawn ones are divided by their chance, so they add up too."""
-    pairs: Int[Tensor, "n k"]
-    """Which pair of the grid each term is of."""
-    num_pairs: int
-
-    def parts(self) -> dict[str, float]:
-        prior, total = float(self.prior.mean()), float(self.terms.sum(1).mean())
-        last = float((self.terms * (self.pairs == self.num_pairs - 1)).sum(1).mean())
-        return {"prior": prior, "middle": total - last, "decoder": last}
-
-
 class Chain(NamedTuple):
     """The reverse process whose bound it is."""
 
@@ -94,36 +75,27 @@ class Chain(NamedTuple):
         return [Transition(t, s) for t, s in pairwise(self.grid)]
 
 
-class Terms(NamedTuple):
-    """The bound's terms of one portion, each (b, k) from noise to data."""
-
-    bits: Tensor
-    pairs: Tensor
-    """Which pair of the grid each is of: 0 is the noisiest."""
-
-
-def variational_bound(work: Work, settings: BoundSettings) -> VariationalBound:
+def variational_bound(work: Work, settings: BoundSettings) -> Likelihood:
     """The bound for each image, in bits/dim."""
-    model, schedule = work.model, work.model.diffusion.schedule
-    chain, spacing = make_chain(model, settings)
+    schedule = work.model.diffusion.schedule
+    chain, spacing = make_chain(work.model, settings)
     num_pairs = len(chain.grid) - 1
     count = num_pairs if settings.terms is None else settings.terms
     if not 2 <= count <= num_pairs:
         expected = f"expected 2 to {num_pairs}, the terms that there are"
         raise ConfigError(f"bound.terms: got {count}, {expected}")
     prior_variance = common.prior_variance(schedule, chain.grid[0])
-    bits, pairs, priors = [], [], []
+    found, priors = [], []
     counter = events.Counter("bound", count * work.count, "term")
     with torch.inference_mode(), full_precision():
         for part in work.portions():
             part = part._replace(denoiser=clip_x0(part.denoiser)) if settings.clip_x0 else part
-            draw = Noise(part.seeds, common.image_shape(part.x0), part.x0.device).normal
+            draw = part.noise().normal
             if settings.terms is None:
                 terms = all_terms(part.denoiser, part.x0, chain, draw, counter.step)
             else:
                 terms = drawn_terms(part, chain, draw, count, counter.step)
-            bits.append(terms.bits.cpu())
-            pairs.append(terms.pairs.cpu())
+            found.append(terms.cpu())
             priors.append(prior(part.x0, chain.grid[0], prior_variance).cpu())
     recipe = {
         "method": "variational bound",
@@ -135,8 +107,10 @@ def variational_bound(work: Work, settings: BoundSettings) -> VariationalBound:
         "prior_variance": prior_variance,
         "decoder_variance": chain.decoder,
     }
-    first, terms = torch.cat(priors), torch.cat(bits)
-    return VariationalBound(first + terms.sum(1), recipe, first, terms, torch.cat(pairs), num_pairs)
+    first, terms = torch.cat(priors), torch.cat(found)
+    last, total = float(terms[:, -1].mean()), float(terms.sum(1).mean())
+    parts = {"prior": float(first.mean()), "middle": total - last, "decoder": last}
+    return Likelihood(first + terms.sum(1), parts, recipe)
 
 
 def make_chain(model: Model, settings: BoundSettings) -> tuple[Chain, str]:
@@ -188,14 +162,14 @@ def all_terms(
     chain: Chain,
     draw: Callable[[], Tensor],
     progress: Callable[[int], object] = lambda steps: None,
-) -> Terms:
-    """Every term of float64 images; `draw` gives the noise of the next pair, from t_max down."""
+) -> Float[Tensor, "b k"]:
+    """Every term of float64 images, from noise to data; `draw` gives the noise of the next pair."""
     bits = []
     for step in chain.pairs:
         x_t = diffuse(x0, draw().to(x0), step.t)
         bits.append(term(denoiser(x_t, step.t), x0, x_t, step, chain.variance, chain.decoder))
         progress(1)
-    return Terms(torch.stack(bits, 1), torch.arange(len(bits)).expand(len(x0), -1))
+    return torch.stack(bits, 1)
 
 
 def drawn_terms(
@@ -204,14 +178,10 @@ def drawn_terms(
     draw: Callable[[], Tensor],
     count: int,
     progress: Callable[[int], object],
-) -> Terms:
-    """L_0 and count - 1 others, each divided by how often it is drawn: the sum is unbiased."""
+) -> Float[Tensor, "b k"]:
+    """L_0, last, and count - 1 others, each divided by how often it is drawn: the sum is unbiased."""
     chance = torch.from_numpy(_chances(chain.grid))
-    u = [
-        torch.rand(count - 1, generator=g, dtype=torch.float64)
-        for g in common.generators(part.seeds, "terms")
-    ]
-    quantiles = (torch.arange(count - 1) + torch.stack(u)) / (count - 1)
+    quantiles = (torch.arange(count - 1) + part.uniform("terms", count - 1)) / (count - 1)
     drawn = torch.searchsorted(chance.cumsum(0), quantiles).clamp(max=len(chance) - 1)
     pairs = torch.cat([drawn, torch.full((len(drawn), 1), len(chance))], dim=1)
     weights = torch.cat(
@@ -221,7 +191,7 @@ def drawn_terms(
     for k in range(count):
         bits.append(_terms_of(part, chain, pairs[:, k].tolist(), draw().to(part.x0)))
         progress(1)
-    return Terms(torch.stack(bits, 1) * weights.to(part.x0), pairs)
+    return torch.stack(bits, 1) * weights.to(part.x0)
 
 
 def _chances(grid: Sequence[Level]) -> np.ndarray:

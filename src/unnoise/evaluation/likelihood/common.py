@@ -8,7 +8,6 @@ TensorFloat-32), everything around it in float64.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from unnoise.diffusion.denoiser import Denoiser, conditional
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.noise import derive_seed
+from unnoise.diffusion.noise import Noise, derive_seed
 from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import ConfigError, DataError
 from unnoise.model import Model
@@ -32,6 +31,8 @@ class Likelihood:
 
     bits: Float[Tensor, " n"]
     """Each image's; the lower, the likelier."""
+    parts: dict[str, float]
+    """What the mean consists of, in bits/dim."""
     recipe: dict[str, Any]
     """All that is needed to make the same numbers again from the same model and images."""
 
@@ -40,18 +41,14 @@ class Likelihood:
         return float(self.bits.mean())
 
     @property
-    def standard_error(self) -> float:
+    def standard_error(self) -> float | None:
         """Standard error of the mean over images, with what is drawn per image (noise, probes)."""
-        return float(self.bits.std()) / len(self.bits) ** 0.5 if len(self.bits) > 1 else math.nan
-
-    def parts(self) -> dict[str, float]:
-        """What the mean consists of, in bits/dim."""
-        return {}
+        return float(self.bits.std()) / len(self.bits) ** 0.5 if len(self.bits) > 1 else None
 
     def describe(self) -> dict[str, Any]:
         """The numbers and the recipe, ready for JSON."""
-        error = None if len(self.bits) < 2 else self.standard_error
-        return {"bits_per_dim": self.mean, "standard_error": error, **self.parts(), **self.recipe}
+        numbers = {"bits_per_dim": self.mean, "standard_error": self.standard_error}
+        return {**numbers, **self.parts, **self.recipe}
 
 
 class Portion(NamedTuple):
@@ -62,6 +59,18 @@ class Portion(NamedTuple):
     denoiser: Denoiser
     """The network for these images' labels, in float64."""
     seeds: range
+
+    def noise(self, use: str = "") -> Noise:
+        """The images' own random numbers, for one use of them."""
+        seeds = [derive_seed(seed, use) for seed in self.seeds] if use else self.seeds
+        _, c, h, w = self.x0.shape
+        return Noise(seeds, (c, h, w), self.x0.device)
+
+    def uniform(self, use: str, *shape: int) -> Tensor:
+        """The images' own numbers in [0, 1), float64 (b, *shape) on the CPU."""
+        generators = [torch.Generator().manual_seed(derive_seed(seed, use)) for seed in self.seeds]
+        draws = [torch.rand(shape, generator=g, dtype=torch.float64) for g in generators]
+        return torch.stack(draws)
 
 
 @dataclass(frozen=True)
@@ -140,9 +149,8 @@ def checked(
     shape, classes = model.shape, model.shape.num_classes
     size = (shape.channels, shape.height, shape.width)
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != size or not len(images):
-        expected = f"expected uint8 (1 or more, {', '.join(map(str, size))})"
-        got = f"{_kind(images)}; {expected}, as the model was trained on"
-        raise DataError(f"likelihood: images are {got}")
+        expected = f"expected uint8 (1 or more, {', '.join(map(str, size))}), as in training"
+        raise DataError(f"likelihood: images are {_kind(images)}; {expected}")
     if batch_size < 1:
         raise ConfigError(f"likelihood: got batch_size {batch_size}, expected 1 or more")
     if (labels is None) != (not classes):
@@ -167,16 +175,6 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def image_shape(images: Tensor) -> tuple[int, int, int]:
-    """(c, h, w) of (n, c, h, w)."""
-    return images.shape[1], images.shape[2], images.shape[3]
-
-
 def prior_variance(schedule: Schedule, level: Level) -> float:
     """Variance of x_t at the first level: 1 on the variance-preserving schedules, else sigma^2."""
     return 1.0 if schedule.steps is not None else float(level.sigma) ** 2
-
-
-def generators(seeds: Sequence[int], name: str) -> list[torch.Generator]:
-    """One for each image, for one use of randomness."""
-    return [torch.Generator().manual_seed(derive_seed(seed, name)) for seed in seeds]

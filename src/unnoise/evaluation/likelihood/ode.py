@@ -36,16 +36,16 @@ from unnoise import build, events
 from unnoise.diffusion.denoiser import Denoiser
 from unnoise.diffusion.gaussian import NATS_PER_BIT
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.noise import Noise, derive_seed
 from unnoise.diffusion.samplers.frames import FLOW
 from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
 from unnoise.errors import ConfigError
 from unnoise.evaluation.likelihood import common
-from unnoise.evaluation.likelihood.common import Likelihood, Work
+from unnoise.evaluation.likelihood.common import Likelihood, Portion, Work
 from unnoise.precision import full_precision
 
 GREY_LEVELS_PER_UNIT = 127.5
 CHECKED_IMAGES = 8
+"""Images on which the error of the steps is estimated."""
 
 
 class RungeKutta(NamedTuple):
@@ -81,26 +81,6 @@ class OdeSettings:
     """Probes per image, averaged."""
 
 
-@dataclass(frozen=True)
-class OdeLikelihood(Likelihood):
-    """Bits per dimension of each image: bits = prior + volume + log2(127.5)."""
-
-    prior: Float[Tensor, " n"]
-    """-log2 of the Gaussian density of where the ODE ends, per dimension."""
-    volume: Float[Tensor, " n"]
-    """-log2 of the change of volume on the way, per dimension."""
-    solver_error: float
-    """Mean absolute error of the bits that the steps leave, estimated on the first images."""
-
-    def parts(self) -> dict[str, float]:
-        return {
-            "prior": float(self.prior.mean()),
-            "volume": float(self.volume.mean()),
-            "dequantisation": math.log2(GREY_LEVELS_PER_UNIT),
-            "solver_error": self.solver_error,
-        }
-
-
 class Clock:
     """The solver's time tau of a schedule's noise: u = (1 + c) / (1 + e^-tau)."""
 
@@ -124,13 +104,6 @@ class Clock:
         return self.schedule.level(self.schedule.time(u / (1 - u))), speed
 
 
-class Flowed(NamedTuple):
-    """Where the ODE brings images, and log p(x0) - log p(noise) of each, in nats."""
-
-    noise: Float[Tensor, "b c h w"]
-    volume: Float[Tensor, " b"]
-
-
 def to_noise(
     denoiser: Denoiser,
     x0: Float[Tensor, "b c h w"],
@@ -138,8 +111,8 @@ def to_noise(
     settings: OdeSettings,
     probes: Sequence[Tensor],
     progress: Callable[[int], object] = lambda steps: None,
-) -> Flowed:
-    """Solve the ODE from data to noise.
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"]]:
+    """Solve the ODE from data to noise: where it ends, and log p(x0) - log p(noise) in nats.
 
     The trace is the sum of v^T J v over the probes v, each shaped like x0.
     """
@@ -164,7 +137,7 @@ def to_noise(
         volume = volume + h * weighted(method.weights, traces, 0.0)
         progress(1)
     scales = math.log(last / first * float(clock.first.alpha))
-    return Flowed(last * y, volume + x0[0].numel() * scales)
+    return last * y, volume + x0[0].numel() * scales
 
 
 def _slope_and_trace(
@@ -182,31 +155,23 @@ def _slope_and_trace(
     return slope.detach(), trace
 
 
-def make_probes(
-    settings: OdeSettings, x0: Float[Tensor, "b c h w"], seeds: Sequence[int]
-) -> list[Tensor]:
-    """Vectors v whose v^T J v add up to the trace: of each image's own, or the basis."""
+def make_probes(settings: OdeSettings, portion: Portion) -> list[Tensor]:
+    """Vectors v whose v^T J v add up to the trace: each image's own, or the basis."""
+    x0 = portion.x0
     if settings.trace == "exact":
-        return list(
-            torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device).reshape(-1, 1, *x0.shape[1:])
-        )
-    noise = Noise(
-        [derive_seed(seed, "probes") for seed in seeds], common.image_shape(x0), x0.device
-    )
+        basis = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device)
+        return list(basis.reshape(-1, 1, *x0.shape[1:]))
+    noise = portion.noise("probes")
     draws = [noise.normal().to(x0) for _ in range(settings.probes)]
     if settings.trace == "rademacher":
         draws = [torch.where(draw < 0, -1.0, 1.0).to(x0) for draw in draws]
     return [draw / settings.probes**0.5 for draw in draws]
 
 
-def dequantise(x0: Float[Tensor, "b c h w"], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
+def dequantise(portion: Portion) -> Float[Tensor, "b c h w"]:
     """Each grey level spread evenly over its bin, which is 1 / 127.5 wide around it."""
-    shape = x0.shape[1:]
-    uniform = [
-        torch.rand(shape, generator=g, dtype=torch.float64)
-        for g in common.generators(seeds, "dequantise")
-    ]
-    return x0 + (torch.stack(uniform).to(x0) - 0.5) / GREY_LEVELS_PER_UNIT
+    v = portion.uniform("dequantise", *portion.x0.shape[1:])
+    return portion.x0 + (v.to(portion.x0) - 0.5) / GREY_LEVELS_PER_UNIT
 
 
 def log_normal(x: Float[Tensor, "b c h w"], variance: float) -> Float[Tensor, " b"]:
@@ -214,7 +179,7 @@ def log_normal(x: Float[Tensor, "b c h w"], variance: float) -> Float[Tensor, " 
     return -0.5 * ((x**2 / variance) + math.log(2 * math.pi * variance)).flatten(1).sum(1)
 
 
-def ode_likelihood(work: Work, settings: OdeSettings) -> OdeLikelihood:
+def ode_likelihood(work: Work, settings: OdeSettings) -> Likelihood:
     """Bits/dim of each image by the ODE."""
     build.lookup(SOLVERS, settings.solver, "ode.solver")
     build.lookup(dict.fromkeys(TRACES), settings.trace, "ode.trace")
@@ -231,11 +196,11 @@ def ode_likelihood(work: Work, settings: OdeSettings) -> OdeLikelihood:
         """The two parts of the bits of all images, (n,) on the CPU."""
         parts = []
         for portion in work.portions():
-            probes = make_probes(settings, portion.x0, portion.seeds)
-            x0, unit = dequantise(portion.x0, portion.seeds), portion.x0[0].numel() * NATS_PER_BIT
-            flowed = to_noise(portion.denoiser, x0, schedule, settings, probes, counter.step)
-            prior = -log_normal(flowed.noise, prior_variance).cpu() / unit
-            parts.append((prior, -flowed.volume.cpu() / unit))
+            unit, probes = portion.x0[0].numel() * NATS_PER_BIT, make_probes(settings, portion)
+            noise, volume = to_noise(
+                portion.denoiser, dequantise(portion), schedule, settings, probes, counter.step
+            )
+            parts.append((-log_normal(noise, prior_variance).cpu() / unit, -volume.cpu() / unit))
         prior, volume = (torch.cat(part) for part in zip(*parts, strict=True))
         return prior, volume
 
@@ -254,5 +219,10 @@ def ode_likelihood(work: Work, settings: OdeSettings) -> OdeLikelihood:
         "prior_variance": prior_variance,
         "dequantisation": "uniform, one draw per image",
     }
-    bits, error = prior + volume + math.log2(GREY_LEVELS_PER_UNIT), float(difference.abs().mean())
-    return OdeLikelihood(bits, recipe, prior, volume, error / (2**method.order - 1))
+    parts = {
+        "prior": float(prior.mean()),
+        "volume": float(volume.mean()),
+        "dequantisation": math.log2(GREY_LEVELS_PER_UNIT),
+        "solver_error": float(difference.abs().mean()) / (2**method.order - 1),
+    }
+    return Likelihood(prior + volume + math.log2(GREY_LEVELS_PER_UNIT), parts, recipe)
