@@ -36,11 +36,10 @@ from unnoise import tuning
 from unnoise.checkpoint import checkpoints
 from unnoise.cli.export import export
 from unnoise.config import RunConfig, to_dict
-from unnoise.evaluation import collect
-from unnoise.evaluation.collect import Samples
-from unnoise.evaluation.evaluate import ALONE, Settings, evaluate
+from unnoise.evaluation.evaluate import ALONE, FOLDER, evaluate
 from unnoise.evaluation.extractors import extractor
-from unnoise.evaluation.parts import FOLDER
+from unnoise.evaluation.settings import Settings
+from unnoise.evaluation.store import Samples, made_samples, sample_features
 from unnoise.files import sha256, write_json
 from unnoise.model import Model
 from unnoise.parallel import World
@@ -133,9 +132,9 @@ class Job:
         self.hurry()
         samples = Samples(model, sampling, self.flags.choose, self.flags.choose_seed, guide=guide)
         out = self.flags.work / "measured" / FOLDER
-        images = collect.samples(samples, out, ALONE)
+        images = made_samples(samples, out, ALONE)
         return self.quality.reference.distance(
-            collect.sample_features(self.quality.extract, samples, images, out, ALONE)
+            sample_features(self.quality.extract, samples, images, out, ALONE)
         )
 
 
@@ -250,7 +249,7 @@ def finals(job: Job, model: Model, guidance: dict[str, Any], folder: Path) -> No
         if name in found:
             continue
         settings = Settings(
-            extractors=job.flags.features,
+            features=job.flags.features,
             inception=job.flags.inception,
             likelihood=("bound",) if not found else (),
             likelihood_num=job.flags.likelihood,

@@ -3,8 +3,8 @@
 The accuracy of a classifier on labelled samples mixes the model's errors with the classifier's own:
 give that of real held-out images next to it. It says nothing of variety, one perfect picture per
 class has 100 %: the distances per class do, and the Inception Score of the logits (Salimans et al.
-2016: clear classes, and many). FID's network gives no logits; with any classifier but the TensorFlow
-Inception of 2015 it is no Inception Score to compare.
+2016: clear classes, and many). FID's network gives no logits; with any classifier but the
+TensorFlow Inception of 2015 it is no Inception Score to compare.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def share(right: int, count: int) -> dict[str, Any]:
 def class_accuracy(
     predicted: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """How often images are read as their label, overall and per class; confusion[label][read as]."""
+    """How often images are read as their label, in all and by class; confusion[label][read]."""
     count = len(class_names)
     confusion = torch.bincount(labels * count + predicted, minlength=count * count)
     confusion = confusion.reshape(count, count)
@@ -59,9 +59,9 @@ def class_distances(
 ) -> list[dict[str, Any]]:
     """The Fréchet distance of every class, from (features, labels) of samples and of real images.
 
-    A class is left out where a side has fewer than d + 1 images, from where on a covariance can have
-    full rank. Even then the distance is biased upwards, the more the fewer there are: compare only
-    distances of equal counts.
+    A class is left out where a side has fewer than d + 1 images, from where on a covariance can
+    have full rank. Even then the distance is biased upwards, the more the fewer there are: compare
+    only distances of equal counts.
     """
     found: list[dict[str, Any]] = []
     for number, name in enumerate(class_names):

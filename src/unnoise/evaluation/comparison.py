@@ -1,4 +1,4 @@
-"""Feature vectors of samples next to those of a reference: what the entries of METRICS are given."""
+"""Feature vectors of samples next to those of a reference: what METRICS are given."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def counts(self) -> tuple[int, int] | None:
-        """Numbers of `samples` and of `reference`; None where there are too few for a comparison."""
+        """Numbers of `samples` and `reference`; None where there are too few to compare."""
         if self.reference is None or min(len(self.samples), len(self.reference)) < FEWEST:
             return None
         return len(self.samples), len(self.reference)

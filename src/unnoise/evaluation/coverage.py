@@ -9,8 +9,8 @@ reference and s for samples:
   exceed 1, and outliers of r count little
 - coverage: share of r whose ball has some s in it
 
-As in their papers' code a point on the sphere is in the ball for the first two, and not for the last
-two. All four depend on the numbers of vectors, so compare at equal ones.
+As in their papers' code a point on the sphere is in the ball for the first two, and not for the
+last two. All four depend on the numbers of vectors, so compare at equal ones.
 """
 
 from __future__ import annotations

@@ -50,10 +50,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model against a data set; gives the record that is written to out/evaluation.json.
 
-    `config` says where the data comes from; None for images of the caller's own. All ranks call this
-    alike and share the work of samples and features; rank 0 does the rest, the others get {}. What
-    was made is kept in out/evaluation: the same call again, or one with more features, resumes, and
-    what is measured of the same samples is added to the record.
+    `config` says where the data comes from; None for images of the caller's own. All ranks call
+    this alike and share the work of samples and features; rank 0 does the rest, the others get {}.
+    What was made is kept in out/evaluation: the same call again, or one with more features,
+    resumes, and what is measured of the same samples is added to the record.
     """
     began, folder, device = time.monotonic(), out / FOLDER, wanted.model.arithmetic.device
     _check(wanted, data, settings)
@@ -119,36 +119,32 @@ def _check(wanted: Samples, data: ImageData, settings: Settings) -> None:
     """Everything that can be said before the first sample."""
     shape, images = wanted.model.shape, data.images.shape[1:]
     if images != (shape.channels, shape.height, shape.width):
-        raise DataError(
-            f"evaluate: the model makes {shape.channels} x {shape.height} x {shape.width}, the data "
-            f"is {' x '.join(map(str, images))}; expected the data it was trained on, such as "
-            f"--data.image-size {shape.height}"
-        )
+        made = f"the model makes {shape.channels} x {shape.height} x {shape.width}"
+        expected = f"the data it was trained on, such as --data.image-size {shape.height}"
+        got = " x ".join(map(str, images))
+        raise DataError(f"evaluate: {made}, the data is {got}; expected {expected}")
     if data.num_train < 2:
         got = f"got {data.num_train} training images as reference"
         raise DataError(f"evaluate: {got}, expected 2 or more")
-    least = {"--num": wanted.num, "--reference-num": settings.reference_num}
-    for flag, value in least.items():
-        if value is not None and value < 2:
-            raise ConfigError(f"{flag}: got {value}, expected 2 or more")
-    if settings.likelihood_terms == 1 or settings.likelihood_terms < 0:
-        got = settings.likelihood_terms
-        raise ConfigError(f"--likelihood-terms: got {got}, expected 2 or more, or 0 for all")
-    for name in settings.likelihood:
-        if name not in METHODS:
-            expected = "expected bound, ode, both with a comma, or none"
-            raise ConfigError(f"--likelihood: got {name!r}, {expected}")
-    if (settings.reference or settings.save_reference) and len(settings.features) != 1:
-        raise ConfigError(
-            "--reference: is of one extractor; expected one --features, the one it was made with"
-        )
-    if settings.reference and (settings.reference_num or settings.save_reference):
-        raise ConfigError(
-            "--reference: stands in place of the training images; "
-            "leave out --reference-num and --save-reference"
-        )
-    if settings.classifier is not None and not shape.num_classes:
-        raise ConfigError("--classifier: this model has no classes; leave it out")
+    terms, num = settings.likelihood_terms, settings.reference_num
+    unknown = [name for name in settings.likelihood if name not in METHODS]
+    refused = {
+        f"--num: got {wanted.num}, expected 2 or more": wanted.num < 2,
+        f"--reference-num: got {num}, expected 2 or more": num is not None and num < 2,
+        f"--likelihood-terms: got {terms}, expected 2 or more, or 0 for all":
+            terms == 1 or terms < 0,
+        f"--likelihood: got {', '.join(unknown)}, expected bound, ode, both with a comma, or none":
+            unknown,
+        "--reference: is of one extractor; expected one --features, the one it was made with":
+            (settings.reference or settings.save_reference) and len(settings.features) != 1,
+        "--reference: stands in place of the training images; leave out --reference-num and "
+        "--save-reference": settings.reference and (num or settings.save_reference),
+        "--classifier: this model has no classes; leave it out":
+            settings.classifier is not None and not shape.num_classes,
+    }  # fmt: skip
+    for message, wrong in refused.items():
+        if wrong:
+            raise ConfigError(message)
     wanted.model.settings(guide=wanted.guide, **wanted.settings)
 
 
@@ -159,11 +155,9 @@ def _statistics(path: Path | None, extracts: list[Extractor], probe: Tensor) -> 
     (extract,) = extracts
     found = Statistics.load(path, extract.features(probe).shape[1])
     if found.about.get("fingerprint", extract.fingerprint) != extract.fingerprint:
-        made_with = found.about.get("extractor", "another extractor")
-        raise ConfigError(
-            f"--reference {path}: was made with {made_with}, not with this {extract.name}; "
-            f"expected --features as it was made, or statistics of {extract.name}"
-        )
+        made = f"was made with {found.about.get('extractor', 'another')}, not this {extract.name}"
+        expected = f"expected --features as it was made, or statistics of {extract.name}"
+        raise ConfigError(f"--reference {path}: {made}; {expected}")
     return found
 
 

@@ -2,15 +2,15 @@
 
 It is called FID only on Inception's pool3 features under a named protocol.
 
-**It is biased.** Fewer samples give a larger distance, to first order by k / N: a perfect model does
-not get 0 (`perfect` says what it gets), and distances of different N must not be compared. `infinity`
-extrapolates to 1 / N = 0 (Chong and Forsyth 2020).
+**It is biased.** Fewer samples give a larger distance, to first order by k / N: a perfect model
+does not get 0 (`perfect` says what it gets), and distances of different N must not be compared.
+`infinity` extrapolates to 1 / N = 0 (Chong and Forsyth 2020).
 
 **Its interval** is for other samples of the same number from the same model, the reference fixed. A
 bootstrap is no good here: a resample repeats vectors, so it is like a smaller sample and its
-distances lie far above the one in question. The influence of every vector on the distance is known in
-closed form (`FrechetTo.estimate`), and the spread of N independent influences is the standard error.
-In simulations (N from 0.75 to 30 times the dimension) it is 1.1 to 1.4 times the true one.
+distances lie far above the one in question. The influence of every vector on the distance is known
+in closed form (`FrechetTo.estimate`), and the spread of N independent influences is the standard
+error. In simulations (N from 0.75 to 30 times the dimension) it is 1.1 to 1.4 times the true one.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class FrechetTo:
         2 (mean - mean_r) (x - mean) + (x - mean)^T (1 - T) (x - mean),
         T = root (root cov root)^(-1/2) root
 
-        which is the derivative of the distance by the weight of x, less a constant (T is the optimal
-        transport map).
+        which is the derivative of the distance by the weight of x, less a constant (T is the
+        optimal transport map).
         """
         mean, cov = moments(features)
         values, vectors = torch.linalg.eigh(self.root @ cov @ self.root)
@@ -108,8 +108,8 @@ class FrechetTo:
         """The end at 1 / N = 0 of a straight line through the distances of random subsets.
 
         The squares of its error and of the distance's are added.
-        Sizes are as in the paper (Chong and Forsyth 2020, 3.1), N / 10 to N, but not below 2.5 times
-        the dimension where N allows (the line bends there), nor above N / 2 at the small end.
+        Sizes are as in the paper (Chong and Forsyth 2020, 3.1), N / 10 to N, but not below 2.5
+        times the dimension where N allows (the line bends there), nor above N / 2 at the small end.
         """
         count, dimension = features.shape
         smallest = max(count // 10, min(count // 2, 5 * dimension // 2), 2)
@@ -142,8 +142,8 @@ def perfect(cov: Float[Tensor, "d d"], count: int) -> float:
         tr(cov) / N + 1 / (2 N) (sum_ij l_i l_j / (l_i + l_j) + sum_i l_i / 2)
 
     Real features have heavier tails than a Gaussian's and get more: 7 to 18 % on Inception's of
-    CIFAR-10 with N from 2.5 to 16 times the dimension; below that the expansion is only a rough lower
-    bound. Add the same with the reference's own number where it is not large.
+    CIFAR-10 with N from 2.5 to 16 times the dimension; below that the expansion is only a rough
+    lower bound. Add the same with the reference's own number where it is not large.
     """
     values = torch.linalg.eigvalsh(cov.double()).clamp(min=1e-300)
     pairs = values[:, None] * values / (values[:, None] + values)

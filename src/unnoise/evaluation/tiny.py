@@ -1,7 +1,7 @@
 """A classifier of 8x8 digits whose features measure tiny grey images without any download.
 
-Two convolutions and two linear layers, 64 features; trained by `benchmarks/tiny_extractor.py` on the
-training part of the embedded digits. Its numbers are comparable among themselves only.
+Two convolutions and two linear layers, 64 features; trained by `benchmarks/tiny_extractor.py` on
+the training part of the embedded digits. Its numbers are comparable among themselves only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bits per dimension: by the variational bound of ancestral sampling, and by the probability-flow ODE.
+"""Bits per dimension by the bound of ancestral sampling, and by the probability-flow ODE.
 
     bits_per_dim(model, images, labels).describe()
     bits_per_dim(model, images, labels, method="ode", num=64, solver="rk4", steps=32)

@@ -7,11 +7,11 @@ bounds. Terms are those of Improved DDPM's `calc_bpd_loop` (total_bpd, vb, prior
 schedule:
 
 - L_T is the KL divergence of q(x_T | x0) from N(0, 1), or from N(0, sigma_T^2) for edm and flow.
-- L_0 is a Gaussian cut into 256 bins around the last x0. Its variance, for "small" and "large" alike
-  and as one end of "learned", is beta~ of the last two noisy levels, as in Improved DDPM (at least
-  that of (2, 1)); on edm and flow it is the noise of the last level, (sigma / alpha)^2, which is
-  right where the data's density is flat on that scale. A grey level of less than 1e-12 counts as that
-  (as in both papers' code), so a bad model's L_0 is at most 39.9 bits.
+- L_0 is a Gaussian cut into 256 bins around the last x0. Its variance, for "small" and "large"
+  alike and as one end of "learned", is beta~ of the last two noisy levels, as in Improved DDPM (at
+  least that of (2, 1)); on edm and flow it is the noise of the last level, (sigma / alpha)^2, which
+  is right where the data's density is flat on that scale. A grey level of less than 1e-12 counts as
+  that (as in both papers' code), so a bad model's L_0 is at most 39.9 bits.
 - x0 is clipped to [-1, 1] unless told otherwise, as in both papers.
 
 Each image has its own noise, one draw for each term: a term is an unbiased estimate.
@@ -58,7 +58,7 @@ class BoundSettings:
     clip_x0: bool = True
     """Clamp the predicted image to [-1, 1]."""
     terms: int | None = None
-    """Estimate the sum without bias from L_0 and drawn terms of each image, N in all; None = all."""
+    """Estimate the sum without bias from L_0 and drawn terms, N per image; None = all."""
 
 
 class Chain(NamedTuple):
@@ -179,7 +179,7 @@ def drawn_terms(
     count: int,
     progress: Callable[[int], object],
 ) -> Float[Tensor, "b k"]:
-    """L_0, last, and count - 1 others, each divided by how often it is drawn: the sum is unbiased."""
+    """count - 1 drawn terms, divided by how often each is drawn, and L_0: without bias."""
     chance = torch.from_numpy(_chances(chain.grid))
     quantiles = (torch.arange(count - 1) + part.uniform("terms", count - 1)) / (count - 1)
     drawn = torch.searchsorted(chance.cumsum(0), quantiles).clamp(max=len(chance) - 1)
@@ -195,7 +195,7 @@ def drawn_terms(
 
 
 def _chances(grid: Sequence[Level]) -> np.ndarray:
-    """How often each pair but the last is drawn: by its share of log(sigma / alpha), a tenth evenly.
+    """How often each pair is drawn: by its share of log(sigma / alpha), and a tenth evenly.
 
     A term is about as large as its share, since sigma / alpha bounds the error of a good x0. Far
     noise adds nothing.

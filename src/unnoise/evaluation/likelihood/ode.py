@@ -9,15 +9,15 @@ From data to noise:
 
 - The ODE starts at the schedule's smallest noise t_1, at x = alpha_1 x0: the density is that of
   x_1 / alpha_1.
-- Uniform dequantisation: x0 = (grey + v - 1/2) / 127.5 - 1 with v in [0, 1) from the image's seed. By
-  Jensen's inequality the mean over v of -log2 p(x0) / d + log2(127.5) is an upper bound on
-  -log2 P(image) / d.
+- Uniform dequantisation: x0 = (grey + v - 1/2) / 127.5 - 1 with v in [0, 1) from the image's seed.
+  By Jensen's inequality the mean over v of -log2 p(x0) / d + log2(127.5) is an upper bound on -log2
+  P(image) / d.
 - Trace: v^T J v with the image's own probes v (Rademacher or Gaussian), the same all along the way:
   unbiased for the solved integral; or exact, by one backward pass for each of the d dimensions.
-- Solver: Heun or the classical Runge-Kutta method in even steps of tau = log(u / (1 + c - u)), c = 0,
-  or 1/80 where u reaches 1: tau is log(sigma / alpha) but for the end at pure noise. Even steps, and
-  not adaptive ones, so that an image's number does not depend on its batch. The error is estimated
-  from the difference to half as many steps (Richardson).
+- Solver: Heun or the classical Runge-Kutta method in even steps of tau = log(u / (1 + c - u)), c =
+  0, or 1/80 where u reaches 1: tau is log(sigma / alpha) but for the end at pure noise. Even steps,
+  and not adaptive ones, so that an image's number does not depend on its batch. The error is
+  estimated from the difference to half as many steps (Richardson).
 - The network is not guided and x0 not clipped: the ODE must be smooth.
 """
 
@@ -49,7 +49,7 @@ CHECKED_IMAGES = 8
 
 
 class RungeKutta(NamedTuple):
-    """An explicit method: stage k is at time + nodes[k] h, from the sum of stages[k] times the slopes before."""
+    """An explicit method: stage k is at time + nodes[k] h, from stages[k] times earlier slopes."""
 
     order: int
     nodes: tuple[float, ...]
