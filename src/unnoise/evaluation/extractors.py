@@ -109,40 +109,36 @@ def classifier(spec: str, num_classes: int, device: torch.device) -> Extractor:
 
 
 def _own(spec: str, network: foreign.Foreign, device: torch.device) -> Extractor:
-    description = {
-        "resize": "none",
-        "range": "x / 255",
-        "network": network.words,
-        "sha256": network.sha256,
-    }
+    described = _described("none", "x / 255", network.words, network.sha256)
     classify = network if network.columns else None
-    return Extractor(
-        spec, False, description, device, lambda images: images / 255, network, classify
-    )
+    return Extractor(spec, False, described, device, lambda images: images / 255, network, classify)
 
 
 def _inception(name: str, device: torch.device, path: Path | None) -> Extractor:
-    protocol = inception.PROTOCOLS[name]
-    description = {
-        "resize": protocol.resize_words,
-        "range": protocol.range_words,
-        "network": "Inception 2015-12-05 (TensorFlow), pool3, 2,048 features, float32",
-        "sha256": inception.SHA256,
-    }
-    network = inception.rebuilt(path, device)
+    protocol, network = inception.PROTOCOLS[name], inception.rebuilt(path, device)
+    described = _described(
+        protocol.resize_words,
+        protocol.range_words,
+        "Inception 2015-12-05 (TensorFlow), pool3, 2,048 features, float32",
+        inception.SHA256,
+    )
 
     def prepare(images: Tensor) -> Tensor:
         return protocol.prepare(images).contiguous(memory_format=torch.channels_last)
 
-    return Extractor(name, True, description, device, prepare, network)
+    return Extractor(name, True, described, device, prepare, network)
 
 
 def _tiny(device: torch.device) -> Extractor:
     network = tiny.trained(device)
-    description = {
-        "resize": f"area to {tiny.SIZE} x {tiny.SIZE}, RGB averaged to grey",
-        "range": "x / 255",
-        "network": f"small classifier of scikit-learn's digits, {tiny.DIMENSION} features, float32",
-        "sha256": sha256(tiny.WEIGHTS),
-    }
-    return Extractor("tiny", False, description, device, tiny.prepare, network.features, network)
+    described = _described(
+        f"area to {tiny.SIZE} x {tiny.SIZE}, RGB averaged to grey",
+        "x / 255",
+        f"small classifier of scikit-learn's digits, {tiny.DIMENSION} features, float32",
+        sha256(tiny.WEIGHTS),
+    )
+    return Extractor("tiny", False, described, device, tiny.prepare, network.features, network)
+
+
+def _described(resize: str, range_: str, network: str, digest: str) -> dict[str, str]:
+    return {"resize": resize, "range": range_, "network": network, "sha256": digest}

