@@ -30,12 +30,13 @@ from torch import Tensor
 import unnoise
 from benchmarks import record
 from unnoise.data.dataset import load
-from unnoise.evaluation.collect import Ranks, data_features
 from unnoise.evaluation.coverage import coverage
 from unnoise.evaluation.extractors import extractor
 from unnoise.evaluation.frechet import FrechetTo, perfect
 from unnoise.evaluation.kernel import kernel_distance
 from unnoise.evaluation.statistics import Statistics
+from unnoise.evaluation.store import DataStore
+from unnoise.parallel import World
 
 PROTOCOLS = ("edm", "pytorch-fid", "clean")
 COUNT = 5000
@@ -110,9 +111,9 @@ def main() -> None:
         key = {"protocol": extract.name, "compared": name, "fingerprint": extract.fingerprint}
         if any(key.items() <= row.items() for row in result["rows"]):
             continue
-        features = lambda one, extract=extract: data_features(
-            extract, sets[one], flags.work / one, range(COUNT), False, Ranks()
-        )
+        features = lambda one, extract=extract: DataStore(
+            sets[one], flags.work / one, World()
+        ).features(extract, range(COUNT))
         found = measured(features(name), features("reference"))
         result["rows"].append(key | found | {"about": extract.description})
         record.write(flags.out, result | {"torch": torch.__version__})

@@ -35,12 +35,11 @@ from benchmarks.speed.ours import NAMES
 from benchmarks.timing import Plan
 from unnoise import Model, RunConfig, tuning
 from unnoise.data.cache import root
-from unnoise.evaluation import collect
-from unnoise.evaluation.collect import Samples
-from unnoise.evaluation.evaluate import ALONE, Settings, evaluate
+from unnoise.evaluation.evaluate import ALONE, evaluate
 from unnoise.evaluation.extractors import Extractor, extractor
 from unnoise.evaluation.frechet import FrechetTo
-from unnoise.evaluation.statistics import Statistics
+from unnoise.evaluation.settings import Settings
+from unnoise.evaluation.store import DataStore, Samples, made_samples, sample_features
 
 PRESET = "cifar10-speedrun"
 SCALES, INTERVALS = (1.25, 1.5, 2.0), ((0.0, 1e9), (0.2, 2.0), (0.3, 5.0))
@@ -109,8 +108,9 @@ class Job:
         data = unnoise.load_data(config)
         extract = extractor(self.flags.features[0], device, self.flags.inception)
         rows = range(data.num_train)
-        found = collect.data_features(extract, data, root(config.data), rows, False, ALONE)
-        return extract, FrechetTo(Statistics.of(found))
+        store = DataStore(data, root(config.data), ALONE)
+        found = store.features(extract, rows)
+        return extract, FrechetTo(store.statistics(extract, rows, found))
 
     def fid(self, model: Model, guide: Model | None = None, **sampling: Any) -> float:
         """The distance of --choose samples, without all else that `evaluate` measures."""
@@ -118,8 +118,8 @@ class Job:
         extract, training = self.judge
         samples = Samples(model, sampling, self.flags.choose, CHOOSE_SEED, guide=guide)
         out = self.flags.work / "measured" / "evaluation"
-        images = collect.samples(samples, out, ALONE)
-        return training.distance(collect.sample_features(extract, samples, images, out, ALONE))
+        images = made_samples(samples, out, ALONE)
+        return training.distance(sample_features(extract, samples, images, out, ALONE))
 
     def averages(self, folder: Path, known: dict[str, Any]) -> dict[str, Any]:
         """The model files of a run and their FID, unguided, by half-life; adds to what is known."""

@@ -62,23 +62,25 @@ def evaluate(
     out: str | Path,
     num: int = 1000,
     sampling: Mapping[str, Any] | None = None,
-    data: DataConfig | None = None,
+    data: ImageData | DataConfig | None = None,
     **measured: Any,
 ) -> dict[str, Any]:
-    """Measure `num` samples of a model (or its name, run folder or file) against its data, or against `data`.
+    """Measure samples of a model (or its name, run folder or file) against its data, or `data`.
 
-    `sampling` changes fields of the model's SampleConfig; `measured` are fields of `evaluation.evaluate.Settings`: extractors,
-    likelihood, copying, .. Gives the record that is also written to out/evaluation.json; the same call again goes on.
+    `sampling` changes fields of the model's SampleConfig; `measured` are fields of
+    `unnoise.evaluation.settings.Settings`: features, likelihood, copying, .. Gives the record that
+    is also written to out/evaluation.json; the same call again resumes.
     """
-    from unnoise.evaluation.collect import Samples
-    from unnoise.evaluation.evaluate import Settings
     from unnoise.evaluation.evaluate import evaluate as run
+    from unnoise.evaluation.settings import Settings
+    from unnoise.evaluation.store import Samples
 
     model = model if isinstance(model, Model) else load_model(model)
-    config = data or model.config.data
     samples = Samples(model, dict(sampling or {}), num, seed=0)
     with shown_by_default():
-        return run(samples, load(config), config, Settings(**measured), Path(out))
+        images = data if isinstance(data, ImageData) else load(data or model.config.data)
+        config = None if isinstance(data, ImageData) else data or model.config.data
+        return run(samples, images, config, Settings(**measured), Path(out))
 
 
 def default_folder(config: RunConfig, objective: str | None = None) -> Path:

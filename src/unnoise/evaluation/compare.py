@@ -1,43 +1,37 @@
-"""Evaluations side by side, and what keeps their numbers from being compared. Imports nothing heavy."""
+"""Evaluations in one table, and what keeps their numbers from being compared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 from unnoise.evaluation.summary import Record, Table, tables
 
 SAME = (
-    "num_images",
-    "seeds",
-    "labels",
-    "steps",
-    "spacing",
-    "variance",
-    "clip_x0",
-    "terms",
-    "solver",
-    "trace",
-    "probes",
-)
-"""Of a likelihood's recipe."""
+    "num_images", "seeds", "labels", "steps", "spacing", "variance", "clip_x0", "terms", "solver",
+    "trace", "probes",
+)  # fmt: skip
+"""The part of a likelihood's recipe that must be the same."""
 
 
 def comparison(records: Mapping[str, Record]) -> list[Table]:
-    """A table per extractor and one for the rest: a row per number, a column per evaluation (its samples')."""
+    """A table per extractor and one for the rest: a row per number, a column per evaluation."""
     found: dict[str, dict[str, dict[str, str]]] = {}
+
+    def add(title: str, row: str, name: str, value: str) -> None:
+        found.setdefault(title, {}).setdefault(row, {})[name] = value
+
     for name, record in records.items():
         for part in tables(record):
+            title = part.head[0]
             for row, value, *_ in part.rows:
-                if not row.startswith("copies"):
-                    found.setdefault(part.head[0], {}).setdefault(row, {})[name] = value
-            if part.head[0]:
-                found[part.head[0]].setdefault("samples", {})[name] = part.head[1].removesuffix(
-                    " samples"
-                )
-        if record["copying"] is not None:
-            text = f"{record['copying']['num_copies']} of {record['copying']['num_samples']}"
-            found.setdefault("", {}).setdefault("copies of training images", {})[name] = text
+                if row != "copies":
+                    add(title, row, name, value)
+            if title:
+                add(title, "samples", name, part.head[1].removesuffix(" samples"))
+        if (copying := record["copying"]) is not None:
+            text = f"{copying['num_copies']} of {copying['num_samples']}"
+            add("", "copies of training images", name, text)
     return [
         Table(
             (title, *records),
@@ -49,41 +43,28 @@ def comparison(records: Mapping[str, Record]) -> list[Table]:
 
 def warnings(records: Mapping[str, Record]) -> list[str]:
     """One line for every way in which two evaluations measured different things."""
-    return [
-        line
-        for (a, one), (b, other) in combinations(records.items(), 2)
-        for line in _different(a, one, b, other)
-    ]
+    pairs = combinations(records.items(), 2)
+    return [line for (a, one), (b, other) in pairs for line in _different(a, one, b, other)]
 
 
-def _different(a: str, one: Record, b: str, other: Record) -> list[str]:
-    lines: list[str] = []
-    if one["samples"]["num"] != other["samples"]["num"]:
-        counts = f"{one['samples']['num']:,} samples and {other['samples']['num']:,}"
-        lines.append(
-            f"not comparable: {a} and {b} are of {counts}; distances fall as the number grows"
-        )
+def _different(a: str, one: Record, b: str, other: Record) -> Iterator[str]:
+    both = f"{a} and {b}"
+    nums = [record["samples"]["num"] for record in (one, other)]
+    if nums[0] != nums[1]:
+        counts = f"{nums[0]:,} samples and {nums[1]:,}"
+        yield f"not comparable: {both} are of {counts}; distances fall as the number grows"
     mine, theirs = ({d["extractor"]: d for d in record["distances"]} for record in (one, other))
     for extractor in sorted(mine.keys() ^ theirs.keys()):
-        lines.append(f"{extractor} was measured for one of {a} and {b} alone")
+        yield f"{extractor} was measured for one of {both} alone"
     same_images = one["data"]["fingerprint"] == other["data"]["fingerprint"]
     for extractor in sorted(mine.keys() & theirs.keys()):
         x, y = mine[extractor], theirs[extractor]
         if x["fingerprint"] != y["fingerprint"]:
-            lines.append(
-                f"not comparable: {extractor} of {a} and {b} is another network or preprocessing"
-            )
+            yield f"not comparable: {extractor} of {both} is another network or preprocessing"
         if x["reference"] != y["reference"] or not (same_images or "SHA-256" in x["reference"]):
-            lines.append(
-                f"not comparable: references of {a} ({x['reference']}) and {b} ({y['reference']})"
-            )
+            references = f"{a} ({x['reference']}) and {b} ({y['reference']})"
+            yield f"not comparable: references of {references}"
     for method in sorted(one["likelihood"].keys() & other["likelihood"].keys()):
-        x, y = (
-            {k: v for k, v in (r["likelihood"][method] or {}).items() if k in SAME}
-            for r in (one, other)
-        )
-        if x != y or not same_images:
-            lines.append(
-                f"not comparable: the {method}'s bits/dim of {a} and {b} are of other images or settings"
-            )
-    return lines
+        x, y = (record["likelihood"][method] or {} for record in (one, other))
+        if not same_images or any(x.get(key) != y.get(key) for key in SAME):
+            yield f"not comparable: bits/dim ({method}) of {both} are of other images or settings"

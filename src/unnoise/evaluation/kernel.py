@@ -1,11 +1,13 @@
-"""The kernel distance: the squared maximum mean discrepancy of two sets of features, unbiased at any number of them.
+"""The kernel distance: the squared maximum mean discrepancy of two sets of features, unbiased.
 
-With k(x, y) = (x . y / d + 1)^3 on Inception's pool3 features under a named protocol it is KID (Binkowski et al. 2018):
+With k(x, y) = (x . y / d + 1)^3 on Inception's pool3 features under a named protocol it is KID
+(Binkowski et al. 2018):
 
     mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_ij k(x_i, y_j)
 
-`kernel_distance` is the usual mean over random subsets of 1,000. `exact` is the same on all vectors at once, with a standard error by the
-jackknife: the spread of the subsets says how much a set of 1,000 varies, and they overlap, so that it says little of the mean.
+`kernel_distance` is the usual mean over random subsets of 1,000. `exact` is the same on all vectors
+at once, with a standard error by the jackknife: the spread of the subsets says how much a set of
+1,000 varies, and they overlap, so that it says little of the mean.
 """
 
 from __future__ import annotations
@@ -15,8 +17,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from unnoise.errors import DataError
 
 SUBSETS, SIZE = 100, 1000
 CHUNK = 1 << 23
@@ -29,11 +29,9 @@ class KernelDistance:
 
     value: float
     standard_error: float
-    """Of the value, both sets taken as samples (`exact`)."""
+    """Standard error of the value, both sets taken as samples (`exact`)."""
     spread: float
     """Standard deviation over the subsets: what papers print behind their ±."""
-    subsets: int
-    size: int
     exact: float
     """The estimate from all vectors at once."""
 
@@ -45,15 +43,11 @@ def kernel_distance(
     size: int = SIZE,
     seed: int = 0,
 ) -> KernelDistance:
-    """Over subsets of `size` of both sets, or of as many as the smaller one has."""
+    """Over subsets of `size` of both sets, or of as many as the smaller one has (3 at least)."""
     size = min(size, len(samples), len(reference))
-    if size < 3:
-        raise DataError(
-            f"kernel distance: got {len(samples)} and {len(reference)} vectors, expected 3 or more of each"
-        )
     value, error = exact(samples, reference)
     if size == len(samples) == len(reference):
-        return KernelDistance(value, error, 0.0, 1, size, value)
+        return KernelDistance(value, error, 0.0, value)
     random = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(subsets):
@@ -63,7 +57,7 @@ def kernel_distance(
         )
         found.append(mmd2(x, y))
     values = torch.tensor(found).double()
-    return KernelDistance(float(values.mean()), error, float(values.std()), subsets, size, value)
+    return KernelDistance(float(values.mean()), error, float(values.std()), value)
 
 
 def kernel(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
@@ -82,19 +76,20 @@ def mmd2(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
 def exact(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[float, float]:
     """mmd2 of sets of any size, in chunks, and its standard error by leaving out every vector once.
 
-    Only sums of kernel rows are needed: without x_i the first sum loses twice its row, the last its row.
+    Only sums of kernel rows are needed: without x_i the first sum loses twice its row, the last its
+    row.
     """
     n, m = len(x), len(y)
     rows_x, rows_y = _row_sums(x), _row_sums(y)
     cross_x, cross_y = _cross_sums(x, y)
     within_x, within_y, cross = rows_x.sum(), rows_y.sum(), cross_x.sum()
     value = within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * cross / (n * m)
-    without_x = (within_x - 2 * rows_x) / ((n - 1) * (n - 2)) - 2 * (cross - cross_x) / (
-        (n - 1) * m
-    )
-    without_y = (within_y - 2 * rows_y) / ((m - 1) * (m - 2)) - 2 * (cross - cross_y) / (
-        n * (m - 1)
-    )
+    within = [
+        (total - 2 * rows) / ((count - 1) * (count - 2))
+        for total, rows, count in ((within_x, rows_x, n), (within_y, rows_y, m))
+    ]
+    without_x = within[0] - 2 * (cross - cross_x) / ((n - 1) * m)
+    without_y = within[1] - 2 * (cross - cross_y) / (n * (m - 1))
     variance = sum((len(v) - 1) ** 2 / len(v) * float(v.var()) for v in (without_x, without_y))
     return float(value), variance**0.5
 

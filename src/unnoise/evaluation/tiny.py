@@ -1,12 +1,11 @@
 """A classifier of 8x8 digits whose features measure tiny grey images without any download.
 
-Two convolutions and two linear layers, 64 features; trained by `benchmarks/tiny_extractor.py` on the training part of the
-embedded digits. Its numbers are comparable among themselves only.
+Two convolutions and two linear layers, 64 features; trained by `benchmarks/tiny_extractor.py` on
+the training part of the embedded digits. Its numbers are comparable among themselves only.
 """
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -44,13 +43,8 @@ def prepare(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 8 8"]:
     return F.interpolate(images.mean(1, keepdim=True), (SIZE, SIZE), mode="area") / 255
 
 
-def load(device: torch.device) -> TinyNetwork:
-    """With the weights that the package carries."""
+def trained(device: torch.device) -> TinyNetwork:
+    """The network with the weights that the package carries."""
     network = TinyNetwork()
     network.load_state_dict(load_file(WEIGHTS))
     return network.eval().requires_grad_(False).to(device)
-
-
-def sha256() -> str:
-    """Of the weights' file."""
-    return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()

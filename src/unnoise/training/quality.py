@@ -10,11 +10,9 @@ import torch
 from unnoise.config import RunConfig
 from unnoise.data.cache import root
 from unnoise.data.dataset import ImageData
-from unnoise.evaluation.collect import data_features
 from unnoise.evaluation.extractors import Extractor, extractor, suited
 from unnoise.evaluation.frechet import FrechetTo
-from unnoise.evaluation.reference import Key, cached_statistics
-from unnoise.evaluation.statistics import Statistics
+from unnoise.evaluation.store import DataStore
 from unnoise.model import SAMPLE_BATCH, Model
 from unnoise.parallel import World
 
@@ -53,10 +51,9 @@ def prepared(
     """Before the first step, and on all ranks, which share the features of the training images; only rank 0 measures."""
     if extract is None:
         return None
-    cache, rows = root(config.data), range(data.num_train)
-    features = data_features(extract, data, cache, rows, False, world)
+    store, rows = DataStore(data, root(config.data), world), range(data.num_train)
+    features = store.features(extract, rows)
     if not world.main:
         return None
-    key = Key(data.fingerprint, extract.fingerprint, str(rows))
-    reference = FrechetTo(cached_statistics(cache, key, lambda: Statistics.of(features)))
+    reference = FrechetTo(store.statistics(extract, rows, features))
     return Quality(extract, reference, config.train.evaluate_num)

@@ -1,11 +1,11 @@
-"""Bits per dimension: by the variational bound of ancestral sampling, and by the probability-flow ODE.
+"""Bits per dimension by the bound of ancestral sampling, and by the probability-flow ODE.
 
     bits_per_dim(model, images, labels).describe()
     bits_per_dim(model, images, labels, method="ode", num=64, solver="rk4", steps=32)
 
-The two are numbers of two different models with one network: the bound is of the stochastic sampler on the same grid, the
-ODE's of the deterministic one. Both are upper bounds on average (by the bound itself; by the dequantisation), and both
-are conditional on the labels, without guidance.
+The two are numbers of two different models with one network: the bound is of the stochastic sampler
+on the same grid, the ODE's of the deterministic one. Both are upper bounds on average (by the bound
+itself; by the dequantisation), and both are conditional on the labels, without guidance.
 """
 
 from __future__ import annotations
@@ -19,22 +19,10 @@ from torch import Tensor
 from unnoise import build
 from unnoise.config import from_dict
 from unnoise.errors import ConfigError, DataError
-from unnoise.evaluation.likelihood.bound import BoundSettings, VariationalBound, variational_bound
-from unnoise.evaluation.likelihood.common import Likelihood
-from unnoise.evaluation.likelihood.ode import OdeLikelihood, OdeSettings, ode_likelihood
+from unnoise.evaluation.likelihood.bound import BoundSettings, variational_bound
+from unnoise.evaluation.likelihood.common import Likelihood, checked
+from unnoise.evaluation.likelihood.ode import OdeSettings, ode_likelihood
 from unnoise.model import Model
-
-__all__ = [
-    "METHODS",
-    "BoundSettings",
-    "Likelihood",
-    "OdeLikelihood",
-    "OdeSettings",
-    "VariationalBound",
-    "bits_per_dim",
-    "ode_likelihood",
-    "variational_bound",
-]
 
 METHODS = {"bound": (variational_bound, BoundSettings), "ode": (ode_likelihood, OdeSettings)}
 """Name -> function, and its settings."""
@@ -51,7 +39,10 @@ def bits_per_dim(
     batch_size: int = 64,
     **settings: Any,
 ) -> Likelihood:
-    """Bits/dim of the first `num` images (None = all) by a method; `settings` are fields of its settings."""
+    """Bits/dim of the first `num` images (None = all), uint8 (n, c, h, w), by a method.
+
+    Image i's randomness is that of seed + i. `settings` are fields of the method's settings.
+    """
     function, kind = build.lookup(METHODS, method, "likelihood.method")
     if num is not None:
         if num < 1:
@@ -59,6 +50,5 @@ def bits_per_dim(
         if num > len(images):
             raise DataError(f"{method}.num: asked for {num} images, but there are {len(images)}")
         images, labels = images[:num], None if labels is None else labels[:num]
-    return function(
-        model, images, labels, from_dict(kind, settings, f"{method}."), seed, batch_size
-    )
+    work = checked(model, images, labels, seed, batch_size)
+    return function(work, from_dict(kind, settings, f"{method}."))

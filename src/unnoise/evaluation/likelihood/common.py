@@ -1,13 +1,13 @@
 """What both likelihoods share: checks, batches, the network in full precision, and the result.
 
-Images are uint8. The unit is bits per dimension of these grey levels, -log2 P(image) / (c h w), whatever the noise levels.
-The network computes in its own type (float32, no autocast, no TensorFloat-32), everything around it in float64.
+Images are uint8. The unit is bits per dimension of these grey levels, -log2 P(image) / (c h w),
+whatever the noise levels. The network computes in its own type (float32, no autocast, no
+TensorFloat-32), everything around it in float64.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from unnoise.diffusion.denoiser import Denoiser, conditional
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.noise import derive_seed
+from unnoise.diffusion.noise import Noise, derive_seed
 from unnoise.diffusion.schedules import Schedule
 from unnoise.errors import ConfigError, DataError
 from unnoise.model import Model
@@ -31,6 +31,8 @@ class Likelihood:
 
     bits: Float[Tensor, " n"]
     """Each image's; the lower, the likelier."""
+    parts: dict[str, float]
+    """What the mean consists of, in bits/dim."""
     recipe: dict[str, Any]
     """All that is needed to make the same numbers again from the same model and images."""
 
@@ -39,42 +41,87 @@ class Likelihood:
         return float(self.bits.mean())
 
     @property
-    def standard_error(self) -> float:
-        """Of the mean over images, NaN for a single one; what is drawn per image (noise, probes) is part of it."""
-        return float(self.bits.std()) / len(self.bits) ** 0.5 if len(self.bits) > 1 else math.nan
-
-    def parts(self) -> dict[str, float]:
-        """What the mean consists of, in bits/dim."""
-        return {}
+    def standard_error(self) -> float | None:
+        """Standard error of the mean over images, with what is drawn per image (noise, probes)."""
+        return float(self.bits.std()) / len(self.bits) ** 0.5 if len(self.bits) > 1 else None
 
     def describe(self) -> dict[str, Any]:
         """The numbers and the recipe, ready for JSON."""
-        error = None if len(self.bits) < 2 else self.standard_error
-        return {"bits_per_dim": self.mean, "standard_error": error, **self.parts(), **self.recipe}
+        numbers = {"bits_per_dim": self.mean, "standard_error": self.standard_error}
+        return {**numbers, **self.parts, **self.recipe}
 
 
-class Batch(NamedTuple):
-    """Some images as the maths takes them."""
+class Portion(NamedTuple):
+    """Some of the images as the maths takes them."""
 
     x0: Float[Tensor, "b c h w"]
     """float64 in [-1, 1]."""
     denoiser: Denoiser
     """The network for these images' labels, in float64."""
-    seeds: Sequence[int]
+    seeds: range
+
+    def noise(self, use: str = "") -> Noise:
+        """The images' own random numbers, for one use of them."""
+        seeds = [derive_seed(seed, use) for seed in self.seeds] if use else self.seeds
+        _, c, h, w = self.x0.shape
+        return Noise(seeds, (c, h, w), self.x0.device)
+
+    def uniform(self, use: str, *shape: int) -> Tensor:
+        """The images' own numbers in [0, 1), float64 (b, *shape) on the CPU."""
+        generators = [torch.Generator().manual_seed(derive_seed(seed, use)) for seed in self.seeds]
+        draws = [torch.rand(shape, generator=g, dtype=torch.float64) for g in generators]
+        return torch.stack(draws)
 
 
-def batches(
-    model: Model, images: Tensor, labels: Tensor | None, seed: int, batch_size: int
-) -> Iterator[Batch]:
-    """Batches of checked images; image i has seed + i for a seed, whatever its batch."""
-    where = model.arithmetic.device
-    where = torch.device("cpu") if where.type == "mps" else where  # Apple's GPUs have no float64
-    diffusion = dataclasses.replace(model.diffusion, network=Precise(model.network))
-    for start in range(0, len(images), batch_size):
-        rows = slice(start, min(start + batch_size, len(images)))
-        label = None if labels is None else labels[rows].to(where)
-        x0 = images[rows].to(where).double() / 127.5 - 1
-        yield Batch(x0, conditional(diffusion, label), range(seed + rows.start, seed + rows.stop))
+@dataclass(frozen=True)
+class Work:
+    """The images whose likelihood is asked for; image i has seed + i for a seed."""
+
+    model: Model
+    images: UInt8[Tensor, "n c h w"]
+    labels: Tensor | None
+    seed: int
+    batch_size: int
+
+    @property
+    def count(self) -> int:
+        """Number of portions."""
+        return -(-len(self.images) // self.batch_size)
+
+    def first(self, count: int) -> Work:
+        """The first images, in one portion."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Work(self.model, self.images[:count], labels, self.seed, count)
+
+    def portions(self) -> Iterator[Portion]:
+        """The images, `batch_size` at a time."""
+        where = self.model.arithmetic.device
+        where = torch.device("cpu") if where.type == "mps" else where  # it has no float64
+        network = Precise(self.model.network)
+        diffusion = dataclasses.replace(self.model.diffusion, network=network)
+        for start in range(0, len(self.images), self.batch_size):
+            stop = min(start + self.batch_size, len(self.images))
+            label = None if self.labels is None else self.labels[start:stop].to(where)
+            x0 = self.images[start:stop].to(where).double() / 127.5 - 1
+            seeds = range(self.seed + start, self.seed + stop)
+            yield Portion(x0, conditional(diffusion, label), seeds)
+
+    def recipe(self) -> dict[str, Any]:
+        """What both likelihoods say of the model, the images and the randomness."""
+        model, diffusion, labels = self.model, self.model.config.diffusion, self.labels
+        null = labels is not None and bool((labels == model.shape.num_classes).all())
+        dtype = next(model.network.parameters(), torch.empty(0)).dtype
+        return {
+            "model": model.weights_hash,
+            "schedule": diffusion.schedule,
+            "timesteps": model.diffusion.schedule.steps,
+            "parameterization": diffusion.parameterization,
+            "num_images": len(self.images),
+            "seeds": [self.seed, self.seed + len(self.images) - 1],
+            "labels": "none" if labels is None else "null" if null else "given",
+            "guidance_scale": 1.0,
+            "network_dtype": str(dtype).removeprefix("torch."),
+        }
 
 
 class Precise(nn.Module):
@@ -86,99 +133,48 @@ class Precise(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         like = next(self.network.parameters(), x)
-        return self.network(
-            x.to(like), time.to(like.device), None if label is None else label.to(like.device)
-        ).to(x)
+        label = None if label is None else label.to(like.device)
+        return self.network(x.to(like), time.to(like.device), label).to(x)
 
 
-def check(
+def checked(
     model: Model,
     images: Tensor | np.ndarray,
     labels: Tensor | np.ndarray | Sequence[int] | None,
+    seed: int,
     batch_size: int,
-) -> tuple[UInt8[Tensor, "n c h w"], Tensor | None]:
-    """Images and labels as tensors that suit the model; DataError or ConfigError where they do not."""
+) -> Work:
+    """Images and labels as tensors that suit the model; DataError or ConfigError for others."""
     images = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
-    shape = model.shape
-    expected = f"expected uint8 (n, {shape.channels}, {shape.height}, {shape.width}), as the model was trained on"
-    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (
-        shape.channels,
-        shape.height,
-        shape.width,
-    ):
-        got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-        raise DataError(f"likelihood: images are {got}; {expected}")
-    if len(images) == 0:
-        raise DataError("likelihood: got 0 images, expected 1 or more (2 for a standard error)")
+    shape, classes = model.shape, model.shape.num_classes
+    size = (shape.channels, shape.height, shape.width)
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != size or not len(images):
+        expected = f"expected uint8 (1 or more, {', '.join(map(str, size))}), as in training"
+        raise DataError(f"likelihood: images are {_kind(images)}; {expected}")
     if batch_size < 1:
         raise ConfigError(f"likelihood: got batch_size {batch_size}, expected 1 or more")
-    return images, _labels(model, len(images), labels)
-
-
-def _labels(
-    model: Model, count: int, labels: Tensor | np.ndarray | Sequence[int] | None
-) -> Tensor | None:
-    classes = model.shape.num_classes
-    if labels is None:
+    if (labels is None) != (not classes):
+        expected = "no labels, as this model was trained without them"
         if classes:
-            raise ConfigError(
-                f"likelihood: this model has {classes} classes; expected a label (0 to {classes - 1}) for each image, "
-                f"or {classes} for the likelihood without labels"
-            )
-        return None
-    if not classes:
-        raise ConfigError(
-            "likelihood: got labels, but this model was trained without them; leave them out"
-        )
-    labels = torch.as_tensor(labels)
-    if labels.shape != (count,) or labels.is_floating_point():
-        kind = str(labels.dtype).removeprefix("torch.")
-        raise DataError(
-            f"likelihood: labels are {kind} {tuple(labels.shape)}, expected integers ({count},)"
-        )
-    wrong = labels[(labels < 0) | (labels > classes)]
-    if len(wrong):
-        raise DataError(
-            f"likelihood: got label {int(wrong[0])}, expected 0 to {classes - 1}, or {classes} for none"
-        )
-    return labels.long()
+            open_ = f"or {classes} for the likelihood without labels"
+            expected = f"a label (0 to {classes - 1}) for each image, {open_}"
+        got = "no labels" if labels is None else "labels"
+        raise ConfigError(f"likelihood: got {got}; expected {expected}")
+    if labels is not None:
+        labels = torch.as_tensor(labels)
+        whole = labels.shape == (len(images),) and not labels.is_floating_point()
+        if not whole or bool(((labels < 0) | (labels > classes)).any()):
+            expected = f"expected whole numbers ({len(images)},) from 0 to {classes}"
+            numbers = f" from {labels.min()} to {labels.max()}" if labels.numel() else ""
+            raise DataError(f"likelihood: labels are {_kind(labels)}{numbers}; {expected}")
+        labels = labels.long()
+    return Work(model, images, labels, seed, batch_size)
 
 
-def image_shape(images: Tensor) -> tuple[int, int, int]:
-    """(c, h, w) of (n, c, h, w)."""
-    return images.shape[1], images.shape[2], images.shape[3]
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def prior_variance(schedule: Schedule, level: Level) -> float:
-    """Of x_t at the first level: 1 on the variance-preserving schedules, as in DDPM; sigma^2 for edm and flow."""
+    """Variance of x_t at the first level: 1 on the variance-preserving schedules, else sigma^2."""
     return 1.0 if schedule.steps is not None else float(level.sigma) ** 2
-
-
-def generators(seeds: Sequence[int], name: str) -> list[torch.Generator]:
-    """One for each image, for one use of randomness."""
-    return [torch.Generator().manual_seed(derive_seed(seed, name)) for seed in seeds]
-
-
-def recipe(model: Model, labels: Tensor | None, count: int, seed: int) -> dict[str, Any]:
-    """What both likelihoods say of the model, the images and the randomness."""
-    diffusion = model.config.diffusion
-    kind = (
-        "none"
-        if labels is None
-        else "null"
-        if bool((labels == model.shape.num_classes).all())
-        else "given"
-    )
-    return {
-        "model": model.weights_hash,
-        "schedule": diffusion.schedule,
-        "timesteps": model.diffusion.schedule.steps,
-        "parameterization": diffusion.parameterization,
-        "num_images": count,
-        "seeds": [seed, seed + count - 1],
-        "labels": kind,
-        "guidance_scale": 1.0,
-        "network_dtype": str(next(model.network.parameters(), torch.empty(0)).dtype).removeprefix(
-            "torch."
-        ),
-    }

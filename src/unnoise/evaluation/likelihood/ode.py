@@ -1,29 +1,33 @@
-"""The likelihood of the probability-flow ODE, by the change of variables.                       (docs/maths.md, 11)
+"""The likelihood of the probability-flow ODE, by the change of variables.   (docs/maths.md, 11)
 
-In the flow frame y = x / (alpha + sigma), u = sigma / (alpha + sigma) the ODE is dy/du = eps - x0 = slope, also where
-alpha is 0, and  d log p(y) / du = -tr(d slope / dy).  From data to noise at one go:
+In the flow frame y = x / (alpha + sigma), u = sigma / (alpha + sigma) the ODE is
+dy/du = eps - x0 = slope, also where alpha is 0, and  d log p(y) / du = -tr(d slope / dy).
+From data to noise:
 
-    log p(x0) = log N(x_T; 0, prior) + integral over u of tr(d slope / dy) + d log(scale_T / scale_1 * alpha_1)
+    log p(x0) = log N(x_T; 0, prior) + integral over u of tr(d slope / dy)
+                + d log(scale_T / scale_1 * alpha_1)
 
-- The ODE starts at the schedule's smallest noise t_1, at x = alpha_1 x0: the density is that of x_1 / alpha_1.
-- Uniform dequantisation: x0 = (grey + v - 1/2) / 127.5 - 1 with v in [0, 1) from the image's seed. By Jensen's inequality
-  the mean over v of -log2 p(x0) / d + log2(127.5) is an upper bound on -log2 P(image) / d.
-- Trace: v^T J v with the image's own probes v (Rademacher or Gaussian), the same all along the way: unbiased for the
-  solved integral; or exact, by one backward pass for each of the d dimensions.
-- Solver: Heun or the classical Runge-Kutta method in even steps of tau = log(u / (1 + c - u)), c = 0, or 1/80 where u
-  reaches 1: tau is log(sigma / alpha) but for the end at pure noise. Even steps, and not adaptive ones, so that an image's
-  number does not depend on its batch. The error is estimated from the difference to half as many steps (Richardson).
+- The ODE starts at the schedule's smallest noise t_1, at x = alpha_1 x0: the density is that of
+  x_1 / alpha_1.
+- Uniform dequantisation: x0 = (grey + v - 1/2) / 127.5 - 1 with v in [0, 1) from the image's seed.
+  By Jensen's inequality the mean over v of -log2 p(x0) / d + log2(127.5) is an upper bound on -log2
+  P(image) / d.
+- Trace: v^T J v with the image's own probes v (Rademacher or Gaussian), the same all along the way:
+  unbiased for the solved integral; or exact, by one backward pass for each of the d dimensions.
+- Solver: Heun or the classical Runge-Kutta method in even steps of tau = log(u / (1 + c - u)), c =
+  0, or 1/80 where u reaches 1: tau is log(sigma / alpha) but for the end at pure noise. Even steps,
+  and not adaptive ones, so that an image's number does not depend on its batch. The error is
+  estimated from the difference to half as many steps (Richardson).
 - The network is not guided and x0 not clipped: the ODE must be smooth.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,21 +36,20 @@ from unnoise import build, events
 from unnoise.diffusion.denoiser import Denoiser
 from unnoise.diffusion.gaussian import NATS_PER_BIT
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.noise import Noise, derive_seed
 from unnoise.diffusion.samplers.frames import FLOW
 from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
 from unnoise.errors import ConfigError
 from unnoise.evaluation.likelihood import common
-from unnoise.evaluation.likelihood.common import Batch, Likelihood
-from unnoise.model import Model
+from unnoise.evaluation.likelihood.common import Likelihood, Portion, Work
 from unnoise.precision import full_precision
 
 GREY_LEVELS_PER_UNIT = 127.5
 CHECKED_IMAGES = 8
+"""Images on which the error of the steps is estimated."""
 
 
 class RungeKutta(NamedTuple):
-    """An explicit method: stage k is at time + nodes[k] h, from the sum of stages[k] times the slopes before."""
+    """An explicit method: stage k is at time + nodes[k] h, from stages[k] times earlier slopes."""
 
     order: int
     nodes: tuple[float, ...]
@@ -54,14 +57,10 @@ class RungeKutta(NamedTuple):
     weights: tuple[float, ...]
 
 
+THIRDS = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 SOLVERS = {
     "heun": RungeKutta(2, (0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
-    "rk4": RungeKutta(
-        4,
-        (0.0, 0.5, 0.5, 1.0),
-        ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
-        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
-    ),
+    "rk4": RungeKutta(4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), THIRDS),
 }
 """Name -> method."""
 
@@ -73,33 +72,13 @@ class OdeSettings:
     """How the ODE and its trace are computed."""
 
     steps: int = 32
-    """Of the solver; each takes two evaluations (heun) or four (rk4), with their gradients."""
+    """Steps of the solver; each takes two evaluations (heun) or four (rk4), with gradients."""
     solver: str = "rk4"
     """rk4 or heun."""
     trace: str = "rademacher"
     """Probes of the trace estimator: rademacher or gaussian; or exact, for few pixels."""
     probes: int = 1
     """Probes per image, averaged."""
-
-
-@dataclass(frozen=True)
-class OdeLikelihood(Likelihood):
-    """Bits per dimension of each image: bits = prior + volume + log2(127.5)."""
-
-    prior: Float[Tensor, " n"]
-    """-log2 of the Gaussian density of where the ODE ends, per dimension."""
-    volume: Float[Tensor, " n"]
-    """-log2 of the change of volume on the way, per dimension."""
-    solver_error: float
-    """Mean absolute error of the bits that is left by the steps, estimated on the first images."""
-
-    def parts(self) -> dict[str, float]:
-        return {
-            "prior": float(self.prior.mean()),
-            "volume": float(self.volume.mean()),
-            "dequantisation": math.log2(GREY_LEVELS_PER_UNIT),
-            "solver_error": self.solver_error,
-        }
 
 
 class Clock:
@@ -125,45 +104,40 @@ class Clock:
         return self.schedule.level(self.schedule.time(u / (1 - u))), speed
 
 
-class Flowed(NamedTuple):
-    """Where the ODE brings images, and log p(x0) - log p(noise) of each, in nats."""
-
-    noise: Float[Tensor, "b c h w"]
-    volume: Float[Tensor, " b"]
-
-
 def to_noise(
     denoiser: Denoiser,
     x0: Float[Tensor, "b c h w"],
     schedule: Schedule,
     settings: OdeSettings,
-    probes: Iterable[Tensor],
+    probes: Sequence[Tensor],
     progress: Callable[[int], object] = lambda steps: None,
-) -> Flowed:
-    """Solve the ODE from data to noise. The trace is the sum of v^T J v over the probes v, each shaped like x0."""
-    clock, method, probes = Clock(schedule), SOLVERS[settings.solver], list(probes)
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"]]:
+    """Solve the ODE from data to noise: where it ends, and log p(x0) - log p(noise) in nats.
+
+    The trace is the sum of v^T J v over the probes v, each shaped like x0.
+    """
+    clock, method = Clock(schedule), SOLVERS[settings.solver]
     h = (clock.end - clock.start) / settings.steps
     first, last = FLOW.scale(clock.first), FLOW.scale(clock.last)
     y = x0 * (float(clock.first.alpha) / first)
     volume = torch.zeros(len(x0), dtype=x0.dtype, device=x0.device)
+
+    def weighted(factors: Sequence[float], values: list[Tensor], start: Tensor | float) -> Any:
+        return sum((a * value for a, value in zip(factors, values, strict=True)), start)
+
     for i in range(settings.steps):
-        slopes: list[tuple[Tensor, Tensor]] = []
+        slopes, traces = list[Tensor](), list[Tensor]()
         for node, row in zip(method.nodes, method.stages, strict=True):
-            stage = y + h * sum(
-                (a * dy for a, (dy, _) in zip(row, slopes, strict=True)), torch.zeros_like(y)
-            )
-            slopes.append(
-                _slope_and_trace(denoiser, stage, *clock.at(clock.start + (i + node) * h), probes)
-            )
-        y = y + h * sum(
-            (b * dy for b, (dy, _) in zip(method.weights, slopes, strict=True)), torch.zeros_like(y)
-        )
-        volume = volume + h * sum(
-            (b * tr for b, (_, tr) in zip(method.weights, slopes, strict=True)), 0.0
-        )
+            level, speed = clock.at(clock.start + (i + node) * h)
+            stage = y + h * weighted(row, slopes, torch.zeros_like(y))
+            slope, trace = _slope_and_trace(denoiser, stage, level, speed, probes)
+            slopes.append(slope)
+            traces.append(trace)
+        y = y + h * weighted(method.weights, slopes, torch.zeros_like(y))
+        volume = volume + h * weighted(method.weights, traces, 0.0)
         progress(1)
     scales = math.log(last / first * float(clock.first.alpha))
-    return Flowed(last * y, volume + x0[0].numel() * scales)
+    return last * y, volume + x0[0].numel() * scales
 
 
 def _slope_and_trace(
@@ -181,31 +155,23 @@ def _slope_and_trace(
     return slope.detach(), trace
 
 
-def make_probes(
-    settings: OdeSettings, x0: Float[Tensor, "b c h w"], seeds: Sequence[int]
-) -> list[Tensor]:
-    """Vectors v whose v^T J v add up to the trace: of each image's own, or the basis."""
+def make_probes(settings: OdeSettings, portion: Portion) -> list[Tensor]:
+    """Vectors v whose v^T J v add up to the trace: each image's own, or the basis."""
+    x0 = portion.x0
     if settings.trace == "exact":
-        return list(
-            torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device).reshape(-1, 1, *x0.shape[1:])
-        )
-    noise = Noise(
-        [derive_seed(seed, "probes") for seed in seeds], common.image_shape(x0), x0.device
-    )
+        basis = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device)
+        return list(basis.reshape(-1, 1, *x0.shape[1:]))
+    noise = portion.noise("probes")
     draws = [noise.normal().to(x0) for _ in range(settings.probes)]
     if settings.trace == "rademacher":
         draws = [torch.where(draw < 0, -1.0, 1.0).to(x0) for draw in draws]
     return [draw / settings.probes**0.5 for draw in draws]
 
 
-def dequantise(x0: Float[Tensor, "b c h w"], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
+def dequantise(portion: Portion) -> Float[Tensor, "b c h w"]:
     """Each grey level spread evenly over its bin, which is 1 / 127.5 wide around it."""
-    shape = x0.shape[1:]
-    uniform = [
-        torch.rand(shape, generator=g, dtype=torch.float64)
-        for g in common.generators(seeds, "dequantise")
-    ]
-    return x0 + (torch.stack(uniform).to(x0) - 0.5) / GREY_LEVELS_PER_UNIT
+    v = portion.uniform("dequantise", *portion.x0.shape[1:])
+    return portion.x0 + (v.to(portion.x0) - 0.5) / GREY_LEVELS_PER_UNIT
 
 
 def log_normal(x: Float[Tensor, "b c h w"], variance: float) -> Float[Tensor, " b"]:
@@ -213,74 +179,50 @@ def log_normal(x: Float[Tensor, "b c h w"], variance: float) -> Float[Tensor, " 
     return -0.5 * ((x**2 / variance) + math.log(2 * math.pi * variance)).flatten(1).sum(1)
 
 
-def ode_likelihood(
-    model: Model,
-    images: Tensor | np.ndarray,
-    labels: Tensor | np.ndarray | Sequence[int] | None = None,
-    settings: OdeSettings = OdeSettings(),
-    seed: int = 0,
-    batch_size: int = 64,
-) -> OdeLikelihood:
-    """Bits/dim of uint8 (n, c, h, w) images by the ODE; image i's dequantisation and probes are those of seed + i."""
-    _check_settings(settings)
-    images, labels = common.check(model, images, labels, batch_size)
-    half = replace(settings, steps=settings.steps // 2)
-    few = slice(0, CHECKED_IMAGES)
-    total = settings.steps * -(-len(images) // batch_size) + half.steps
-    bar = events.Counter("ode", total, "step")
-    with (
-        torch.inference_mode(False),
-        full_precision(),
-    ):
-        prior, volume = _solve(
-            common.batches(model, images, labels, seed, batch_size), model, settings, bar.step
-        )
-        first = common.batches(
-            model, images[few], None if labels is None else labels[few], seed, CHECKED_IMAGES
-        )
-        rough = sum(_solve(first, model, half, bar.step))
-    order = SOLVERS[settings.solver].order
-    error = float(((prior + volume)[few] - rough).abs().mean()) / (2**order - 1)
-    recipe = {
-        "method": "probability-flow ODE",
-        **common.recipe(model, labels, len(images), seed),
-        **asdict(settings),
-        "probes": images[0].numel() if settings.trace == "exact" else settings.probes,
-        "evaluations": settings.steps * len(SOLVERS[settings.solver].weights),
-        "t_min": model.diffusion.schedule.t_min,
-        "prior_variance": _prior_variance(model),
-        "dequantisation": "uniform, one draw per image",
-    }
-    return OdeLikelihood(
-        prior + volume + math.log2(GREY_LEVELS_PER_UNIT), recipe, prior, volume, error
-    )
-
-
-def _solve(
-    batches: Iterable[Batch], model: Model, settings: OdeSettings, progress: Callable[[int], object]
-) -> tuple[Tensor, Tensor]:
-    """The two parts of the bits of all images, (n,) on the CPU."""
-    priors, volumes = [], []
-    for batch in batches:
-        probes = make_probes(settings, batch.x0, batch.seeds)
-        x0 = dequantise(batch.x0, batch.seeds)
-        flowed = to_noise(batch.denoiser, x0, model.diffusion.schedule, settings, probes, progress)
-        nats_per_unit = x0[0].numel() * NATS_PER_BIT
-        priors.append(-log_normal(flowed.noise, _prior_variance(model)).cpu() / nats_per_unit)
-        volumes.append(-flowed.volume.cpu() / nats_per_unit)
-    return torch.cat(priors), torch.cat(volumes)
-
-
-def _prior_variance(model: Model) -> float:
-    schedule = model.diffusion.schedule
-    return common.prior_variance(schedule, schedule.level(schedule.t_max))
-
-
-def _check_settings(settings: OdeSettings) -> None:
+def ode_likelihood(work: Work, settings: OdeSettings) -> Likelihood:
+    """Bits/dim of each image by the ODE."""
     build.lookup(SOLVERS, settings.solver, "ode.solver")
     build.lookup(dict.fromkeys(TRACES), settings.trace, "ode.trace")
     if settings.steps < 2 or settings.probes < 1:
         got = f"{settings.steps} steps and {settings.probes} probes"
-        raise ConfigError(
-            f"ode: got {got}, expected 2 steps or more (half of them say the error) and 1 probe or more"
-        )
+        expected = "expected 2 steps or more (half of them say the error) and 1 probe or more"
+        raise ConfigError(f"ode: got {got}, {expected}")
+    schedule, method = work.model.diffusion.schedule, SOLVERS[settings.solver]
+    prior_variance = common.prior_variance(schedule, schedule.level(schedule.t_max))
+    half, few = replace(settings, steps=settings.steps // 2), work.first(CHECKED_IMAGES)
+    counter = events.Counter("ode", settings.steps * work.count + half.steps, "step")
+
+    def solve(work: Work, settings: OdeSettings) -> tuple[Tensor, Tensor]:
+        """The two parts of the bits of all images, (n,) on the CPU."""
+        parts = []
+        for portion in work.portions():
+            unit, probes = portion.x0[0].numel() * NATS_PER_BIT, make_probes(settings, portion)
+            noise, volume = to_noise(
+                portion.denoiser, dequantise(portion), schedule, settings, probes, counter.step
+            )
+            parts.append((-log_normal(noise, prior_variance).cpu() / unit, -volume.cpu() / unit))
+        prior, volume = (torch.cat(part) for part in zip(*parts, strict=True))
+        return prior, volume
+
+    with torch.inference_mode(False), full_precision():
+        prior, volume = solve(work, settings)
+        rough = sum(solve(few, half))
+    difference = (prior + volume)[:CHECKED_IMAGES] - rough
+    size = work.images[0].numel()
+    recipe = {
+        "method": "probability-flow ODE",
+        **work.recipe(),
+        **asdict(settings),
+        "probes": size if settings.trace == "exact" else settings.probes,
+        "evaluations": settings.steps * len(method.weights),
+        "t_min": schedule.t_min,
+        "prior_variance": prior_variance,
+        "dequantisation": "uniform, one draw per image",
+    }
+    parts = {
+        "prior": float(prior.mean()),
+        "volume": float(volume.mean()),
+        "dequantisation": math.log2(GREY_LEVELS_PER_UNIT),
+        "solver_error": float(difference.abs().mean()) / (2**method.order - 1),
+    }
+    return Likelihood(prior + volume + math.log2(GREY_LEVELS_PER_UNIT), parts, recipe)

@@ -1,0 +1,196 @@
+"""The sections of evaluation.json, each a function of the samples and the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unnoise.evaluation import metrics
+from unnoise.evaluation.classes import SPLITS, class_accuracy, class_distances, inception_score
+from unnoise.evaluation.comparison import Comparison, Reference
+from unnoise.evaluation.extractors import Extractor
+from unnoise.evaluation.likelihood import bits_per_dim
+from unnoise.evaluation.memorization import copying, save_pairs
+from unnoise.evaluation.settings import Settings
+from unnoise.evaluation.statistics import Statistics
+from unnoise.evaluation.store import DataStore, Features, Samples, sample_features
+from unnoise.files import sha256
+
+MOST_SEARCHED = 10_000
+"""Samples whose nearest training images are looked for."""
+STANDARD_NUM = 50_000
+"""Samples of published FIDs."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the sections have in common."""
+
+    wanted: Samples
+    store: DataStore
+    settings: Settings
+    out: Path
+    """Folder of pictures, samples and features."""
+    statistics: Statistics | None
+    """The reference, where it is not the training images."""
+    classifier: Extractor | None
+    images: Tensor
+    """The samples, uint8 (n, c, h, w)."""
+
+    @property
+    def reference_rows(self) -> range:
+        num_train = self.store.data.num_train
+        return range(min(self.settings.reference_num or num_train, num_train))
+
+    @property
+    def held_out_rows(self) -> range:
+        return range(self.store.data.num_train, len(self.store.data.images))
+
+    @property
+    def same_classes(self) -> bool:
+        """Whether the data's labels mean what the model's do."""
+        model = self.wanted.model
+        return bool(model.shape.num_classes) and model.class_names == self.store.data.class_names
+
+
+def extract_all(context: Context, extract: Extractor, mirrored: bool) -> Features:
+    """Features of samples and data; `mirrored` training images only where that is cheap."""
+    store, rows = context.store, context.reference_rows
+    wanted, images, out = context.wanted, context.images, context.out
+    samples = sample_features(extract, wanted, images, out, store.world)
+    held_out, train, train_flipped = context.held_out_rows, None, None
+    if context.statistics is None:
+        train = store.features(extract, rows)
+        if mirrored and len(rows) == store.data.num_train and not extract.standard:
+            train_flipped = store.features(extract, rows, flipped=True)
+    real = store.features(extract, held_out) if len(held_out) > 1 else None
+    return Features(samples, train, real, train_flipped)
+
+
+def distances(context: Context, extract: Extractor, features: Features) -> dict[str, Any]:
+    """All that the features say, of the samples and, as a yardstick, of held-out images."""
+    data, settings, rows = context.store.data, context.settings, context.reference_rows
+    statistics, named = context.statistics, f"{len(rows):,} training images of {data.name}"
+    if features.train is not None:
+        statistics = context.store.statistics(extract, rows, features.train)
+    else:
+        assert statistics is not None and settings.reference is not None
+        count = "an unknown number of" if statistics.count is None else f"{statistics.count:,}"
+        digest = sha256(settings.reference)[:12]
+        named = f"{settings.reference} (SHA-256 {digest}, of {count} images)"
+    if settings.save_reference is not None:
+        made_with = {"extractor": extract.name, "fingerprint": extract.fingerprint}
+        about = {**made_with, "data": data.fingerprint}
+        kept = Statistics(statistics.count, statistics.mean, statistics.cov, about)
+        kept.save(settings.save_reference)
+    reference, real = Reference(features.train, statistics), features.held_out
+    return {
+        "extractor": extract.name,
+        "standard": extract.standard,
+        **extract.description,
+        "fingerprint": extract.fingerprint,
+        "reference": named,
+        "metrics": metrics.labels(extract.standard),
+        "samples": metrics.measured(Comparison(features.samples, reference)),
+        "held_out": None
+        if real is None
+        else metrics.measured(Comparison(real, reference, real=True)),
+        "per_class": _per_class(context, features),
+    }
+
+
+def _per_class(context: Context, features: Features) -> list[dict[str, Any]]:
+    """The distance of each class that has enough images."""
+    labels, store = context.wanted.labels(), context.store
+    if labels is None or features.train is None or not context.same_classes:
+        return []
+    real = (features.train, store.labels(context.reference_rows))
+    return class_distances((features.samples, labels), real, store.data.class_names)
+
+
+def likelihood(context: Context, method: str) -> dict[str, Any] | None:
+    """Bits/dim of held-out images."""
+    settings, model = context.settings, context.wanted.model
+    rows, classes = context.held_out_rows[: settings.likelihood_num], model.shape.num_classes
+    if not rows:
+        return None
+    labels = None
+    if classes:  # where the labels mean something else: without any
+        open_ = torch.full((len(rows),), classes)
+        labels = context.store.labels(rows) if context.same_classes else open_
+    terms = min(settings.likelihood_terms, model.diffusion.schedule.steps or math.inf)
+    more: dict[str, Any] = {"terms": int(terms) if terms > 1 else None} if method == "bound" else {}
+    size = context.wanted.batch_size or model.images_at_once()
+    images = context.store.pixels(rows)
+    return bits_per_dim(model, images, labels, method, batch_size=size, **more).describe()
+
+
+def copies(context: Context, features: Features | None) -> dict[str, Any]:
+    """Nearest training images, with a picture of the closest pairs."""
+    data, images, rows = context.store.data, context.images[:MOST_SEARCHED], context.held_out_rows
+    train = data.images[: data.num_train]
+    if features is None or features.train is None or len(features.train) < len(train):
+        features = None
+    else:
+        searched = features.samples[:MOST_SEARCHED]
+        features = Features(searched, features.train, features.held_out, features.train_flipped)
+    found = copying(images, train, context.store.pixels(rows) if rows else None, features)
+    save_pairs(context.out / "neighbours.png", images, train, found)
+    return found.record
+
+
+def accuracy(context: Context) -> dict[str, Any] | None:
+    """How often samples are read as what they were made for, real images as what they are."""
+    labels, classifier = context.wanted.labels(), context.classifier
+    names, rows = context.wanted.model.class_names, context.held_out_rows
+    if labels is None or classifier is None:
+        return None
+    logits = classifier.logits(context.images)
+    read = class_accuracy(logits.argmax(1), labels, names)
+    result: dict[str, Any] = {"classifier": classifier.name, **read}
+    if len(logits) >= SPLITS:
+        mean, spread = inception_score(logits)
+        result["classifier_score"] = {"mean": mean, "spread": spread, "splits": SPLITS}
+    if rows and context.same_classes:
+        real = classifier.logits(context.store.pixels(rows)).argmax(1)
+        result["held_out"] = class_accuracy(real, context.store.labels(rows), names)["overall"]
+    return result
+
+
+def notes(context: Context, extracts: Sequence[Extractor]) -> list[str]:
+    """What keeps these numbers from being compared with others'."""
+    wanted, data, rows = context.wanted, context.store.data, context.reference_rows
+    trained_on = wanted.model.record.get("data", {}).get("fingerprint", data.fingerprint)
+    guided = wanted.model.settings(guide=wanted.guide, **wanted.settings).guidance_scale != 1
+    from_file, standard = context.statistics, [e.name for e in extracts if e.standard]
+    said = {
+        "the reference images are not those that the model was trained on":
+            trained_on != data.fingerprint,
+        "the data's classes are not the model's: nothing by class, and the likelihood is without "
+        "labels": wanted.model.shape.num_classes and not context.same_classes,
+        f"not comparable: the reference is {len(rows):,} of {data.num_train:,} training images":
+            len(rows) < data.num_train,
+        "the reference file does not say which protocol it was made with":
+            from_file is not None and "fingerprint" not in from_file.about,
+        **{
+            f"distances of {e.name} features are no FID or KID: compare them among themselves":
+                not e.standard for e in extracts
+        },
+        **{
+            f"not comparable: {name} of {wanted.num:,} samples; published FIDs are of "
+            f"{STANDARD_NUM:,}, and FID falls as their number grows":
+                wanted.num < STANDARD_NUM for name in standard
+        },
+        "the likelihood is that of the model without guidance":
+            guided and context.settings.likelihood,
+        "there are no held-out images: no yardstick, no likelihood": not context.held_out_rows,
+        "no Inception Score: the FID network has no logits (a --classifier's score is its own)":
+            standard,
+    }  # fmt: skip
+    return [text for text, true in said.items() if true]
