@@ -17,7 +17,13 @@ from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.gaussian import VARIANCES
 from unnoise.diffusion.grids import SPACINGS
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS
+from unnoise.diffusion.losses import (
+    LOSSES,
+    TIME_DISTRIBUTIONS,
+    WEIGHTINGS,
+    LearnedWeighting,
+    Loss,
+)
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
 from unnoise.diffusion.samplers import SAMPLERS, options
 from unnoise.diffusion.schedules import SCHEDULES, Schedule
@@ -66,7 +72,6 @@ def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
     schedule = lookup(SCHEDULES, config.schedule, "diffusion.schedule")(config.timesteps)
     lookup(PARAMETERIZATIONS, config.parameterization, "diffusion.parameterization")
     lookup(TIME_DISTRIBUTIONS, config.times, "diffusion.times")
-    lookup(WEIGHTINGS, config.weighting, "diffusion.weighting")
     lookup(dict.fromkeys(VARIANCES), config.variance, "diffusion.variance")
     if (schedule.steps is None) == (config.times == "uniform_discrete"):
         fix = "uniform" if schedule.steps is None else "uniform_discrete"
@@ -77,12 +82,23 @@ def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
         raise ConfigError(
             f"diffusion.variance: 'learned' needs a discrete schedule, got {config.schedule!r}"
         )
+    if config.variance == "learned" and config.timesteps < 2:
+        raise ConfigError(
+            f"diffusion.timesteps: got {config.timesteps} with variance 'learned'; expected 2 or more"
+        )
     if config.parameterization == "eps" and schedule.level(schedule.t_max).alpha == 0:
         raise ConfigError(
             f"diffusion.parameterization: 'eps' cannot start from pure noise on schedule {config.schedule!r}; "
             "expected flow, v, x0 or edm"
         )
     return DiffusionModel(net, schedule, config.parameterization, config.variance)
+
+
+def loss(config: DiffusionConfig) -> Loss:
+    """The loss of a name, with its weighting; ConfigError for an unknown one."""
+    lookup(WEIGHTINGS, config.weighting, "diffusion.weighting")
+    made = lookup(LOSSES, config.loss, "diffusion.loss")(config.weighting)
+    return LearnedWeighting(made) if config.weighting == "learned" else made
 
 
 def check_sampling(config: SampleConfig) -> None:

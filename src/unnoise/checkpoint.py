@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.errors import CheckpointError
 from unnoise.files import discard_leftovers, replacing, sha256
@@ -190,6 +190,20 @@ def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
             f"model file {path}: is damaged (its weights differ from their SHA-256)"
         )
     return tensors, record
+
+
+def fit(module: nn.Module, tensors: Tensors, path: Path) -> None:
+    """Load tensors of the file `path` into a module; CheckpointError for the first that misfits."""
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        got, want = tensors.get(name), expected.get(name)
+        if got is None or want is None or got.shape != want.shape:
+            shapes = [None if v is None else tuple(v.shape) for v in (got, want)]
+            raise CheckpointError(
+                f"{path}: the weights do not match the configuration: "
+                f"{name} is {shapes[0]}, expected {shapes[1]}"
+            )
+    module.load_state_dict(tensors)
 
 
 def _digest(record: dict[str, Any]) -> str:

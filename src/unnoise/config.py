@@ -37,6 +37,8 @@ class DiffusionConfig:
     """How training times are drawn: uniform_discrete, uniform, log_normal_sigma or logit_normal."""
     weighting: str = "none"
     """Weight of the loss by noise level: none, min_snr or learned (EDM2's uncertainty)."""
+    loss: str = "mse"
+    """Error of the network that training minimises: mse, or one that was added to LOSSES."""
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def cifar10() -> RunConfig:
             lr_schedule="constant",
             warmup_kimg=640,
             ema_halflife_kimg=887,  # decay 0.9999 per step of 128
+            ema_rampup=0.0,
             labels=False,
         ),
     )
@@ -188,6 +189,7 @@ def iddpm() -> RunConfig:
             lr_schedule="constant",
             warmup_kimg=0,
             ema_halflife_kimg=887,
+            ema_rampup=0.0,
             labels=False,
         ),
     )
@@ -208,6 +210,7 @@ def edm() -> RunConfig:
         lr=1e-3,
         warmup_kimg=10_000,
         ema_halflife_kimg=500,
+        ema_rampup=0.05,
     )
     return dataclasses.replace(
         config, network=dataclasses.replace(config.network, dropout=0.13), train=train

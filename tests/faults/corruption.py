@@ -38,7 +38,7 @@ def _stopped(run: Path) -> Problems:
 
 def _stop_at(step: int) -> None:
     harness.before_step(
-        lambda state: os.kill(os.getpid(), signal.SIGINT) if state.step == step else None
+        lambda state: os.kill(os.getpid(), signal.SIGINT) if state.counters.step == step else None
     )
 
 

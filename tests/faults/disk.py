@@ -178,11 +178,11 @@ def _full(lab: Lab, goes_on: bool, room: float) -> Problems:
     ballast = place / "ballast"
 
     def fill(state: Any) -> None:
-        if state.step == 1:
+        if state.counters.step == 1:
             free = shutil.disk_usage(place).free
             with ballast.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, free - int(room * size))
-        if goes_on and state.step == harness.STEPS - 2:
+        if goes_on and state.counters.step == harness.STEPS - 2:
             ballast.unlink()
 
     try:

@@ -191,7 +191,7 @@ def fork(work: Callable[[], int], texts: Path, fault: Callable[[], None] | None 
 
 
 def _tell_steps(pipe: int) -> None:
-    before_step(lambda state: os.write(pipe, struct.pack("i", state.step)))
+    before_step(lambda state: os.write(pipe, struct.pack("i", state.counters.step)))
 
 
 def before_step(call: Callable[[Any], object]) -> None:

@@ -16,7 +16,9 @@ def trial(lab: Lab, number: int) -> Problems:
     step, (waits, tells) = draw.randrange(0, STEPS - 1), os.pipe()
     first = harness.start(
         run,
-        fault=lambda: harness.before_step(lambda state: _wait_at(state.step == step, waits, tells)),
+        fault=lambda: harness.before_step(
+            lambda state: _wait_at(state.counters.step == step, waits, tells)
+        ),
     )
     os.close(waits)
     first.reached(step)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tests.faults import harness
 from tests.faults.harness import STEPS, Fault, Lab, Problems
 from unnoise import checkpoint
-from unnoise.training import loop, step
+from unnoise.diffusion.losses import Loss
+from unnoise.training import loop
 
 KINDS = ("loss", "gradient", "in a row", "weights")
 VALUES = (math.nan, math.inf, -math.inf)
@@ -36,9 +37,9 @@ class Poison(torch.autograd.Function):
 def _inject(steps: set[int], kind: str, value: float) -> None:
     """In a forked trainer: one image's loss or gradient of these steps has the value; weights are compared around each."""
     now = {"step": -1}
-    real_loss, real_step = step.training_loss, loop.train_step
+    real_loss, real_step = Loss.forward, loop.train_step
 
-    def training_loss(*arguments: Any) -> torch.Tensor:
+    def forward(*arguments: Any) -> torch.Tensor:
         loss = real_loss(*arguments)
         if now["step"] in steps and torch.is_grad_enabled():
             first = loss[:1] * value if kind == "loss" else Poison.apply(loss[:1], value)
@@ -46,7 +47,7 @@ def _inject(steps: set[int], kind: str, value: float) -> None:
         return loss
 
     def train_step(objective: Any, state: Any, batch: Any, lr: float) -> Any:
-        now["step"] = state.step
+        now["step"] = state.counters.step
         before = _fingerprint(state)
         result = real_step(objective, state, batch, lr)
         changed = before != _fingerprint(state)
@@ -57,7 +58,7 @@ def _inject(steps: set[int], kind: str, value: float) -> None:
         now["step"] = -1
         return result
 
-    step.training_loss, loop.train_step = training_loss, train_step
+    Loss.forward, loop.train_step = forward, train_step
 
 
 def _fingerprint(state: Any) -> list[str]:
@@ -134,7 +135,7 @@ def _weights(run: Path, at: int, where: str, value: float) -> Problems:
     """A weight, an average or a moment is bad: it is not saved, and training stops."""
 
     def spoil(state: Any) -> None:
-        if state.step == at:
+        if state.counters.step == at:
             first = next(state.network.parameters())
             of = {"ema": next(state.ema.parameters()), "network": first}
             target = state.optimizer.state[first]["exp_avg"] if where == "optimizer" else of[where]

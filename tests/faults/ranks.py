@@ -32,7 +32,7 @@ def rank(arguments: list[str]) -> None:
     wanted, _, at = os.environ.get(DIES, "").partition(":")
     first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if first and os.environ["RANK"] == wanted:
-        harness.before_step(lambda state: _die(state.step == int(at)))
+        harness.before_step(lambda state: _die(state.counters.step == int(at)))
     code = cli.main(arguments)
     if code:
         sys.exit(code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,18 +135,16 @@ _ORDER: Problems = []
 
 def _unsynced(lines: list[str], run: Path) -> Problems:
     """Written files, and folders, without an fsync: a loss of power could empty them."""
-    synced = {line.split("<")[1].split(">")[0] for line in lines if " fsync(" in line}
-    temporary = run / "checkpoints" / f".tmp-{checkpoint.name(NEW)}"
-    names = [f"{part}.safetensors" for part in groups(NEW)] + ["state.json", ".manifest.json.tmp"]
-    files = [temporary / name for name in names] + [temporary, temporary.parent, run]
-    model = (
-        []
-        if any("model.safetensors" in path for path in synced)
-        else ["the model file is not fsynced"]
-    )
+    paths = {line.split("<")[1].split(">")[0] for line in lines if " fsync(" in line}
+    synced = {re.sub(r"\.[^/]+\.\d+\.tmp/", "", path) for path in paths}  # by their final names
+    final = run / "checkpoints" / checkpoint.name(NEW)
+    names = [f"{part}.safetensors" for part in groups(NEW)] + ["state.json", checkpoint.MANIFEST]
+    files = [*(final / name for name in names), final, final.parent, run]
     return [
-        f"{path.relative_to(run)} is not fsynced" for path in files if str(path) not in synced
-    ] + model
+        f"{path.relative_to(run.parent)} is not fsynced"
+        for path in (*files, run / checkpoint.MODEL_FILE)
+        if str(path) not in synced
+    ]
 
 
 def _base(run: Path, old: tuple[int, ...]) -> Path:

@@ -100,7 +100,7 @@ def test_no_step_waits_for_the_device(data, tmp_path, compiled, optimizer):
 
     def step() -> None:
         images = batches.get(run.state.nimg, 64)
-        train_step(run.objective, run.state, draw(run.objective, run.state.step, *images), 1e-3)
+        train_step(run.objective, run.state, draw(run.objective, run.state.counters.step, *images), 1e-3)
 
     for _ in range(3):  # compilation, workspaces, the schedule's table
         step()
@@ -148,7 +148,7 @@ def test_interrupted_on_a_gpu_it_is_the_same_run(data, tmp_path, monkeypatch):
     first = loop.train_step
 
     def stopping(objective, state, batch, lr):
-        if state.step == 12:
+        if state.counters.step == 12:
             raise MemoryError
         return first(objective, state, batch, lr)
 

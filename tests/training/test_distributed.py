@@ -107,25 +107,25 @@ def test_sampling_is_cut_by_seed(tmp_path):
 CRAMPED = """
 import os, torch
 from unnoise import cli
-from unnoise.training import step
+from unnoise.diffusion.losses import Loss
+from unnoise.training import loop
 
-real = step.training_loss
+real, first = Loss.forward, loop.train_step
 
-def cramped(model, x0, *rest):
-    if os.environ["RANK"] == "1" and torch.is_grad_enabled() and len(x0) > 4:
+def cramped(self, model, batch):
+    if os.environ["RANK"] == "1" and torch.is_grad_enabled() and len(batch.x0) > 4:
         raise torch.OutOfMemoryError("CUDA out of memory")
-    return real(model, x0, *rest)
+    return real(self, model, batch)
+
+def train_step(run, state, batch, lr):
+    if state.counters.step == 3:
+        Loss.forward = cramped
+    return first(run, state, batch, lr)
 
 if {late}:
-    from unnoise.training import loop as loop_step
-    first = loop_step.train_step
-    def train_step(objective, state, batch, lr):
-        if state.step == 3:
-            step.training_loss = cramped
-        return first(objective, state, batch, lr)
-    loop_step.train_step = train_step
+    loop.train_step = train_step
 else:
-    step.training_loss = cramped
+    Loss.forward = cramped
 cli.entry()
 """
 

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 from unnoise.cli.flags import SHORT_FLAGS, first_word, option, parse, switch
 from unnoise.errors import UsageError
-from unnoise.precision import find_device
 
 if TYPE_CHECKING:
     from unnoise.config import RunConfig
-    from unnoise.data.dataset import ImageData
 
 
 def train(arguments: list[str]) -> int:
@@ -52,21 +50,14 @@ def train(arguments: list[str]) -> int:
 TRAIN_EXTRA = ("--out", "--objective", "--resume", "--dry-run", "--print-config")
 
 
-def _images(config: RunConfig, aloud: bool = True) -> ImageData:
+def _dry_run(config: RunConfig) -> int:
     from unnoise import api
     from unnoise.data.dataset import report
-
-    images = api.load_data(config)
-    if aloud:
-        print(report(images))
-    return images
-
-
-def _dry_run(config: RunConfig) -> int:
     from unnoise.training.probe import dry_run
     from unnoise.units import duration
 
-    images = _images(config)
+    images = api.load_data(config)
+    print(report(images))
     probe = dry_run(config, images)
     print(
         f"dry run: {probe.parameters:,} parameters · {probe.gflop_per_image:.3f} GFLOP per image forward · "
@@ -77,19 +68,14 @@ def _dry_run(config: RunConfig) -> int:
 
 
 def _train(config: RunConfig, folder: Path, resume: str) -> int:
-    import dataclasses
+    from unnoise import api, parallel
+    from unnoise.training.loop import RESUME
 
-    from unnoise import parallel
-    from unnoise.training import loop
-
-    if resume not in loop.RESUME:
-        raise UsageError(f"--resume: got {resume!r}, expected {', '.join(loop.RESUME)}")
-    config = dataclasses.replace(config, device=parallel.rank_device(config.device))
-    with parallel.process_group(find_device(config.device)) as here:
-        images = here.main_process_first(lambda: _images(config, here.main))
-        outcome = loop.train(config, images, folder, resume)
-    if here.main and outcome.finished:
+    if resume not in RESUME:
+        raise UsageError(f"--resume: got {resume!r}, expected {', '.join(RESUME)}")
+    ending = api.train_here(config, folder, resume)
+    if parallel.world().main and ending.finished:
         print(f"done: {folder}\nnext: unnoise sample {folder}")
-    elif here.main:
+    elif parallel.world().main:
         print(f"stopped: everything is saved in {folder}; the same command goes on from there")
-    return 0 if outcome.finished else 128 + (outcome.signal or 2)
+    return 0 if ending.finished else 128 + (ending.signal or 2)
