@@ -26,9 +26,10 @@ from unnoise.training import loop
 def preset(
     name: str, changes: Mapping[str, Any] | None = None, objective: str | None = None
 ) -> RunConfig:
-    """A preset's configuration, or `pictures` for a folder or zip, with dotted keys changed: {"train.kimg": 50}.
+    """Give a preset's configuration, or `pictures` for a folder or zip.
 
-    `objective` is ddpm, iddpm, v, edm or flow in place of the preset's own.
+    `changes` sets dotted keys: {"train.kimg": 50}. `objective` is ddpm, iddpm, v, edm or flow in
+    place of the preset's own.
     """
     return override(named(name, objective), changes or {})
 
@@ -106,10 +107,11 @@ def evaluate(
     data: DataConfig | None = None,
     **measured: Any,
 ) -> dict[str, Any]:
-    """Measure `num` samples of a model (or its name, run folder or file) against its data, or against `data`.
+    """Measure `num` samples of a model (or its name, folder or file) against its data or `data`.
 
-    `sampling` changes fields of the model's SampleConfig; `measured` are fields of `evaluation.evaluate.Settings`: extractors,
-    likelihood, copying, .. Gives the record that is also written to out/evaluation.json; the same call again goes on.
+    `sampling` changes fields of the model's SampleConfig; `measured` are fields of
+    `evaluation.evaluate.Settings`: extractors, likelihood, copying, .. The result is also written
+    to out/evaluation.json; the same call resumes what was interrupted.
     """
     from unnoise.evaluation.collect import Samples
     from unnoise.evaluation.evaluate import Settings
@@ -123,6 +125,6 @@ def evaluate(
 
 
 def default_folder(config: RunConfig, objective: str | None = None) -> Path:
-    """runs/<preset>, or runs/<folder's name> for own pictures; with -<objective> if another one was asked for."""
+    """Give runs/<preset>, or runs/<folder's name> for own pictures, with -<objective> if given."""
     name = Path(config.data.source).resolve().stem if config.preset == "pictures" else config.preset
     return Path("runs") / (name if objective is None else f"{name}-{objective}")

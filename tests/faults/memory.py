@@ -1,4 +1,4 @@
-"""Memory runs out: above a number of images, in the forward or the backward pass, from some step on."""
+"""Memory runs out above a number of images, in the forward or backward pass, from some step on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WORDS = (
     "DefaultCPUAllocator: can't allocate memory",
 )
 SMOOTH = ("--train.lr", "1e-4")
-"""Rounding differs between one batch and two halves of it; a small rate does not magnify that within a run."""
+"""Rounding differs between a batch and two halves of it; a small rate does not magnify that."""
 
 
 def _inject(first: int, most: int, backward: bool, word: str) -> None:
-    """In a forked trainer: from a step on a pass of more than `most` images raises, at its beginning or near its end."""
+    """In a forked trainer: a pass of more than `most` images raises, early or late."""
     now = {"step": -1, "images": 0}
     real_loss, real_step = Loss.forward, loop.train_step
 

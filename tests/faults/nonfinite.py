@@ -30,12 +30,12 @@ class Poison(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return gradient * context.value, None
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0] * context.value, None
 
 
 def _inject(steps: set[int], kind: str, value: float) -> None:
-    """In a forked trainer: one image's loss or gradient of these steps has the value; weights are compared around each."""
+    """In a forked trainer: one loss or gradient of these steps has the value; compare weights."""
     now = {"step": -1}
     real_loss, real_step = Loss.forward, loop.train_step
 
@@ -52,9 +52,7 @@ def _inject(steps: set[int], kind: str, value: float) -> None:
         result = real_step(objective, state, batch, lr)
         changed = before != _fingerprint(state)
         if changed == (now["step"] in steps):
-            print(
-                f"WRONG: step {now['step']} {'changed' if changed else 'did not change'} the weights"
-            )
+            print(f"WRONG: step {now['step']} {'changed' if changed else 'kept'} the weights")
         now["step"] = -1
         return result
 
@@ -107,7 +105,7 @@ def _passes(run: Path, steps: set[int], kind: str, value: float) -> Problems:
 
 
 def _diverges(run: Path, first: int, most: int, value: float) -> Problems:
-    """From a step on all are bad: after `most` of them one line with what is known, and exit code 3."""
+    """From a step on all are bad: after `most` of them one line and exit code 3."""
     bad = set(range(first, STEPS))
     kind = "loss" if first % 2 else "gradient"
     child = harness.start(

@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def trial(lab: Lab, number: int) -> Problems:
-    """Every fourth trial sends a second signal at once, the last but one of four sends it before the first step."""
+    """Every fourth trial sends a second signal at once, some send one before the first step."""
     draw = lab.random("stops", number)
     whole, run = lab.whole(), lab.fresh("stops") / "run"
     sent, step = SIGNALS[number % 3], draw.randrange(0, STEPS - 1)

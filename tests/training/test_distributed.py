@@ -1,4 +1,4 @@
-"""One process, two and four are the same run; DDP, FSDP2, and going on with another number of ranks. gloo, on the CPU."""
+"""One, two and four processes are the same run; DDP, FSDP2, resuming with other ranks; gloo."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from PIL import Image
 from unnoise import checkpoint
 
 TINY = [
-    "digits", "--train.optimizer", "adamw", "--train.lr", "2e-3", "--train.precision", "fp32", "--network.base-channels", "8", "--batch-size", "18", "--kimg", "0.36", "--train.warmup-kimg", "0.1",
-    "--train.log-every-kimg", "0.018", "--train.sample-every-kimg", "0.18", "--train.checkpoint-every-kimg", "0.09",
+    "digits", "--train.optimizer", "adamw", "--train.lr", "2e-3", "--train.precision", "fp32",
+    "--network.base-channels", "8", "--batch-size", "18", "--kimg", "0.36",
+    "--train.warmup-kimg", "0.1", "--train.log-every-kimg", "0.018",
+    "--train.sample-every-kimg", "0.18", "--train.checkpoint-every-kimg", "0.09",
     "--sample.steps", "2", "--train.keep-checkpoints", "10",
 ]  # fmt: skip
 
@@ -131,7 +133,7 @@ cli.entry()
 
 
 def cramped(folder: Path, late: bool) -> subprocess.CompletedProcess[str]:
-    """Two ranks, of which the second has no room for more than 4 images: from the start, or from step 3 on."""
+    """Two ranks, the second without room for more than 4 images: at once, or from step 3 on."""
     script = folder / "cramped.py"
     script.write_text(CRAMPED.replace("{late}", str(late)))
     command = [
@@ -166,6 +168,6 @@ def test_memory_that_one_rank_lacks_later_ends_all_with_a_line(tmp_path):
     done = cramped(tmp_path, late=True)
     assert done.returncode != 0
     assert (
-        "unnoise: rank 1: out of memory with 9 images at a time; expected less, such as --train.micro-batch 4"
-        in (done.stdout + done.stderr)
+        "unnoise: rank 1: out of memory with 9 images at a time; "
+        "expected less, such as --train.micro-batch 4" in (done.stdout + done.stderr)
     )

@@ -71,7 +71,7 @@ def test_a_run_leaves_what_it_promises(whole):
     assert len(losses) == 6 and losses[-1] < losses[0]
 
 
-# inside a log window, on a checkpoint, on a log line, on a checkpoint with samples, at the last step
+# in a log window, on a checkpoint, a log line, a checkpoint with samples, at the last step
 @pytest.mark.parametrize("stops", [[3], [4], [8], [9], [18], [1, 2, 7, 13], [19]])
 def test_stopped_by_ctrl_c_and_run_again_it_is_bitwise_the_same_run(
     whole, data, tmp_path, interrupt, stops
@@ -215,7 +215,7 @@ def test_a_diverged_run_stops_with_a_line_and_writes_no_checkpoint_of_it(data, t
     config = tiny(**{"train.lr": 1e30, "train.clip": 0.0})
     with pytest.raises(
         DivergedError,
-        match=r"training diverged at step \d+: .* 10 steps in a row not finite; images by sigma / alpha: ",
+        match=r"diverged at step \d+: .* 10 steps in a row not finite; images by sigma / alpha: ",
     ):
         train(config, data, tmp_path)
     found, _ = checkpoint.newest(tmp_path / "checkpoints")
@@ -281,13 +281,13 @@ def test_hybrid_loss_trains_and_samples_with_learned_variance(data, tmp_path):
 
 
 @pytest.mark.parametrize(("schedule", "parameterization", "times"), [
-    ("edm", "edm", "log_normal_sigma"), ("flow", "flow", "logit_normal"), ("linear", "x0", "uniform_discrete"),
-    ("sigmoid", "eps", "uniform_discrete"),
+    ("edm", "edm", "log_normal_sigma"), ("flow", "flow", "logit_normal"),
+    ("linear", "x0", "uniform_discrete"), ("sigmoid", "eps", "uniform_discrete"),
 ])  # fmt: skip
 def test_every_objective_trains_on_digits(data, tmp_path, schedule, parameterization, times):
     config = tiny(**{
-        "diffusion.schedule": schedule, "diffusion.parameterization": parameterization, "diffusion.times": times,
-        "train.kimg": 0.64,
+        "diffusion.schedule": schedule, "diffusion.parameterization": parameterization,
+        "diffusion.times": times, "train.kimg": 0.64,
     })  # fmt: skip
     train(config, data, tmp_path)
     losses = [line["loss"] for line in curve(tmp_path) if "loss" in line]

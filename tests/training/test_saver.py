@@ -1,4 +1,4 @@
-"""Checkpoints written beside training are those of their step, and what goes wrong with them is said."""
+"""Checkpoints written in the background are those of their step; what goes wrong is said."""
 
 from __future__ import annotations
 

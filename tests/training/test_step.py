@@ -38,7 +38,7 @@ def images(count=16):
 
 def test_a_step_is_adamw_on_the_clipped_gradient_and_then_the_average():
     """The whole step again, with torch's plain pieces."""
-    # one channel per group would make bias gradients exactly zero, and Adam would scale up their rounding
+    # one channel per group would make bias gradients zero, and Adam would scale up rounding
     run, state = made(**{"train.clip": 0.01, "train.weight_decay": 0.1, "network.norm_groups": 2})
     reference, average = copy.deepcopy(state.network), copy.deepcopy(state.ema)
     adam = torch.optim.AdamW(reference.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.1)

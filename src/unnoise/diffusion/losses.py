@@ -142,7 +142,7 @@ class Loss(nn.Module):
     def minimised(
         self, loss: Float[Tensor, " b"], model: DiffusionModel, batch: Batch
     ) -> Float[Tensor, " b"]:
-        """Turn what `forward` gave into what the gradient is taken of, where that is not the same."""
+        """Give what the gradient is taken of, where that is not what `forward` gave."""
         return loss
 
 

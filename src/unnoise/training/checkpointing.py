@@ -28,9 +28,12 @@ from unnoise.training.step import learning_rate
 
 Groups = dict[str, Tensors]
 
-MAY_CHANGE = ("data.source", "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every", "train.evaluate",
-              "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save", "train.async_save",
-              "train.parallel", "train.trackers", "sample.", "device", "data.cache", "data.path")  # fmt: skip
+MAY_CHANGE = (
+    "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
+    "train.evaluate", "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save",
+    "train.async_save", "train.parallel", "train.trackers", "sample.", "device",
+    "data.source", "data.cache", "data.path",
+)  # fmt: skip
 """Fields that a resumed run may change: they do not change what is learned up to the same point.
 
 The images themselves are compared by their fingerprint, wherever they lie.
@@ -148,7 +151,7 @@ class Checkpoints:
         return write
 
     def _kept(self, step: int, best_step: int) -> set[str]:
-        """Name the checkpoints that stay: the newest, the best, those at round numbers of images."""
+        """Name the checkpoints that stay: the newest, the best, and those at round numbers."""
         train, last = self.run.config.train, checkpoint.name(step)
         # later ones are damaged, or this run would have resumed from them
         there = [p.name for p in checkpoint.checkpoints(self.folder) if p.name <= last]
@@ -174,7 +177,7 @@ class Checkpoints:
             checkpoint.save_model(path, groups[name], says)
 
     def finish(self, best: bool, again: bool) -> None:
-        """Write a checkpoint at the end, unless the newest is it (and need not be written again)."""
+        """Write a checkpoint of the end, unless it is there and need not be written `again`."""
         self.saver.wait()
         saved_nimg = self.run.world.broadcast(self.saved_nimg)
         if again or saved_nimg != self.state.counters.nimg:

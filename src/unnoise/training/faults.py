@@ -29,7 +29,7 @@ LOCK = ".lock"
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGUSR1, so that the step in hand ends; a second one leaves at once."""
+    """Collect SIGINT, SIGTERM and SIGUSR1, to end after the step; a second one leaves at once."""
     caught: list[int] = []
 
     def handler(number: int, frame: object) -> None:
@@ -80,7 +80,7 @@ def exclusive(folder: Path, main: bool = True) -> Iterator[None]:
 
 
 def histogram(noise: Tensor, bins: int = 8) -> str:
-    """Where on the scale of sigma / alpha some noise levels lie: "0.01 to 0.05: 3, 0.05 to 0.2: 11"."""
+    """Count values of sigma / alpha in intervals: "0.01 to 0.05: 3, 0.05 to 0.2: 11"."""
     logs = noise.double().flatten().clamp(1e-6, 1e6).log10()
     low, high = float(logs.min()), float(logs.max()) + 1e-9
     counts = torch.histc(logs, bins, low, high).int().tolist()

@@ -86,7 +86,7 @@ class Log:
 
     @contextmanager
     def forgiving(self, what: str) -> Iterator[None]:
-        """With train.on_save_error = continue, report a file that cannot be written, and train on."""
+        """Report a file that cannot be written, or raise where train.on_save_error is stop."""
         try:
             yield
         except OSError as error:

@@ -32,7 +32,7 @@ from unnoise.training.step import draw, find_micro_batch, learning_rate, train_s
 READ_EVERY = {"cpu": 1}
 """Steps until the host asks what came of them, by kind of device; 20 on others."""
 RESUME = ("auto", "anyway", "never")
-"""Resume a run of the same configuration, or of another one too, or refuse to touch an earlier run."""
+"""Resume a run of the same configuration, or of another one too, or refuse a folder with a run."""
 
 
 @dataclass(frozen=True)

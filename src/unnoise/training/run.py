@@ -88,7 +88,7 @@ class Run:
         }
 
     def plain(self, network: UNet) -> UNet:
-        """A network that this process can use alone, put together from all ranks (which all ask)."""
+        """Give a network that this process can use alone; all ranks must ask for it."""
         if not isinstance(network, FSDPModule):
             return network
         tensors = {name: full_tensor(value) for name, value in network.state_dict().items()}
@@ -101,7 +101,7 @@ class Run:
         return Model(average, self.config, self.record(counters))
 
     def describe(self) -> None:
-        """Write what the folder says before the first step: configuration and a mosaic of the data."""
+        """Write what the folder tells before the first step: configuration and some images."""
         record = {"config": to_dict(self.config), "data": self.data.fingerprint}
         write_json(self.folder / "config.json", record)
         if not (self.folder / MOSAIC).exists():

@@ -72,7 +72,7 @@ class Outcomes:
 
 @dataclass
 class TrainState:
-    """Networks, optimizer and counters: with the config and the data, all of the future of a run."""
+    """Networks, optimizer and counters: with config and data, all of the future of a run."""
 
     network: UNet
     averages: dict[float, UNet]

@@ -111,7 +111,8 @@ def _apply(state: TrainState, finite: Tensor, count: int, rampup: float, wait: b
         for kimg, average in state.averages.items()
     ]
     if not wait:
-        optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]  # as a scaler would tell it
+        # as a scaler would tell it
+        optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
         optimizer.step()
         del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
         for average, beta in averages:
@@ -147,7 +148,7 @@ def collect_outcomes(run: Run, state: TrainState) -> Iterator[StepOutcome]:
 
 
 def _gradients(run: Run, state: TrainState, batch: Batch) -> Tensor:
-    """Take gradients, give the mean loss; where memory runs out, again in parts of half the size."""
+    """Take gradients and give the mean loss; in smaller parts where memory runs out."""
     most = _images_per_pass(run, state, batch)
 
     def attempt(size: int) -> Tensor:
