@@ -12,6 +12,7 @@ from unnoise.config import RunConfig, override
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load, report
 from unnoise.diffusion.losses import LOSSES, Loss
+from unnoise.errors import ConfigError
 from unnoise.evaluation.during import measure_for
 from unnoise.events import Listener
 from unnoise.model import Model
@@ -80,6 +81,9 @@ def _loss_name(loss: str | type[Loss]) -> str:
     """The name of a loss in LOSSES, where a class gets its own."""
     if isinstance(loss, str):
         return loss
+    if isinstance(loss, Loss):
+        name = type(loss).__name__
+        raise ConfigError(f"loss: got an object of {name}; expected the class, as in loss={name}")
     known = next((name for name, entry in LOSSES.items() if entry is loss), None)
     name = known or loss.__name__
     LOSSES[name] = loss

@@ -98,6 +98,11 @@ def loss(config: DiffusionConfig) -> Loss:
     """The loss of a name, with its weighting; ConfigError for an unknown one."""
     lookup(WEIGHTINGS, config.weighting, "diffusion.weighting")
     made = lookup(LOSSES, config.loss, "diffusion.loss")(config.weighting)
+    if not isinstance(made, Loss):
+        raise ConfigError(
+            f"diffusion.loss: {config.loss!r} makes a {type(made).__name__}; "
+            "expected a subclass of unnoise.diffusion.losses.Loss"
+        )
     return LearnedWeighting(made) if config.weighting == "learned" else made
 
 
