@@ -32,8 +32,6 @@ from unnoise.data.dataset import load
 from unnoise.errors import CheckpointError, ConfigError, DivergedError
 from unnoise.presets import named
 from unnoise.training import loop, step
-from unnoise.training.probe import dry_run
-from unnoise.training.run import prepare
 
 
 def failing():
@@ -298,23 +296,6 @@ def test_unlabelled_data_trains_without_classes(data, tmp_path):
     train(tiny(), dataclasses.replace(data, labels=None, class_names=()), tmp_path)
     model = unnoise.load(tmp_path)
     assert model.shape.num_classes == 0 and model.sample(2).shape == (2, 1, 8, 8)
-
-
-def test_dry_run_counts_what_is_there_and_writes_nothing(data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    probe = dry_run(tiny(), data)
-    assert list(tmp_path.iterdir()) == []
-    _, state = prepare(tiny(), data, tmp_path)
-    assert probe.parameters == sum(p.numel() for p in state.network.parameters())
-    assert probe.img_per_sec > 1 and probe.memory_bytes > 1e6
-
-
-def test_four_times_the_pixels_are_four_times_the_flops():
-    small, large = (
-        dry_run(tiny(**{"data.image_size": s}), load(unnoise.DataConfig(image_size=s)))
-        for s in (8, 16)
-    )
-    assert large.gflop_per_image / small.gflop_per_image == pytest.approx(4, rel=0.2)
 
 
 @pytest.mark.parametrize("every", [0.08, 0.16, 100])

@@ -19,7 +19,6 @@ from unnoise.errors import ConfigError
 from unnoise.presets import named
 from unnoise.training import loop, plan, probe
 from unnoise.training.probe import Speed
-from unnoise.training.run import prepare
 
 GIB = 2**30
 TINY = {
@@ -81,7 +80,7 @@ def test_the_probe_measures_and_writes_nothing(data, tmp_path, monkeypatch):
     made = override(named("digits"), TINY)
     got = probe.measure(made, data, tmp_path / "runs" / "x")
     assert list(tmp_path.iterdir()) == []
-    network = prepare(made, data, tmp_path)[1].network
+    network = loop.prepare(made, data, tmp_path).state.network
     assert got.parameters == sum(p.numel() for p in network.parameters())
     assert [s.micro_batch for s in got.speeds] == [1, 2, 4, 8, 16][: len(got.speeds)] and len(
         got.speeds
@@ -117,21 +116,21 @@ def test_a_gpu_is_tried_from_the_whole_batch_down(monkeypatch):
             data=None,
         )
 
-    def speed(run, state, batches, size, ends):
+    def speed(run, batches, size, ends):
         tried.append(size)
         return None if size > 8 else Speed(size, 0.001, 0.001, size)
 
     monkeypatch.setattr(probe, "Batches", lambda *_: None)
     monkeypatch.setattr(probe, "_measure_speed", speed)
     tried: list[int] = []
-    found, too_large = probe._measure_speeds(run(False), None, 0, 0)
+    found, too_large = probe._measure_speeds(run(False), 0, 0)
     assert (tried, [s.micro_batch for s in found], too_large) == (
         [24, 16, 8, 4, 2, 1],
         [1, 2, 4, 8],
         16,
     )
     tried.clear()
-    found, too_large = probe._measure_speeds(run(True), None, 0, 0)
+    found, too_large = probe._measure_speeds(run(True), 0, 0)
     assert (tried, [s.micro_batch for s in found], too_large) == ([24, 16, 8], [8], 16)
 
 

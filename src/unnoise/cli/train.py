@@ -24,7 +24,8 @@ def train(arguments: list[str]) -> int:
 
     if target is None:
         print(
-            "unnoise train PRESET|FOLDER|ZIP [--objective NAME] [--out FOLDER] [--resume auto|anyway|never] [--dry-run] [--print-config] [flags]\n"
+            "unnoise train PRESET|FOLDER|ZIP [--objective NAME] [--out FOLDER] "
+            "[--resume auto|anyway|never] [--dry-run] [--print-config] [flags]\n"
         )
         print(f"objectives: {', '.join(OBJECTIVES)}")
         print("short forms: " + ", ".join(f"{a} = {b}" for a, b in SHORT_FLAGS.items()) + "\n")
@@ -44,25 +45,29 @@ def train(arguments: list[str]) -> int:
     from unnoise import api
 
     folder = Path(out) if out else api.default_folder(config, objective)
-    return _dry_run(config) if dry else _train(config, folder, resume or "auto")
+    return _dry_run(config, folder) if dry else _train(config, folder, resume or "auto")
 
 
 TRAIN_EXTRA = ("--out", "--objective", "--resume", "--dry-run", "--print-config")
 
 
-def _dry_run(config: RunConfig) -> int:
+def _dry_run(config: RunConfig, folder: Path) -> int:
     from unnoise import api
     from unnoise.data.dataset import report
-    from unnoise.training.probe import dry_run
+    from unnoise.training.plan import Plan
+    from unnoise.training.probe import measure
     from unnoise.units import duration
 
     images = api.load_data(config)
     print(report(images))
-    probe = dry_run(config, images)
+    plan = Plan(config, measure(config, images, folder))
+    found = plan.measured
     print(
-        f"dry run: {probe.parameters:,} parameters · {probe.gflop_per_image:.3f} GFLOP per image forward · "
-        f"{probe.img_per_sec:.1f} images/s · {probe.memory_bytes / 2**30:.2f} GiB · "
-        f"{duration(probe.remaining_sec)} to the end"
+        f"dry run: {found.parameters:,} parameters · "
+        f"{found.gflop_per_image:.3f} GFLOP per image forward · "
+        f"{plan.img_per_sec:.1f} images/s · "
+        f"{max(s.peak_bytes for s in found.speeds) / 2**30:.2f} GiB · "
+        f"{duration(plan.wall_sec())} to the end"
     )
     return 0
 
