@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unnoise import events, parallel
 from unnoise.config import RunConfig, override
 from unnoise.data.config import DataConfig
-from unnoise.data.dataset import ImageData, load
+from unnoise.data.dataset import ImageData, load, report
+from unnoise.diffusion.losses import LOSSES, Loss
+from unnoise.errors import ConfigError
+from unnoise.evaluation.during import measure_for
+from unnoise.events import Listener
 from unnoise.model import Model
 from unnoise.model import load as load_model
+from unnoise.networks.config import UNetConfig
 from unnoise.precision import find_device
 from unnoise.presets import named, with_objective
 from unnoise.terminal import shown_by_default
@@ -20,9 +27,10 @@ from unnoise.training import loop
 def preset(
     name: str, changes: Mapping[str, Any] | None = None, objective: str | None = None
 ) -> RunConfig:
-    """A preset's configuration, or `pictures` for a folder or zip, with dotted keys changed: {"train.kimg": 50}.
+    """Give a preset's configuration, or `pictures` for a folder or zip.
 
-    `objective` is ddpm, iddpm, v, edm or flow in place of the preset's own.
+    `changes` sets dotted keys: {"train.kimg": 50}. `objective` is ddpm, iddpm, v, edm or flow in
+    place of the preset's own.
     """
     return override(named(name, objective), changes or {})
 
@@ -37,24 +45,62 @@ def train(
     out: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
     objective: str | None = None,
+    *,
+    data: ImageData | None = None,
+    network: UNetConfig | None = None,
+    loss: str | type[Loss] | None = None,
+    on_event: Listener | None = None,
 ) -> Model:
-    """Train a preset, a folder of pictures or a configuration into a run folder, and give the model.
+    """Train a preset, a folder of pictures or a configuration into a run folder; give the model.
 
-    The same call goes on where an interrupted one stopped: Ctrl-C saves and then raises KeyboardInterrupt. `out` is runs/<preset> unless given; `objective` as in
-    `preset`.
+    The same call resumes an interrupted run: Ctrl-C saves and then raises KeyboardInterrupt. `out`
+    is runs/<preset> unless given; `changes` and `objective` are as in `preset`. `data` are images
+    in place of the configuration's, `network` the settings of any registered kind of network, and
+    `loss` a name in LOSSES or a class, which is added to LOSSES by its name. `on_event` is called
+    with every event (`unnoise.events`); by default they are shown on the terminal.
     """
     config = named(config) if isinstance(config, str) else config
-    config = override(
-        config if objective is None else with_objective(config, objective), changes or {}
-    )
+    config = config if objective is None else with_objective(config, objective)
+    config = override(config, changes or {})
+    if network is not None:
+        config = replace(config, network=network)
+    if loss is not None:
+        diffusion = replace(config.diffusion, loss=_loss_name(loss))
+        config = replace(config, diffusion=diffusion)
     folder = Path(out) if out is not None else default_folder(config, objective)
-    with shown_by_default():
-        outcome = loop.train(config, load_data(config), folder)
-    if not outcome.finished:
+    with shown_by_default() if on_event is None else events.listening(on_event):
+        ending = train_here(config, folder, data=data)
+    if not ending.finished:
         raise KeyboardInterrupt(
-            f"stopped: everything is saved in {folder}; the same call goes on from there"
+            f"stopped: everything is saved in {folder}; the same call resumes the run"
         )
-    return load_model(outcome.folder, str(find_device(config.device)))
+    return load_model(ending.folder, str(find_device(config.device)))
+
+
+def _loss_name(loss: str | type[Loss]) -> str:
+    """The name of a loss in LOSSES, where a class gets its own."""
+    if isinstance(loss, str):
+        return loss
+    if isinstance(loss, Loss):
+        name = type(loss).__name__
+        raise ConfigError(f"loss: got an object of {name}; expected the class, as in loss={name}")
+    known = next((name for name, entry in LOSSES.items() if entry is loss), None)
+    name = known or loss.__name__
+    LOSSES[name] = loss
+    return name
+
+
+def train_here(
+    config: RunConfig, folder: Path, resume: str = "auto", data: ImageData | None = None
+) -> loop.Ending:
+    """Train on this rank's device; ConfigError before the first step where something is missing."""
+    config = replace(config, device=parallel.rank_device(config.device))
+    with parallel.process_group(find_device(config.device)) as world:
+        images = data or world.main_process_first(lambda: load_data(config))
+        if world.main:
+            events.say(report(images))
+        measure = measure_for(config, images, world)
+        return loop.train(config, images, folder, resume, measure)
 
 
 def evaluate(
@@ -84,6 +130,6 @@ def evaluate(
 
 
 def default_folder(config: RunConfig, objective: str | None = None) -> Path:
-    """runs/<preset>, or runs/<folder's name> for own pictures; with -<objective> if another one was asked for."""
+    """Give runs/<preset>, or runs/<folder's name> for own pictures, with -<objective> if given."""
     name = Path(config.data.source).resolve().stem if config.preset == "pictures" else config.preset
     return Path("runs") / (name if objective is None else f"{name}-{objective}")

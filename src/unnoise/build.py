@@ -18,7 +18,14 @@ from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.gaussian import VARIANCES
 from unnoise.diffusion.grids import SPACINGS
 from unnoise.diffusion.levels import Level
-from unnoise.diffusion.losses import TIME_DISTRIBUTIONS, WEIGHTINGS, TimeDistribution
+from unnoise.diffusion.losses import (
+    LOSSES,
+    TIME_DISTRIBUTIONS,
+    WEIGHTINGS,
+    LearnedWeighting,
+    Loss,
+    TimeDistribution,
+)
 from unnoise.diffusion.options import own_options
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS
 from unnoise.diffusion.samplers import SAMPLERS, options
@@ -86,7 +93,6 @@ def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
     process = schedule(config)
     lookup(PARAMETERIZATIONS, config.parameterization, "diffusion.parameterization")
     lookup(TIME_DISTRIBUTIONS, config.times, "diffusion.times")
-    lookup(WEIGHTINGS, config.weighting, "diffusion.weighting")
     lookup(dict.fromkeys(VARIANCES), config.variance, "diffusion.variance")
     if (process.steps is None) == (config.times == "uniform_discrete"):
         fix = "uniform" if process.steps is None else "uniform_discrete"
@@ -97,6 +103,11 @@ def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
     if config.variance == "learned" and process.steps is None:
         raise ConfigError(
             f"diffusion.variance: 'learned' needs a discrete schedule, got {config.schedule!r}"
+        )
+    if config.variance == "learned" and config.timesteps < 2:
+        raise ConfigError(
+            f"diffusion.timesteps: got {config.timesteps} with variance 'learned'; "
+            "expected 2 or more"
         )
     if config.parameterization == "eps" and process.level(process.t_max).alpha == 0:
         raise ConfigError(
@@ -115,6 +126,18 @@ def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
         config.sigma_data,
         config.time_scale,
     )
+
+
+def loss(config: DiffusionConfig) -> Loss:
+    """The loss of a name, with its weighting; ConfigError for an unknown one."""
+    lookup(WEIGHTINGS, config.weighting, "diffusion.weighting")
+    made = lookup(LOSSES, config.loss, "diffusion.loss")(config.weighting)
+    if not isinstance(made, Loss):
+        raise ConfigError(
+            f"diffusion.loss: {config.loss!r} makes a {type(made).__name__}; "
+            "expected a subclass of unnoise.diffusion.losses.Loss"
+        )
+    return LearnedWeighting(made) if config.weighting == "learned" else made
 
 
 def check_sampling(config: SampleConfig) -> None:

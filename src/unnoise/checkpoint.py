@@ -7,12 +7,12 @@ A run folder holds
     data.png                         a mosaic of the training images
     metrics.jsonl                    one line per log interval
     samples/00070000.png             fixed-seed grids by images seen
-    checkpoints/step-00001094/       network, ema, optimizer (.safetensors), state.json, manifest.json
-    model.safetensors                the averaged network alone, self-describing: what `load` and `sample` read
-    model-ema-100.safetensors        the same of a further average (half-life 100 thousand images)
+    checkpoints/step-00001094/       network, ema, optimizer (.safetensors), state.json and a
+                                     manifest.json of sizes and SHA-256
+    model.safetensors                the averaged network alone, self-describing: what `load` reads
+    model-ema-100.safetensors        another average (half-life 100 thousand images)
 
-A checkpoint is written under a temporary name, every file fsynced, its manifest of sizes and SHA-256 last, then renamed:
-it is there whole or not at all, and a damaged one is never loaded silently.
+A checkpoint is there whole or not at all (`files.replacing`), and a damaged one is never loaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.errors import CheckpointError
 from unnoise.files import discard_leftovers, replacing, sha256
@@ -39,7 +39,7 @@ Tensors = dict[str, Tensor]
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any]) -> Path:
-    """Write `folder/step-<step>` from named groups of tensors and a JSON state, whole or not at all."""
+    """Write `folder/step-<step>` from groups of tensors and a JSON state, whole or not at all."""
     final = folder / name(step)
     try:
         with replacing(final) as temporary:
@@ -93,14 +93,14 @@ def intact(folder: Path) -> str:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first; half-written ones have another name and do not count."""
+    """Give the checkpoints of a folder, oldest first."""
     return sorted(p for p in folder.glob("step-*") if p.is_dir())
 
 
 def load(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """Read a checkpoint after verifying every file against its manifest; CheckpointError names what is wrong."""
+    """Read a checkpoint; CheckpointError names a file that is not as its manifest says."""
     verify(path)
     tensors = {p.stem: load_file(p, device=str(device)) for p in sorted(path.glob("*.safetensors"))}
     return tensors, json.loads((path / "state.json").read_text())
@@ -131,7 +131,8 @@ def verify(path: Path) -> None:
             raise CheckpointError(f"checkpoint {path}: {name} is missing")
         if file.stat().st_size != entry["bytes"]:
             raise CheckpointError(
-                f"checkpoint {path}: {name} is {file.stat().st_size} bytes, expected {entry['bytes']}"
+                f"checkpoint {path}: {name} is {file.stat().st_size} bytes, "
+                f"expected {entry['bytes']}"
             )
         if sha256(file) != entry["sha256"]:
             raise CheckpointError(
@@ -157,7 +158,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
-    """Write one self-describing model file: weights, and as its header's `unnoise` entry the JSON record."""
+    """Write a self-describing model file: weights, and a JSON record in its header."""
     record = {**record, "format": FORMAT, "weights": fingerprint(tensors)}
     record["record"] = _digest(record)
     try:
@@ -168,7 +169,7 @@ def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
 
 
 def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Weights and record of a model file; CheckpointError where it is truncated, damaged or not one of ours."""
+    """Read weights and record of a model file; CheckpointError where it is damaged or foreign."""
     try:
         with safe_open(path, "pt") as file:
             record = json.loads((file.metadata() or {}).get("unnoise", "null"))
@@ -190,6 +191,20 @@ def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
             f"model file {path}: is damaged (its weights differ from their SHA-256)"
         )
     return tensors, record
+
+
+def fit(module: nn.Module, tensors: Tensors, path: Path) -> None:
+    """Load tensors of the file `path` into a module; CheckpointError for the first that misfits."""
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        got, want = tensors.get(name), expected.get(name)
+        if got is None or want is None or got.shape != want.shape:
+            shapes = [None if v is None else tuple(v.shape) for v in (got, want)]
+            raise CheckpointError(
+                f"{path}: the weights do not match the configuration: "
+                f"{name} is {shapes[0]}, expected {shapes[1]}"
+            )
+    module.load_state_dict(tensors)
 
 
 def _digest(record: dict[str, Any]) -> str:

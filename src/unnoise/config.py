@@ -48,6 +48,8 @@ class DiffusionConfig:
     """Mean of ln sigma, for times log_normal_sigma."""
     p_std: float = 1.2
     """Standard deviation of ln sigma, for times log_normal_sigma."""
+    loss: str = "mse"
+    """Error of the network that training minimises: mse, or one that was added to LOSSES."""
 
 
 @dataclass(frozen=True)

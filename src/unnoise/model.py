@@ -297,26 +297,8 @@ def load(name: str | Path, device: str = "auto") -> Model:
             f"{path}: its configuration cannot be read ({error}); update unnoise"
         ) from error
     network = build.network(config, build.Shape(**record["shape"]))
-    fit(network, tensors, path)
+    checkpoint.fit(network, tensors, path)
     return Model(network, config, record)
-
-
-def fit(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load weights, or a CheckpointError that names the first that does not fit the configuration."""
-    check_fit(network, tensors, path)
-    network.load_state_dict(tensors)
-
-
-def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """CheckpointError for the first tensor that is missing, unknown or of another shape."""
-    expected = network.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        got, want = tensors.get(name), expected.get(name)
-        if got is None or want is None or got.shape != want.shape:
-            shapes = [None if v is None else tuple(v.shape) for v in (got, want)]
-            raise CheckpointError(
-                f"{path}: the weights do not match the configuration: {name} is {shapes[0]}, expected {shapes[1]}"
-            )
 
 
 def generate_samples(

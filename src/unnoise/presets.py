@@ -56,7 +56,8 @@ def cifar10() -> RunConfig:
         "network.downsample_padding": "same",
         "diffusion.schedule": "linear", "diffusion.variance": "large",
         "train.kimg": 102_400, "train.batch_size": 128, "train.lr_schedule": "constant",
-        "train.warmup_kimg": 640, "train.ema_halflife_kimg": 887, "train.labels": False,
+        "train.warmup_kimg": 640, "train.ema_halflife_kimg": 887, "train.ema_rampup": 0.0,
+        "train.labels": False,
     })  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def iddpm() -> RunConfig:
         "diffusion.time_scale": 0.25,  # network time goes from 0 to 1000
         "train.kimg": 64_000, "train.batch_size": 128, "train.lr": 1e-4,
         "train.lr_schedule": "constant", "train.warmup_kimg": 0, "train.ema_halflife_kimg": 887,
-        "train.labels": False,
+        "train.ema_rampup": 0.0, "train.labels": False,
     })  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def edm() -> RunConfig:
     return _changed(with_objective(cifar10(), "edm"), "edm", {
         "network.dropout": 0.13,
         "train.kimg": 200_000, "train.batch_size": 512, "train.lr": 1e-3,
-        "train.warmup_kimg": 10_000, "train.ema_halflife_kimg": 500,
+        "train.warmup_kimg": 10_000, "train.ema_halflife_kimg": 500, "train.ema_rampup": 0.05,
     })  # fmt: skip
 
 

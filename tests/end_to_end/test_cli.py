@@ -339,7 +339,7 @@ def test_ctrl_c_in_python_saves_and_is_raised(inside, monkeypatch):
     real = loop.train_step
 
     def step(objective, state, batch, lr):
-        if state.step == 3:
+        if state.counters.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return real(objective, state, batch, lr)
 

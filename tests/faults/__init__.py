@@ -1,7 +1,7 @@
 """Faults injected on purpose: `make faults` runs all of them, `make test` some of each kind.
 
-Every row of the table is a `Fault`: a function that does one trial and gives the problems it found. A trial draws
-everything random from (seed, row, trial), so that one can be repeated alone:
+Every row of the table is a `Fault`: a function that does one trial and gives the problems it found.
+A trial draws everything random from (seed, row, trial), so that one can be repeated alone:
 
     python -m tests.faults kills --seed 0 --trial 17
 """

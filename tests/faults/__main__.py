@@ -1,4 +1,7 @@
-"""Run the suite: python -m tests.faults [ROW ..] [--full] [--seed S] [--trials N] [--trial I] [--json FILE]."""
+"""Run the suite.
+
+python -m tests.faults [ROW ..] [--full] [--seed S] [--trials N] [--trial I] [--json FILE]
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ class Result:
 
     def line(self) -> str:
         name = self.fault.name
-        return f"| {name:12} | {self.trials:6} | {len(self.failures):8} | {self.sec:7.0f} | {self.fault.compared} |"
+        numbers = f"{self.trials:6} | {len(self.failures):8} | {self.sec:7.0f}"
+        return f"| {name:12} | {numbers} | {self.fault.compared} |"
 
 
 def main() -> int:
@@ -88,7 +92,8 @@ def _row(lab: Lab, fault: Fault, arguments: argparse.Namespace) -> Result:
 def table(results: list[Result], lab: Lab) -> str:
     """The one table, and what it was made with."""
     head = f"| {'fault':12} | trials | failures | seconds | compared |\n|---|---:|---:|---:|---|"
-    foot = f"seed {lab.seed}, torch {torch.__version__}, {platform.platform()}, {os.cpu_count()} cores, 1 thread"
+    machine = f"{platform.platform()}, {os.cpu_count()} cores, 1 thread"
+    foot = f"seed {lab.seed}, torch {torch.__version__}, {machine}"
     return "\n".join(
         ["", head, *(result.line() for result in results), "", foot, *sorted(lab.notes)]
     )

@@ -38,12 +38,12 @@ def _stopped(run: Path) -> Problems:
 
 def _stop_at(step: int) -> None:
     harness.before_step(
-        lambda state: os.kill(os.getpid(), signal.SIGINT) if state.step == step else None
+        lambda state: os.kill(os.getpid(), signal.SIGINT) if state.counters.step == step else None
     )
 
 
 def flip(path: Path, draw: random.Random) -> str:
-    """One bit anywhere, half of the time in the header; in a manifest not in "torch", which guards nothing."""
+    """One bit, half of the time in the header; never in "torch", which guards nothing."""
     content = bytearray(path.read_bytes())
     header = (
         8 + int.from_bytes(content[:8], "little") if path.suffix == ".safetensors" else len(content)
@@ -102,12 +102,14 @@ def manifest(path: Path, draw: random.Random) -> str:
     def changed(**entries: Any) -> dict[str, Any]:
         return {**right, **entries}
 
+    entry = right["files"][name]
     without = {key: value for key, value in right["files"].items() if key != name}
     damaged = draw.choice([
-        {}, [], None, changed(files={}), changed(files=[]), changed(files=without), changed(files=None),
-        changed(format=99), changed(files={**right["files"], name: {}}), changed(files={**right["files"], name: 5}),
-        changed(files={**right["files"], name: {**right["files"][name], "bytes": str(right["files"][name]["bytes"])}}),
-        changed(files={**without, name.upper(): right["files"][name]}),
+        {}, [], None, changed(files={}), changed(files=[]), changed(files=without),
+        changed(files=None), changed(format=99),
+        changed(files={**right["files"], name: {}}), changed(files={**right["files"], name: 5}),
+        changed(files={**right["files"], name: {**entry, "bytes": str(entry["bytes"])}}),
+        changed(files={**without, name.upper(): entry}),
     ])  # fmt: skip
     file.write_text(json.dumps(damaged))
     return f"manifest is {json.dumps(damaged)[:160]}"
@@ -120,7 +122,8 @@ def both(path: Path, draw: random.Random) -> str:
 
 
 OTHERS: tuple[tuple[Callable[[Path, random.Random], str], int], ...] = (
-    (truncate, 15), (empty, 5), (missing, 5), (swap_parts, 5), (swap_steps, 5), (manifest, 7), (both, 3),
+    (truncate, 15), (empty, 5), (missing, 5), (swap_parts, 5), (swap_steps, 5), (manifest, 7),
+    (both, 3),
 )  # fmt: skip
 
 
@@ -189,7 +192,7 @@ def _model_refused(path: Path, right: Path) -> Problems:
 
 
 def _kept(lab: Lab, run: Path) -> Problems:
-    """Going on from the third newest and stopped soon after: what was saved is there, though damaged ones are newer."""
+    """Resumed from the third newest and stopped: what was saved is there."""
     flags = ("--train.keep-checkpoints", "2", "--train.no-keep-best")
     child = harness.start(run, flags, lambda: _stop_at(6))
     child.wait()
@@ -197,13 +200,13 @@ def _kept(lab: Lab, run: Path) -> Problems:
     if child.code != 130 or found is None or found.name != checkpoint.name(7):
         there = harness.steps_of(run)
         return [
-            f"saved step 7 (exit code {child.code}), newest sound one is {found and found.name}, there are {there}"
+            f"saved step 7 (exit code {child.code}), newest sound one is {found}, there are {there}"
         ]
     return harness.resumed(run, lab.whole(*flags), flags)
 
 
 def _runs_on(lab: Lab, run: Path, newest: Path, before: Path, skips: bool) -> Problems:
-    """The real command says what it skips, goes on from the one before, and ends as the undisturbed run."""
+    """The real command says what it skips, resumes, and ends as the undisturbed run."""
     child = harness.start(run, ("--train.keep-checkpoints", "3"))
     if child.wait():
         return [f"not resumed, exit code {child.code}: {child.err[-600:]!r}"]

@@ -1,4 +1,4 @@
-"""Errors of the disk: ENOSPC, EIO, EDQUOT at a write, an fsync or a rename, and a file system that is really full."""
+"""Errors of the disk: ENOSPC, EIO, EDQUOT at a write, fsync or rename, and a really full disk."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from unnoise import checkpoint
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 CONTINUE = ("--train.on-save-error", "continue")
 REAL_EVERY, CONTINUE_EVERY = 10, 4
-"""One trial in so many is on a full tmpfs (where this user may mount one); one goes on in spite of the errors."""
+"""One trial in so many is on a full tmpfs (if this user may mount one); one ignores errors."""
 
 
 class Disk:
-    """In a forked trainer: writes, fsyncs and renames are counted, and those in [first, last) fail."""
+    """In a forked trainer: writes, fsyncs and renames number first to last - 1 fail."""
 
     def __init__(self, number: int, first: int, last: float, only_saves: bool = False) -> None:
         self.number, self.first, self.last, self.only_saves = number, first, last, only_saves
@@ -73,7 +73,8 @@ class Disk:
             if fails:  # as safetensors says it
                 os.truncate(path, path.stat().st_size // 2)
                 raise SafetensorError(
-                    f"Error while serializing: I/O error: {os.strerror(self.number)} (os error {self.number})"
+                    "Error while serializing: I/O error: "
+                    f"{os.strerror(self.number)} (os error {self.number})"
                 )
 
         return save_file
@@ -129,7 +130,8 @@ def trial(lab: Lab, number: int) -> Problems:
     child = harness.start(run, fault=Disk(error, first, last).install)
     child.wait()
     problems = child.one_line(2, os.strerror(error)) + _older(run, child)
-    where = f"{os.strerror(error)} at operation {first}{'' if last == first + 1 else ' and all later ones'}: "
+    later = "" if last == first + 1 else " and all later ones"
+    where = f"{os.strerror(error)} at operation {first}{later}: "
     return [where + problem for problem in problems + harness.resumed(run, lab.whole())]
 
 
@@ -178,11 +180,11 @@ def _full(lab: Lab, goes_on: bool, room: float) -> Problems:
     ballast = place / "ballast"
 
     def fill(state: Any) -> None:
-        if state.step == 1:
+        if state.counters.step == 1:
             free = shutil.disk_usage(place).free
             with ballast.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, free - int(room * size))
-        if goes_on and state.step == harness.STEPS - 2:
+        if goes_on and state.counters.step == harness.STEPS - 2:
             ballast.unlink()
 
     try:

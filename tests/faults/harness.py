@@ -1,7 +1,7 @@
-"""One trial's tools: a forked trainer that tells its steps, the undisturbed run, and what two runs have in common.
+"""One trial's tools: a forked trainer that tells its steps, and a comparison of two runs.
 
-The process of the suite imports torch once and forks for every trial, so that a trial costs its steps alone. It never
-computes a gradient itself.
+The process of the suite imports torch once and forks for every trial, so that a trial costs its
+steps alone. It never computes a gradient itself.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ STEPS, BATCH, EVERY = 30, 8, 5
 """Steps of a run, images of a step, steps between checkpoints."""
 FLAGS = (
     "--device", "cpu", "--network.base-channels", "8", "--train.batch-size", str(BATCH),
-    "--train.kimg", str(STEPS * BATCH / 1000), "--train.warmup-kimg", "0.1", "--train.ema-halflife-kimg", "0.1",
-    "--train.log-every-kimg", str(3 * BATCH / 1000), "--train.sample-every-kimg", str(10 * BATCH / 1000),
+    "--train.kimg", str(STEPS * BATCH / 1000), "--train.warmup-kimg", "0.1",
+    "--train.ema-halflife-kimg", "0.1", "--train.log-every-kimg", str(3 * BATCH / 1000),
+    "--train.sample-every-kimg", str(10 * BATCH / 1000),
     "--train.checkpoint-every-kimg", str(EVERY * BATCH / 1000), "--train.keep-checkpoints", "2",
-    "--train.precision", "fp32", "--train.compile", "off", "--sample.steps", "1", "--sample.guidance-scale", "1",
+    "--train.precision", "fp32", "--train.compile", "off", "--sample.steps", "1",
+    "--sample.guidance-scale", "1",
 )  # fmt: skip
 CLOCKS = (
     "img_per_sec",
@@ -144,7 +146,7 @@ class Child:
         return self.texts.with_suffix(".err").read_text()
 
     def one_line(self, code: int, *parts: str) -> Problems:
-        """What is wrong with it as an error of one line: exit code, lines on stderr, words that must be in it."""
+        """What is wrong with its one-line error: exit code, lines on stderr, words in it."""
         problems = [] if self.code == code else [f"exit code {self.code}, expected {code}"]
         lines = self.err.splitlines()
         if len(lines) != 1 or not lines[0].startswith("unnoise: "):
@@ -158,7 +160,7 @@ def command(run: Path, flags: Sequence[str] = ()) -> list[str]:
 
 
 def start(run: Path, flags: Sequence[str] = (), fault: Callable[[], None] | None = None) -> Child:
-    """`unnoise train` in a forked process that tells its steps; `fault` is called in it before it begins."""
+    """`unnoise train` in a forked process that tells its steps; `fault` is called in it first."""
     texts = run.with_suffix("")
     return fork(lambda: cli.main(command(run, flags)), texts, fault)
 
@@ -191,7 +193,7 @@ def fork(work: Callable[[], int], texts: Path, fault: Callable[[], None] | None 
 
 
 def _tell_steps(pipe: int) -> None:
-    before_step(lambda state: os.write(pipe, struct.pack("i", state.step)))
+    before_step(lambda state: os.write(pipe, struct.pack("i", state.counters.step)))
 
 
 def before_step(call: Callable[[Any], object]) -> None:
@@ -220,7 +222,7 @@ def resumed(run: Path, whole: Path, flags: Sequence[str] = ()) -> Problems:
 
 
 def different(a: Path, b: Path) -> Problems:
-    """What two finished runs do not have in common: weights, averages, optimizer, counters, metrics, pictures, model."""
+    """How two finished runs differ: weights, optimizer, counters, metrics, pictures, model."""
     if not steps_of(b):
         return ["no checkpoint is there"]
     one, other = (checkpoint.checkpoints(run / "checkpoints")[-1] for run in (a, b))

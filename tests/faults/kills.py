@@ -1,4 +1,4 @@
-"""kill -9 at any moment, of a forked trainer and now and then of a real `python -m unnoise train`."""
+"""kill -9 at any moment, of a forked trainer and sometimes of a real `unnoise train`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def trial(lab: Lab, number: int) -> Problems:
 
 
 def _lost(done: int, child: harness.Child, beside: bool) -> Problems:
-    """More work done again than lies between two checkpoints; beside training one may be lost while it is written."""
+    """More work done again than between two checkpoints; in the background one more may be lost."""
     again, most = done - child.steps[0] if child.steps else 0, 2 * EVERY if beside else EVERY
     return [f"{again} steps lost, expected at most {most}"] if again > most else []
 

@@ -10,13 +10,15 @@ from tests.faults.harness import STEPS, Fault, Lab, Problems
 
 
 def trial(lab: Lab, number: int) -> Problems:
-    """One waits in the middle of a step, another tries; then the first goes on, or is killed and its folder is free."""
+    """One waits in a step, another tries; then the first goes on, or is killed."""
     draw = lab.random("lock", number)
     whole, run = lab.whole(), lab.fresh("lock") / "run"
     step, (waits, tells) = draw.randrange(0, STEPS - 1), os.pipe()
     first = harness.start(
         run,
-        fault=lambda: harness.before_step(lambda state: _wait_at(state.step == step, waits, tells)),
+        fault=lambda: harness.before_step(
+            lambda state: _wait_at(state.counters.step == step, waits, tells)
+        ),
     )
     os.close(waits)
     first.reached(step)

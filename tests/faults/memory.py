@@ -1,4 +1,4 @@
-"""Memory runs out: above a number of images, in the forward or the backward pass, from some step on."""
+"""Memory runs out above a number of images, in the forward or backward pass, from some step on."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import torch
 
 from tests.faults import harness
 from tests.faults.harness import BATCH, STEPS, Fault, Lab, Problems
-from unnoise.training import loop, step
+from unnoise.diffusion.losses import Loss
+from unnoise.training import loop
 
 WORDS = (
     "CUDA out of memory. Tried to allocate 2.00 GiB",
     "DefaultCPUAllocator: can't allocate memory",
 )
 SMOOTH = ("--train.lr", "1e-4")
-"""Rounding differs between one batch and two halves of it; a small rate does not magnify that within a run."""
+"""Rounding differs between a batch and two halves of it; a small rate does not magnify that."""
 
 
 def _inject(first: int, most: int, backward: bool, word: str) -> None:
-    """In a forked trainer: from a step on a pass of more than `most` images raises, at its beginning or near its end."""
+    """In a forked trainer: a pass of more than `most` images raises, early or late."""
     now = {"step": -1, "images": 0}
-    real_loss, real_step = step.training_loss, loop.train_step
+    real_loss, real_step = Loss.forward, loop.train_step
 
     def full() -> None:
         if now["step"] >= first and now["images"] > most:
             raise torch.OutOfMemoryError(word) if "CUDA" in word else RuntimeError(word)
 
-    def training_loss(*arguments: Any) -> torch.Tensor:
-        now["images"] = len(arguments[1])
+    def forward(*arguments: Any) -> torch.Tensor:
+        now["images"] = len(arguments[2].x0)
         if not backward and torch.is_grad_enabled():
             full()
         return real_loss(*arguments)
@@ -39,12 +40,12 @@ def _inject(first: int, most: int, backward: bool, word: str) -> None:
     def train_step(objective: Any, state: Any, batch: Any, lr: float) -> Any:
         if now["step"] < 0 and backward:  # the first parameter is the last to have its gradient
             next(state.network.parameters()).register_hook(lambda _: full())
-        now["step"] = state.step
+        now["step"] = state.counters.step
         result = real_step(objective, state, batch, lr)
         now["step"] = -1 if not backward else -0.5
         return result
 
-    step.training_loss, loop.train_step = training_loss, train_step
+    Loss.forward, loop.train_step = forward, train_step
 
 
 def trial(lab: Lab, number: int) -> Problems:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tests.faults import harness
 from tests.faults.harness import STEPS, Fault, Lab, Problems
 from unnoise import checkpoint
-from unnoise.training import loop, step
+from unnoise.diffusion.losses import Loss
+from unnoise.training import loop
 
 KINDS = ("loss", "gradient", "in a row", "weights")
 VALUES = (math.nan, math.inf, -math.inf)
@@ -29,16 +30,16 @@ class Poison(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return gradient * context.value, None
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0] * context.value, None
 
 
 def _inject(steps: set[int], kind: str, value: float) -> None:
-    """In a forked trainer: one image's loss or gradient of these steps has the value; weights are compared around each."""
+    """In a forked trainer: one loss or gradient of these steps has the value; compare weights."""
     now = {"step": -1}
-    real_loss, real_step = step.training_loss, loop.train_step
+    real_loss, real_step = Loss.forward, loop.train_step
 
-    def training_loss(*arguments: Any) -> torch.Tensor:
+    def forward(*arguments: Any) -> torch.Tensor:
         loss = real_loss(*arguments)
         if now["step"] in steps and torch.is_grad_enabled():
             first = loss[:1] * value if kind == "loss" else Poison.apply(loss[:1], value)
@@ -46,18 +47,16 @@ def _inject(steps: set[int], kind: str, value: float) -> None:
         return loss
 
     def train_step(objective: Any, state: Any, batch: Any, lr: float) -> Any:
-        now["step"] = state.step
+        now["step"] = state.counters.step
         before = _fingerprint(state)
         result = real_step(objective, state, batch, lr)
         changed = before != _fingerprint(state)
         if changed == (now["step"] in steps):
-            print(
-                f"WRONG: step {now['step']} {'changed' if changed else 'did not change'} the weights"
-            )
+            print(f"WRONG: step {now['step']} {'changed' if changed else 'kept'} the weights")
         now["step"] = -1
         return result
 
-    step.training_loss, loop.train_step = training_loss, train_step
+    Loss.forward, loop.train_step = forward, train_step
 
 
 def _fingerprint(state: Any) -> list[str]:
@@ -106,7 +105,7 @@ def _passes(run: Path, steps: set[int], kind: str, value: float) -> Problems:
 
 
 def _diverges(run: Path, first: int, most: int, value: float) -> Problems:
-    """From a step on all are bad: after `most` of them one line with what is known, and exit code 3."""
+    """From a step on all are bad: after `most` of them one line and exit code 3."""
     bad = set(range(first, STEPS))
     kind = "loss" if first % 2 else "gradient"
     child = harness.start(
@@ -134,7 +133,7 @@ def _weights(run: Path, at: int, where: str, value: float) -> Problems:
     """A weight, an average or a moment is bad: it is not saved, and training stops."""
 
     def spoil(state: Any) -> None:
-        if state.step == at:
+        if state.counters.step == at:
             first = next(state.network.parameters())
             of = {"ema": next(state.ema.parameters()), "network": first}
             target = state.optimizer.state[first]["exp_avg"] if where == "optimizer" else of[where]

@@ -1,7 +1,7 @@
 """A rank killed under torchrun's own engine: two ranks, gloo, one restart.
 
-Most trials start that engine (torch.distributed.launcher, what torchrun itself calls) in a forked process with forked
-workers, so that a trial costs its steps; one in so many is a real `torchrun` with `python -m`.
+Most trials start that engine (torch.distributed.launcher, what torchrun itself calls) in a forked
+process with forked workers, so that a trial costs its steps; one in so many is a real `torchrun`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def rank(arguments: list[str]) -> None:
     wanted, _, at = os.environ.get(DIES, "").partition(":")
     first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if first and os.environ["RANK"] == wanted:
-        harness.before_step(lambda state: _die(state.step == int(at)))
+        harness.before_step(lambda state: _die(state.counters.step == int(at)))
     code = cli.main(arguments)
     if code:
         sys.exit(code)
@@ -68,7 +68,8 @@ def _launch(run: Path, dies: str, real: bool) -> harness.Child:
             ]
             return subprocess.run([*torchrun, *module, *arguments], check=False).returncode
         config = LaunchConfig(
-            1, 1, 2, run_id=str(os.getpid()), rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", max_restarts=1,
+            1, 1, 2, run_id=str(os.getpid()), rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0", max_restarts=1,
             start_method="fork", monitor_interval=0.1,
         )  # fmt: skip
         elastic_launch(config, rank)(arguments)
@@ -85,7 +86,7 @@ def _undisturbed(run: Path) -> Problems:
 
 
 def trial(lab: Lab, number: int) -> Problems:
-    """One of the two ranks is killed at a step; the job starts again and ends as if it had not been."""
+    """One of two ranks is killed at a step; the job starts again and ends as undisturbed."""
     draw, real = lab.random("ranks", number), number % REAL_EVERY == REAL_EVERY - 1
     whole = lab.once("two ranks", _undisturbed)
     run, dies = lab.fresh("ranks") / "run", f"{number % 2}:{draw.randrange(0, STEPS)}"

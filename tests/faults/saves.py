@@ -1,15 +1,17 @@
-"""Killed on entry to each system call of a save: checkpoint.save, save_model and prune, as the loop calls them.
+"""Killed on entry to each system call of a save: checkpoint.save, save_model and prune.
 
-strace attaches to a forked process and kills it as it enters the n-th system call that changes the file system (the call
-itself is not made), so that the points between any two such calls are all tried, those inside safetensors too. Where
-strace cannot be used, an audit hook of Python kills before the n-th open, rename, mkdir, remove, rmdir or chmod; writes,
-fsyncs and what safetensors does inside are then not told apart.
+strace attaches to a forked process and kills it as it enters the n-th system call that changes the
+file system (the call itself is not made), so that the points between any two such calls are all
+tried, those inside safetensors too. Where strace cannot be used, an audit hook of Python kills
+before the n-th open, rename, mkdir, remove, rmdir or chmod; writes, fsyncs and what safetensors
+does inside are then not told apart.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,9 +26,11 @@ from tests.faults import harness
 from tests.faults.harness import Child, Fault, Lab, Problems
 from unnoise import checkpoint
 
-CALLS = ("openat", "open", "creat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2",
-         "mkdir", "mkdirat", "unlink", "unlinkat", "rmdir", "chmod", "fchmod", "fchmodat", "ftruncate",
-         "fallocate", "link", "linkat", "symlink", "symlinkat")  # fmt: skip
+CALLS = (
+    "openat", "open", "creat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename",
+    "renameat", "renameat2", "mkdir", "mkdirat", "unlink", "unlinkat", "rmdir", "chmod", "fchmod",
+    "fchmodat", "ftruncate", "fallocate", "link", "linkat", "symlink", "symlinkat",
+)  # fmt: skip
 AUDITED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}
 OLD, NEW = (1, 2), 3
 AGAIN_EVERY = 6
@@ -50,7 +54,7 @@ def write(run: Path, step: int) -> None:
 
 
 def _saver(run: Path, step: int, arm: int | None = None) -> tuple[Child, int]:
-    """A process that saves once it is told to, and the descriptor that tells it; `arm`: the audited call at which it dies."""
+    """A process that saves when told to, and what tells it; it dies at the audited call `arm`."""
     waits, tells = os.pipe()
 
     def work() -> int:
@@ -116,7 +120,7 @@ def _traced(run: Path, step: int, *options: str) -> tuple[int, list[str]]:
 
 @functools.cache
 def _points(folder: Path, old: tuple[int, ...]) -> list[tuple[str, int]]:
-    """Each system call of a save as (name, how many-th of that name); empty where strace does not work."""
+    """Each system call of a save as (name, number of that name); empty without strace."""
     if not shutil.which("strace"):
         return []
     run = _base(folder / "points" / "run", old)
@@ -129,23 +133,21 @@ def _points(folder: Path, old: tuple[int, ...]) -> list[tuple[str, int]]:
 
 
 _ORDER: Problems = []
-"""Files that were renamed into their place before they were fsynced, found in the log of the first, undisturbed save."""
+"""Files that the first, undisturbed save renamed into their place before they were fsynced."""
 
 
 def _unsynced(lines: list[str], run: Path) -> Problems:
     """Written files, and folders, without an fsync: a loss of power could empty them."""
-    synced = {line.split("<")[1].split(">")[0] for line in lines if " fsync(" in line}
-    temporary = run / "checkpoints" / f".tmp-{checkpoint.name(NEW)}"
-    names = [f"{part}.safetensors" for part in groups(NEW)] + ["state.json", ".manifest.json.tmp"]
-    files = [temporary / name for name in names] + [temporary, temporary.parent, run]
-    model = (
-        []
-        if any("model.safetensors" in path for path in synced)
-        else ["the model file is not fsynced"]
-    )
+    paths = {line.split("<")[1].split(">")[0] for line in lines if " fsync(" in line}
+    synced = {re.sub(r"\.[^/]+\.\d+\.tmp/", "", path) for path in paths}  # by their final names
+    final = run / "checkpoints" / checkpoint.name(NEW)
+    names = [f"{part}.safetensors" for part in groups(NEW)] + ["state.json", checkpoint.MANIFEST]
+    files = [*(final / name for name in names), final, final.parent, run]
     return [
-        f"{path.relative_to(run)} is not fsynced" for path in files if str(path) not in synced
-    ] + model
+        f"{path.relative_to(run.parent)} is not fsynced"
+        for path in (*files, run / checkpoint.MODEL_FILE)
+        if str(path) not in synced
+    ]
 
 
 def _base(run: Path, old: tuple[int, ...]) -> Path:
@@ -159,7 +161,7 @@ def _base(run: Path, old: tuple[int, ...]) -> Path:
 
 def trial(lab: Lab, number: int) -> Problems:
     """Killed at one point; what is there then, and after the next save."""
-    # One in so many saves a step again of which there is the only checkpoint, as a run does whose end was brought forward.
+    # Some save again the step of the only checkpoint, as a run does that was shortened.
     old = (NEW,) if number % AGAIN_EVERY == AGAIN_EVERY - 1 else OLD
     points = _points(lab.folder, old)
     run = _base(lab.folder / "saves" / "run", old)
@@ -188,7 +190,7 @@ def trial(lab: Lab, number: int) -> Problems:
 
 
 def _state(run: Path) -> Problems:
-    """Right after the kill: the newest checkpoint is whole, the old or the new one, and the model is not ahead of it."""
+    """Right after the kill: the newest checkpoint is whole, and the model is not ahead of it."""
     found, skipped = checkpoint.newest(run / "checkpoints")
     if found is None or found.name not in (checkpoint.name(OLD[1]), checkpoint.name(NEW)):
         return [f"newest sound checkpoint: {found}", *skipped]

@@ -8,12 +8,13 @@ import signal
 from tests.faults import harness
 from tests.faults.harness import STEPS, Fault, Lab, Problems
 from unnoise import checkpoint
+from unnoise.training import run as run_module
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def trial(lab: Lab, number: int) -> Problems:
-    """Every fourth trial sends a second signal at once, the last but one of four sends it before the first step."""
+    """Every fourth trial sends a second signal at once, some send one before the first step."""
     draw = lab.random("stops", number)
     whole, run = lab.whole(), lab.fresh("stops") / "run"
     sent, step = SIGNALS[number % 3], draw.randrange(0, STEPS - 1)
@@ -47,21 +48,21 @@ def trial(lab: Lab, number: int) -> Problems:
 
 def _before_the_first(number: int) -> None:
     """Send a signal to this process as it writes config.json."""
-    real = loop.write_json
+    real = run_module.write_json
 
     def write(path, value) -> None:
         if path.name == "config.json":
             os.kill(os.getpid(), number)
         real(path, value)
 
-    loop.write_json = write
+    run_module.write_json = write
 
 
 def _twice(run, first: int, second: int, step: int) -> Problems:
     """Two signals within a step: it leaves without ending the step, and saves nothing."""
 
     def send(state) -> None:
-        if state.step == step:
+        if state.counters.step == step:
             os.kill(os.getpid(), first)
             os.kill(os.getpid(), second)
 

@@ -1,4 +1,4 @@
-"""The subset of the fault suite: some trials of every row, in a process of their own (it forks). `make faults` runs all."""
+"""Some trials of every row of the fault suite, in a process that forks. `make faults` runs all."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from unnoise.data.dataset import load
 from unnoise.presets import named
 from unnoise.training import loop
 from unnoise.training.run import prepare
-from unnoise.training.step import draw, read, train_step
+from unnoise.training.step import collect_outcomes, draw, train_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -95,12 +95,12 @@ def test_no_step_waits_for_the_device(data, tmp_path, compiled, optimizer):
         "train.optimizer": optimizer,
     }
     config = override(named("digits"), {**TINY, **changes, "train.ema_also_kimg": (1.0,)})
-    run = prepare(config, data, tmp_path)
+    run, state = prepare(config, data, tmp_path)
     batches = Batches(data, 0, run.arithmetic.device)
 
     def step() -> None:
-        images = batches.get(run.state.nimg, 64)
-        train_step(run.objective, run.state, draw(run.objective, run.state.step, *images), 1e-3)
+        images = batches.get(state.counters.nimg, 64)
+        train_step(run, state, draw(run, state.counters.step, *images), 1e-3)
 
     for _ in range(3):  # compilation, workspaces, the schedule's table
         step()
@@ -110,7 +110,7 @@ def test_no_step_waits_for_the_device(data, tmp_path, compiled, optimizer):
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert not list(read(run.objective, run.state)) and run.state.loss_steps == 6
+    assert not list(collect_outcomes(run, state)) and state.counters.loss_steps == 6
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -122,22 +122,18 @@ def test_a_step_that_is_not_finite_changes_nothing(data, tmp_path, optimizer):
         "train.optimizer": optimizer,
     }
     config = override(named("digits"), {**TINY, **changes})
-    run = prepare(config, data, tmp_path)
-    batch = draw(run.objective, 0, *Batches(data, 0, run.arithmetic.device).get(0, 64))
-    train_step(run.objective, run.state, batch, 1e-3)
-    before = [
-        v.clone() for module in (run.state.network, run.state.ema) for v in module.parameters()
-    ]
-    train_step(
-        run.objective, run.state, dataclasses.replace(batch, x0=batch.x0 * float("nan")), 1e-3
-    )
-    after = [v for module in (run.state.network, run.state.ema) for v in module.parameters()]
+    run, state = prepare(config, data, tmp_path)
+    batch = draw(run, 0, *Batches(data, 0, run.arithmetic.device).get(0, 64))
+    train_step(run, state, batch, 1e-3)
+    before = [v.clone() for module in (state.network, state.ema) for v in module.parameters()]
+    train_step(run, state, dataclasses.replace(batch, x0=batch.x0 * float("nan")), 1e-3)
+    after = [v for module in (state.network, state.ema) for v in module.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert [outcome.step for outcome in read(run.objective, run.state)] == [
+    assert [outcome.step for outcome in collect_outcomes(run, state)] == [
         2
-    ] and run.state.skipped == 1
-    train_step(run.objective, run.state, batch, 1e-3)
-    assert not torch.equal(before[0], next(run.state.network.parameters()))
+    ] and state.counters.skipped == 1
+    train_step(run, state, batch, 1e-3)
+    assert not torch.equal(before[0], next(state.network.parameters()))
 
 
 def test_interrupted_on_a_gpu_it_is_the_same_run(data, tmp_path, monkeypatch):
@@ -148,7 +144,7 @@ def test_interrupted_on_a_gpu_it_is_the_same_run(data, tmp_path, monkeypatch):
     first = loop.train_step
 
     def stopping(objective, state, batch, lr):
-        if state.step == 12:
+        if state.counters.step == 12:
             raise MemoryError
         return first(objective, state, batch, lr)
 
@@ -173,20 +169,19 @@ def test_muon_moves_the_weights_as_on_the_cpu(data, tmp_path):
             "train.optimizer": "muon",
             "train.tf32": False,
         }
-        run = prepare(override(named("digits"), {**TINY, **changes}), data, tmp_path / device)
-        start = [p.detach().cpu().clone() for p in run.state.network.parameters()]
+        run, state = prepare(
+            override(named("digits"), {**TINY, **changes}), data, tmp_path / device
+        )
+        start = [p.detach().cpu().clone() for p in state.network.parameters()]
         batches = Batches(data, 0, run.arithmetic.device)
-        batch = draw(run.objective, 0, *batches.get(0, 64))
+        batch = draw(run, 0, *batches.get(0, 64))
         eps = torch.randn(batch.eps.shape, generator=torch.Generator().manual_seed(0)).to(
             batch.eps.device
         )
         for _ in range(3):
-            train_step(run.objective, run.state, dataclasses.replace(batch, eps=eps), 1e-3)
+            train_step(run, state, dataclasses.replace(batch, eps=eps), 1e-3)
         ends.append(
-            [
-                p.detach().cpu() - s
-                for p, s in zip(run.state.network.parameters(), start, strict=True)
-            ]
+            [p.detach().cpu() - s for p, s in zip(state.network.parameters(), start, strict=True)]
         )
     on_cpu, on_gpu = (torch.cat([v.flatten() for v in moves]) for moves in ends)
     assert (on_gpu - on_cpu).norm() < 0.1 * on_cpu.norm()

@@ -1,4 +1,4 @@
-"""One process, two and four are the same run; DDP, FSDP2, and going on with another number of ranks. gloo, on the CPU."""
+"""One, two and four processes are the same run; DDP, FSDP2, resuming with other ranks; gloo."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from PIL import Image
 from unnoise import checkpoint
 
 TINY = [
-    "digits", "--train.optimizer", "adamw", "--train.lr", "2e-3", "--train.precision", "fp32", "--network.base-channels", "8", "--batch-size", "18", "--kimg", "0.36", "--train.warmup-kimg", "0.1",
-    "--train.log-every-kimg", "0.018", "--train.sample-every-kimg", "0.18", "--train.checkpoint-every-kimg", "0.09",
+    "digits", "--train.optimizer", "adamw", "--train.lr", "2e-3", "--train.precision", "fp32",
+    "--network.base-channels", "8", "--batch-size", "18", "--kimg", "0.36",
+    "--train.warmup-kimg", "0.1", "--train.log-every-kimg", "0.018",
+    "--train.sample-every-kimg", "0.18", "--train.checkpoint-every-kimg", "0.09",
     "--sample.steps", "2", "--train.keep-checkpoints", "10",
 ]  # fmt: skip
 
@@ -107,31 +109,31 @@ def test_sampling_is_cut_by_seed(tmp_path):
 CRAMPED = """
 import os, torch
 from unnoise import cli
-from unnoise.training import step
+from unnoise.diffusion.losses import Loss
+from unnoise.training import loop
 
-real = step.training_loss
+real, first = Loss.forward, loop.train_step
 
-def cramped(model, x0, *rest):
-    if os.environ["RANK"] == "1" and torch.is_grad_enabled() and len(x0) > 4:
+def cramped(self, model, batch):
+    if os.environ["RANK"] == "1" and torch.is_grad_enabled() and len(batch.x0) > 4:
         raise torch.OutOfMemoryError("CUDA out of memory")
-    return real(model, x0, *rest)
+    return real(self, model, batch)
+
+def train_step(run, state, batch, lr):
+    if state.counters.step == 3:
+        Loss.forward = cramped
+    return first(run, state, batch, lr)
 
 if {late}:
-    from unnoise.training import loop as loop_step
-    first = loop_step.train_step
-    def train_step(objective, state, batch, lr):
-        if state.step == 3:
-            step.training_loss = cramped
-        return first(objective, state, batch, lr)
-    loop_step.train_step = train_step
+    loop.train_step = train_step
 else:
-    step.training_loss = cramped
+    Loss.forward = cramped
 cli.entry()
 """
 
 
 def cramped(folder: Path, late: bool) -> subprocess.CompletedProcess[str]:
-    """Two ranks, of which the second has no room for more than 4 images: from the start, or from step 3 on."""
+    """Two ranks, the second without room for more than 4 images: at once, or from step 3 on."""
     script = folder / "cramped.py"
     script.write_text(CRAMPED.replace("{late}", str(late)))
     command = [
@@ -166,6 +168,6 @@ def test_memory_that_one_rank_lacks_later_ends_all_with_a_line(tmp_path):
     done = cramped(tmp_path, late=True)
     assert done.returncode != 0
     assert (
-        "unnoise: rank 1: out of memory with 9 images at a time; expected less, such as --train.micro-batch 4"
-        in (done.stdout + done.stderr)
+        "unnoise: rank 1: out of memory with 9 images at a time; "
+        "expected less, such as --train.micro-batch 4" in (done.stdout + done.stderr)
     )

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from tests.training.test_step import images, objective
+from tests.training.test_step import images, made
 from unnoise import api, checkpoint
 from unnoise.config import override
 from unnoise.errors import ConfigError
@@ -66,7 +66,7 @@ def test_it_is_torchs_muon_and_adamw():
 
 
 def test_it_moves_the_matrices_inside_and_adamw_the_rest():
-    _, state = objective(**{"train.optimizer": "muon", "train.muon_lr": 6e-3, "train.lr": 3e-3})
+    _, state = made(**{"train.optimizer": "muon", "train.muon_lr": 6e-3, "train.lr": 3e-3})
     names = {id(p): name for name, p in state.network.named_parameters()}
     inside = {names[id(p)] for p in state.network.hidden_matrices()}
     assert inside == {
@@ -82,8 +82,8 @@ def test_it_moves_the_matrices_inside_and_adamw_the_rest():
 
 @pytest.mark.parametrize("decides", ["host", "device"])
 def test_a_bad_step_changes_nothing(decides, monkeypatch):
-    goal, state = objective(**{"train.optimizer": "muon", "train.weight_decay": 0.1})
-    train_step(goal, state, draw(goal, 0, *images()), 1e-3)
+    run, state = made(**{"train.optimizer": "muon", "train.weight_decay": 0.1})
+    train_step(run, state, draw(run, 0, *images()), 1e-3)
     before = copy.deepcopy(
         {k: v.clone() for group in states.tensors(state).values() for k, v in group.items()}
     )
@@ -92,9 +92,9 @@ def test_a_bad_step_changes_nothing(decides, monkeypatch):
 
         plain = module._apply
         monkeypatch.setattr(module, "_apply", lambda *a, wait: plain(*a, wait=False))
-    batch = draw(goal, 1, *images())
+    batch = draw(run, 1, *images())
     batch.eps[0] = torch.nan
-    train_step(goal, state, batch, 1e-3)
+    train_step(run, state, batch, 1e-3)
     after = {k: v for group in states.tensors(state).values() for k, v in group.items()}
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=0, msg=name)
@@ -110,9 +110,9 @@ def test_host_and_device_take_the_same_step(monkeypatch):
             patch.setattr(
                 module, "_apply", lambda *a, wait, plain=plain, now=wait: plain(*a, wait=now)
             )
-            goal, state = objective(**{"train.optimizer": "muon", "train.weight_decay": 0.1})
+            run, state = made(**{"train.optimizer": "muon", "train.weight_decay": 0.1})
             train_step(
-                goal, state, draw(goal, 0, *images()), 1e-3
+                run, state, draw(run, 0, *images()), 1e-3
             )  # of more, bf16 makes much of the last bit
             ends.append(state.network.state_dict())
     for name, value in ends[0].items():
@@ -156,13 +156,13 @@ def test_wrong_numbers_are_refused(key, value, tmp_path):
 def test_the_memory_format_of_the_weights_does_not_matter():
     ends, weights = [], None
     for layout in ("off", "on"):
-        goal, state = objective(**{"train.optimizer": "muon", "train.channels_last": layout})
+        run, state = made(**{"train.optimizer": "muon", "train.channels_last": layout})
         weights = weights or {
             name: value.clone() for name, value in state.network.state_dict().items()
         }
         state.network.load_state_dict(weights)
         start = [p.detach().clone() for p in state.network.hidden_matrices()]
-        train_step(goal, state, draw(goal, 0, *images()), 1e-3)
+        train_step(run, state, draw(run, 0, *images()), 1e-3)
         ends.append(
             torch.cat(
                 [

@@ -1,4 +1,4 @@
-"""Checkpoints written beside training are those of their step, and what goes wrong with them is said."""
+"""Checkpoints written in the background are those of their step; what goes wrong is said."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import unnoise
-from tests.training.test_loop import assert_same_run, curve, tiny
+from tests.training.runs import assert_same_run, change_loss, curve, tiny, train
 from unnoise import checkpoint
-from unnoise.data.dataset import load
 from unnoise.errors import CheckpointError
+from unnoise.model import Model
 from unnoise.training import loop
-from unnoise.training.saver import Saver
-
-
-@pytest.fixture(scope="module")
-def data():
-    return load(unnoise.DataConfig())
+from unnoise.training.checkpointing import Saver
+from unnoise.training.run import Run
 
 
 def test_what_is_written_is_the_state_of_its_step():
@@ -34,7 +29,7 @@ def test_what_is_written_is_the_state_of_its_step():
         go.wait(10)
         written.update(groups["network"])
 
-    saver = Saver(beside=True)
+    saver = Saver(background=True)
     saver.start(save, {"network": {"w": weights}})
     weights += 1  # training goes on
     go.set()
@@ -44,7 +39,7 @@ def test_what_is_written_is_the_state_of_its_step():
 
 def test_one_save_at_a_time():
     order, go = [], threading.Event()
-    saver = Saver(beside=True)
+    saver = Saver(background=True)
     saver.start(lambda _: (go.wait(10), order.append(1)), {})
     threading.Timer(0.05, go.set).start()
     saver.start(lambda _: order.append(2), {})
@@ -56,7 +51,7 @@ def test_an_error_is_raised_once_where_training_asks():
     def save(_):
         raise CheckpointError("no room")
 
-    saver = Saver(beside=True)
+    saver = Saver(background=True)
     saver.start(save, {})
     with pytest.raises(CheckpointError, match="no room"):
         saver.wait()
@@ -66,7 +61,7 @@ def test_an_error_is_raised_once_where_training_asks():
 
 def test_a_run_that_saves_beside_is_the_run_that_saves_in_turn(data, tmp_path):
     for name, how in (("turn", "off"), ("beside", "on")):
-        loop.train(tiny(**{"train.async_save": how}), data, tmp_path / name)
+        train(tiny(**{"train.async_save": how}), data, tmp_path / name)
     for path in (
         tmp_path / "turn",
         tmp_path / "beside",
@@ -98,14 +93,16 @@ def test_no_room_stops_training_and_the_same_command_goes_on(data, tmp_path, mon
         full(patch, {10})
         steps, real = [], loop.train_step
         patch.setattr(
-            loop, "train_step", lambda *a: (time.sleep(0.05), steps.append(a[1].step), real(*a))[2]
+            loop,
+            "train_step",
+            lambda *a: (time.sleep(0.05), steps.append(a[1].counters.step), real(*a))[2],
         )
         with pytest.raises(CheckpointError, match="no space"):
-            loop.train(config, data, tmp_path / "run")
+            train(config, data, tmp_path / "run")
         assert steps[-1] <= 11  # at once, not when it saves again
     assert checkpoint.newest(tmp_path / "run/checkpoints")[0].name == "step-00000005"
-    assert loop.train(config, data, tmp_path / "run").finished
-    loop.train(config, data, tmp_path / "whole")
+    assert train(config, data, tmp_path / "run").finished
+    train(config, data, tmp_path / "whole")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -113,7 +110,7 @@ def test_no_room_stops_training_and_the_same_command_goes_on(data, tmp_path, mon
 def test_no_room_and_training_goes_on_if_asked(data, tmp_path, monkeypatch, capsys, how):
     full(monkeypatch, {10})
     config = tiny(**{"train.async_save": how, "train.on_save_error": "continue"})
-    assert loop.train(config, data, tmp_path / "run").finished
+    assert train(config, data, tmp_path / "run").finished
     assert "NOT SAVED, training goes on: checkpoint step 10" in capsys.readouterr().out
     assert [p.name[-2:] for p in checkpoint.checkpoints(tmp_path / "run/checkpoints")] == [
         "05",
@@ -132,52 +129,43 @@ def test_whatever_else_cannot_be_written_does_not_stop_training_if_asked(
 
     monkeypatch.setattr("unnoise.training.preview.save_png", no_room)
     monkeypatch.setattr(checkpoint, "prune", no_room)
-    real = loop._begin
+    real = Run.describe
 
-    def begin(run):
+    def describe(run):
         real(run)
         (folder / "metrics.jsonl").mkdir()  # it cannot be opened for writing, by root neither
 
-    monkeypatch.setattr(loop, "_begin", begin)
-    assert loop.train(tiny(**{"train.on_save_error": "continue"}), data, folder).finished
+    monkeypatch.setattr(Run, "describe", describe)
+    assert train(tiny(**{"train.on_save_error": "continue"}), data, folder).finished
     said = capsys.readouterr().out
     for what in ("samples not written", "metrics not written", "old checkpoints not deleted"):
         assert f"{what}, training goes on" in said
     shutil.rmtree(folder)
     with pytest.raises(CheckpointError, match="cannot be written"):
-        loop.train(tiny(), data, folder)
+        train(tiny(), data, folder)
 
 
 def test_memory_for_previews_and_held_out_losses_is_found_too(data, tmp_path, monkeypatch):
     """Batches of more than 20 images do not fit while nothing is trained; the run is the same."""
-    from unnoise.training import preview, step
+    train(tiny(), data, tmp_path / "whole")
+    sizes = []
 
-    loop.train(tiny(), data, tmp_path / "whole")
-    real, sizes = step.training_loss, []
-
-    def loss(model, x0, *rest):
-        sizes.append(len(x0))
-        if len(x0) > 20:
+    def small(batch, loss):
+        sizes.append(len(batch.x0))
+        if len(batch.x0) > 20:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(model, x0, *rest)
+        return loss
 
-    monkeypatch.setattr(step, "training_loss", loss)
-    real_sample = preview.Run.model
+    change_loss(monkeypatch, small)
+    real = Model.steps
 
-    def model(self, average):
-        made = real_sample(self, average)
-        sample = made.sample
+    def short(self, seeds, *rest, **settings):
+        if len(seeds) > 20:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(self, seeds, *rest, **settings)
 
-        def short(num, batch_size):
-            if batch_size > 20:
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-            return sample(num, batch_size=batch_size)
-
-        made.sample = short
-        return made
-
-    monkeypatch.setattr(preview.Run, "model", model)
-    loop.train(tiny(), data, tmp_path / "run")
+    monkeypatch.setattr(Model, "steps", short)
+    train(tiny(), data, tmp_path / "run")
     assert 128 in sizes and max(size for size in sizes if size <= 20) == 16
     a, b = (curve(tmp_path / name) for name in ("run", "whole"))
     for one, other in zip(a, b, strict=True):
@@ -192,7 +180,7 @@ def model_weights(folder: Path) -> str:
 DIES = """
 import os, sys
 from pathlib import Path
-from tests.training.test_loop import tiny
+from tests.training.runs import tiny
 from unnoise import DataConfig, checkpoint
 from unnoise.data.dataset import load
 from unnoise.training import loop
@@ -201,7 +189,7 @@ real = checkpoint._save_tensors
 
 def die(tensors, path, *rest):
     real(tensors, path, *rest)
-    if ".tmp-step-00000010" in str(path):
+    if ".step-00000010." in str(path):
         os._exit(9)
 
 checkpoint._save_tensors = die
@@ -219,6 +207,6 @@ def test_a_kill_while_a_save_is_written_loses_at_most_it(data, tmp_path):
         == 9
     )
     assert checkpoint.newest(tmp_path / "run/checkpoints")[0].name == "step-00000005"
-    loop.train(config, data, tmp_path / "run")
-    loop.train(config, data, tmp_path / "whole")
+    train(config, data, tmp_path / "run")
+    train(config, data, tmp_path / "whole")
     assert_same_run(tmp_path / "run", tmp_path / "whole")

@@ -5,35 +5,28 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from unnoise import build, precision
 from unnoise.config import TrainConfig, override
+from unnoise.data.dataset import load
 from unnoise.presets import named
 from unnoise.training import ema
-from unnoise.training import state as states
-from unnoise.training.step import Objective, draw, held_out_losses, learning_rate, train_step
-
-SHAPE = build.Shape(1, 8, 8, 10)
+from unnoise.training.run import prepare
+from unnoise.training.step import draw, held_out_losses, learning_rate, train_step
 
 
-def objective(**changes):
-    changes = {
-        "network.base_channels": 8,
-        "train.precision": "fp32",
-        "train.optimizer": "adamw",
-        **changes,
-    }
-    config = override(named("digits"), changes)
-    arithmetic = precision.choose(config)
-    state = states.create(config, SHAPE, arithmetic)
+def made(**changes):
+    """A run and its state, with weights that are not zero anywhere."""
+    plain = {"network.base_channels": 8, "train.precision": "fp32", "train.optimizer": "adamw"}
+    config = override(named("digits"), {**plain, **changes})
+    run, state = prepare(config, load(config.data), Path("unused"))
     for p in state.network.parameters():  # zero-initialised layers would hide mistakes
         torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(p.numel()))
     state.ema.load_state_dict(state.network.state_dict())
-    model = build.diffusion_model(config.diffusion, state.network)
-    return Objective(model, config, arithmetic, 10), state
+    return run, state
 
 
 def images(count=16):
@@ -45,34 +38,26 @@ def images(count=16):
 
 def test_a_step_is_adamw_on_the_clipped_gradient_and_then_the_average():
     """The whole step again, with torch's plain pieces."""
-    # one channel per group would make bias gradients exactly zero, and Adam would scale up their rounding
-    goal, state = objective(
-        **{"train.clip": 0.01, "train.weight_decay": 0.1, "network.norm_groups": 2}
-    )
+    # one channel per group would make bias gradients zero, and Adam would scale up rounding
+    run, state = made(**{"train.clip": 0.01, "train.weight_decay": 0.1, "network.norm_groups": 2})
     reference, average = copy.deepcopy(state.network), copy.deepcopy(state.ema)
     adam = torch.optim.AdamW(reference.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.1)
     for _ in range(3):
-        batch = draw(goal, state.step, *images())
-        plain = Objective(
-            build.diffusion_model(goal.config.diffusion, reference),
-            goal.config,
-            goal.arithmetic,
-            10,
-        )
-        loss = plain.loss(batch.x0, batch.eps, batch.t, batch.label).mean()
+        batch = draw(run, state.counters.step, *images())
+        loss = run.losses(state.loss, batch, reference).mean()
         loss.backward()
         expected_norm = math.sqrt(sum(float((p.grad**2).sum()) for p in reference.parameters()))
         for p in reference.parameters():
             p.grad *= min(1.0, 0.01 / (expected_norm + 1e-6))
         adam.step()
         adam.zero_grad()
-        got, norm = train_step(goal, state, batch, 3e-3)
+        got, norm = train_step(run, state, batch, 3e-3)
         assert float(got) == pytest.approx(loss.item(), rel=1e-6)
         assert float(norm) == pytest.approx(expected_norm, rel=1e-5)
-        beta = ema.decay(16, state.nimg, 5000, 0.05)
+        beta = ema.decay(16, state.counters.nimg, 5000, 0.05)
         for old, new in zip(average.parameters(), reference.parameters(), strict=True):
             old.copy_(beta * old + (1 - beta) * new)
-    assert (state.step, state.nimg) == (3, 48)
+    assert (state.counters.step, state.counters.nimg) == (3, 48)
     for name, value in reference.state_dict().items():
         torch.testing.assert_close(state.network.state_dict()[name], value, rtol=0, atol=2e-6)
         torch.testing.assert_close(
@@ -83,13 +68,13 @@ def test_a_step_is_adamw_on_the_clipped_gradient_and_then_the_average():
 @pytest.mark.parametrize("micro", [1, 4, 5, 16, 64])
 def test_accumulated_gradients_are_the_batchs(micro):
     whole, parts = (
-        objective(**{"train.clip": 0.0}),
-        objective(**{"train.clip": 0.0, "train.micro_batch": micro}),
+        made(**{"train.clip": 0.0}),
+        made(**{"train.clip": 0.0, "train.micro_batch": micro}),
     )
     results = []
-    for goal, state in (whole, parts):
-        batch = draw(goal, 0, *images())
-        loss, norm = train_step(goal, state, batch, 0.0)
+    for run, state in (whole, parts):
+        batch = draw(run, 0, *images())
+        loss, norm = train_step(run, state, batch, 0.0)
         moments = torch.cat(
             [state.optimizer.state[p]["exp_avg"].flatten() for p in state.network.parameters()]
         )
@@ -98,9 +83,9 @@ def test_accumulated_gradients_are_the_batchs(micro):
 
 
 def test_randomness_is_a_function_of_seed_and_step():
-    goal, _ = objective()
-    first, again, later = (draw(goal, step, *images()) for step in (5, 5, 6))
-    other = draw(objective(seed=1)[0], 5, *images())
+    run, _ = made()
+    first, again, later = (draw(run, step, *images()) for step in (5, 5, 6))
+    other = draw(made(seed=1)[0], 5, *images())
     for name in ("eps", "t", "label"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     for different in (later, other):
@@ -109,43 +94,43 @@ def test_randomness_is_a_function_of_seed_and_step():
 
 
 def test_labels_are_dropped_to_the_null_label_at_the_stated_rate():
-    goal, _ = objective()
+    run, _ = made()
     labels = torch.zeros(20_000, dtype=torch.long)
-    dropped = draw(goal, 0, torch.zeros(20_000, 1, 8, 8, dtype=torch.uint8), labels).label
+    dropped = draw(run, 0, torch.zeros(20_000, 1, 8, 8, dtype=torch.uint8), labels).label
     assert set(dropped.tolist()) == {0, 10}
     assert abs((dropped == 10).float().mean() - 0.1) < 0.007  # 3 standard deviations
-    never = objective(**{"train.label_dropout": 0.0})[0]
+    never = made(**{"train.label_dropout": 0.0})[0]
     assert torch.equal(draw(never, 0, *images()).label, images()[1])
 
 
 def test_dropout_of_the_network_repeats_with_the_step_whatever_the_global_generator_did():
     results = []
     for noise in (1, 2):
-        goal, state = objective(**{"network.dropout": 0.5})
+        run, state = made(**{"network.dropout": 0.5})
         state.network.train()
         torch.manual_seed(noise)
-        results.append(train_step(goal, state, draw(goal, 0, *images()), 1e-3)[0])
+        results.append(train_step(run, state, draw(run, 0, *images()), 1e-3)[0])
     assert torch.equal(*results)
 
 
 def test_times_are_stratified_or_not():
-    goal, _ = objective()
-    t = draw(goal, 0, *images(1000)).t
+    run, _ = made()
+    t = draw(run, 0, *images(1000)).t
     assert torch.equal(t, torch.arange(1, 1001).double()), (
         "1000 strata of 1000 steps: each exactly once"
     )
-    loose = draw(objective(**{"train.stratified": False})[0], 0, *images(1000)).t
+    loose = draw(made(**{"train.stratified": False})[0], 0, *images(1000)).t
     assert loose.unique().numel() < 750 and loose.min() >= 1 and loose.max() <= 1000
 
 
 def test_held_out_loss_is_the_same_every_time_and_leaves_the_network_alone():
-    goal, state = objective()
+    run, state = made()
     pixels, labels = images(200)
     before = copy.deepcopy(state.network.state_dict())
     state.network.eval()
-    first = float(held_out_losses(goal, pixels, labels).mean())
+    first = float(held_out_losses(run, state, state.network, pixels, labels, 128).mean())
     torch.manual_seed(77)
-    assert float(held_out_losses(goal, pixels, labels).mean()) == first
+    assert float(held_out_losses(run, state, state.network, pixels, labels, 128).mean()) == first
     assert all(torch.equal(before[k], v) for k, v in state.network.state_dict().items())
     assert all(p.grad is None for p in state.network.parameters())
 
@@ -179,17 +164,17 @@ def test_early_on_the_average_reaches_back_a_share_of_the_run():
 
 def test_a_gradient_scaler_changes_nothing_but_skips_an_overflowed_step():
     """The fp16 path's arithmetic, with a scaler switched on by hand."""
-    (goal, state), (plain_goal, plain) = objective(), objective()
-    batch = draw(goal, 0, *images())
+    (run, state), (plain_run, plain) = made(), made()
+    batch = draw(run, 0, *images())
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, enabled=True)
     before = copy.deepcopy(state.network.state_dict())
-    train_step(goal, state, dataclasses.replace(batch, eps=1e4 * batch.eps), 1e-3)
+    train_step(run, state, dataclasses.replace(batch, eps=1e4 * batch.eps), 1e-3)
     assert all(torch.equal(before[k], v) for k, v in state.network.state_dict().items())
     assert state.scaler.get_scale() == 2.0**126
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=True)
     scaled_norm, norm = (
-        train_step(goal, state, batch, 1e-3)[1],
-        train_step(plain_goal, plain, batch, 1e-3)[1],
+        train_step(run, state, batch, 1e-3)[1],
+        train_step(plain_run, plain, batch, 1e-3)[1],
     )
     torch.testing.assert_close(scaled_norm, norm, rtol=1e-5, atol=0)
 

@@ -33,7 +33,7 @@ def test_tensorboard_counts_images_and_has_no_double_curve_after_a_resume(
     real = loop.train_step
 
     def dies(objective, state, batch, lr):
-        if state.step == 16:
+        if state.counters.step == 16:
             raise RuntimeError("killed")
         return real(objective, state, batch, lr)
 

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 from unnoise.cli.flags import SHORT_FLAGS, first_word, option, parse, switch
 from unnoise.errors import UsageError
-from unnoise.precision import find_device
 
 if TYPE_CHECKING:
     from unnoise.config import RunConfig
-    from unnoise.data.dataset import ImageData
 
 
 def train(arguments: list[str]) -> int:
@@ -26,7 +24,8 @@ def train(arguments: list[str]) -> int:
 
     if target is None:
         print(
-            "unnoise train PRESET|FOLDER|ZIP [--objective NAME] [--out FOLDER] [--resume auto|anyway|never] [--dry-run] [--print-config] [flags]\n"
+            "unnoise train PRESET|FOLDER|ZIP [--objective NAME] [--out FOLDER] "
+            "[--resume auto|anyway|never] [--dry-run] [--print-config] [flags]\n"
         )
         print(f"objectives: {', '.join(OBJECTIVES)}")
         print("short forms: " + ", ".join(f"{a} = {b}" for a, b in SHORT_FLAGS.items()) + "\n")
@@ -46,50 +45,42 @@ def train(arguments: list[str]) -> int:
     from unnoise import api
 
     folder = Path(out) if out else api.default_folder(config, objective)
-    return _dry_run(config) if dry else _train(config, folder, resume or "auto")
+    return _dry_run(config, folder) if dry else _train(config, folder, resume or "auto")
 
 
 TRAIN_EXTRA = ("--out", "--objective", "--resume", "--dry-run", "--print-config")
 
 
-def _images(config: RunConfig, aloud: bool = True) -> ImageData:
+def _dry_run(config: RunConfig, folder: Path) -> int:
     from unnoise import api
     from unnoise.data.dataset import report
-
-    images = api.load_data(config)
-    if aloud:
-        print(report(images))
-    return images
-
-
-def _dry_run(config: RunConfig) -> int:
-    from unnoise.training.probe import dry_run
+    from unnoise.training.plan import Plan
+    from unnoise.training.probe import measure
     from unnoise.units import duration
 
-    images = _images(config)
-    probe = dry_run(config, images)
+    images = api.load_data(config)
+    print(report(images))
+    plan = Plan(config, measure(config, images, folder))
+    found = plan.measured
     print(
-        f"dry run: {probe.parameters:,} parameters · {probe.gflop_per_image:.3f} GFLOP per image forward · "
-        f"{probe.img_per_sec:.1f} images/s · {probe.memory_bytes / 2**30:.2f} GiB · "
-        f"{duration(probe.remaining_sec)} to the end"
+        f"dry run: {found.parameters:,} parameters · "
+        f"{found.gflop_per_image:.3f} GFLOP per image forward · "
+        f"{plan.img_per_sec:.1f} images/s · "
+        f"{max(s.peak_bytes for s in found.speeds) / 2**30:.2f} GiB · "
+        f"{duration(plan.wall_sec())} to the end"
     )
     return 0
 
 
 def _train(config: RunConfig, folder: Path, resume: str) -> int:
-    import dataclasses
+    from unnoise import api, parallel
+    from unnoise.training.loop import RESUME
 
-    from unnoise import parallel
-    from unnoise.training import loop
-
-    if resume not in loop.RESUME:
-        raise UsageError(f"--resume: got {resume!r}, expected {', '.join(loop.RESUME)}")
-    config = dataclasses.replace(config, device=parallel.rank_device(config.device))
-    with parallel.process_group(find_device(config.device)) as here:
-        images = here.main_process_first(lambda: _images(config, here.main))
-        outcome = loop.train(config, images, folder, resume)
-    if here.main and outcome.finished:
+    if resume not in RESUME:
+        raise UsageError(f"--resume: got {resume!r}, expected {', '.join(RESUME)}")
+    ending = api.train_here(config, folder, resume)
+    if parallel.world().main and ending.finished:
         print(f"done: {folder}\nnext: unnoise sample {folder}")
-    elif here.main:
+    elif parallel.world().main:
         print(f"stopped: everything is saved in {folder}; the same command goes on from there")
-    return 0 if outcome.finished else 128 + (outcome.signal or 2)
+    return 0 if ending.finished else 128 + (ending.signal or 2)

@@ -11,6 +11,7 @@ distribution and less variance between batches.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -92,20 +93,83 @@ def _min_snr(level: Level, det: Scalar) -> Scalar:
 WEIGHTINGS: dict[str, Callable[[Level, Scalar], Scalar]] = {
     "none": lambda level, det: 1.0,
     "min_snr": _min_snr,
-    "learned": lambda level, det: 1.0,  # `Uncertainty` weighs the loss of each image afterwards
+    "learned": lambda level, det: 1.0,  # `LearnedWeighting` weighs the loss of each image
 }
 """Name -> weight of the squared error of F, from the level and the parameterization's determinant there."""
 
 
-class Uncertainty(nn.Module):
-    """u(level), the logarithm of the squared error to expect there, learned beside the network.
+@dataclass(frozen=True)
+class Batch:
+    """Images with all randomness of a training step drawn, so that they can be cut into parts."""
 
-    Minimising loss / e^u + u weighs every level by the inverse of its error, so that none dominates.  # EDM2 (21)
+    x0: Float[Tensor, "b c h w"]
+    eps: Float[Tensor, "b c h w"]
+    t: Float[Tensor, " b"]
+    label: Int[Tensor, " b"] | None
+    count: int
+    """Images of the whole batch, over all ranks and parts."""
+
+    def part(self, rows: slice) -> Batch:
+        """Give some of the images."""
+        label = None if self.label is None else self.label[rows]
+        return Batch(self.x0[rows], self.eps[rows], self.t[rows], label, self.count)
+
+
+class Loss(nn.Module):
+    """The weighted squared error of F (L_simple), and the variational term of a learned variance.
+
+    A loss owns its parameters: training moves them with the network's, and a checkpoint keeps its
+    state_dict. For another error, override `error`; for another loss, `forward`.
+    """
+
+    name = "loss"
+    """Its file in a checkpoint, and the prefix of its parameters in the optimizer's file."""
+
+    def __init__(self, weighting: str = "none") -> None:
+        super().__init__()
+        self.weighting = weighting
+
+    def error(self, output: Tensor, wanted: Tensor) -> Tensor:
+        """Compare the network's output F with its target, value by value."""
+        return (output - wanted) ** 2
+
+    def forward(self, model: DiffusionModel, batch: Batch) -> Float[Tensor, " b"]:
+        """Give the loss of each image, as metrics and held-out losses show it."""
+        x0, exact = batch.x0, model.schedule.level(batch.t)
+        level = exact.to(x0)
+        x_t = diffuse(x0, batch.eps, level)
+        output, var_frac = model.output(x_t, level, batch.label)
+        output = output.to(x0.dtype)
+        coefficients = model.coefficients(level)
+        weight = WEIGHTINGS[self.weighting](level, determinant(coefficients, level))
+        loss = mean_flat(weight * self.error(output, target(coefficients, x0, batch.eps)))
+        if var_frac is None:
+            return loss
+        # L_hybrid: the bound trains the variance alone, so the mean is detached. Improved DDPM, 3.1
+        frozen = Prediction(*recover(coefficients, level, x_t, output.detach()), var_frac)
+        step = Transition(exact, model.schedule.level(batch.t - 1))
+        bound = vlb_term(frozen, x0, x_t, step, "learned", variance_floor(model.schedule))
+        return loss + HYBRID_WEIGHT * model.schedule.t_max * bound.to(loss.dtype)
+
+    def minimised(
+        self, loss: Float[Tensor, " b"], model: DiffusionModel, batch: Batch
+    ) -> Float[Tensor, " b"]:
+        """Give what the gradient is taken of, where that is not what `forward` gave."""
+        return loss
+
+
+class LearnedWeighting(Loss):
+    """Another loss, weighted by u(level), the logarithm of the loss to expect at a noise level.
+
+    Minimising loss / e^u + u weighs every level by the inverse of its loss.  # EDM2 (21)
     u is linear in cosines of log(sigma / alpha), and 0 at first: then this is the plain loss.
     """
 
-    def __init__(self, features: int = 128) -> None:
+    name = "uncertainty"
+
+    def __init__(self, inner: Loss, features: int = 128) -> None:
         super().__init__()
+        self.inner = inner
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("frequency", torch.randn(features, generator=generator))
         self.register_buffer("phase", 2 * torch.pi * torch.rand(features, generator=generator))
@@ -113,47 +177,25 @@ class Uncertainty(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, level: Level) -> Float[Tensor, " b"]:
-        noise = (
-            torch.as_tensor(level.sigma / level.alpha)
-            .reshape(-1, 1)
-            .clamp(1e-4, 1e4)
-            .log()
-            .to(self.linear.weight)
-        )
+    def forward(self, model: DiffusionModel, batch: Batch) -> Float[Tensor, " b"]:
+        return self.inner(model, batch)
+
+    def expected(self, level: Level) -> Float[Tensor, " b"]:
+        """Give u(level)."""
+        noise = torch.as_tensor(level.sigma / level.alpha).reshape(-1, 1)
+        noise = noise.clamp(1e-4, 1e4).log().to(self.linear.weight)
         features = torch.cos(noise * self.get_buffer("frequency") + self.get_buffer("phase"))
         return self.linear(2**0.5 * features)[:, 0]
 
-    def weigh(self, loss: Float[Tensor, " b"], level: Level) -> Float[Tensor, " b"]:
-        """loss / e^u + u."""
-        u = self(level)
-        return loss / u.exp() + u
+    def minimised(
+        self, loss: Float[Tensor, " b"], model: DiffusionModel, batch: Batch
+    ) -> Float[Tensor, " b"]:
+        u = self.expected(model.schedule.level(batch.t))
+        return self.inner.minimised(loss, model, batch) / u.exp() + u
 
 
-def training_loss(
-    model: DiffusionModel,
-    x0: Float[Tensor, "b c h w"],
-    eps: Float[Tensor, "b c h w"],
-    t: Float[Tensor, " b"],
-    label: Int[Tensor, " b"] | None,
-    weighting: str,
-) -> Float[Tensor, " b"]:
-    """The loss of each image: weighted MSE of F (L_simple), plus the variational term where the variance is learned."""
-    exact = model.schedule.level(t)
-    level = exact.to(x0)
-    x_t = diffuse(x0, eps, level)
-    output, var_frac = model.output(x_t, level, label)
-    output = output.to(x0.dtype)
-    coefficients = model.coefficients(level)
-    weight = WEIGHTINGS[weighting](level, determinant(coefficients, level))
-    loss = mean_flat(weight * (output - target(coefficients, x0, eps)) ** 2)
-    if var_frac is None:
-        return loss
-    # L_hybrid: the variational bound trains the variance alone, so the mean is detached. Improved DDPM, section 3.1
-    frozen = Prediction(*recover(coefficients, level, x_t, output.detach()), var_frac)
-    step = Transition(exact, model.schedule.level(t - 1))
-    bound = vlb_term(frozen, x0, x_t, step, "learned", variance_floor(model.schedule))
-    return loss + HYBRID_WEIGHT * model.schedule.t_max * bound.to(loss.dtype)
+LOSSES: dict[str, Callable[[str], Loss]] = {"mse": Loss}
+"""Name -> what makes a loss from the name of a weighting."""
 
 
 def variance_floor(schedule: Schedule) -> float:

@@ -1,6 +1,7 @@
 """The exponential moving average of the weights, its half-life counted in images.
 
-torch.optim.swa_utils.AveragedModel has one fixed decay; a half-life in images with a ramp changes it with every step.
+torch.optim.swa_utils.AveragedModel has one fixed decay; a half-life in images with a ramp changes
+it with every step.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def update_where(wanted: Tensor, average: nn.Module, network: nn.Module, beta: f
     """`update` if the tensor `wanted` is true, without asking the device whether it is."""
     old, new = _local(average), _local(network)
     steps = torch._foreach_sub(new, old)  # pyright: ignore[reportPrivateImportUsage]
-    torch._foreach_mul_(steps, (1 - beta) * wanted.float())  # pyright: ignore[reportPrivateImportUsage]
+    share = (1 - beta) * wanted.float()
+    torch._foreach_mul_(steps, share)  # pyright: ignore[reportPrivateImportUsage]
     torch._foreach_add_(old, steps)  # pyright: ignore[reportPrivateImportUsage]
 
 

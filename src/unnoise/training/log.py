@@ -1,86 +1,105 @@
-"""What training says: a progress line for people, metrics.jsonl for programs."""
+"""What training reports: progress and messages as events, and metrics.jsonl for programs."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from unnoise import events
-from unnoise.config import RunConfig, to_dict
+from unnoise.config import to_dict
 from unnoise.events import Event, Message, Progress
 from unnoise.files import write_bytes
+from unnoise.training.run import Run
+from unnoise.training.state import TrainState
 from unnoise.training.trackers import CLOCKS, Tracker, start
 from unnoise.units import duration
 
 
 class Log:
-    """Appends to metrics.jsonl and reports progress and messages.
+    """Appends to metrics.jsonl, and sends events.
 
-    Of several ranks one speaks; the others are silent and write nothing.
+    Of several ranks only the main one does; the others are silent and write nothing.
     """
 
-    def __init__(self, path: Path, speaks: bool = True, forgives: bool = False) -> None:
-        self.path, self.speaks, self.forgives = path, speaks, forgives
+    def __init__(self, run: Run) -> None:
+        self.run, self.path = run, run.folder / "metrics.jsonl"
         self.trackers: list[Tracker] = []
         self.listeners = events.listeners()  # a thread that saves speaks through the same ones
+        self.window = (time.monotonic(), 0)
+        """Time and images seen at the last line of `steps`."""
 
-    def open(self, config: RunConfig, nimg: int) -> None:
-        """Start the configured trackers of a run that goes on after nimg images."""
-        self.trackers = [
-            start(name, self.path.parent, to_dict(config), nimg) for name in config.train.trackers
-        ]
+    def open(self, nimg: int) -> None:
+        """Start the configured trackers, and the clock, of a run that resumes after nimg images."""
+        config, names = to_dict(self.run.config), self.run.config.train.trackers
+        self.trackers = [start(name, self.run.folder, config, nimg) for name in names]
+        self.window = (time.monotonic(), nimg)
 
     def cut(self, step: int) -> None:
-        """Forget the lines after a step: a resumed run writes them again, so that no curve doubles back."""
-        if self.speaks and self.path.exists():
+        """Delete the lines after a step: a resumed run writes them again."""
+        if self.run.world.main and self.path.exists():
             lines = self.path.read_text(errors="replace").splitlines()
             kept = [line for line in lines if _step(line) <= step]
-            if kept == lines:
-                return
-            write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
+            if kept != lines:
+                write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
 
     def metrics(self, values: dict[str, Any], picture: Path | None = None) -> None:
-        """One line of metrics.jsonl; trackers also get the picture."""
-        if not self.speaks:
+        """Append a line to metrics.jsonl; trackers also get the picture."""
+        if not self.run.world.main:
             return
         with self.forgiving("metrics not written"), self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         for tracker in self.trackers:
-            tracker.metrics(
-                {key: value for key, value in values.items() if key not in CLOCKS}, values["nimg"]
-            )
+            numbers = {key: value for key, value in values.items() if key not in CLOCKS}
+            tracker.metrics(numbers, values["nimg"])
             if picture is not None:
                 tracker.picture(picture, values["nimg"])
 
+    def steps(self, state: TrainState, lr: float) -> None:
+        """Write the mean loss of the steps since the last line, and report progress."""
+        counters, now, (began, nimg) = state.counters, time.monotonic(), self.window
+        self.window = (now, counters.nimg)
+        counters.loss = counters.loss_sum / counters.loss_steps
+        counters.loss_sum, counters.loss_steps = 0.0, 0
+        values = {
+            "step": counters.step,
+            "nimg": counters.nimg,
+            "epoch": counters.nimg / self.run.data.num_train,
+            "loss": counters.loss,
+            "grad_norm": state.outcomes.norm,
+            "lr": lr,
+            "img_per_sec": (counters.nimg - nimg) / max(now - began, 1e-9),
+            "train_sec": counters.train_sec,
+        }
+        self.metrics(values)
+        done = self.run.progress(counters)
+        text = (
+            f"step {counters.step} · {counters.nimg / 1000:.1f} kimg · loss {counters.loss:.4f} · "
+            f"grad {state.outcomes.norm:.2f} · {values['img_per_sec']:.0f} img/s · "
+            f"{duration(counters.train_sec * (1 - done) / max(done, 1e-9))} left"
+        )
+        self._send(Progress("training", done, 1.0, detail=text))
+
     @contextmanager
     def forgiving(self, what: str) -> Iterator[None]:
-        """With train.on_save_error = continue, a file that cannot be written is said, and training goes on."""
+        """Report a file that cannot be written, or raise where train.on_save_error is stop."""
         try:
             yield
         except OSError as error:
-            if not self.forgives:
+            if self.run.config.train.on_save_error == "stop":
                 raise
             self.say(f"{what}, training goes on: {error}")
-
-    def progress(self, done: float, values: dict[str, Any], remaining_sec: float) -> None:
-        """Report how far the run is."""
-        text = (
-            f"step {values['step']} · {values['nimg'] / 1000:.1f} kimg · loss {values['loss']:.4f} · "
-            f"grad {values['grad_norm']:.2f} · {values['img_per_sec']:.0f} img/s · "
-            f"{duration(remaining_sec)} left"
-        )
-        self._send(Progress("training", done, 1.0, detail=text))
 
     def say(self, text: str) -> None:
         """Report a line for people."""
         self._send(Message(text))
 
     def _send(self, event: Event) -> None:
-        for listener in self.listeners if self.speaks else ():
+        for listener in self.listeners if self.run.world.main else ():
             listener(event)
 
     def close(self) -> None:

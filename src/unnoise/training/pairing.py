@@ -11,9 +11,10 @@ from torch import Tensor
 def optimal_transport(
     x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"], label: Int[Tensor, " b"] | None
 ) -> Float[Tensor, "b c h w"]:
-    """The noises reordered so that the sum of ||x0 - eps||^2 is least: straighter paths.  # Tong et al. 2024, section 3.2
+    """Reorder the noises so that the sum of ||x0 - eps||^2 is least: straighter paths.
 
-    Only images of one label exchange their noises: otherwise a class would see some part of the Gaussian only.
+    Only images of one label exchange their noises: otherwise a class would see only some part of
+    the Gaussian.  # Tong et al. 2024, section 3.2
     """
     result = eps.clone()
     groups = [torch.arange(len(x0), device=x0.device)] if label is None else [

@@ -1,94 +1,91 @@
-"""How the run does: held-out losses of the averaged and the raw weights, and a grid of samples with fixed seeds."""
+"""How a run does: held-out losses of averaged and raw weights, and samples with fixed seeds."""
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 
 from unnoise.data.images import grid, save_png
 from unnoise.memory import halving
+from unnoise.model import Model
 from unnoise.networks.network import Network
+from unnoise.training.log import Log
 from unnoise.training.run import Run
+from unnoise.training.state import TrainState
 from unnoise.training.step import held_out_losses
 
 PREVIEW_IMAGES = 64
 HELD_OUT_IMAGES = 1000
 
+Measure: TypeAlias = Callable[[Model], dict[str, float]]
+"""More numbers about the averaged weights; a name that ends in _sec is for metrics.jsonl alone."""
 
-def preview(run: Run) -> bool:
-    """Measure, write samples/<nimg>.png and a line of metrics; says whether the held-out loss is the lowest so far."""
-    state = run.state
-    state.previewed_nimg = state.nimg
-    average, raw = (run.plain(network) for network in (state.ema, state.network))
-    best = _measure(run, average, raw) if run.world.main else None
-    state.held_out_loss, state.best_held_out_loss, best = run.world.broadcast(
-        (state.held_out_loss, state.best_held_out_loss, best)
+
+def preview(run: Run, state: TrainState, log: Log, measure: Measure | None) -> bool:
+    """Write held-out losses and samples; give whether the held-out loss is the lowest so far."""
+    counters = state.counters
+    counters.previewed_nimg = counters.nimg
+    average, raw = run.plain(state.ema), run.plain(state.network)  # which all ranks put together
+    before = counters.best_held_out_loss
+    if run.world.main:
+        values: dict[str, Any] = {"step": counters.step, "nimg": counters.nimg}
+        values |= _held_out(run, state, average, raw)
+        counters.held_out_loss = values.get("held_out_loss", counters.held_out_loss)
+        counters.best_held_out_loss = min(before, values.get("held_out_loss", math.inf))
+        model = run.model(average, counters)
+        values |= measure(model) if measure else {}
+        _show(run, log, model, values)
+    counters.held_out_loss, counters.best_held_out_loss = run.world.broadcast(
+        (counters.held_out_loss, counters.best_held_out_loss)
     )
-    return bool(best)
+    return counters.best_held_out_loss < before
 
 
-def _measure(run: Run, average: Network, raw: Network) -> bool:
-    state = run.state
-    values: dict[str, Any] = {
-        "step": state.step,
-        "nimg": state.nimg,
-        **_held_out(run, average, raw),
-    }
-    best = values.get("held_out_loss", float("inf")) < state.best_held_out_loss
-    if "held_out_loss" in values:
-        state.held_out_loss = values["held_out_loss"]
-        state.best_held_out_loss = min(state.held_out_loss, state.best_held_out_loss)
-    model = run.model(average)
-    if run.quality is not None:
-        values |= run.quality.measure(model)
-    began = time.monotonic()
-    images = model.sample(PREVIEW_IMAGES, batch_size=PREVIEW_IMAGES)
-    values["sample_sec"] = time.monotonic() - began
-    path = run.folder / "samples" / f"{state.nimg:010d}.png"
-    with run.log.forgiving("samples not written"):
-        save_png(
-            path, grid(images), {"unnoise": f"nimg {state.nimg}, seeds 0-{PREVIEW_IMAGES - 1}"}
-        )
-    run.log.metrics(values, path if path.exists() else None)
-    held = f"held-out loss {state.held_out_loss:.4f} · " if "held_out_loss" in values else ""
-    held += "".join(
-        f"{k} {v:.4g} · " for k, v in values.items() if k.startswith(("fid_", "frechet_"))
-    )
-    where = f"samples in {path}" if path.exists() else "no samples"
-    run.log.say(f"{state.nimg / 1000:.1f} kimg: {held}{where}")
-    return best
-
-
-def _held_out(run: Run, average: nn.Module, raw: nn.Module) -> dict[str, float]:
-    """The mean over the held-out images, and of the averaged weights also by quarters of the noise levels, low to high."""
-    data = run.data
-    rows = slice(data.num_train, min(len(data.images), data.num_train + HELD_OUT_IMAGES))
-    if rows.stop <= rows.start:
+def _held_out(run: Run, state: TrainState, average: Network, raw: Network) -> dict[str, float]:
+    """Mean over the held-out images; of the average also by quarters of the levels, low to high."""
+    data, first = run.data, run.data.num_train
+    pixels = data.images[first : first + HELD_OUT_IMAGES]
+    if not len(pixels):
         return {}
-    images = torch.from_numpy(data.images[rows].copy()).to(run.arithmetic.device)
-    labels = None if data.labels is None else torch.from_numpy(data.labels[rows].copy())
+    images = torch.from_numpy(pixels.copy()).to(run.arithmetic.device)
+    labels = None
+    if data.labels is not None:
+        labels = torch.from_numpy(data.labels[first : first + len(pixels)].copy())
 
-    def losses(network: nn.Module) -> torch.Tensor:
-        objective = replace(
-            run.objective, model=replace(run.objective.model, network=network.eval())
-        )
-        return halving(128, lambda size: held_out_losses(objective, images, labels, size))[
-            1
-        ].double()
+    def losses(network: Network) -> torch.Tensor:
+        def attempt(size: int) -> torch.Tensor:
+            return held_out_losses(run, state, network.eval(), images, labels, size)
+
+        return halving(128, attempt)[1].double()
 
     averaged, plain = losses(average), losses(raw)
     raw.train()
-    quarters = {
-        f"held_out_q{i + 1}": float(part.mean())
-        for i, part in enumerate(averaged.tensor_split(4))
-        if len(part)
-    }
+    quarters = [part for part in averaged.tensor_split(4) if len(part)]
     return {
         "held_out_loss": float(averaged.mean()),
         "held_out_loss_raw": float(plain.mean()),
-        **quarters,
+        **{f"held_out_q{i}": float(part.mean()) for i, part in enumerate(quarters, 1)},
     }
+
+
+def _show(run: Run, log: Log, model: Model, values: dict[str, Any]) -> None:
+    """Write samples/<nimg>.png and a line of metrics, and say both."""
+    began, nimg = time.monotonic(), values["nimg"]
+    images = model.sample(PREVIEW_IMAGES, batch_size=PREVIEW_IMAGES)
+    values["sample_sec"] = time.monotonic() - began
+    path = run.folder / "samples" / f"{nimg:010d}.png"
+    with log.forgiving("samples not written"):
+        says = {"unnoise": f"nimg {nimg}, seeds 0-{PREVIEW_IMAGES - 1}"}
+        save_png(path, grid(images), says)
+    log.metrics(values, path if path.exists() else None)
+    parts = [f"{nimg / 1000:.1f} kimg: "]
+    if "held_out_loss" in values:
+        parts.append(f"held-out loss {values['held_out_loss']:.4f} · ")
+    measured = [key for key in values if key.startswith(("fid_", "frechet_"))]
+    parts += [f"{key} {values[key]:.4g} · " for key in measured]
+    parts.append(f"samples in {path}" if path.exists() else "no samples")
+    log.say("".join(parts))

@@ -33,6 +33,7 @@ from unnoise.model import Model
 from unnoise.training import state as states
 from unnoise.training.preview import HELD_OUT_IMAGES, PREVIEW_IMAGES
 from unnoise.training.run import Run, prepare
+from unnoise.training.state import TrainState
 from unnoise.training.step import draw, train_step
 
 STEPS_SEC, PREVIEW_SEC = 13.0, 4.0
@@ -111,28 +112,28 @@ def sizes(batch_size: int) -> list[int]:
 def measure(config: RunConfig, data: ImageData, out: Path) -> Measured:
     """Probe a configuration; `out` is the folder that the run would write to."""
     began = time.monotonic()
-    run = prepare(replace(config, train=replace(config.train, micro_batch=None)), data, out)
-    run.log.close()
+    whole = replace(config, train=replace(config.train, micro_batch=None))
+    run, state = prepare(whole, data, out)
     device = run.arithmetic.device
     available = available_bytes(device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         x = torch.zeros(1, *data.images.shape[1:], device=device)
-        run.state.ema(x, torch.ones(1, device=device))
-    speeds, too_large = _speeds(run, available)
-    groups = states.tensors(run.state)
-    record = len(json.dumps(run.record(), indent=2))
+        state.ema(x, torch.ones(1, device=device))
+    speeds, too_large = _speeds(run, state, available)
+    groups = states.tensors(state)
+    record = len(json.dumps(run.record(state.counters), indent=2))
     picture = io.BytesIO()  # a grid of samples is as large as one of training images
     grid(torch.from_numpy(data.images[:PREVIEW_IMAGES].copy())).save(picture, "png")
     there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     return Measured(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         precision=str(run.arithmetic.dtype).removeprefix("torch."),
-        parameters=sum(p.numel() for p in run.state.network.parameters()),
+        parameters=sum(p.numel() for p in state.network.parameters()),
         gflop_per_image=counter.get_total_flops() / 1e9,
         speeds=speeds,
         too_large=too_large,
         available_bytes=available,
-        preview_sec=_preview_sec(run) if speeds else 0.0,
+        preview_sec=_preview_sec(run, state) if speeds else 0.0,
         checkpoint_bytes=record + sum(_file_bytes(group) for group in groups.values()),
         model_bytes=record + _file_bytes(groups["ema"]),
         sample_bytes=len(picture.getvalue()),
@@ -146,7 +147,7 @@ def _file_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.nbytes + HEADER_BYTES for value in tensors.values())
 
 
-def _speeds(run: Run, available: int) -> tuple[tuple[Speed, ...], float]:
+def _speeds(run: Run, state: TrainState, available: int) -> tuple[tuple[Speed, ...], float]:
     """From one image up, while time and memory last; with torch.compile the whole batch alone."""
     batches = Batches(run.data, run.config.seed, run.arithmetic.device)
     speeds: list[Speed] = []
@@ -156,16 +157,16 @@ def _speeds(run: Run, available: int) -> tuple[tuple[Speed, ...], float]:
         fits = peak_bytes(speeds, size) <= SAFE_SHARE * available
         if not fits or time.monotonic() + expected > ends:
             break
-        speed = _speed(run, batches, size, ends)
+        speed = _speed(run, state, batches, size, ends)
         if speed is None:
             return tuple(speeds), size
         speeds.append(speed)
     return tuple(speeds), float("inf")
 
 
-def _speed(run: Run, batches: Batches, size: int, ends: float) -> Speed | None:
+def _speed(run: Run, state: TrainState, batches: Batches, size: int, ends: float) -> Speed | None:
     """The median of some steps on `size` images after a first one; None where memory runs out."""
-    device, state = run.arithmetic.device, run.state
+    device = run.arithmetic.device
     _reset_peak(device)
     times: list[tuple[float, float]] = []
     try:
@@ -173,7 +174,7 @@ def _speed(run: Run, batches: Batches, size: int, ends: float) -> Speed | None:
             time.monotonic() + sum((times or [(0.0, 0.0)])[-1]) < ends
             or len(times) < 1 + run.arithmetic.compile  # the first step is spent on compiling
         ):
-            times.append(_timed_step(run, batches, size))
+            times.append(_timed_step(run, state, batches, size))
     except (torch.OutOfMemoryError, ConfigError):
         state.micro_batch = size
     if state.micro_batch is not None:  # which a step sets that ran out of memory
@@ -184,7 +185,7 @@ def _speed(run: Run, batches: Batches, size: int, ends: float) -> Speed | None:
     return Speed(size, statistics.median(passes), statistics.median(updates), _peak_memory(device))
 
 
-def _timed_step(run: Run, batches: Batches, size: int) -> tuple[float, float]:
+def _timed_step(run: Run, state: TrainState, batches: Batches, size: int) -> tuple[float, float]:
     """Seconds up to the optimizer, and in it and the average, of a step that changes no weight."""
     marks = [time.monotonic()]
 
@@ -193,17 +194,17 @@ def _timed_step(run: Run, batches: Batches, size: int) -> tuple[float, float]:
             torch.accelerator.synchronize()
         marks.append(time.monotonic())
 
-    handle = run.state.optimizer.register_step_pre_hook(mark)
-    batch = draw(run.objective, run.state.step, *batches.get(run.state.nimg, size))
-    train_step(run.objective, run.state, batch, 0.0)
+    handle = state.optimizer.register_step_pre_hook(mark)
+    batch = draw(run, state.counters.step, *batches.get(state.counters.nimg, size))
+    train_step(run, state, batch, 0.0)
     mark()
     handle.remove()
     return marks[1] - marks[0], marks[-1] - marks[1]
 
 
-def _preview_sec(run: Run) -> float:
+def _preview_sec(run: Run, state: TrainState) -> float:
     """Seconds of a grid of samples and two held-out losses, from a few steps on few images."""
-    model, chosen = run.model(run.state.ema), run.config.sample
+    model, chosen = run.model(state.ema, state.counters), run.config.sample
     sec = _evaluation_sec(model, 1)
     affordable = min(PREVIEW_IMAGES, int(PREVIEW_SEC / (16 * sec)))  # steps of up to 4 evaluations
     if affordable > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,53 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from unnoise import build, checkpoint
+from unnoise.checkpoint import Tensors
 from unnoise.config import RunConfig, TrainConfig
-from unnoise.diffusion.losses import Uncertainty
-from unnoise.model import check_fit
+from unnoise.diffusion.losses import Loss
 from unnoise.networks.network import Network
 from unnoise.parallel import full_tensor, shard, shard_like
 from unnoise.precision import Arithmetic
 from unnoise.training.muon import Muon
 
 
-class Outcome(NamedTuple):
-    """What came of a step, on the device."""
-
-    step: int
-    nimg: int
-    finite: Tensor
-    """Whether it was applied."""
-    loss: Tensor
-    norm: Tensor
-    """Of the gradient, before clipping."""
-    t: Tensor
-    """The times of the images."""
-
-
 @dataclass
-class TrainState:
-    """Networks, optimizer and counters: with the config and the data, all of the future of a run."""
+class Counters:
+    """Numbers that a checkpoint keeps in its state.json."""
 
-    network: Network
-    averages: dict[float, Network]
-    """Averaged networks by their half-life in thousand images, the configured one first."""
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    uncertainty: Uncertainty | None = None
-    """Trained beside the network where the weighting is learned."""
-    micro_batch: int | None = None
-    """Images per pass after memory ran out; not kept, as another machine may have more."""
-    unread: list[Outcome] = field(default_factory=list)
-    """Steps that the counters below do not know of yet: see `step.read`."""
-    norm: float = math.nan
-    """Of the last gradient."""
-    skipped_noise: list[Tensor] = field(default_factory=list)
-    """sigma / alpha of the images of the steps skipped in a row."""
     step: int = 0
     nimg: int = 0
     train_sec: float = 0.0
     loss_sum: float = 0.0
-    """Of the steps since the last line of metrics.jsonl."""
+    """Sum over the steps since the last line of metrics.jsonl."""
     loss_steps: int = 0
     loss: float = math.nan
     """The last logged mean."""
@@ -72,154 +43,165 @@ class TrainState:
     """Steps not applied because their loss or gradient was not finite."""
     skipped_in_row: int = 0
 
+
+class StepOutcome(NamedTuple):
+    """What came of a step, on the device."""
+
+    step: int
+    nimg: int
+    finite: Tensor
+    """Whether the step was applied."""
+    loss: Tensor
+    norm: Tensor
+    """Norm of the gradient, before clipping."""
+    t: Tensor
+    """Times of the images."""
+
+
+@dataclass
+class Outcomes:
+    """What the counters do not say of the newest steps."""
+
+    waiting: list[StepOutcome] = field(default_factory=list)
+    """Steps that are not counted yet: see `step.collect_outcomes`."""
+    norm: float = math.nan
+    """Norm of the last gradient."""
+    skipped_noise: list[Tensor] = field(default_factory=list)
+    """sigma / alpha of the images of the steps skipped in a row."""
+
+
+@dataclass
+class TrainState:
+    """Networks, optimizer and counters: with config and data, all of the future of a run."""
+
+    network: Network
+    averages: dict[float, Network]
+    """Averaged networks by their half-life in thousand images, the configured one first."""
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    counters: Counters = field(default_factory=Counters)
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    micro_batch: int | None = None
+    """Images per pass after memory ran out; not kept, as another machine may have more."""
+
     @property
     def ema(self) -> Network:
         """The average that previews and the model file show."""
         return next(iter(self.averages.values()))
 
+    def named_averages(self) -> dict[str, Network]:
+        """Averages by the name of their file: ema, and ema-<half-life> of the others."""
+        return {
+            f"ema-{kimg:g}" if i else "ema": average
+            for i, (kimg, average) in enumerate(self.averages.items())
+        }
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All that the optimizer moves, by name, in its order."""
+        own = self.loss.named_parameters(prefix=self.loss.name)
+        return {**dict(self.network.named_parameters()), **dict(own)}
+
 
 def create(
     config: RunConfig, shape: build.Shape, arithmetic: Arithmetic, sharded: bool = False
 ) -> TrainState:
-    """The state before the first step; cut over the ranks if `sharded`."""
+    """Make the state before the first step; cut over the ranks if `sharded`."""
     network = arithmetic.place(build.network(config, shape))
     halflives = (config.train.ema_halflife_kimg, *config.train.ema_also_kimg)
     averages = {kimg: copy.deepcopy(network).eval().requires_grad_(False) for kimg in halflives}
     if sharded:
         for module in (network, *averages.values()):
             shard(module)
-    uncertainty = (
-        Uncertainty().to(arithmetic.device) if config.diffusion.weighting == "learned" else None
-    )
-    optimizer = _optimizer(config.train, network, uncertainty)
+    loss = build.loss(config.diffusion).to(arithmetic.device)
+    optimizer = _optimizer(config.train, network, loss)
     scaler = torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16)
-    return TrainState(network, averages, optimizer, scaler, uncertainty)
+    return TrainState(network, averages, loss, optimizer, scaler)
 
 
-def _optimizer(
-    train: TrainConfig, network: Network, uncertainty: nn.Module | None
-) -> torch.optim.Optimizer:
-    """What moves the network and what is trained beside it."""
+def _optimizer(train: TrainConfig, network: Network, loss: Loss) -> torch.optim.Optimizer:
+    """Make what moves the network and the parameters of the loss."""
     chosen: dict[str, Any] = {
         "lr": train.lr,
         "betas": train.betas,
         "weight_decay": train.weight_decay,
     }
-    parameters = list(_parameters(network, uncertainty).values())
+    parameters = [*network.parameters(), *loss.parameters()]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **chosen, fused=True)
     mine = network.hidden_matrices()
     numbers = {id(p) for p in mine}
     optimizer = Muon(mine, [p for p in parameters if id(p) not in numbers], **chosen)
-    optimizer.param_groups[0]["lr_factor"] = (
-        1.0 if train.muon_lr is None else train.muon_lr / train.lr
-    )
+    factor = 1.0 if train.muon_lr is None else train.muon_lr / train.lr
+    optimizer.param_groups[0]["lr_factor"] = factor
     return optimizer
 
 
-def _parameters(network: nn.Module, uncertainty: nn.Module | None) -> dict[str, nn.Parameter]:
-    """All that the optimizer moves, by name, in its order."""
-    beside = {} if uncertainty is None else dict(uncertainty.named_parameters(prefix="uncertainty"))
-    return {**dict(network.named_parameters()), **beside}
-
-
-COUNTERS = ("step", "nimg", "train_sec", "loss_sum", "loss_steps", "loss", "held_out_loss", "previewed_nimg",
-            "best_held_out_loss", "best_step", "skipped", "skipped_in_row")  # fmt: skip
-
-
-def tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
+def tensors(state: TrainState) -> dict[str, Tensors]:
     """All that a checkpoint holds, by group, put together from all ranks (which must all ask)."""
     groups = {
         "network": state.network.state_dict(),
-        **{name: average.state_dict() for name, average in named_averages(state).items()},
-        "optimizer": _flatten(state.optimizer, _parameters(state.network, state.uncertainty)),
+        **{name: average.state_dict() for name, average in state.named_averages().items()},
+        "optimizer": {  # exp_avg/<parameter>, ..
+            f"{kind}/{name}": value
+            for name, parameter in state.parameters().items()
+            for kind, value in state.optimizer.state.get(parameter, {}).items()
+        },
+        state.loss.name: state.loss.state_dict(),
     }
-    if state.uncertainty is not None:
-        groups["uncertainty"] = state.uncertainty.state_dict()
     return {
         name: {key: full_tensor(value) for key, value in group.items()}
         for name, group in groups.items()
-    }
-
-
-def named_averages(state: TrainState) -> dict[str, nn.Module]:
-    """The averages by their names in a checkpoint: ema, and ema-<half-life> for further ones."""
-    return {
-        f"ema-{kimg:g}" if i else "ema": average
-        for i, (kimg, average) in enumerate(state.averages.items())
+        if group or name == "optimizer"
     }
 
 
 def record(state: TrainState, extra: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint holds beside tensors."""
-    return {
-        **{name: getattr(state, name) for name in COUNTERS},
-        "scaler": state.scaler.state_dict(),
-        **extra,
-    }
+    """What a checkpoint holds next to its tensors."""
+    return {**asdict(state.counters), "scaler": state.scaler.state_dict(), **extra}
 
 
-def restore(path: Path, state: TrainState) -> dict[str, Any]:
-    """Load a checkpoint into a state made from the same config; gives its JSON record."""
-    tensors, record = checkpoint.load(path)
-    for name, network in {"network": state.network, **named_averages(state)}.items():
-        group = tensors.get(
-            name, tensors["ema"]
-        )  # an average that the run did not have before starts from its ema
-        check_fit(network, group, path)
-        _load(network, group)
-    if state.uncertainty is not None:
-        check_fit(state.uncertainty, tensors["uncertainty"], path)
-        _load(state.uncertainty, tensors["uncertainty"])
-    _unflatten(state.optimizer, _parameters(state.network, state.uncertainty), tensors["optimizer"])
+def restore(path: Path, state: TrainState) -> None:
+    """Load a checkpoint into a state made from the same config."""
+    groups, record = checkpoint.load(path)
+    _fit(state.network, groups["network"], path)
+    for name, average in state.named_averages().items():
+        # an average that the run did not have before starts from its ema
+        _fit(average, groups.get(name, groups["ema"]), path)
+    if state.loss.name in groups:  # else the run had another loss before: this one starts anew
+        _fit(state.loss, groups[state.loss.name], path)
+    _restore_optimizer(state.optimizer, state.parameters(), groups["optimizer"])
     if record["scaler"]:
         state.scaler.load_state_dict(record["scaler"])
-    for name in COUNTERS:
-        setattr(state, name, record.get(name, getattr(state, name)))
-    return record
+    known = {each.name for each in fields(Counters)}
+    state.counters = Counters(**{key: record[key] for key in known & record.keys()})
 
 
-@torch.no_grad()
-def _load(network: nn.Module, group: dict[str, Tensor]) -> None:
-    """Copy whole tensors into a network, cut as its own are."""
-    for name, value in network.state_dict().items():
-        value.copy_(shard_like(group[name].to(value.dtype), value))
+def _fit(module: nn.Module, group: Tensors, path: Path) -> None:
+    """Load whole tensors into a module, cut over the ranks as its own are."""
+    own = module.state_dict()
+    cut = {key: shard_like(value, own[key]) for key, value in group.items() if key in own}
+    checkpoint.fit(module, {**group, **cut}, path)
 
 
-def _flatten(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]
-) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors: exp_avg/<parameter>, .."""
-    return {
-        f"{kind}/{name}": value
-        for name, parameter in parameters.items()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def _unflatten(
-    optimizer: torch.optim.Optimizer,
-    parameters: dict[str, nn.Parameter],
-    tensors: dict[str, Tensor],
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], group: Tensors
 ) -> None:
+    """Load the moments of the parameters; those of another optimizer or loss start anew."""
     optimizer.state.clear()
-    for key, value in tensors.items():
+    for key, value in group.items():
         kind, name = key.split("/", 1)
+        if name not in parameters:
+            continue
         parameter = parameters[name]
         # Moments share the parameter's memory format, so that the next step computes the same bits.
         value = value.to(parameter.device)
         if value.shape == parameter.shape:
             value = torch.empty_like(parameter).copy_(shard_like(value, parameter))
         optimizer.state[parameter][kind] = value
-    mine = (
-        {id(p) for p in optimizer.param_groups[0]["params"]}
-        if isinstance(optimizer, Muon)
-        else set[int]()
-    )
-    for parameter, kinds in list(
-        optimizer.state.items()
-    ):  # of a run that goes on with another optimizer: start anew
-        if kinds.keys() != (
-            {"momentum"} if id(parameter) in mine else {"step", "exp_avg", "exp_avg_sq"}
-        ):
+    by_muon = optimizer.param_groups[0]["params"] if isinstance(optimizer, Muon) else []
+    numbers = {id(p) for p in by_muon}
+    for parameter, kinds in list(optimizer.state.items()):
+        momentum = id(parameter) in numbers
+        if kinds.keys() != ({"momentum"} if momentum else {"step", "exp_avg", "exp_avg_sq"}):
             del optimizer.state[parameter]

@@ -1,4 +1,4 @@
-"""The distance of samples to all training images on the way, where train.evaluate asks for it."""
+"""The distance of samples to all training images while a model is trained: train.evaluate."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ from unnoise.evaluation.frechet import FrechetTo
 from unnoise.evaluation.store import DataStore
 from unnoise.model import SAMPLE_BATCH, Model
 from unnoise.parallel import World
-
-
-def chosen(config: RunConfig, data: ImageData, device: torch.device) -> Extractor | None:
-    """The extractor; ConfigError where it is not there."""
-    spec = config.train.evaluate
-    if spec is None:
-        return None
-    images = torch.from_numpy(data.images[:2].copy())
-    return extractor(suited(spec, *data.images.shape[1:]), device).probed(images)
+from unnoise.precision import find_device
 
 
 @dataclass(frozen=True)
@@ -34,8 +26,8 @@ class Quality:
     reference: FrechetTo
     num: int
 
-    def measure(self, model: Model) -> dict[str, float]:
-        """fid_edm, frechet_tiny, .. of samples with seeds 0 .. num - 1."""
+    def __call__(self, model: Model) -> dict[str, float]:
+        """Give fid_edm, frechet_tiny, .. of samples with seeds 0 .. num - 1."""
         began = time.monotonic()
         images = model.sample(self.num, batch_size=SAMPLE_BATCH)
         name = f"{'fid' if self.extract.standard else 'frechet'}_{self.extract.name}"
@@ -45,12 +37,18 @@ class Quality:
         }
 
 
-def prepared(
-    config: RunConfig, data: ImageData, extract: Extractor | None, world: World
-) -> Quality | None:
-    """Before the first step, and on all ranks, which share the features of the training images; only rank 0 measures."""
-    if extract is None:
+def measure_for(config: RunConfig, data: ImageData, world: World) -> Quality | None:
+    """Make what measures a model on the way; None where train.evaluate asks for nothing.
+
+    ConfigError where its extractor is missing. All ranks call this and share the features of the
+    training images; only rank 0 gets what measures.
+    """
+    spec = config.train.evaluate
+    if spec is None:
         return None
+    images = torch.from_numpy(data.images[:2].copy())
+    named = suited(spec, *data.images.shape[1:])
+    extract = extractor(named, find_device(config.device)).probed(images)
     store, rows = DataStore(data, root(config.data), world), range(data.num_train)
     features = store.features(extract, rows)
     if not world.main:

@@ -1,0 +1,264 @@
+"""The checkpoints of a run: which stay, how a run resumes, and writing in the background.
+
+In the background a thread writes a copy of the state in the host's memory, while steps go on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from unnoise import checkpoint
+from unnoise.checkpoint import Tensors
+from unnoise.config import RunConfig, differences, from_dict
+from unnoise.errors import CheckpointError, ConfigError, DivergedError
+from unnoise.files import read_json
+from unnoise.training import state as states
+from unnoise.training.log import Log
+from unnoise.training.run import Run
+from unnoise.training.state import TrainState
+from unnoise.training.step import learning_rate
+
+Groups = dict[str, Tensors]
+
+MAY_CHANGE = (
+    "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
+    "train.evaluate", "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save",
+    "train.async_save", "train.parallel", "train.trackers", "sample.", "device",
+    "data.source", "data.cache", "data.path",
+)  # fmt: skip
+"""Fields that a resumed run may change: they do not change what is learned up to the same point.
+
+The images themselves are compared by their fingerprint, wherever they lie.
+"""
+
+
+def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
+    """Load the newest sound checkpoint of the run folder, if there is one.
+
+    ConfigError where the run had another configuration or other images, unless `anyway`.
+    """
+    before, fingerprint = _started(run.folder / "config.json")
+    changed = [line for line in differences(before, run.config) if not line.startswith(MAY_CHANGE)]
+    if fingerprint != run.data.fingerprint:
+        changed.append("the training images")
+    if changed and not anyway:
+        raise ConfigError(
+            f"{run.folder}: was trained with another configuration ({'; '.join(changed[:3])}); "
+            "use the same one, another --out, or --resume anyway"
+        )
+    if changed:
+        log.say(f"changed since the last start: {'; '.join(changed)}")
+    folder = run.folder / "checkpoints"
+    path, skipped = run.world.broadcast(checkpoint.newest(folder) if run.world.main else None)
+    for reason in skipped:
+        log.say(f"skipped: {reason}")
+    if path is None and skipped:
+        raise CheckpointError(
+            f"{run.folder}: no sound checkpoint is left; {skipped[0]}; "
+            f"delete {folder} to start again, or use another --out"
+        )
+    if path is not None:  # else it was interrupted before the first: from the start
+        states.restore(path, state)
+        log.say(f"going on from {path} ({state.counters.nimg / 1000:.1f} kimg)")
+        _say_rate(run, state, log, before)
+    log.cut(state.counters.step)
+
+
+def _started(written: Path) -> tuple[RunConfig, str]:
+    """The configuration and the data's fingerprint that a run folder was started with."""
+    record = read_json(written)
+    try:
+        return from_dict(RunConfig, record["config"]), str(record["data"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{written}: is damaged or of another version ({error}); mend it or use another --out"
+        ) from error
+
+
+def _say_rate(run: Run, state: TrainState, log: Log, before: RunConfig) -> None:
+    """Report a learning rate that jumps because the end of the run has moved."""
+    counters, train = state.counters, run.config.train
+    ends = [replace(run, config=config).progress(counters) for config in (before, run.config)]
+    then, now = (learning_rate(train, counters.nimg, progress) for progress in ends)
+    if ends[1] < 1 and not math.isclose(then, now, rel_tol=0.01):
+        log.say(
+            f"the end of the run has moved: the learning rate jumps from {then:.3g} to {now:.3g}, "
+            f"and goes on as {train.lr_schedule} towards the new end"
+        )
+
+
+class Checkpoints:
+    """Writes the checkpoints and model files of a run."""
+
+    def __init__(self, run: Run, state: TrainState, log: Log) -> None:
+        self.run, self.state, self.log = run, state, log
+        self.folder = run.folder / "checkpoints"
+        how, on_gpu = run.config.train.async_save, run.arithmetic.device.type != "cpu"
+        self.saver = Saver(background=how == "on" or (how == "auto" and on_gpu))
+        self.saved_nimg = state.counters.nimg if state.counters.step else -1
+        """Images seen at the last checkpoint that is there whole."""
+
+    def save(self, best: bool, last: bool = False) -> None:
+        """Write a checkpoint and the model files; raise where the last one cannot be written."""
+        counters, train = self.state.counters, self.run.config.train
+        best_before = counters.best_step
+        counters.best_step = counters.step if best else counters.best_step
+        groups = states.tensors(self.state)
+        if not self.run.world.main:
+            self.saved_nimg = counters.nimg
+            return
+        named = (
+            (f"{name}: {key}", v) for name, group in groups.items() for key, v in group.items()
+        )
+        bad = next((name for name, value in named if not value.isfinite().all()), None)
+        if bad is not None:
+            raise DivergedError(
+                f"step {counters.step}: {bad} is not finite and was not saved; "
+                f"{checkpoint.intact(self.folder)}"
+            )
+        self.saver.start(self._write(best_before, last or train.on_save_error == "stop"), groups)
+
+    def _write(self, best_before: int, must: bool) -> Callable[[Groups], None]:
+        """Make what writes the state of now, given its tensors; it raises only if it must write."""
+        run, counters, record = self.run, self.state.counters, self.run.record(self.state.counters)
+        step, nimg, best_step = counters.step, counters.nimg, counters.best_step
+        values = states.record(self.state, {"epoch": nimg / run.data.num_train, **record})
+
+        def write(groups: Groups) -> None:
+            try:
+                path = checkpoint.save(self.folder, step, groups, values)
+                self._write_models(groups, record)
+            except CheckpointError as error:
+                if must:
+                    raise
+                if counters.best_step == step:
+                    counters.best_step = best_before
+                self.log.say(f"NOT SAVED, training goes on: {error}")
+                return
+            self.saved_nimg = nimg
+            self.log.say(f"saved {path}")
+            with self.log.forgiving("old checkpoints not deleted"):
+                checkpoint.prune(self.folder, self._kept(step, best_step))
+
+        return write
+
+    def _kept(self, step: int, best_step: int) -> set[str]:
+        """Name the checkpoints that stay: the newest, the best, and those at round numbers."""
+        train, last = self.run.config.train, checkpoint.name(step)
+        # later ones are damaged, or this run would have resumed from them
+        there = [p.name for p in checkpoint.checkpoints(self.folder) if p.name <= last]
+        kept = set(there[-train.keep_checkpoints :])
+        if train.keep_best:
+            kept.add(checkpoint.name(best_step))
+        for name in there if train.keep_every_kimg is not None else ():
+            nimg = int(name.removeprefix("step-")) * train.batch_size
+            if due(nimg - train.batch_size, nimg, train.keep_every_kimg or 0):
+                kept.add(name)
+        return kept
+
+    def _models(self, record: dict[str, Any]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+        """Give the name of each average, its model file and what that says of itself."""
+        averages = self.state.named_averages()
+        for name, kimg in zip(averages, self.state.averages, strict=True):
+            file = checkpoint.MODEL_FILE if name == "ema" else f"model-{name}.safetensors"
+            training = record["training"] | {"ema_halflife_kimg": kimg}
+            yield name, self.run.folder / file, record | {"training": training}
+
+    def _write_models(self, groups: Groups, record: dict[str, Any]) -> None:
+        for name, path, says in self._models(record):
+            checkpoint.save_model(path, groups[name], says)
+
+    def finish(self, best: bool, again: bool) -> None:
+        """Write a checkpoint of the end, unless it is there and need not be written `again`."""
+        self.saver.wait()
+        saved_nimg = self.run.world.broadcast(self.saved_nimg)
+        if again or saved_nimg != self.state.counters.nimg:
+            self.save(best, last=True)
+            return
+        groups, record = states.tensors(self.state), self.run.record(self.state.counters)
+        if self.run.world.main and not self._models_are_current(groups, record):
+            self._write_models(groups, record)
+
+    def _models_are_current(self, groups: Groups, record: dict[str, Any]) -> bool:
+        """Whether the model files are sound and say just what this run would write."""
+        for name, path, says in self._models(record):
+            try:
+                _, found = checkpoint.read_model(path)
+            except CheckpointError:
+                return False
+            mine = json.loads(json.dumps(says))  # tuples are lists there
+            same = all(found.get(key) == mine[key] for key in ("config", "shape", "class_names"))
+            if not same or found["weights"] != checkpoint.fingerprint(groups[name]):
+                return False
+        return True
+
+    @contextmanager
+    def finished(self) -> Iterator[None]:
+        """Wait for a save in the background where a block ends, but not after a second signal."""
+        try:
+            yield
+        except Exception:
+            with suppress(Exception):
+                self.saver.wait()
+            raise
+        self.saver.wait()
+
+
+def due(before: int, after: int, every_kimg: float) -> bool:
+    """Whether a multiple of `every_kimg` lies in (before, after] images."""
+    every = 1000 * every_kimg
+    return math.floor(after / every) > math.floor(before / every)
+
+
+class Saver:
+    """Saves one thing at a time, at once or in the background.
+
+    What a save in the background raises is raised by the next call here, on the thread that trains.
+    """
+
+    def __init__(self, background: bool) -> None:
+        self.background = background
+        self._thread: Thread | None = None
+        self._error: Exception | None = None
+
+    def start(self, save: Callable[[Groups], None], groups: Groups) -> None:
+        """Call save(groups), after the save before it."""
+        self.wait()
+        if not self.background:
+            save(groups)
+            return
+        copied = {
+            name: {key: value.to("cpu", copy=True) for key, value in group.items()}
+            for name, group in groups.items()
+        }
+        # A daemon: a second Ctrl-C does not wait for it, and half a checkpoint has another name.
+        run = partial(self._run, save, copied)
+        self._thread = Thread(target=run, name="unnoise save", daemon=True)
+        self._thread.start()
+
+    def _run(self, save: Callable[[Groups], None], groups: Groups) -> None:
+        try:
+            save(groups)
+        except Exception as error:  # noqa: BLE001 (raised again by `wait`)
+            self._error = error
+
+    def check(self) -> None:
+        """Raise what a finished save raised."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until nothing is being saved."""
+        if self._thread is not None:
+            self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error is not None:
+            raise error
