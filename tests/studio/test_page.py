@@ -225,6 +225,8 @@ def test_known_numbers_have_their_panels_and_others_are_drawn_together(run, open
     legends = [words(tab, f".chart >> nth={i} >> figcaption") for i in (0, 5)]
     assert legends[0] == "training loss 0.4322 held-out loss (averaged weights) 0.6123"
     assert legends[1] == "new_3 3 new_4 4"
+    assert tab.locator(".chart >> nth=0 >> circle").count() == 4  # few points have dots
+    assert "[object" not in tab.locator("main").text_content()
 
 
 def test_the_slider_and_its_keys_show_the_grids(run, opened):
