@@ -43,7 +43,7 @@ def write(folder: Path, arithmetic: Arithmetic, step: int) -> None:
     """Add this start to environment.json: a list, the newest last."""
     path = folder / FILE
     try:
-        starts = list(read_json(path)) if path.exists() else []
+        starts = read_json(path, list) if path.exists() else []
     except CheckpointError:  # a damaged note of the past stops nobody
         starts = []
     now = datetime.now(UTC).isoformat(timespec="seconds")

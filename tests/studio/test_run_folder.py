@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.studio.made import EVIL, HASH, make_hostile, model_file, png
-from unnoise import cli
+from unnoise import cli, environment
 from unnoise.cli.flags import parse
 from unnoise.config import RunConfig, override, to_dict
 from unnoise.errors import CheckpointError
+from unnoise.precision import Arithmetic
 from unnoise.presets import named
 from unnoise.studio.run_folder import MOST_POINTS, read, thinned
 
@@ -49,11 +51,28 @@ def test_the_numbers_are_those_of_the_run(run):
     assert data["tuned"]["fast"]["noises"] == [30.0, 0.15]
 
 
+def test_every_start_is_kept(run):
+    (run / "environment.json").unlink()
+    for step in (0, 10):
+        environment.write(run, Arithmetic(torch.device("cpu"), torch.float32, False, False), step)
+    assert [start["step"] for start in read(run)["environment"]] == [0, 10]
+
+
+def test_a_setting_of_an_older_version_is_no_difference(run):
+    recorded = json.loads((run / "config.json").read_text())
+    recorded["config"]["sample"]["deep_cache"] = 2
+    (run / "config.json").write_text(json.dumps(recorded))
+    data = read(run)
+    assert list(data["settings"]["differs"]) == ["train.kimg", "train.betas"]
+    assert "deep-cache" not in data["commands"][0]["line"]
+
+
 def test_the_evaluation_comes_as_labelled_tables(run):
     found = read(run)["evaluation"]
     assert "200 samples" in found["title"] and found["notes"] == ["a note"]
     distances, rest = found["tables"]
-    assert distances["rows"][0] == ["Fréchet distance", "6.5 [5.5, 7.5]", "3.25 [2.25, 4.25]"]
+    assert distances["rows"][0][0].startswith("Fréchet distance")
+    assert distances["rows"][0][1:] == ["6.5 [5.5, 7.5]", "3.25 [2.25, 4.25]"]
     assert rest["rows"][-1][-1] == "0 of 200 samples are copies"
     assert found["samples"] == {"path": "evaluation/samples.png"}
     assert found["neighbours"] == {"path": "evaluation/neighbours.png"}
@@ -206,6 +225,8 @@ CHANGED = [
                  "train.epochs": 3.0, "seed": 7}),
     ("iddpm", {"data.path": "-a dir/with $x & 'quotes'", "train.labels": True}),
     ("photos", {"train.micro_batch": 8}),
+    ("digits", {"network.kind": "dit", "network.depth": 3}),
+    ("digits", {"diffusion.schedule": "flow", "diffusion.schedule_options": {"shift": 2.0}}),
 ]  # fmt: skip
 
 

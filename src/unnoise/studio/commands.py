@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unnoise.config import RunConfig, dotted, flat, from_dict, to_dict
+from unnoise.config import RETIRED, RunConfig, dotted, flat, from_dict, override, to_dict
 from unnoise.errors import ConfigError
 from unnoise.presets import PRESETS
 
@@ -21,7 +21,11 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     name, own, differs = config.get("preset"), dotted(config), None
     if isinstance(name, str) and name in PRESETS:
         preset = dotted(json.loads(json.dumps(to_dict(PRESETS[name]()))))
-        differs = {k: preset.get(k) for k in own if k not in preset or own[k] != preset[k]}
+        differs = {
+            key: preset.get(key)
+            for key, value in own.items()
+            if key not in RETIRED and (key not in preset or value != preset[key])
+        }
     return {"preset": name, "values": own, "differs": differs}
 
 
@@ -58,7 +62,9 @@ def _train(folder: Path, recorded: Mapping[str, Any]) -> str:
         return ""
     if not recorded or config.preset not in PRESETS:
         return ""
-    target, preset, source = config.preset, flat(PRESETS[config.preset]()), config.data.source
+    default, source = PRESETS[config.preset](), config.data.source
+    same_kind = override(default, {"network.kind": config.network.kind})
+    target, preset = config.preset, flat(same_kind) | {"network.kind": default.network.kind}
     if target == "pictures" and source not in PRESETS and not source.startswith("-"):
         target = preset["data.source"] = source
     flags = [
@@ -75,6 +81,8 @@ def _flag(key: str, value: object, default: object) -> list[str]:
     group, dot, name = key.replace("_", "-").rpartition(".")
     if isinstance(value, bool) and isinstance(default, bool):
         return [f"--{group}{dot}{'' if value else 'no-'}{name}"]
+    if key == "imports" and isinstance(value, tuple):
+        return [part for file in value for part in ("--import", file)]
     flag = f"--{group}{dot}{name}"
     if isinstance(value, tuple):
         return [flag, *map(str, value)]

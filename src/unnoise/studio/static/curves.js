@@ -137,11 +137,11 @@ function frame({ left, right, top, bottom }, x, y, across, unit) {
 function line({ nimg, values }, x, y, colour) {
   const points = values.map((value, i) => [x.at(nimg[i]).toFixed(1), y.at(value).toFixed(1)]);
   const dots = points.length > FEW ? [] : points.map(([cx, cy]) => s("circle", { cx, cy, r: 2.5 }));
-  const raw = [s("polyline", { points: points.join(" ") }), dots];
+  const raw = [s("polyline", { points: points.join(" ") }), ...dots];
   if (view.smoothing === 0 || values.length < 3) return s("g", { class: `c${colour}` }, raw);
   const means = smoothed(values, view.smoothing);
   const smooth = means.map((mean, i) => `${points[i][0]},${y.at(mean).toFixed(1)}`).join(" ");
-  const parts = [s("g", { class: "raw" }, ...raw), s("polyline", { points: smooth })];
+  const parts = [s("g", { class: "raw" }, raw), s("polyline", { points: smooth })];
   return s("g", { class: `c${colour}` }, parts);
 }
 

@@ -8,7 +8,9 @@ function make(namespace, name, attributes, children) {
     else if (value !== false && value !== null)
       element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined),
+  );
   return element;
 }
 const h = (name, attributes = {}, ...children) =>
