@@ -1,4 +1,4 @@
-"""The cheaper forms are the same mathematics: values, gradients, what is kept for the backward pass, and randomness."""
+"""The cheaper forms have the values and gradients of the plain ones, and keep less."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_upsample_to_any_size(size):
 
 
 def test_the_network_trains_through_all_of_it():
-    """One fp32 step of a network with dropout 0 has the gradients of the same one with PyTorch's own layers."""
+    """The whole network has the gradients that it has with PyTorch's own layers."""
     config = UNetConfig(
         8, (1, 2), 1, attention_levels=(1,), norm_groups=4, conditioning="scale_shift"
     )

@@ -1,6 +1,7 @@
 """The fused GroupNorm, scale and shift, SiLU against float64, on CUDA and in Triton's interpreter.
 
-Triton reads TRITON_INTERPRET when it is imported, so on the CPU the checks run in a pytest of their own: one test here.
+Triton reads TRITON_INTERPRET when it is imported, so on the CPU the checks run in a pytest of
+their own: one test here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def device(request):
 
 @pytest.fixture
 def blocks(monkeypatch):
-    """Sets (TILE, PROGRAMS), so that small tensors meet several tiles, chunks and blocks of chunks."""
+    """Sets (TILE, PROGRAMS): small tensors then meet several tiles and chunks."""
 
     def choose(tile, programs):
         monkeypatch.setattr(triton_norm, "TILE", tile)
@@ -53,7 +54,7 @@ def blocks(monkeypatch):
 def inputs(
     shape, device, dtype=torch.float32, parameters=torch.float32, conditioned=(True, True)
 ) -> Any:
-    """x in channels_last, weight, bias, and scale and shift as the halves of one embedding, all with gradients."""
+    """x in channels_last, weight, bias, and scale and shift as halves of one embedding."""
     torch.manual_seed(0)
     n, c = shape[:2]
     x = (2 * torch.randn(shape) + 1).to(device, dtype).to(memory_format=torch.channels_last)
@@ -91,7 +92,7 @@ def exact(tensors, groups):
 
 
 def assert_near(got, want, tolerance):
-    """Largest error by largest value: y, dx, then the gradients of the parameters and the embedding."""
+    """Largest error by largest value: y, dx, then the gradients of the other tensors."""
     assert len(got) == len(want)
     for index, (a, b) in enumerate(zip(got, want, strict=True)):
         assert a.shape == b.shape
@@ -123,7 +124,10 @@ def test_in_the_interpreter():
 
 @outside
 def test_the_module_imports_where_triton_does_not():
-    code = "import sys; sys.modules['triton'] = None; from unnoise.networks import triton_norm as t; print(t.available())"
+    code = (
+        "import sys; sys.modules['triton'] = None; "
+        "from unnoise.networks import triton_norm as t; print(t.available())"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
@@ -155,7 +159,7 @@ def test_without_scale_or_shift(device, conditioned):
 
 @pytest.mark.parametrize("sizes", [(256, 6), (64, 1), (16, 64)])
 def test_any_block_sizes(device, blocks, sizes):
-    """Several tiles to a chunk, one chunk, many more chunks than a block of them holds; the last ones not full."""
+    """Several tiles to a chunk, one chunk, many more chunks than a block of them holds."""
     blocks(*sizes)
     tensors = inputs((2, 12, 9, 11), device)
     tensors[0] = (

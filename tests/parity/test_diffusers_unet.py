@@ -75,9 +75,10 @@ def test_same_outputs(size):
     down[1], up[2] = "AttnDownBlock2D", "AttnUpBlock2D"
     torch.manual_seed(0)
     theirs = UNet2DModel(
-        sample_size=32, in_channels=3, out_channels=3, block_out_channels=(128, 256, 256, 256), layers_per_block=2,
-        down_block_types=tuple(down), up_block_types=tuple(up), downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
-        norm_eps=1e-6, attention_head_dim=None,
+        sample_size=32, in_channels=3, out_channels=3, block_out_channels=(128, 256, 256, 256),
+        layers_per_block=2, down_block_types=tuple(down), up_block_types=tuple(up),
+        downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, norm_eps=1e-6,
+        attention_head_dim=None,
     ).eval()  # fmt: skip
     ours = UNet(cifar10().network, Shape(3, 32, 32), 3).eval()
     ours.load_state_dict(renamed(theirs.state_dict()))

@@ -1,4 +1,4 @@
-"""Muon: its polynomial, its equality with PyTorch's, what it moves, and that a bad step changes nothing."""
+"""Muon: its polynomial, PyTorch's Muon, what it moves, and that a bad step changes nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_updates_are_about_orthogonal_in_bf16():
 
 
 def test_it_is_torchs_muon_and_adamw():
-    """Five steps of kernels, matrices and vectors, against torch.optim.Muon on flattened kernels and AdamW on the rest."""
+    """Five steps against torch.optim.Muon on flattened kernels and AdamW on the rest."""
     shapes = [(8, 4, 3, 3), (8, 4, 3, 3), (16, 8), (6, 20), (8,)]
     ours = [torch.nn.Parameter(normal(*shape, seed=i).float()) for i, shape in enumerate(shapes)]
     theirs = [
@@ -120,10 +120,13 @@ def test_host_and_device_take_the_same_step(monkeypatch):
 
 
 def test_a_run_with_muon_and_three_averages_goes_on_bit_for_bit(tmp_path):
-    """Stopped after half and gone on: the same weights in every model file; and each file is another average."""
-    changes = {"network.base_channels": 8, "train.optimizer": "muon", "train.batch_size": 16, "train.sample_every_kimg": 1e9,
-               "train.ema_halflife_kimg": 0.1, "train.ema_also_kimg": (0.05, 0.2), "train.ema_rampup": 0.0,
-               "train.lr_schedule": "constant"}  # fmt: skip
+    """Stopped after half and resumed: the same weights in every model file, each another average."""
+    changes = {
+        "network.base_channels": 8, "train.optimizer": "muon", "train.batch_size": 16,
+        "train.sample_every_kimg": 1e9, "train.ema_halflife_kimg": 0.1,
+        "train.ema_also_kimg": (0.05, 0.2), "train.ema_rampup": 0.0,
+        "train.lr_schedule": "constant",
+    }  # fmt: skip
     api.train("digits", tmp_path / "whole", {**changes, "train.kimg": 0.64})
     api.train("digits", tmp_path / "halves", {**changes, "train.kimg": 0.32})
     api.train("digits", tmp_path / "halves", {**changes, "train.kimg": 0.64})

@@ -1,7 +1,8 @@
-"""Muon: momentum whose update is made orthogonal, for the matrices of a network; AdamW moves the rest.
+"""Muon: momentum whose update is made orthogonal, for a network's matrices; AdamW moves the rest.
 
-Jordan et al. 2024, with the scale of Liu et al. 2025, under which it takes AdamW's learning rates. torch.optim.Muon is the same for one
-matrix at a time; here kernels of convolutions are matrices too, (out, in x height x width), and those of a shape are one batch.
+Jordan et al. 2024, with the scale of Liu et al. 2025, under which it takes AdamW's learning rates.
+torch.optim.Muon does the same for one matrix at a time. Here kernels of convolutions are matrices
+too, (out, in x height x width), and all matrices of a shape are one batch.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic a s + b s^3 + c s^5, which five times over takes singular values in (0.01, 1] to 0.68 .. 1.14."""
+"""Of the quintic a s + b s^3 + c s^5 for singular values s."""
 ITERATIONS = 5
+"""Applied this often, the quintic takes singular values in (0.01, 1] to 0.68 .. 1.14."""
 MOMENTUM = 0.95
 RMS = 0.2
 """Root mean square of an update's entries, about what AdamW's are."""
@@ -25,7 +27,10 @@ RMS = 0.2
 def orthogonalized(
     matrices: Float[Tensor, "n r c"], dtype: torch.dtype = torch.bfloat16
 ) -> Float[Tensor, "n r c"]:
-    """About U V^T for each matrix U S V^T, by Newton-Schulz: X <- a X + b (X X^T) X + c (X X^T)^2 X, from X of norm 1."""
+    """About U V^T for each matrix U S V^T, by Newton-Schulz from X of norm 1.
+
+    X <- a X + b (X X^T) X + c (X X^T)^2 X
+    """
     a, b, c = COEFFICIENTS
     x = (matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)
     tall = x.shape[1] > x.shape[2]
@@ -37,14 +42,18 @@ def orthogonalized(
 
 
 def _precision(device: torch.device) -> torch.dtype:
-    """bfloat16, but on a CPU, where it gains nothing here, float32: then ranks and micro-batches differ by its rounding alone."""
+    """bfloat16; but float32 on a CPU, where bfloat16 gains nothing.
+
+    There, ranks and micro-batches then differ by float32's rounding alone.
+    """
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for `matrices`, tensors (out, ..) of two or more dimensions; fused AdamW for `others`.
 
-    An attribute `found_inf` (0 or 1, on the device) makes a step change nothing, as with PyTorch's fused optimizers.
+    An attribute `found_inf` of 1 on the device makes a step change nothing, as with PyTorch's fused
+    optimizers; 0 has no effect.
     """
 
     found_inf: Tensor
