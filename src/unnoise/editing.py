@@ -27,7 +27,7 @@ from unnoise.config import SampleConfig
 from unnoise.data.fit import Target
 from unnoise.data.folder import read_picture as read_fitted
 from unnoise.data.images import from_model, to_model
-from unnoise.diffusion import editing, grids
+from unnoise.diffusion import editing
 from unnoise.diffusion.denoiser import thresholded
 from unnoise.diffusion.gaussian import diffuse
 from unnoise.diffusion.guidance import mixture
@@ -120,7 +120,7 @@ def _inpaint(
     resample: int,
 ) -> Tensor:
     where = model.arithmetic.device
-    first, grid = noise.normal(), grids.zigzag(model.grid(chosen), resample)
+    first, grid = noise.normal(), editing.zigzag(model.grid(chosen), resample)
     known = to_model(pictures.to(where))
     draw = noise.normal if stochastic(chosen.sampler) else lambda: first
     denoiser = editing.inpaint(

@@ -237,13 +237,19 @@ class Model:
         checkpoint.save_model(Path(path), tensors, self.record)
 
 
+def _kind(model: Model) -> str:
+    """What a guide must have in common with the model that it guides."""
+    config, shape = model.config.diffusion, model.shape
+    steps = model.diffusion.schedule.steps
+    schedule = " ".join(map(str, [config.schedule, steps or "", config.schedule_options or ""]))
+    return f"{shape}, {schedule.strip()}"
+
+
 def _check_guide(model: Model, guide: Model, chosen: SampleConfig) -> None:
-    shape, schedule = model.shape, model.config.diffusion.schedule
-    if guide.shape != shape or guide.config.diffusion.schedule != schedule:
+    if _kind(guide) != _kind(model):
         raise ConfigError(
-            f"guide: its images and schedule ({guide.shape}, {guide.config.diffusion.schedule}) "
-            f"differ from the model's ({shape}, {schedule}); "
-            "expected a worse model of the same kind"
+            f"guide: its images and schedule ({_kind(guide)}) differ from the model's "
+            f"({_kind(model)}); expected a worse model of the same kind"
         )
     if chosen.guidance_scale == 1:
         raise ConfigError("guide: guidance_scale is 1, which is no guidance; give one such as 2")

@@ -9,7 +9,7 @@ import torch
 from tests.mixture import Mixture
 
 from unnoise.diffusion import grids
-from unnoise.diffusion.editing import inpaint, invert, slerp
+from unnoise.diffusion.editing import inpaint, invert, slerp, zigzag
 from unnoise.diffusion.samplers import SAMPLERS, walk
 from unnoise.diffusion.schedules import SCHEDULES
 
@@ -78,7 +78,7 @@ def test_resampling_brings_the_exact_conditional_distribution():
 
         noise, known = draw(), torch.full((count, 1, 1, 2), known_value, dtype=torch.float64)
         denoiser = inpaint(MIXTURE.denoise, known, torch.tensor([[[[True, False]]]]), draw)
-        path = grids.zigzag(grid, repeats)
+        path = zigzag(grid, repeats)
         *_, step = walk("ddpm", denoiser, path, draw, start=grid[0].sigma * noise)
         assert torch.equal(step.x[..., 1], known[..., 1])
         errors.append(abs(float(step.x[..., 0].mean()) - exact))
@@ -87,8 +87,8 @@ def test_resampling_brings_the_exact_conditional_distribution():
 
 def test_a_zigzag_goes_up_as_often_as_asked_and_ends_on_data():
     grid = grids.make(SCHEDULES["cosine"](1000), 20, "trailing")
-    assert grids.zigzag(grid, 1) == grid
-    path = grids.zigzag(grid, 3)
+    assert zigzag(grid, 1) == grid
+    path = zigzag(grid, 3)
     down = sum(s.t < t.t for t, s in pairwise(path))
     assert (path[0], path[-1], path[-2]) == (grid[0], grid[-1], grid[-2])
     assert down == 3 * 19 + 1 and len(path) - 1 == down + 2 * 19

@@ -7,7 +7,7 @@ prediction there. Every solver's last step ends on x0, so known pixels come out 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from unnoise.diffusion.denoiser import Denoiser, Prediction
 from unnoise.diffusion.gaussian import diffuse
-from unnoise.diffusion.levels import Level
+from unnoise.diffusion.levels import Grid, Level
 from unnoise.diffusion.samplers.frames import FLOW
-from unnoise.diffusion.samplers.step import Step
+from unnoise.diffusion.samplers.step import Draw, Step
 
 
 def inpaint(
     denoiser: Denoiser,
     known: Float[Tensor, "b c h w"],
     unknown: Bool[Tensor, "1 1 h w"],
-    draw: Callable[[], Float[Tensor, "b c h w"]],
+    draw: Draw,
 ) -> Denoiser:
     """A denoiser that keeps `known` wherever `unknown` is False.
 
@@ -43,8 +43,20 @@ def inpaint(
     return masked
 
 
+def zigzag(grid: Grid, repeats: int) -> list[Level]:
+    """A grid whose every tenth part is walked `repeats` times, going up again in between."""
+    # RePaint, appendix B
+    noisy, path = list(grid[:-1]), [grid[0]]
+    length = max(1, len(noisy) // 10)
+    for start in range(0, len(noisy) - 1, length):
+        down = noisy[start + 1 : start + 1 + length]
+        up = noisy[start : start + len(down)][::-1]
+        path += down + (up + down) * (repeats - 1)
+    return [*path, grid[-1]]
+
+
 def invert(
-    denoiser: Denoiser, x0: Float[Tensor, "b c h w"], grid: Sequence[Level], iterations: int = 3
+    denoiser: Denoiser, x0: Float[Tensor, "b c h w"], grid: Grid, iterations: int = 3
 ) -> Iterator[Step]:
     """DDIM backwards, from data to a grid's first level: the noise from which DDIM makes x0.
 

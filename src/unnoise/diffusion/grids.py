@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unnoise.diffusion.levels import DATA, Level
+from unnoise.diffusion.levels import DATA, Grid, Level
 from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
 
 KARRAS_RHO = 7.0
@@ -102,33 +102,17 @@ def _levels(schedule: Schedule, times: np.ndarray, name: str) -> list[Level]:
     return [*(schedule.level(float(t)) for t in times), DATA]
 
 
-def zigzag(grid: Sequence[Level], repeats: int) -> list[Level]:
-    """A grid whose every tenth part is walked `repeats` times, going up again in between."""
-    # RePaint, appendix B
-    noisy, path = list(grid[:-1]), [grid[0]]
-    length = max(1, len(noisy) // 10)
-    for start in range(0, len(noisy) - 1, length):
-        down = noisy[start + 1 : start + 1 + length]
-        up = noisy[start : start + len(down)][::-1]
-        path += down + (up + down) * (repeats - 1)
-    return [*path, grid[-1]]
-
-
 class Churned(NamedTuple):
     """How EDM's churn raises the noise before each step."""
 
-    levels: Sequence[Level]
+    levels: Grid
     """For each level of a grid, the one it is raised to; itself where there is no churn."""
     noise: float = 1.0
     """EDM's S_noise."""
 
 
 def churned(
-    schedule: Schedule,
-    grid: Sequence[Level],
-    churn: float,
-    between: tuple[float, float],
-    noise: float = 1.0,
+    schedule: Schedule, grid: Grid, churn: float, between: tuple[float, float], noise: float = 1.0
 ) -> Churned:
     """EDM's churn of a grid where sigma / alpha is between two values."""
     gamma = min(churn / (len(grid) - 1), 2**0.5 - 1)  # EDM Alg. 2, line 5

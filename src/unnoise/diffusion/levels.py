@@ -12,6 +12,7 @@ bound need, so there are no `_prev` arrays and no `t == 0` masks: DDPM's tables 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -49,6 +50,9 @@ class Level(NamedTuple):
 
 DATA = Level(0.0, 1.0, 0.0)
 """The level of clean data, where every grid ends."""
+
+Grid: TypeAlias = Sequence[Level]
+"""The levels of a walk, from noise to data."""
 
 
 class Transition(NamedTuple):

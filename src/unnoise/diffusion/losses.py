@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from unnoise.diffusion.denoiser import DiffusionModel, Prediction
 from unnoise.diffusion.gaussian import (
@@ -71,11 +71,7 @@ Further keyword parameters are the fields of DiffusionConfig with the same names
 
 
 def draw_times(
-    times: TimeDistribution,
-    schedule: Schedule,
-    count: int,
-    generator: torch.Generator,
-    stratified: bool,
+    times: TimeDistribution, schedule: Schedule, count: int, generator: Generator, stratified: bool
 ) -> Tensor:
     """`count` training times, float64 (count,), on the generator's device."""
     u = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)

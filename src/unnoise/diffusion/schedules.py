@@ -114,10 +114,8 @@ class EDM:
 
     def __init__(self, timesteps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         if not 0 < sigma_min < sigma_max < math.inf:
-            raise ValueError(
-                f"got sigma_min {sigma_min:g} and sigma_max {sigma_max:g}, "
-                "expected rising numbers above 0"
-            )
+            got = f"sigma_min {sigma_min:g} and sigma_max {sigma_max:g}"
+            raise ValueError(f"got {got}, expected rising numbers above 0")
         self.t_min, self.t_max = sigma_min, sigma_max
 
     def level(self, t: Scalar) -> Level:

@@ -8,17 +8,17 @@ SAMPLERS: its options, its cost and whether it is stochastic are found by asking
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unnoise.diffusion.denoiser import Denoiser, Prediction
-from unnoise.diffusion.levels import DATA, Level
+from unnoise.diffusion.levels import DATA, Grid, Level
 from unnoise.diffusion.options import own_options
 from unnoise.diffusion.samplers import exponential, first_order, heun, ipndm
-from unnoise.diffusion.samplers.step import Step
+from unnoise.diffusion.samplers.step import Draw, Step
 
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddpm": first_order.ddpm,
@@ -45,8 +45,8 @@ def options(sampler: str) -> list[str]:
 def walk(
     sampler: str,
     denoiser: Denoiser,
-    grid: Sequence[Level],
-    draw: Callable[[], Tensor],
+    grid: Grid,
+    draw: Draw,
     options: Mapping[str, Any] | None = None,
     start: Tensor | None = None,
 ) -> Iterator[Step]:
@@ -68,9 +68,7 @@ def walk(
         yield step._replace(nfe=nfe)
 
 
-def _rehearse(
-    sampler: str, grid: Sequence[Level], options: Mapping[str, Any] | None
-) -> tuple[int, int]:
+def _rehearse(sampler: str, grid: Grid, options: Mapping[str, Any] | None) -> tuple[int, int]:
     """Evaluations and draws of a walk whose denoiser predicts 0, for an image of one pixel."""
     nothing, draws = torch.zeros(1, 1, 1, 1), 0
     prediction = Prediction(nothing, nothing, var_frac=nothing)
@@ -84,7 +82,7 @@ def _rehearse(
     return step.nfe, draws
 
 
-def _levels(steps: int) -> list[Level]:
+def _levels(steps: int) -> Grid:
     return [*(Level(float(t), 1.0, float(t)) for t in range(steps, 0, -1)), DATA]
 
 
@@ -98,8 +96,6 @@ def steps_within(sampler: str, nfe: int) -> int:
     return max((n for n in range(1, nfe + 1) if evaluations(sampler, n) <= nfe), default=0)
 
 
-def stochastic(
-    sampler: str, grid: Sequence[Level] = (), options: Mapping[str, Any] | None = None
-) -> bool:
+def stochastic(sampler: str, grid: Grid = (), options: Mapping[str, Any] | None = None) -> bool:
     """Whether it draws noise on the way: where it ends is no function of where it starts."""
     return _rehearse(sampler, grid or _levels(3), options)[1] > 0

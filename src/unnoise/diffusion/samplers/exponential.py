@@ -12,7 +12,7 @@ Two points are the exception: the papers weigh their difference by 1/2, not by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TypeAlias
@@ -21,8 +21,8 @@ import numpy as np
 from torch import Tensor
 
 from unnoise.diffusion.denoiser import Denoiser
-from unnoise.diffusion.levels import Level, Transition
-from unnoise.diffusion.samplers.step import Step
+from unnoise.diffusion.levels import Grid, Level, Transition
+from unnoise.diffusion.samplers.step import Draw, Step
 
 Points: TypeAlias = list[tuple[Level, Tensor]]
 """Levels and the x0 predicted there, the newest first."""
@@ -65,12 +65,7 @@ def _remember(points: Points, t: Level, x0: Tensor, order: int) -> Points:
 
 
 def _dpmpp(
-    denoiser: Denoiser,
-    x: Tensor,
-    grid: Sequence[Level],
-    draw: Callable[[], Tensor],
-    order: int,
-    curvature: float = 1.0,
+    denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw, order: int, curvature: float = 1.0
 ) -> Iterator[Step]:
     """Multistep DPM-Solver++ (Lu et al. 2022); lower orders at both ends.
 
@@ -85,9 +80,7 @@ def _dpmpp(
         yield Step(s, x, prediction)
 
 
-def dpmpp_2m_sde(
-    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor]
-) -> Iterator[Step]:
+def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw) -> Iterator[Step]:
     """SDE-DPM-Solver++(2M): an ancestral step with x0 extrapolated to the middle of the step."""
     before: tuple[Level, Tensor] | None = None
     for t, s in pairwise(grid):
@@ -103,9 +96,7 @@ def dpmpp_2m_sde(
         yield Step(s, x, prediction)
 
 
-def _unipc(
-    denoiser: Denoiser, x: Tensor, grid: Sequence[Level], draw: Callable[[], Tensor], order: int
-) -> Iterator[Step]:
+def _unipc(denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw, order: int) -> Iterator[Step]:
     """UniPC (Zhao et al. 2023): predict, evaluate, correct with that same evaluation.
 
     It has lower orders at both ends.

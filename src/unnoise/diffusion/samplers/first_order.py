@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unnoise.diffusion.denoiser import Denoiser, Prediction
 from unnoise.diffusion.gaussian import log_variance
-from unnoise.diffusion.levels import Level, Transition
-from unnoise.diffusion.samplers.step import Step
+from unnoise.diffusion.levels import Grid, Level, Transition
+from unnoise.diffusion.samplers.step import Draw, Step
 
 
 def euler(prediction: Prediction, s: Level) -> Tensor:
@@ -23,16 +23,12 @@ def euler(prediction: Prediction, s: Level) -> Tensor:
 
 
 def ddpm(
-    denoiser: Denoiser,
-    x: Tensor,
-    grid: Sequence[Level],
-    draw: Callable[[], Tensor],
-    variance: str = "small",
+    denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw, variance: str = "small"
 ) -> Iterator[Step]:
     """Ancestral sampling from p(x_s | x_t).
 
     A grid with fewer levels than the schedule is the respaced process. Where the grid goes up again
-    (grids.zigzag), it takes a step of the forward process q(x_s | x_t), without evaluation.
+    (editing.zigzag), it takes a step of the forward process q(x_s | x_t), without evaluation.
     """
     prediction = Prediction(x, x)
     for t, s in pairwise(grid):
@@ -50,13 +46,7 @@ def ddpm(
         yield Step(s, x, prediction)
 
 
-def ddim(
-    denoiser: Denoiser,
-    x: Tensor,
-    grid: Sequence[Level],
-    draw: Callable[[], Tensor],
-    eta: float = 0.0,
-) -> Iterator[Step]:
+def ddim(denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw, eta: float = 0.0) -> Iterator[Step]:
     """The deterministic first-order step for eta = 0, which is also EDM's and flow's Euler step.
 
     eta = 1 is ancestral sampling.

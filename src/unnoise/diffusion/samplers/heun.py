@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from torch import Tensor
 
 from unnoise.diffusion.denoiser import Denoiser
 from unnoise.diffusion.grids import Churned
-from unnoise.diffusion.levels import Level, Transition
+from unnoise.diffusion.levels import Grid, Transition
 from unnoise.diffusion.samplers.first_order import euler
 from unnoise.diffusion.samplers.frames import EDM, FLOW, Frame
-from unnoise.diffusion.samplers.step import Step
+from unnoise.diffusion.samplers.step import Draw, Step
 
 
 def _heun(
     denoiser: Denoiser,
     x: Tensor,
-    grid: Sequence[Level],
-    draw: Callable[[], Tensor],
+    grid: Grid,
+    draw: Draw,
     frame: Frame,
     churned: Churned | None = None,
 ) -> Iterator[Step]:

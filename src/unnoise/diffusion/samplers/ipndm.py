@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
 
 from unnoise.diffusion.denoiser import Denoiser
-from unnoise.diffusion.levels import Level
+from unnoise.diffusion.levels import Grid
 from unnoise.diffusion.samplers.first_order import euler
 from unnoise.diffusion.samplers.frames import EDM, FLOW, Frame
-from unnoise.diffusion.samplers.step import Step
+from unnoise.diffusion.samplers.step import Draw, Step
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -22,13 +22,7 @@ ADAMS_BASHFORTH = (
 )
 
 
-def _ipndm(
-    denoiser: Denoiser,
-    x: Tensor,
-    grid: Sequence[Level],
-    draw: Callable[[], Tensor],
-    frame: Frame,
-) -> Iterator[Step]:
+def _ipndm(denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw, frame: Frame) -> Iterator[Step]:
     """Zhang & Chen 2023 (DEIS), section 3.
 
     Its order is 4 on grids even in the frame's time, and at least 2 on other smooth ones.

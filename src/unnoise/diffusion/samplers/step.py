@@ -1,13 +1,17 @@
-"""What a sampler yields."""
+"""What a sampler is given and what it yields."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from unnoise.diffusion.denoiser import Prediction
 from unnoise.diffusion.levels import Level
+
+Draw: TypeAlias = Callable[[], Tensor]
+"""Gives the next standard normal noise of the batch."""
 
 
 class Step(NamedTuple):
