@@ -74,7 +74,7 @@ def train(
         raise KeyboardInterrupt(
             f"stopped: everything is saved in {folder}; the same call resumes the run"
         )
-    return load_model(ending.folder, str(find_device(config.device)))
+    return load_model(folder, str(find_device(config.device)))
 
 
 def _loss_name(loss: str | type[Loss]) -> str:

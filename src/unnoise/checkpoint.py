@@ -159,8 +159,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
     """Write a self-describing model file: weights, and a JSON record in its header."""
-    record = {**record, "format": FORMAT, "weights": fingerprint(tensors)}
-    record["record"] = _digest(record)
+    record = _sealed(tensors, record)
     try:
         with replacing(path) as temporary:
             _save_tensors(tensors, temporary, {"unnoise": json.dumps(record)})
@@ -205,6 +204,20 @@ def fit(module: nn.Module, tensors: Tensors, path: Path) -> None:
                 f"{name} is {shapes[0]}, expected {shapes[1]}"
             )
     module.load_state_dict(tensors)
+
+
+def holds_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> bool:
+    """Whether a file is sound and just what `save_model` would write."""
+    try:
+        return read_model(path)[1]["record"] == _sealed(tensors, record)["record"]
+    except CheckpointError:
+        return False
+
+
+def _sealed(tensors: Tensors, record: dict[str, Any]) -> dict[str, Any]:
+    """Add the digests of the weights and of the record itself."""
+    record = {**record, "format": FORMAT, "weights": fingerprint(tensors)}
+    return {**record, "record": _digest(record)}
 
 
 def _digest(record: dict[str, Any]) -> str:

@@ -164,7 +164,7 @@ def test_stopped_by_a_real_signal_the_same_command_ends_in_the_same_model(run, t
     again = command(*arguments)
     out, err = again.communicate()
     assert again.returncode == 0, err
-    assert "going on from" in out
+    assert "resuming from" in out
     got, expected = (load_file(f / "model.safetensors") for f in (folder, run))
     assert all(torch.equal(got[name], value) for name, value in expected.items())
     last = "checkpoints/step-00000020/optimizer.safetensors"

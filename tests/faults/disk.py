@@ -158,7 +158,10 @@ def _goes_on(lab: Lab, number: int) -> Problems:
     problems = (
         [] if code == 0 and not child.err else [f"exit code {code}, said {child.err[-300:]!r}"]
     )
-    if "NOT SAVED, training goes on" not in child.out or os.strerror(disk.number) not in child.out:
+    if (
+        "NOT SAVED, training continues" not in child.out
+        or os.strerror(disk.number) not in child.out
+    ):
         problems.append("a failed save was not said")
     where = f"{os.strerror(disk.number)} at operations {first} to {disk.last} of saves: "
     return [where + p for p in problems + harness.different(lab.whole(*CONTINUE), run)]
@@ -204,7 +207,9 @@ def _full(lab: Lab, goes_on: bool, room: float) -> Problems:
                 else [f"exit code {child.code}: {child.err[-300:]!r}"]
             )
             problems += (
-                [] if "NOT SAVED, training goes on" in child.out else ["a failed save was not said"]
+                []
+                if "NOT SAVED, training continues" in child.out
+                else ["a failed save was not said"]
             )
             return [where + p for p in problems + harness.different(whole, run)]
         problems = child.one_line(2, "No space left on device") + _older(run, child)

@@ -160,7 +160,7 @@ def cramped(folder: Path, late: bool) -> subprocess.CompletedProcess[str]:
 def test_memory_that_one_rank_lacks_is_found_before_the_first_step(alone, tmp_path):
     done = cramped(tmp_path, late=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("going on with micro-batches of 3") == 1  # 9 images, 5, 3
+    assert done.stdout.count("continuing with micro-batches of 3") == 1  # 9 images, 5, 3
     np.testing.assert_allclose(curve(tmp_path / "run", "loss"), curve(alone, "loss"), rtol=1e-5)
 
 

@@ -120,7 +120,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_the_run_is_still_the_same(
         and "step-00000020" in out
         and "ema.safetensors is 1000 bytes" in out
     )
-    assert "going on from" in out and "step-00000010" in out
+    assert "resuming from" in out and "step-00000010" in out
     assert_same_run(whole, tmp_path)
 
 

@@ -111,7 +111,7 @@ def test_no_room_and_training_goes_on_if_asked(data, tmp_path, monkeypatch, caps
     full(monkeypatch, {10})
     config = tiny(**{"train.async_save": how, "train.on_save_error": "continue"})
     assert train(config, data, tmp_path / "run").finished
-    assert "NOT SAVED, training goes on: checkpoint step 10" in capsys.readouterr().out
+    assert "NOT SAVED, training continues: checkpoint step 10" in capsys.readouterr().out
     assert [p.name[-2:] for p in checkpoint.checkpoints(tmp_path / "run/checkpoints")] == [
         "05",
         "15",
@@ -139,7 +139,7 @@ def test_whatever_else_cannot_be_written_does_not_stop_training_if_asked(
     assert train(tiny(**{"train.on_save_error": "continue"}), data, folder).finished
     said = capsys.readouterr().out
     for what in ("samples not written", "metrics not written", "old checkpoints not deleted"):
-        assert f"{what}, training goes on" in said
+        assert f"{what}, training continues" in said
     shutil.rmtree(folder)
     with pytest.raises(CheckpointError, match="cannot be written"):
         train(tiny(), data, folder)

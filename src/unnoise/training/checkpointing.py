@@ -5,7 +5,6 @@ In the background a thread writes a copy of the state in the host's memory, whil
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -67,7 +66,7 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
         )
     if path is not None:  # else it was interrupted before the first: from the start
         states.restore(path, state)
-        log.say(f"going on from {path} ({state.counters.nimg / 1000:.1f} kimg)")
+        log.say(f"resuming from {path} ({state.counters.nimg / 1000:.1f} kimg)")
         _say_rate(run, state, log, before)
     log.cut(state.counters.step)
 
@@ -90,8 +89,8 @@ def _say_rate(run: Run, state: TrainState, log: Log, before: RunConfig) -> None:
     then, now = (learning_rate(train, counters.nimg, progress) for progress in ends)
     if ends[1] < 1 and not math.isclose(then, now, rel_tol=0.01):
         log.say(
-            f"the end of the run has moved: the learning rate jumps from {then:.3g} to {now:.3g}, "
-            f"and goes on as {train.lr_schedule} towards the new end"
+            f"the end of the run has moved: the learning rate jumps from {then:.3g} to {now:.3g} "
+            "and follows its schedule to the new end"
         )
 
 
@@ -108,25 +107,23 @@ class Checkpoints:
 
     def save(self, best: bool, last: bool = False) -> None:
         """Write a checkpoint and the model files; raise where the last one cannot be written."""
-        counters, train = self.state.counters, self.run.config.train
-        best_before = counters.best_step
+        counters, best_before = self.state.counters, self.state.counters.best_step
         counters.best_step = counters.step if best else counters.best_step
         groups = states.tensors(self.state)
         if not self.run.world.main:
             self.saved_nimg = counters.nimg
             return
-        named = (
-            (f"{name}: {key}", v) for name, group in groups.items() for key, v in group.items()
-        )
-        bad = next((name for name, value in named if not value.isfinite().all()), None)
-        if bad is not None:
-            raise DivergedError(
-                f"step {counters.step}: {bad} is not finite and was not saved; "
-                f"{checkpoint.intact(self.folder)}"
-            )
-        self.saver.start(self._write(best_before, last or train.on_save_error == "stop"), groups)
+        for name, group in groups.items():
+            bad = [key for key, value in group.items() if not value.isfinite().all()]
+            if bad:
+                raise DivergedError(
+                    f"step {counters.step}: {name}: {bad[0]} is not finite and was not saved; "
+                    f"{checkpoint.intact(self.folder)}"
+                )
+        must = last or self.run.config.train.on_save_error == "stop"
+        self.saver.start(self._writer(best_before, must), groups)
 
-    def _write(self, best_before: int, must: bool) -> Callable[[Groups], None]:
+    def _writer(self, best_before: int, must: bool) -> Callable[[Groups], None]:
         """Make what writes the state of now, given its tensors; it raises only if it must write."""
         run, counters, record = self.run, self.state.counters, self.run.record(self.state.counters)
         step, nimg, best_step = counters.step, counters.nimg, counters.best_step
@@ -141,7 +138,7 @@ class Checkpoints:
                     raise
                 if counters.best_step == step:
                     counters.best_step = best_before
-                self.log.say(f"NOT SAVED, training goes on: {error}")
+                self.log.say(f"NOT SAVED, training continues: {error}")
                 return
             self.saved_nimg = nimg
             self.log.say(f"saved {path}")
@@ -164,17 +161,16 @@ class Checkpoints:
                 kept.add(name)
         return kept
 
-    def _models(self, record: dict[str, Any]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-        """Give the name of each average, its model file and what that says of itself."""
-        averages = self.state.named_averages()
-        for name, kimg in zip(averages, self.state.averages, strict=True):
+    def _write_models(
+        self, groups: Groups, record: dict[str, Any], unless_there: bool = False
+    ) -> None:
+        """Write the model file of each average."""
+        for name, kimg in zip(self.state.named_averages(), self.state.averages, strict=True):
             file = checkpoint.MODEL_FILE if name == "ema" else f"model-{name}.safetensors"
             training = record["training"] | {"ema_halflife_kimg": kimg}
-            yield name, self.run.folder / file, record | {"training": training}
-
-    def _write_models(self, groups: Groups, record: dict[str, Any]) -> None:
-        for name, path, says in self._models(record):
-            checkpoint.save_model(path, groups[name], says)
+            model = (self.run.folder / file, groups[name], record | {"training": training})
+            if not (unless_there and checkpoint.holds_model(*model)):
+                checkpoint.save_model(*model)
 
     def finish(self, best: bool, again: bool) -> None:
         """Write a checkpoint of the end, unless it is there and need not be written `again`."""
@@ -184,21 +180,8 @@ class Checkpoints:
             self.save(best, last=True)
             return
         groups, record = states.tensors(self.state), self.run.record(self.state.counters)
-        if self.run.world.main and not self._models_are_current(groups, record):
-            self._write_models(groups, record)
-
-    def _models_are_current(self, groups: Groups, record: dict[str, Any]) -> bool:
-        """Whether the model files are sound and say just what this run would write."""
-        for name, path, says in self._models(record):
-            try:
-                _, found = checkpoint.read_model(path)
-            except CheckpointError:
-                return False
-            mine = json.loads(json.dumps(says))  # tuples are lists there
-            same = all(found.get(key) == mine[key] for key in ("config", "shape", "class_names"))
-            if not same or found["weights"] != checkpoint.fingerprint(groups[name]):
-                return False
-        return True
+        if self.run.world.main:
+            self._write_models(groups, record, unless_there=True)
 
     @contextmanager
     def finished(self) -> Iterator[None]:

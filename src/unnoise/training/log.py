@@ -92,7 +92,7 @@ class Log:
         except OSError as error:
             if self.run.config.train.on_save_error == "stop":
                 raise
-            self.say(f"{what}, training goes on: {error}")
+            self.say(f"{what}, training continues: {error}")
 
     def say(self, text: str) -> None:
         """Report a line for people."""

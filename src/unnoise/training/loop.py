@@ -39,7 +39,6 @@ RESUME = ("auto", "anyway", "never")
 class Ending:
     """How training ended."""
 
-    folder: Path
     finished: bool
     signal: int | None = None
 
@@ -62,7 +61,7 @@ def train(
         if existed and resume == "never":
             raise ConfigError(
                 f"{folder}: holds a run already; "
-                "expected --resume auto to go on with it, or another --out"
+                "expected --resume auto, which resumes it, or another --out"
             )
         log = Log(run)
         try:
@@ -79,7 +78,7 @@ def train(
                 checkpoints = Checkpoints(run, state, log)
                 with checkpoints.finished():
                     finished = _loop(run, state, log, checkpoints, measure, caught)
-                return Ending(folder, finished, caught[0] if caught else None)
+                return Ending(finished, caught[0] if caught else None)
         except OSError as error:
             raise CheckpointError(
                 f"{folder}: cannot be written ({error.strerror}); "
@@ -114,7 +113,7 @@ def _loop(
         train_step(run, state, batch, lr)
         if state.micro_batch != size:
             log.say(
-                f"out of memory: going on with micro-batches of {state.micro_batch}; "
+                f"out of memory: continuing with micro-batches of {state.micro_batch}; "
                 "the result is the same"
             )
 

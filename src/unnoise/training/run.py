@@ -69,16 +69,12 @@ class Run:
         """What the model file says of itself."""
         from unnoise import __version__
 
-        data, held_out = self.data, counters.held_out_loss
+        held_out, of_data = counters.held_out_loss, ("name", "fingerprint", "num_train")
         return {
             "config": to_dict(self.config),
             "shape": to_dict(self.shape),
-            "class_names": list(data.class_names) if self.shape.num_classes else [],
-            "data": {
-                "name": data.name,
-                "fingerprint": data.fingerprint,
-                "num_train": data.num_train,
-            },
+            "class_names": list(self.data.class_names) if self.shape.num_classes else [],
+            "data": {key: getattr(self.data, key) for key in of_data},
             "training": {
                 **{key: getattr(counters, key) for key in ("step", "nimg", "train_sec", "loss")},
                 "held_out_loss": held_out if math.isfinite(held_out) else None,
@@ -135,20 +131,14 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> tuple[Run, Trai
 def _check_ranks(config: RunConfig, world: World) -> None:
     """ConfigError for settings that more than one process cannot have."""
     train = config.train
-    if world.size == 1:
-        return
-    if train.pairing == "optimal_transport":
-        raise ConfigError(
-            "train.pairing: 'optimal_transport' pairs whole batches; "
-            "expected one process, or 'independent'"
-        )
-    if train.optimizer == "muon" and train.parallel == "fsdp":
-        raise ConfigError(
-            "train.parallel: 'fsdp' cuts the matrices that muon needs whole; "
-            "expected ddp, or --train.optimizer adamw"
-        )
-    if world.size > train.batch_size:
-        raise ConfigError(
-            f"train.batch_size: got {train.batch_size} for {world.size} ranks, "
-            "expected one image for each"
-        )
+    refused = {
+        "train.pairing: 'optimal_transport' pairs whole batches; expected one process, or "
+        "'independent'": train.pairing == "optimal_transport",
+        "train.parallel: 'fsdp' cuts the matrices that muon needs whole; expected ddp, or "
+        "--train.optimizer adamw": train.optimizer == "muon" and train.parallel == "fsdp",
+        f"train.batch_size: got {train.batch_size} for {world.size} ranks, expected one image "
+        "for each": world.size > train.batch_size,
+    }
+    for message, applies in refused.items():
+        if world.size > 1 and applies:
+            raise ConfigError(message)

@@ -1,9 +1,10 @@
 """One optimizer step, and the learning rate.
 
-run, state = prepare(config, data, folder)
-batches = Batches(data, config.seed, run.arithmetic.device)
-batch = draw(run, state.counters.step, *batches.get(state.counters.nimg, 64))
-train_step(run, state, batch, lr=1e-3)
+A loop of one's own starts from `run, state = prepare(config, data, folder)` and
+`batches = Batches(data, config.seed, run.arithmetic.device)`, and then repeats
+
+    batch = draw(run, state.counters.step, *batches.get(state.counters.nimg, 64))
+    train_step(run, state, batch, lr=1e-3)
 """
 
 from __future__ import annotations
