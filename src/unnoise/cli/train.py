@@ -2,54 +2,100 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from unnoise.cli.flags import SHORT_FLAGS, first_word, option, parse, switch
-from unnoise.errors import UsageError
-from unnoise.precision import find_device
+from unnoise.cli.flags import Command, Flag, Settings, first_word, parse, peek
+from unnoise.config import RunConfig, override, to_dict
+from unnoise.presets import PRESETS, named
 
 if TYPE_CHECKING:
-    from unnoise.config import RunConfig
     from unnoise.data.dataset import ImageData
+
+SHORT = {
+    "data.source": ("--data",),
+    "data.path": ("--data-path",),
+    "data.image_size": ("--image-size", "--size"),
+    "data.channels": ("--channels",),
+    "data.flip": ("--flip",),
+    "train.epochs": ("--epochs",),
+    "train.kimg": ("--kimg",),
+    "train.time": ("--time",),
+    "train.batch_size": ("--batch-size",),
+    "train.lr": ("--lr",),
+}
+"""Short forms of the flags used most."""
+OFTEN = ("data.image_size", "train.epochs", "train.kimg", "train.time", "train.lr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Command):
+    """The configuration that the other flags change."""
+
+    rare = ("network_kind", "print_config")
+    objective: str | None = None
+    """Another objective: ddpm, iddpm, v, edm or flow."""
+    network_kind: Annotated[str | None, Flag(("--network.kind",))] = None
+    """Another kind of network, which has flags of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Start):
+    """What defines a run besides its configuration."""
+
+    target: Annotated[str, Flag(metavar="PRESET|FOLDER|ZIP")]
+    """A preset, a folder or a zip of pictures."""
+    out: str | None = None
+    """Run folder [runs/NAME]."""
+    resume: Literal["auto", "anyway", "never"] = "auto"
+    """Resume an earlier run of the same configuration (auto) or of any (anyway), or refuse to
+    (never)."""
+
+    def folder(self, config: RunConfig) -> Path:
+        """The run folder."""
+        from unnoise import api
+
+        return Path(self.out) if self.out else api.default_folder(config, self.objective)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Run):
+    """Train a model. The same command resumes a run that was stopped."""
+
+    dry_run: bool = False
+    """Only measure a few steps, and say what the run takes."""
+    print_config: bool = False
+    """Only print the whole configuration."""
+
+
+R = TypeVar("R", bound=Run)
+
+
+def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunConfig]:
+    """A command on a run, and the run's configuration: of the target, changed by the flags."""
+    target, (start, _) = first_word(arguments), peek(Start, arguments)
+    base = named(target or "digits", start.objective)
+    if start.network_kind is not None:
+        base = override(base, {"network.kind": start.network_kind})
+    about = "" if target else textwrap.fill(f"Presets: {', '.join(PRESETS)}.", 80)
+    settings = Settings(base, target is not None, OFTEN, SHORT)
+    run, given = parse(kind, arguments, name, settings, about)
+    return run, override(base, {**given, "imports": run.imports})
 
 
 def train(arguments: list[str]) -> int:
-    """unnoise train PRESET|FOLDER|ZIP."""
-    target, arguments = first_word(arguments, "train", "a preset, a folder or a zip of pictures")
-    out, arguments = option(arguments, "--out")
-    dry, arguments = switch(arguments, "--dry-run")
-    show, arguments = switch(arguments, "--print-config")
-    objective, arguments = option(arguments, "--objective")
-    resume, arguments = option(arguments, "--resume")
-    from unnoise.presets import OBJECTIVES, named
-
-    if target is None:
-        print(
-            "unnoise train PRESET|FOLDER|ZIP [--objective NAME] [--out FOLDER] [--resume auto|anyway|never] [--dry-run] [--print-config] [flags]\n"
-        )
-        print(f"objectives: {', '.join(OBJECTIVES)}")
-        print("short forms: " + ", ".join(f"{a} = {b}" for a, b in SHORT_FLAGS.items()) + "\n")
-    config = parse(
-        named(target or "digits", objective),
-        arguments,
-        f"unnoise train {target or ''}".strip(),
-        TRAIN_EXTRA,
-    )
-    if show:
-        import json
-
-        from unnoise.config import to_dict
-
+    """Run `unnoise train PRESET|FOLDER|ZIP`."""
+    run, config = configured(Train, arguments, "train")
+    if run.print_config:
         print(json.dumps(to_dict(config), indent=2))
         return 0
-    from unnoise import api
-
-    folder = Path(out) if out else api.default_folder(config, objective)
-    return _dry_run(config) if dry else _train(config, folder, resume or "auto")
-
-
-TRAIN_EXTRA = ("--out", "--objective", "--resume", "--dry-run", "--print-config")
+    folder = run.folder(config)
+    return _dry_run(config, folder) if run.dry_run else _train(config, folder, run.resume)
 
 
 def _images(config: RunConfig, aloud: bool = True) -> ImageData:
@@ -62,28 +108,20 @@ def _images(config: RunConfig, aloud: bool = True) -> ImageData:
     return images
 
 
-def _dry_run(config: RunConfig) -> int:
-    from unnoise.training.probe import dry_run
-    from unnoise.units import duration
+def _dry_run(config: RunConfig, folder: Path) -> int:
+    from unnoise.training import plan
+    from unnoise.training.probe import measure
 
-    images = _images(config)
-    probe = dry_run(config, images)
-    print(
-        f"dry run: {probe.parameters:,} parameters · {probe.gflop_per_image:.3f} GFLOP per image forward · "
-        f"{probe.img_per_sec:.1f} images/s · {probe.memory_bytes / 2**30:.2f} GiB · "
-        f"{duration(probe.remaining_sec)} to the end"
-    )
+    measured = measure(config, _images(config), folder)
+    print("\n".join(plan.describe(plan.Plan(config, measured, math.inf))))
     return 0
 
 
 def _train(config: RunConfig, folder: Path, resume: str) -> int:
-    import dataclasses
-
     from unnoise import parallel
+    from unnoise.precision import find_device
     from unnoise.training import loop
 
-    if resume not in loop.RESUME:
-        raise UsageError(f"--resume: got {resume!r}, expected {', '.join(loop.RESUME)}")
     config = dataclasses.replace(config, device=parallel.rank_device(config.device))
     with parallel.process_group(find_device(config.device)) as here:
         images = here.main_process_first(lambda: _images(config, here.main))

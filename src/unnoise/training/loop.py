@@ -40,7 +40,8 @@ READ_EVERY = {"cpu": 1}
 """How many steps may be done before the host asks what came of them, by kind of device; 20 on others."""
 MAY_CHANGE = ("data.source", "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every", "train.evaluate",
               "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save", "train.async_save",
-              "train.parallel", "train.trackers", "sample.", "device", "data.cache", "data.path")  # fmt: skip
+              "train.parallel", "train.trackers", "sample.", "device", "data.cache", "data.path",
+              "imports")  # fmt: skip
 """Fields that a resumed run may change: they do not change what is learned up to the same point.
 
 The images themselves are compared by their fingerprint, wherever they lie.
