@@ -62,15 +62,14 @@ def test_outpainting_keeps_the_picture_and_fills_any_canvas(model, three):
 
 
 def test_outpainting_paints_every_pixel_once(model, three, monkeypatch):
-    real = editing._inpaint
+    real = editing.editing.inpaint
 
-    def spy(model, pictures, unknown, *rest):
-        marked = torch.where(unknown, 255, pictures).to(torch.uint8)
+    def spy(denoiser, known, unknown, draw):
         calls.append(int(unknown.sum()))
-        return real(model, marked, unknown, *rest)
+        return real(denoiser, known, unknown, draw)
 
     calls: list[int] = []
-    monkeypatch.setattr(editing, "_inpaint", spy)
+    monkeypatch.setattr(editing.editing, "inpaint", spy)
     editing.outpaint(model, three, (11, 4, 9, 5), range(1), steps=2)
     assert sum(calls) == 17 * 28 - 64
 
@@ -168,21 +167,21 @@ def test_commands_write_pictures_that_say_how_they_were_made(folder, capsys, arg
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     ("inpant digits three.png", "did you mean 'inpaint'?"),
-    ("inpaint digits", "expected a model and a picture"),
+    ("inpaint digits", "expected a picture file"),
     ("inpaint digits three.png", "expected one of --mask FILE and --box"),
     ("inpaint digits none.png --box 0,0,2,2", "none.png: cannot be read"),
     ("inpaint digits three.png --box 1,2", "--box: got '1,2', expected x,y,width,height"),
     ("inpaint digits three.png --mask three.txt", "three.txt"),
     ("inpaint digits 5 --box 0,0,2,2", "expected the path of a picture"),
-    ("image digits three.png --mask a.png", "takes no --mask"),
+    ("image digits three.png --mask a.png", "no flag --mask"),
     ("image digits three.png --strength 0", "strength: got 0"),
     ("outpaint digits three.png --extend 0,0,0,0", "extend: got 0,0,0,0"),
-    ("interpolate digits 1", "expected a model and two pictures or seeds"),
+    ("interpolate digits 1", "expected two pictures or seeds"),
     ("interpolate digits 1 2 --frames 0", "frames: got 0"),
     ("morph digits 5 --from 3", "expected --from CLASS and --to CLASS"),
     ("morph digits 5 --from 3 --to 10", "label: got 10, expected 0 to 9"),
     ("reconstruct digits three.png --sampler ddpm", "without noise on the way"),
-    ("variations digits 5 --animate", "takes no --animate"),
+    ("variations digits 5 --animate", "no flag --animate"),
 ])  # fmt: skip
 def test_bad_edits_are_one_line_and_exit_code_2(folder, capsys, arguments, expected):
     (folder / "three.txt").write_text("no picture")

@@ -1,8 +1,7 @@
-"""Many pictures: how many at once, memory that runs out, a disk that is full, Ctrl-C, and what a terminal shows meanwhile."""
+"""Many pictures: how many at once, memory that runs out, a full disk, Ctrl-C, and progress."""
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -12,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 import unnoise
 from unnoise import cli, memory, sampling
 from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.samplers import SAMPLERS
 from unnoise.errors import ConfigError
+from unnoise.events import Event, Message, Progress, listening
 from unnoise.networks.config import Shape, UNetConfig
 from unnoise.networks.unet import UNet
 from unnoise.presets import PRESETS
@@ -144,7 +143,7 @@ def test_pictures_do_not_depend_on_the_size_chosen(monkeypatch, calls, sampler):
 # --- memory that runs out
 
 
-def test_batches_are_halved_as_often_as_memory_runs_out(capsys):
+def test_batches_are_halved_as_often_as_memory_runs_out():
     seen = []
 
     def run(rows: slice) -> slice:
@@ -153,12 +152,14 @@ def test_batches_are_halved_as_often_as_memory_runs_out(capsys):
             raise MemoryError
         return rows
 
-    done = list(memory.in_batches(20, 12, run))
+    said: list[Event] = []
+    with listening(said.append):
+        done = list(memory.in_batches(20, 12, run))
     assert [i for rows in done for i in range(rows.start, rows.stop)] == list(range(20))
     assert seen == [12, 6, 3, 3, 3, 3, 3, 3, 2]
-    assert capsys.readouterr().err.splitlines() == [
-        "out of memory with 12 images at a time: going on with 6",
-        "out of memory with 6 images at a time: going on with 3",
+    assert said == [
+        Message("out of memory with 12 images at a time: trying 6"),
+        Message("out of memory with 6 images at a time: trying 3"),
     ]
 
 
@@ -176,13 +177,11 @@ def test_sampling_goes_on_with_fewer_at_once_and_says_so_on_one_line(
 ):
     words = ["sample", "digits", "--num", "10", "--steps", "3", "--trajectory"]
     assert cli.main([*words, "--out", "a"]) == 0
-    assert capsys.readouterr().err == ""
+    assert "out of memory" not in capsys.readouterr().out
     full_above(monkeypatch, 10, word)
     assert cli.main([*words, "--out", "b"]) == 0
-    err = capsys.readouterr().err.splitlines()
-    assert (
-        err == ["out of memory with 10 images at a time: going on with 5"] * 2
-    )  # and for the trajectory
+    lines = [line for line in capsys.readouterr().out.splitlines() if "memory" in line]
+    assert lines == ["out of memory with 10 images at a time: trying 5"] * 2  # trajectory too
     assert np.abs(seen_in(Path("a")) - seen_in(Path("b"))).max() <= 1
     assert sorted(p.name for p in Path("a").iterdir()) == sorted(
         p.name for p in Path("b").iterdir()
@@ -265,21 +264,16 @@ def test_every_sampler_takes_the_steps_that_the_bar_counts(sampler):
     assert sum(1 for _ in model.steps([0], sampler=sampler, steps=4)) == len(model.grid(chosen)) - 1
 
 
-def test_a_terminal_shows_images_steps_and_the_time_left(inside, monkeypatch):
-    text = io.StringIO()
-
-    def shown(**options):
-        return tqdm(**{**options, "disable": False, "file": text, "mininterval": 0, "ncols": 100})
-
-    monkeypatch.setattr(sampling, "tqdm", shown)
+def test_progress_says_images_and_steps(inside, monkeypatch):
     full_above(monkeypatch, 6, FULL[1])
-    model = unnoise.load("digits", "cpu")
-    sampling.write_samples(model, range(5), None, inside, {"steps": 4}, batch_size=4)
-    lines = text.getvalue().split("\r")
-    assert any(
-        "0 of 5 images, step 1 of 4  10%" in line for line in lines
-    )  # two of five images, one of four steps
-    assert any("4 of 5 images, step 4 of 4 100%" in line and "<00:00" in line for line in lines)
+    seen: list[Event] = []
+    request = sampling.Request(unnoise.load("digits", "cpu"), range(5), settings={"steps": 4})
+    with listening(seen.append):
+        sampling.write_samples(request, inside, batch_size=4)
+    progress = [event for event in seen if isinstance(event, Progress)]
+    assert progress[1].detail == "0 of 5 images, step 0 of 4"  # again in halves
+    last = progress[-1]
+    assert (last.detail, last.done, last.total) == ("4 of 5 images, step 4 of 4", 20, 20)
 
 
 def test_one_process_alone_imports_nothing_for_many(inside):

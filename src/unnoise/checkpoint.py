@@ -28,11 +28,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from unnoise import records
 from unnoise.errors import CheckpointError
 from unnoise.files import discard_leftovers, replacing, sha256
 
 FORMAT = 1
-MODEL_FILE = "model.safetensors"
+MODEL_FILE = records.MODEL_FILE
 MANIFEST = "manifest.json"
 
 Tensors = dict[str, Tensor]

@@ -1,7 +1,9 @@
 """The whole configuration of a run: frozen dataclasses, to and from plain dictionaries.
 
-Free of torch: the command line reads it before anything heavy is imported. Names that choose something (a schedule, a
-sampler) are checked where the registries are, in `build`.
+A setting is one field with its type, its range and its help text. The flags of the command line, the
+arguments in Python, the record in a model file and every check are made from it; to add a setting,
+add a field. `build` checks names that choose something (a schedule, a sampler), where the registries
+are. This module is free of torch, since the command line reads it before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -11,42 +13,47 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from unnoise.data.config import DataConfig
-from unnoise.errors import ConfigError, nearest
+from unnoise.errors import ConfigError, UnknownNameError, nearest
 from unnoise.networks.config import NETWORK_CONFIGS, NetworkConfig, UNetConfig
+from unnoise.ranges import Count, Finite, NotNegative, Positive, Range, Share
 from unnoise.units import seconds
 
 T = TypeVar("T")
 
+Beta = Annotated[float, Range(least=0, below=1)]
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The process and the objective."""
+    """The noising process and the objective."""
 
     schedule: str = "cosine"
-    """linear, cosine, sigmoid, edm or flow."""
-    timesteps: int = 1000
-    """T of the discrete schedules."""
+    """Noise schedule: linear, cosine, sigmoid, edm or flow."""
+    timesteps: Count = 1000
+    """Number T of steps of the discrete schedules."""
     parameterization: str = "eps"
     """What the network predicts: eps, x0, v, flow or edm."""
     variance: str = "small"
-    """Of ancestral sampling: small, large, or learned (the network predicts it too, trained by the hybrid loss)."""
+    """Variance of ancestral sampling: small, large, or learned (the network predicts it too, and the
+    hybrid loss trains it)."""
     times: str = "uniform_discrete"
-    """How training times are drawn: uniform_discrete, uniform, log_normal_sigma or logit_normal."""
+    """Distribution of the training times: uniform_discrete, uniform, log_normal_sigma or
+    logit_normal."""
     weighting: str = "none"
-    """Weight of the loss by noise level: none, min_snr or learned (EDM2's uncertainty)."""
+    """Weight of the loss at each noise level: none, min_snr or learned (EDM2's uncertainty)."""
     schedule_options: dict[str, float] = field(default_factory=dict)
     """Options of the schedule: shift multiplies sigma / alpha (linear, cosine, sigmoid, flow);
     sigma_min and sigma_max are edm's range."""
-    time_scale: float = 1.0
+    time_scale: Positive = 1.0
     """Factor on the time that the network is given; 1000 / timesteps is Improved DDPM's."""
-    sigma_data: float | None = 0.5
+    sigma_data: Positive | None = 0.5
     """Standard deviation of the images in [-1, 1], for parameterization edm; None measures it."""
-    p_mean: float = -1.2
+    p_mean: Finite = -1.2
     """Mean of ln sigma, for times log_normal_sigma."""
-    p_std: float = 1.2
+    p_std: Positive = 1.2
     """Standard deviation of ln sigma, for times log_normal_sigma."""
     loss: str = "mse"
     """Error of the network that training minimises: mse, or one that was added to LOSSES."""
@@ -54,118 +61,131 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training. It stops at the first of epochs, kimg and time; the learning rate decays towards that end."""
+    """Training stops at the first of epochs, kimg and time; the learning rate decays towards it."""
 
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per optimizer step."""
-    micro_batch: int | None = None
-    """Images per forward and backward pass (gradients add up); None = the whole batch."""
-    epochs: float | None = None
-    """Stop after so many passes over the training images."""
-    kimg: float | None = None
-    """Stop after so many thousand images."""
+    micro_batch: Count | None = None
+    """Images per forward and backward pass, whose gradients add up; None is the whole batch."""
+    epochs: Positive | None = None
+    """Stop after this many passes over the training images."""
+    kimg: Positive | None = None
+    """Stop after this many kimg (thousand training images)."""
     time: str | None = None
-    """Stop after so much training time: 90s, 20m, 1h30m."""
+    """Stop after this much training time: 90s, 20m, 1h30m."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """adamw; or muon, with orthogonal updates, for the matrices inside the network and adamw for the rest."""
-    lr: float = 2e-4
+    """adamw; or muon, with orthogonal updates, for the matrices inside the network and adamw for the
+    other weights."""
+    lr: Positive = 2e-4
     """Peak learning rate."""
-    muon_lr: float | None = None
-    """Of muon's matrices; None = lr."""
+    muon_lr: Positive | None = None
+    """Peak learning rate of the weights that muon trains; None is lr."""
     lr_schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    """After warm-up: cosine to 0, constant, or linear to 0."""
-    lr_decay: float = 1.0
-    """Share of the run, at its end, over which the learning rate falls; before that it is constant."""
-    warmup_kimg: float = 10.0
-    """Linear warm-up, in thousand images."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's betas."""
-    weight_decay: float = 0.0
+    """Learning rate after warm-up: cosine to 0, constant, or linear to 0."""
+    lr_decay: Annotated[float, Range(above=0, most=1)] = 1.0
+    """Share of the run, at its end, in which the learning rate falls; it is constant before."""
+    warmup_kimg: NotNegative = 10.0
+    """Length of the linear warm-up in kimg (thousand images)."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW's two betas."""
+    weight_decay: NotNegative = 0.0
     """AdamW's weight decay."""
-    clip: float = 1.0
-    """Largest norm of the gradient; 0 = no clipping."""
-    ema_halflife_kimg: float = 500.0
-    """Half-life of the averaged weights, in thousand images."""
-    ema_also_kimg: tuple[float, ...] = ()
-    """Further averages with these half-lives, written beside the model as model-ema-<half-life>.safetensors."""
-    ema_rampup: float = 0.05
+    clip: NotNegative = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    ema_halflife_kimg: Positive = 500.0
+    """Half-life of the averaged weights in kimg (thousand images)."""
+    ema_also_kimg: tuple[Positive, ...] = ()
+    """Half-lives of further averages, which are written next to the model as
+    model-ema-<half-life>.safetensors."""
+    ema_rampup: NotNegative = 0.05
     """The half-life is at most this share of the images seen so far."""
-    label_dropout: float = 0.1
-    """Share of labels replaced by the null label, for classifier-free guidance."""
+    label_dropout: Share = 0.1
+    """Share of the labels that the null label replaces, for classifier-free guidance."""
     labels: bool = True
     """Train class-conditionally where the data has labels."""
     stratified: bool = True
-    """One time from each 1/batch of the distribution."""
+    """Draw one training time from each of as many equal parts of the distribution as a batch has
+    images."""
     pairing: Literal["independent", "optimal_transport"] = "independent"
-    """Which noise goes with which image of a batch: any, or the nearest overall among those of its class."""
+    """Which noise goes with which image of a batch: any, or the pairs that are nearest overall within
+    each class."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the network's arithmetic; auto is what is fastest on this machine for this network."""
+    """Precision of the network's arithmetic; auto is the fastest on this machine for this
+    network."""
     channels_last: Literal["auto", "on", "off"] = "auto"
-    """Memory format of the network."""
+    """Store the network's tensors with channels last in memory."""
     fused_norm: Literal["auto", "on", "off"] = "auto"
-    """On CUDA, the Triton kernel for group normalisation with its SiLU; auto is off until it was measured on a GPU."""
+    """Use the Triton kernel for group normalisation and SiLU on CUDA; auto is off until a GPU has
+    measured it."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; auto is on for CUDA."""
+    """Use torch.compile; auto is on for CUDA."""
     tf32: bool = True
-    """TensorFloat-32 for what stays in fp32 on CUDA."""
-    log_every_kimg: float = 5.0
-    """A line of metrics.jsonl every so many thousand images."""
-    sample_every_kimg: float = 250.0
-    """Held-out loss and a grid of samples every so many thousand images."""
+    """Use TensorFloat-32 on CUDA where the arithmetic stays in fp32."""
+    log_every_kimg: Positive = 5.0
+    """Write a line of metrics.jsonl every this many kimg (thousand images)."""
+    sample_every_kimg: Positive = 250.0
+    """Measure the held-out loss and write a grid of samples every this many kimg."""
     evaluate: str | None = None
-    """With the samples also a Fréchet distance (FID) to all training images: pytorch-fid, edm, clean, tiny or auto."""
-    evaluate_num: int = 1000
-    """Of so many samples; compare such numbers among themselves."""
-    checkpoint_every_kimg: float = 250.0
-    """A checkpoint every so many thousand images (and at every stop)."""
-    keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay."""
+    """Also measure a Fréchet distance (FID) to all training images with the samples: pytorch-fid,
+    edm, clean, tiny or auto."""
+    evaluate_num: Annotated[int, Range(least=2)] = 1000
+    """Number of samples of that distance; compare only distances of equally many."""
+    checkpoint_every_kimg: Positive = 250.0
+    """Write a checkpoint every this many kimg, and at every stop."""
+    keep_checkpoints: Count = 2
+    """Number of the newest checkpoints that are kept."""
     keep_best: bool = True
-    """The checkpoint of the lowest held-out loss stays too."""
-    keep_every_kimg: float | None = None
-    """Checkpoints at multiples of so many thousand images stay too."""
-    max_skipped: int = 10
-    """Stop after so many steps in a row whose loss or gradient is not finite; none of them is applied."""
+    """Also keep the checkpoint with the lowest held-out loss."""
+    keep_every_kimg: Positive | None = None
+    """Also keep the checkpoints at multiples of this many kimg."""
+    max_skipped: Count = 10
+    """Stop after this many steps in a row whose loss or gradient is not finite; none of them is
+    applied."""
     on_save_error: Literal["stop", "continue"] = "stop"
-    """When a checkpoint cannot be written: stop, or say so and go on."""
+    """When a checkpoint cannot be written: stop, or say so and continue."""
     async_save: Literal["auto", "on", "off"] = "auto"
-    """Write checkpoints beside training, from a copy in the host's memory; auto is on for a GPU."""
+    """Write checkpoints in the background, from a copy in the host's memory; auto is on for a GPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """Under torchrun: every rank has the whole network (ddp), or a part of each tensor (fsdp)."""
+    """Under torchrun: every rank holds the whole network (ddp), or a part of each tensor (fsdp)."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where the metrics also go; each needs its package."""
+    """Other places that receive the metrics; each needs its package."""
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How a trained model is sampled if nothing else is said."""
+    """How a trained model is sampled, unless a call says otherwise."""
 
     sampler: str = "ddim"
-    """ddpm, ddim (= euler), heun, heun_edm, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc_2, unipc_3, ipndm or ipndm_edm."""
+    """Solver: ddpm, ddim (= euler), heun, heun_edm, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc_2,
+    unipc_3, ipndm or ipndm_edm; or fast, balanced or best where `unnoise tune-sampler` has run."""
     sampler_options: dict[str, float] = field(default_factory=dict)
     """Options of the sampler that have no setting here, such as curvature 0.5 for dpmpp_3m."""
-    steps: int = 50
-    """Steps of the sampler; one network evaluation each, two for heun."""
+    steps: Count = 50
+    """Number of sampling steps; each is one network evaluation (NFE), or two for heun."""
     spacing: str = "trailing"
-    """leading, trailing, uniform, karras or log_snr."""
-    guidance_scale: float = 1.0
-    """Classifier-free guidance (or, with a guide, autoguidance); 1 is off, others cost a second evaluation per step."""
-    guidance_interval: tuple[float, float] = (0.0, 1e9)
-    """Guide only where sigma / alpha is between these; elsewhere there is one evaluation."""
-    noises: tuple[float, ...] = ()
-    """The grid itself, as falling values of sigma / alpha, in place of steps and spacing."""
-    eta: float = 0.0
-    """DDIM's share of ancestral noise."""
-    churn: float = 0.0
-    """EDM's S_churn, for heun: how much noise is added and taken away again, over all steps."""
-    churn_range: tuple[float, float] = (0.0, 1e9)
-    """EDM's S_min and S_max: the sigma / alpha between which there is churn."""
-    churn_noise: float = 1.0
-    """EDM's S_noise."""
+    """How the steps are spread over the noise levels: leading, trailing, uniform, karras or
+    log_snr."""
+    guidance_scale: Finite = 1.0
+    """Push towards the class (classifier-free guidance), or away from a worse guide
+    (autoguidance); 1 is off, others cost a second evaluation per step."""
+    guidance_interval: tuple[NotNegative, NotNegative] = (0.0, 1e9)
+    """Guide only where sigma / alpha is between these two; elsewhere a step costs one evaluation."""
+    noises: tuple[Positive, ...] = ()
+    """The noise levels themselves, as falling values of sigma / alpha, instead of steps and
+    spacing."""
+    eta: Share = 0.0
+    """DDIM's share of ancestral noise: 0 is deterministic, 1 ancestral."""
+    churn: NotNegative = 0.0
+    """EDM's S_churn, for heun: how much noise all steps together add and take away again."""
+    churn_range: tuple[NotNegative, NotNegative] = (0.0, 1e9)
+    """EDM's S_min and S_max: churn only where sigma / alpha is between these two."""
+    churn_noise: NotNegative = 1.0
+    """EDM's S_noise: standard deviation of the noise that churn adds."""
     clip_x0: bool = True
-    """Clamp the predicted image to the range of images at each step (static thresholding)."""
-    dynamic_threshold: float = 0.0
-    """Imagen's dynamic thresholding instead, at this quantile of |x0|, such as 0.995; 0 is off."""
+    """Clip the predicted image to the range of images at each step (static thresholding)."""
+    dynamic_threshold: Share = 0.0
+    """Clip the predicted image at this quantile of |x0| instead (Imagen's dynamic thresholding),
+    such as 0.995; 0 is off."""
     cuda_graphs: bool = False
     """On a GPU: record the network's calls once and replay them."""
 
@@ -175,20 +195,22 @@ class RunConfig:
     """Everything that defines a training run."""
 
     preset: str = "digits"
-    """The preset this started from."""
+    """Name of the preset that this configuration started from."""
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    seed: int = 0
-    """Of everything random in the run."""
+    seed: Annotated[int, Range(least=0, below=2**63)] = 0
+    """Seed of every random number in the run."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device that trains: auto, cpu, cuda, cuda:1 or mps."""
+    imports: tuple[str, ...] = ()
+    """Files of one's own that were given with --import, for a message that says what to pass."""
 
 
-RETIRED = frozenset({"sample.deep_cache"})
-"""Settings of older versions by dotted key, which a record may still name."""
+RETIRED = ("sample.deep_cache",)
+"""Settings that older versions had: ignored in a record, refused from a user."""
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -200,37 +222,35 @@ def to_dict(config: object) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """The inverse of `to_dict`; ConfigError names an unknown key (and the nearest known) or a wrong type."""
-    hints = typing.get_type_hints(kind)
-    if kind is RunConfig:
-        values = {key: _current(key, value) for key, value in values.items()}
-    for key in values:
-        if key not in hints:
+    """Read a configuration from a plain dictionary: the inverse of `to_dict`.
+
+    ConfigError for an unknown key (with the nearest known one), a wrong type or a number out of its
+    range. RETIRED settings of older versions are ignored.
+    """
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found = {}
+    for key, value in values.items():
+        if key in hints:
+            found[key] = _coerce(hints[key], value, where + key)
+        elif where + key not in RETIRED:
             raise ConfigError(f"{where}{key}: unknown key; {nearest(key, hints)}")
-    return kind(**{key: _coerce(hints[key], value, where + key) for key, value in values.items()})
-
-
-def _current(group: str, values: Any) -> Any:
-    """A record's values of a group, without retired settings."""
-    if not isinstance(values, Mapping):
-        return values
-    group_values = cast("Mapping[str, Any]", values)
-    return {key: v for key, v in group_values.items() if f"{group}.{key}" not in RETIRED}
+    return kind(**found)
 
 
 def _network(values: Mapping[str, Any], where: str) -> NetworkConfig:
     """The settings of a network of the kind that they name, by default a U-Net."""
     kind = str(values.get("kind", "unet"))
     if kind not in NETWORK_CONFIGS:
-        raise ConfigError(f"{where}kind: no {kind!r}; {nearest(kind, NETWORK_CONFIGS)}")
+        raise UnknownNameError(f"{where}kind: no {kind!r}; {nearest(kind, NETWORK_CONFIGS)}")
     settings = {key: value for key, value in values.items() if key != "kind"}
     return from_dict(NETWORK_CONFIGS[kind], settings, where)
 
 
-def override(config: T, changes: Mapping[str, Any]) -> T:
-    """A copy with dotted keys changed: {"train.batch_size": 64}.
+def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
+    """A copy with dotted keys changed, as in {"train.batch_size": 64}.
 
-    Another "network.kind" brings that kind's defaults, which further keys change.
+    Another "network.kind" brings that kind's defaults, which further keys change. `where` says
+    which part of a RunConfig `config` is, such as "sample.".
     """
     values = to_dict(config)
     kind = changes.get("network.kind")
@@ -241,17 +261,30 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
         part = values
         for name in path:
             if not isinstance(part.get(name), dict):
-                raise ConfigError(f"{key}: unknown key; {nearest(name, part)}")
+                raise ConfigError(f"{where}{key}: unknown key; {nearest(name, part)}")
             part = part[name]
+        if where + key in RETIRED:
+            raise ConfigError(f"{where}{key}: this setting no longer exists; leave it out")
         if last not in part:
-            raise ConfigError(f"{key}: unknown key; {nearest(last, part)}")
+            raise ConfigError(f"{where}{key}: unknown key; {nearest(last, part)}")
         part[last] = value
-    return from_dict(type(config), values)
+    return from_dict(type(config), values, where)
+
+
+KINDS: dict[Any, str] = {float: "a number", int: "a whole number", bool: "on or off", str: "text"}
+"""How a message names the type that it expected."""
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type, or a ConfigError."""
+    """`value` as the annotated type and within its range, or a ConfigError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        read = _coerce(arguments[0], value, where)
+        for limit in arguments[1:]:
+            if isinstance(limit, Range) and read not in limit:
+                got = f"{read:g}" if isinstance(read, float) else read
+                raise ConfigError(f"{where}: got {got}, expected {limit}")
+        return read
     if hint is NetworkConfig and isinstance(value, Mapping):
         return _network(cast("Mapping[str, Any]", value), where + ".")
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
@@ -274,13 +307,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where}: got {value!r}; {nearest(str(value), map(str, arguments))}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if (
-        isinstance(hint, type)
-        and isinstance(value, hint)
-        and not (hint is int and isinstance(value, bool))
-    ):
+    wrong = hint is int and isinstance(value, bool)
+    if isinstance(hint, type) and isinstance(value, hint) and not wrong:
         return value
-    raise ConfigError(f"{where}: got {value!r}, expected {getattr(hint, '__name__', hint)}")
+    raise ConfigError(f"{where}: got {value!r}, expected {KINDS.get(hint, hint)}")
 
 
 def flat(config: object) -> dict[str, Any]:
@@ -305,64 +335,18 @@ def differences(a: object, b: object) -> list[str]:
 
 
 def check(config: RunConfig) -> None:
-    """ConfigError for numbers out of range."""
-    positive = {
-        "diffusion.timesteps": config.diffusion.timesteps,
-        "train.batch_size": config.train.batch_size,
-        "train.lr": config.train.lr,
-        "train.log_every_kimg": config.train.log_every_kimg,
-        "train.sample_every_kimg": config.train.sample_every_kimg,
-        "train.checkpoint_every_kimg": config.train.checkpoint_every_kimg,
-        "train.ema_halflife_kimg": config.train.ema_halflife_kimg,
-        "train.keep_checkpoints": config.train.keep_checkpoints,
-        "train.max_skipped": config.train.max_skipped,
-        "sample.steps": config.sample.steps,
-        "diffusion.time_scale": config.diffusion.time_scale,
-        "diffusion.p_std": config.diffusion.p_std,
-    }
-    optional = {
-        "train.micro_batch": config.train.micro_batch,
-        "diffusion.sigma_data": config.diffusion.sigma_data,
-        "train.muon_lr": config.train.muon_lr,
-        "train.epochs": config.train.epochs,
-        "train.kimg": config.train.kimg,
-        "train.keep_every_kimg": config.train.keep_every_kimg,
-        "train.time": None if config.train.time is None else seconds(config.train.time),
-    }
-    for name, value in {**positive, **{k: v for k, v in optional.items() if v is not None}}.items():
-        if not value > 0:
-            raise ConfigError(f"{name}: got {value}, expected more than 0")
-    not_negative = {
-        "train.warmup_kimg": config.train.warmup_kimg,
-        "train.ema_rampup": config.train.ema_rampup,
-        "train.weight_decay": config.train.weight_decay,
-        "train.clip": config.train.clip,
-    }
-    for name, value in not_negative.items():
-        if not 0 <= value < float("inf"):
-            raise ConfigError(f"{name}: got {value}, expected 0 or more")
-    if config.train.evaluate_num < 2:
-        raise ConfigError(
-            f"train.evaluate_num: got {config.train.evaluate_num}, expected 2 or more"
-        )
-    if not all(0 <= beta < 1 for beta in config.train.betas):
-        raise ConfigError(
-            f"train.betas: got {config.train.betas}, expected two numbers from 0 up to, not including, 1"
-        )
-    if not 0 < config.train.lr_decay <= 1:
-        raise ConfigError(
-            f"train.lr_decay: got {config.train.lr_decay}, expected a share above 0, up to 1"
-        )
-    halflives = (config.train.ema_halflife_kimg, *config.train.ema_also_kimg)
-    if min(halflives) <= 0 or len({f"{value:g}" for value in halflives}) < len(halflives):
-        raise ConfigError(
-            f"train.ema_also_kimg: got {config.train.ema_also_kimg}, expected other half-lives, above 0"
-        )
-    if not 0 <= config.seed < 2**63:
-        raise ConfigError(f"seed: got {config.seed}, expected 0 or more, below 2**63")
-    if not 0 <= config.train.label_dropout <= 1:
-        raise ConfigError(f"train.label_dropout: got {config.train.label_dropout}, expected 0 to 1")
-    if all(optional[f"train.{name}"] is None for name in ("epochs", "kimg", "time")):
+    """ConfigError for a number out of range, or for settings that do not go together."""
+    from_dict(type(config), to_dict(config))
+    train = config.train
+    if train.epochs is train.kimg is train.time is None:
         raise ConfigError(
             "train: no end is set; give one of --epochs, --kimg or --time (such as --time 20m)"
+        )
+    if train.time is not None and seconds(train.time) <= 0:
+        raise ConfigError(f"train.time: got {train.time}, expected more than 0s")
+    halflives = [f"{value:g}" for value in (train.ema_halflife_kimg, *train.ema_also_kimg)]
+    if len(set(halflives)) < len(halflives):
+        raise ConfigError(
+            f"train.ema_also_kimg: got {train.ema_also_kimg}, expected half-lives that differ from "
+            f"each other and from ema_halflife_kimg, {train.ema_halflife_kimg:g}"
         )

@@ -8,13 +8,14 @@
     variations(model, a, 0.3)               neighbours of a picture or a seed
     morph(model, a, "3", "8", frames)       one noise, from class to class
 
-A picture is uint8 (c, h, w) of the model's size (`read_picture` makes one from any file). A source `a` is a picture or a
-seed. `label` is a class number or name; without one the model is asked for no class. `settings` are as in `Model.sample`.
+A picture is uint8 (c, h, w) of the model's size (`read_picture` makes one from any file). A source
+`a` is a picture or a seed. `label` is a class number or name; without one the model is asked for no
+class. `settings` are as in `Model.sample`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,16 @@ from unnoise.data.fit import Target
 from unnoise.data.folder import read_picture as read_fitted
 from unnoise.data.images import from_model, to_model
 from unnoise.diffusion import editing
-from unnoise.diffusion.denoiser import thresholded
+from unnoise.diffusion.denoiser import Denoiser, thresholded
 from unnoise.diffusion.gaussian import diffuse
 from unnoise.diffusion.guidance import mixture
+from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers import stochastic
 from unnoise.errors import ConfigError, DataError
+from unnoise.memory import in_batches
 from unnoise.model import SAMPLE_BATCH, Model, last
+from unnoise.ranges import Range
 
 INVERSION = {
     "sampler": "ddim",
@@ -43,25 +47,28 @@ INVERSION = {
     "guidance_scale": 1.0,
     "clip_x0": False,
 }
-"""How pictures are inverted and decoded unless told otherwise: guidance and clipping have no inverse."""
+"""The default settings for inverting and decoding: guidance and clipping have no inverse."""
+
+STRENGTH, AT_LEAST_ONE = Range(above=0, most=1), Range(least=1)
 
 Label = int | str | None
 
 
 def read_picture(model: Model, path: str | Path) -> UInt8[Tensor, "c h w"]:
-    """A picture file made as the model's training pictures were: upright, cropped, resized, RGB or grey."""
+    """Read a file as the training pictures were: upright, cropped, resized, RGB or grey."""
     shape = model.shape
     wanted = Target(shape.height, shape.width, shape.channels, model.config.data.background)
     return torch.from_numpy(read_fitted(path, wanted).copy())
 
 
 def read_mask(model: Model, path: str | Path) -> Bool[Tensor, "h w"]:
-    """A mask file, fitted like a picture: True where it is white, which is what is painted anew."""
+    """Read a mask, fitted like a picture: True where it is white, which is painted anew."""
     wanted = Target(model.shape.height, model.shape.width, 1, "black")
     mask = torch.from_numpy(read_fitted(path, wanted).copy())[0] > 127
     if not mask.any() or mask.all():
         raise DataError(
-            f"{path}: the mask is all {'white' if mask.all() else 'black'}; expected white where to paint"
+            f"{path}: the mask is all {'white' if mask.all() else 'black'}; "
+            "expected white where to paint"
         )
     return mask
 
@@ -88,46 +95,19 @@ def inpaint(
     resample: int = 1,
     **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
-    """The picture with new pixels where `unknown` is True, one version per seed; the others come out bit for bit.
+    """Paint the pixels anew where `unknown` is True, one version per seed; the others stay bit for bit.
 
-    Above 1, `resample` walks each part of the way so many times with the ancestral sampler (RePaint, Lugmayr et al. 2022): what is
-    painted then fits what is known better, for as many times the evaluations.
+    Above 1, `resample` walks each part of the way that many times with the ancestral sampler (RePaint,
+    Lugmayr et al. 2022): what is painted then fits what is known better, and costs as much more.
     """
-    _fits(model, picture)
-    chosen = _painter(model, resample, settings)
-    parts = []
-    for part in _batches(seeds):
-        pictures = picture.expand(len(part), *picture.shape)
-        noise, labels = model.noise(part), _labels(model, part, label)
-        parts.append(_inpaint(model, pictures, unknown, noise, labels, chosen, resample))
-    return torch.cat(parts)
-
-
-def _painter(model: Model, resample: int, settings: dict[str, Any]) -> SampleConfig:
-    _count("resample", resample)
-    return model.settings(
-        **({**settings, "sampler": "ddpm", "eta": 0.0} if resample > 1 else settings)
+    _check_picture(model, picture)
+    edit = _painter(model, label, resample, settings)
+    return _versions(
+        seeds,
+        lambda part: edit.paint(
+            picture.expand(len(part), *picture.shape), unknown, model.noise(part), resample
+        ),
     )
-
-
-def _inpaint(
-    model: Model,
-    pictures: Tensor,
-    unknown: Tensor,
-    noise: Noise,
-    labels: Tensor | None,
-    chosen: SampleConfig,
-    resample: int,
-) -> Tensor:
-    where = model.arithmetic.device
-    first, grid = noise.normal(), editing.zigzag(model.grid(chosen), resample)
-    known = to_model(pictures.to(where))
-    draw = noise.normal if stochastic(chosen.sampler) else lambda: first
-    denoiser = editing.inpaint(
-        model.denoiser(labels, chosen), known, unknown.to(where)[None, None], draw
-    )
-    x = last(model.walk(denoiser, grid, noise, chosen, grid[0].sigma * first)).x
-    return from_model(x.cpu())
 
 
 def outpaint(
@@ -139,35 +119,36 @@ def outpaint(
     resample: int = 1,
     **settings: Any,
 ) -> UInt8[Tensor, "n c H W"]:
-    """The picture continued by `extend` = left, top, right, bottom pixels, one version per seed.
+    """Continue the picture by `extend` = left, top, right, bottom pixels, one version per seed.
 
-    The canvas is painted window by window, outwards from the picture, each of the model's size and half known; `resample` as in
-    `inpaint`.
+    The canvas is painted window by window, outwards from the picture, each of the model's size and
+    half known; `resample` as in `inpaint`.
     """
-    _fits(model, picture)
+    _check_picture(model, picture)
     left, top, right, bottom = extend
     if min(extend) < 0 or max(extend) == 0:
         raise ConfigError(
-            f"extend: got {','.join(map(str, extend))}, expected left,top,right,bottom pixels, 0 or more"
+            f"extend: got {','.join(map(str, extend))}, expected left,top,right,bottom pixels, "
+            "0 or more"
         )
-    chosen = _painter(model, resample, settings)
-    (c, h, w), parts = picture.shape, []
-    for part in _batches(seeds):
+    edit = _painter(model, label, resample, settings)
+    c, h, w = picture.shape
+
+    def paint(part: list[int]) -> Tensor:
         canvas = torch.zeros(len(part), c, h + top + bottom, w + left + right, dtype=torch.uint8)
         known = torch.zeros(canvas.shape[-2:], dtype=torch.bool)
         canvas[..., top : top + h, left : left + w] = picture
         known[top : top + h, left : left + w] = True
-        noise, labels = model.noise(part), _labels(model, part, label)
+        noise = model.noise(part)
         for y, x in _windows(known.shape, (h, w), (top, left)):
             window = slice(y, y + h), slice(x, x + w)
-            if known[window].all():
-                continue
-            canvas[:, :, *window] = _inpaint(
-                model, canvas[:, :, *window], ~known[window], noise, labels, chosen, resample
-            )
-            known[window] = True
-        parts.append(canvas)
-    return torch.cat(parts)
+            if not known[window].all():
+                painted = edit.paint(canvas[:, :, *window], ~known[window], noise, resample)
+                canvas[:, :, *window] = painted
+                known[window] = True
+        return canvas
+
+    return _versions(seeds, paint)
 
 
 def _windows(
@@ -190,20 +171,20 @@ def image_to_image(
     label: Label = None,
     **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
-    """The picture noised to a share `strength` in (0, 1] of the sampler's steps and denoised from there."""  # SDEdit
-    _fits(model, picture)
-    _share("strength", strength)
-    chosen = model.settings(**settings)
-    grid = model.grid(chosen)
-    steps = max(1, round(strength * (len(grid) - 1)))
-    grid = grid[-steps - 1 :]
-    x0, parts = to_model(picture.to(model.arithmetic.device)), []
-    for part in _batches(seeds):
+    """Noise the picture to a share `strength` in (0, 1] of the steps and denoise it (SDEdit)."""
+    _check_picture(model, picture)
+    _check("strength", strength, STRENGTH)
+    edit = _Edit(model, label, model.settings(**settings))
+    steps = max(1, round(strength * (len(edit.grid) - 1)))
+    grid = edit.grid[-steps - 1 :]
+    x0 = to_model(picture.to(model.arithmetic.device))
+
+    def denoise(part: list[int]) -> Tensor:
         noise = model.noise(part)
         start = diffuse(x0.expand(len(part), *x0.shape), noise.normal(), grid[0])
-        denoiser = model.denoiser(_labels(model, part, label), chosen)
-        parts.append(from_model(last(model.walk(denoiser, grid, noise, chosen, start)).x.cpu()))
-    return torch.cat(parts)
+        return edit.finish(edit.denoiser(len(part)), noise, start, grid)
+
+    return _versions(seeds, denoise)
 
 
 def reconstruct(
@@ -213,10 +194,10 @@ def reconstruct(
     iterations: int = 3,
     **settings: Any,
 ) -> tuple[Tensor, UInt8[Tensor, "c h w"]]:
-    """The state x (c, h, w) at the noisiest level from which DDIM makes this picture, and the picture made from it."""
-    chosen = _deterministic(model, {**INVERSION, **settings})
-    start = _latent(model, picture, label, chosen, iterations)
-    return start[0].cpu(), _decode(model, start, label, chosen)[0]
+    """Find the noisiest state x (c, h, w) from which DDIM makes this picture, and what it makes."""
+    edit = _Edit(model, label, _invertible(model, (picture,), settings))
+    start = edit.latent(picture, iterations)
+    return start[0].cpu(), edit.decode(start)[0]
 
 
 def interpolate(
@@ -227,14 +208,12 @@ def interpolate(
     label: Label = None,
     **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
-    """`frames` pictures from a to b, by spherical interpolation of their noises."""
-    _count("frames", frames)
-    chosen = _source_settings(model, (a, b), settings)
-    first, second = (_latent(model, source, label, chosen)[0] for source in (a, b))
+    """Make `frames` pictures from a to b, by spherical interpolation of their noises."""
+    _check("frames", frames, AT_LEAST_ONE)
+    edit = _Edit(model, label, _invertible(model, (a, b), settings))
+    first, second = (edit.latent(source)[0] for source in (a, b))
     shares = torch.linspace(0, 1, frames).tolist()
-    return _decode(
-        model, torch.stack([editing.slerp(first, second, share) for share in shares]), label, chosen
-    )
+    return edit.decode(torch.stack([editing.slerp(first, second, share) for share in shares]))
 
 
 def variations(
@@ -245,12 +224,11 @@ def variations(
     label: Label = None,
     **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
-    """Neighbours of a: its noise z mixed with another per seed, sqrt(1 - strength^2) z + strength z'."""
-    _share("strength", strength)
-    chosen = _source_settings(model, (a,), settings)
-    start, sigma = _latent(model, a, label, chosen), model.grid(chosen)[0].sigma
-    other = sigma * model.noise(seeds).normal()
-    return _decode(model, (1 - strength**2) ** 0.5 * start + strength * other, label, chosen)
+    """Mix the noise z of a with another per seed: sqrt(1 - strength^2) z + strength z'."""
+    _check("strength", strength, STRENGTH)
+    edit = _Edit(model, label, _invertible(model, (a,), settings))
+    other = edit.grid[0].sigma * model.noise(seeds).normal()
+    return edit.decode((1 - strength**2) ** 0.5 * edit.latent(a) + strength * other)
 
 
 def morph(
@@ -261,100 +239,112 @@ def morph(
     frames: int = 9,
     **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
-    """`frames` pictures from one noise, the prediction moving from one class to another."""
-    _count("frames", frames)
+    """Make `frames` pictures from one noise, as the prediction moves from one class to another."""
+    _check("frames", frames, AT_LEAST_ONE)
     if not model.shape.num_classes:
         raise ConfigError("morph: this model was trained without classes; expected one with labels")
-    chosen = _source_settings(model, (a,), settings)
-    start = _latent(model, a, from_label, chosen).expand(frames, -1, -1, -1)
-    first, second, null = (
-        _labels(model, range(frames), name) for name in (from_label, to_label, "none")
-    )
+    chosen = _invertible(model, (a,), settings)
+    edit = _Edit(model, from_label, chosen)
+    start = edit.latent(a).expand(frames, -1, -1, -1)
     share, scale = torch.linspace(0, 1, frames), chosen.guidance_scale
-    labels, weights = [first, second], [(1 - share) * scale, share * scale]
+    names, weights = [from_label, to_label], [(1 - share) * scale, share * scale]
     if scale != 1:
-        labels, weights = [*labels, null], [*weights, torch.full_like(share, 1 - scale)]
+        names, weights = [*names, "none"], [*weights, torch.full_like(share, 1 - scale)]
+    labels = [_labels(model, frames, name) for name in names]
     denoiser = mixture(model.fast(chosen), [v for v in labels if v is not None], weights)
-    grid = model.grid(chosen)
     denoiser = thresholded(denoiser, chosen.clip_x0, chosen.dynamic_threshold)
-    steps = model.walk(denoiser, grid, model.noise(range(frames)), chosen, start)
-    return from_model(last(steps).x.cpu())
+    return edit.finish(denoiser, model.noise(range(frames)), start)
 
 
-def _source_settings(
+class _Edit:
+    """What all edits are made of: a model asked for a class, with chosen settings."""
+
+    def __init__(self, model: Model, label: Label, chosen: SampleConfig) -> None:
+        self.model, self.label, self.chosen = model, label, chosen
+        self.grid = model.grid(chosen)
+
+    def denoiser(self, count: int) -> Denoiser:
+        return self.model.denoiser(_labels(self.model, count, self.label), self.chosen)
+
+    def finish(
+        self, denoiser: Denoiser, noise: Noise, start: Tensor, grid: list[Level] | None = None
+    ) -> Tensor:
+        """The pictures at the end of a walk."""
+        steps = self.model.walk(denoiser, grid or self.grid, noise, self.chosen, start)
+        return from_model(last(steps).x.cpu())
+
+    def paint(self, pictures: Tensor, unknown: Tensor, noise: Noise, resample: int) -> Tensor:
+        """Paint where `unknown` is True."""
+        device = self.model.arithmetic.device
+        first, grid = noise.normal(), editing.zigzag(self.grid, resample)
+        known = to_model(pictures.to(device))
+        draw = noise.normal if stochastic(self.chosen.sampler) else lambda: first
+        mask = unknown.to(device)[None, None]
+        denoiser = editing.inpaint(self.denoiser(len(pictures)), known, mask, draw)
+        return self.finish(denoiser, noise, grid[0].sigma * first, grid)
+
+    def latent(self, source: int | Tensor, iterations: int = 3) -> Tensor:
+        """The state (1, c, h, w) at the grid's first level that stands for a seed or a picture."""
+        if isinstance(source, int):
+            return self.grid[0].sigma * self.model.noise([source]).normal()
+        _check("iterations", iterations, AT_LEAST_ONE)
+        _check_picture(self.model, source)
+        x0 = to_model(source[None].to(self.model.arithmetic.device))
+        steps = editing.invert(self.denoiser(1), x0, self.grid, iterations)
+        return last(self.model.compute(steps)).x
+
+    def decode(self, start: Tensor) -> Tensor:
+        """The pictures that these states become."""
+
+        def made(rows: slice) -> Tensor:
+            noise = self.model.noise(range(rows.stop - rows.start))
+            return self.finish(self.denoiser(rows.stop - rows.start), noise, start[rows])
+
+        return torch.cat(list(in_batches(len(start), SAMPLE_BATCH, made)))
+
+
+def _painter(model: Model, label: Label, resample: int, settings: dict[str, Any]) -> _Edit:
+    _check("resample", resample, AT_LEAST_ONE)
+    ancestral = {"sampler": "ddpm", "eta": 0.0} if resample > 1 else {}
+    return _Edit(model, label, model.settings(**{**settings, **ancestral}))
+
+
+def _invertible(
     model: Model, sources: Sequence[int | Tensor], settings: dict[str, Any]
 ) -> SampleConfig:
-    """The model's own settings for seeds; those that have an inverse where a picture is among the sources."""
+    """The model's own settings for seeds, those of INVERSION for pictures; without noise on the way."""
     pictures = any(isinstance(source, Tensor) for source in sources)
-    return _deterministic(model, {**INVERSION, **settings} if pictures else settings)
-
-
-def _deterministic(model: Model, settings: dict[str, Any]) -> SampleConfig:
-    chosen = model.settings(**settings)
+    chosen = model.settings(**({**INVERSION, **settings} if pictures else settings))
     grid = model.grid(chosen)
     if stochastic(chosen.sampler, grid, build.sampler_options(chosen, model.diffusion, grid)):
         raise ConfigError(
-            f"sample.sampler: got {chosen.sampler!r} with eta {chosen.eta:g} and churn {chosen.churn:g}; this edit needs "
-            "one without noise on the way, such as ddim with eta 0"
+            f"sample.sampler: got {chosen.sampler!r} with eta {chosen.eta:g} and churn "
+            f"{chosen.churn:g}; this edit needs one without noise on the way, such as ddim with eta 0"
         )
     return chosen
 
 
-def _latent(
-    model: Model, source: int | Tensor, label: Label, chosen: SampleConfig, iterations: int = 3
-) -> Tensor:
-    """(1, c, h, w), the state at the grid's first level that stands for a seed or a picture."""
-    grid = model.grid(chosen)
-    if isinstance(source, int):
-        return grid[0].sigma * model.noise([source]).normal()
-    _count("iterations", iterations)
-    _fits(model, source)
-    x0 = to_model(source[None].to(model.arithmetic.device))
-    denoiser = model.denoiser(_labels(model, [0], label), chosen)
-    return last(model.compute(editing.invert(denoiser, x0, grid, iterations))).x
+def _labels(model: Model, count: int, label: Label) -> Tensor | None:
+    """The label of each picture; no class unless one is given."""
+    return model.labels(range(count), "none" if label is None else label)
 
 
-def _decode(model: Model, start: Tensor, label: Label, chosen: SampleConfig) -> Tensor:
-    parts: list[Tensor] = []
-    for x in start.split(SAMPLE_BATCH):
-        seeds = range(len(x))
-        denoiser = model.denoiser(_labels(model, seeds, label), chosen)
-        parts.append(
-            from_model(
-                last(
-                    model.walk(denoiser, model.grid(chosen), model.noise(seeds), chosen, x)
-                ).x.cpu()
-            )
-        )
-    return torch.cat(parts)
+def _versions(seeds: Sequence[int], make: Callable[[list[int]], Tensor]) -> Tensor:
+    """One picture for each seed, made a batch at a time."""
+    seeds = list(seeds)
+    _check("seeds", len(seeds), AT_LEAST_ONE)
+    return torch.cat(list(in_batches(len(seeds), SAMPLE_BATCH, lambda rows: make(seeds[rows]))))
 
 
-def _labels(model: Model, seeds: Sequence[int], label: Label) -> Tensor | None:
-    """A label for every image; no class unless one is given."""
-    return model.labels(seeds, "none" if label is None else label)
-
-
-def _batches(seeds: Sequence[int]) -> Iterator[list[int]]:
-    everything = list(seeds)
-    _count("seeds", len(everything))
-    for start in range(0, len(everything), SAMPLE_BATCH):
-        yield everything[start : start + SAMPLE_BATCH]
-
-
-def _fits(model: Model, picture: Tensor) -> None:
+def _check_picture(model: Model, picture: Tensor) -> None:
     wanted = (model.shape.channels, model.shape.height, model.shape.width)
     if tuple(picture.shape) != wanted or picture.dtype != torch.uint8:
         raise ConfigError(
-            f"picture: got {picture.dtype} of shape {tuple(picture.shape)}, expected uint8 of {wanted}; "
-            "read_picture makes one from a file"
+            f"picture: got {picture.dtype} of shape {tuple(picture.shape)}, "
+            f"expected uint8 of {wanted}; read_picture makes one from a file"
         )
 
 
-def _share(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ConfigError(f"{name}: got {value:g}, expected more than 0, at most 1")
-
-
-def _count(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{name}: got {value}, expected 1 or more")
+def _check(name: str, value: float, allowed: Range) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}: got {value:g}, expected {allowed}")

@@ -19,6 +19,10 @@ class ConfigError(UserError, ValueError):
     """A setting, or a combination of settings, that cannot be used."""
 
 
+class UnknownNameError(ConfigError):
+    """A name that no registry has."""
+
+
 class DataError(UserError, ValueError):
     """Images, labels or statistics that cannot be used."""
 

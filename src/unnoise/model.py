@@ -11,7 +11,6 @@ import dataclasses
 import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from unnoise import build, checkpoint, precision
-from unnoise.checkpoint import MODEL_FILE
+from unnoise import build, checkpoint, extensions, precision
 from unnoise.config import RunConfig, SampleConfig, from_dict
 from unnoise.data.images import from_model
 from unnoise.diffusion import samplers
@@ -29,11 +27,12 @@ from unnoise.diffusion.guidance import autoguidance, classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
-from unnoise.errors import CheckpointError, ConfigError, nearest
+from unnoise.errors import CheckpointError, ConfigError
 from unnoise.memory import images_at_once, in_batches
 from unnoise.networks.cuda_graphs import Graphed
 from unnoise.networks.network import Network
 from unnoise.precision import find_device
+from unnoise.records import find
 from unnoise.settings import Labels, class_numbers, resolve
 
 SAMPLE_BATCH = 64
@@ -260,30 +259,6 @@ def last(steps: Iterator[Step]) -> Step:
     return deque(steps, maxlen=1).pop()
 
 
-def bundled() -> dict[str, Path]:
-    """The models that ship with the package, by name."""
-    folder = Path(str(resources.files("unnoise"))) / "models"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-
-
-def find(name: str | Path) -> Path:
-    """The model file of a bundled name, run folder or path; CheckpointError if there is none."""
-    path = Path(name)
-    if (path / MODEL_FILE).is_file():
-        return path / MODEL_FILE
-    if path.is_file():
-        return path
-    if str(name) in bundled():
-        return bundled()[str(name)]
-    if path.is_dir():
-        raise CheckpointError(
-            f"{path}: no {MODEL_FILE} in this folder; expected a run folder of `unnoise train`"
-        )
-    raise CheckpointError(
-        f"{name}: no such run folder, model file or bundled model; {nearest(str(name), bundled())}"
-    )
-
-
 def load(name: str | Path, device: str = "auto") -> Model:
     """A model by bundled name, run folder, model file or checkpoint folder, ready to sample.
 
@@ -302,9 +277,11 @@ def load(name: str | Path, device: str = "auto") -> Model:
         raise CheckpointError(
             f"{path}: its configuration cannot be read ({error}); update unnoise"
         ) from error
-    network = build.network(config, build.Shape(**record["shape"]))
-    checkpoint.fit(network, tensors, path)
-    return Model(network, config, record)
+    with extensions.needed(config.imports):
+        build.check_sampling(config.sample)
+        network = build.network(config, build.Shape(**record["shape"]))
+        checkpoint.fit(network, tensors, path)
+        return Model(network, config, record)
 
 
 def generate_samples(

@@ -1,10 +1,13 @@
-"""Pictures on disk that say how they were made, pictures of how they come about, and what there is to say of a file."""
+"""Pictures on disk that say how they were made, pictures of the process, and accounts of files."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unnoise import checkpoint, events
-from unnoise.config import to_dict
+from unnoise.config import SampleConfig, to_dict
 from unnoise.data.images import (
     from_model,
     grid,
@@ -25,65 +28,101 @@ from unnoise.data.images import (
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.memory import in_batches
-from unnoise.model import Model, find, last
+from unnoise.model import Model, last
+from unnoise.records import find
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 GRID_IMAGES = 400
-"""The grid shows at most so many."""
+"""The grid shows at most this many images."""
 SHOWN_IMAGES = 64
-"""An animation shows at most so many images, a trajectory an eighth of them."""
+"""An animation shows at most this many images, a trajectory an eighth of them."""
 FRAMES = 60
 COLUMNS = 10
 
 
-def write_samples(
-    model: Model,
-    seeds: Sequence[int],
-    label: str | None,
-    out: Path,
-    settings: dict[str, Any],
-    batch_size: int | None = None,
-    guide: Model | None = None,
-) -> None:
-    """Write seed-<n>.png for every seed, each with its recipe in its text; batch_size None is the model's own."""
-    labels = model.labels(seeds, label)
-    recipe = recipe_of(model, settings, guide)
-    size = model.images_at_once(guide, **settings) if batch_size is None else batch_size
-    steps = len(model.grid(model.settings(guide=guide, **settings))) - 1
-    _folder(out)
+@dataclass(frozen=True)
+class Request:
+    """Pictures that were asked for: one per seed, with `settings` as in `Model.sample`."""
+
+    model: Model
+    seeds: Sequence[int]
+    label: str | None = None
+    guide: Model | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+
+    @functools.cached_property
+    def chosen(self) -> SampleConfig:
+        """All settings."""
+        return self.model.settings(guide=self.guide, **self.settings)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What a picture says of itself besides its seed."""
+        guide = {} if self.guide is None else {"guide": self.guide.weights_hash}
+        return {"model": self.model.weights_hash, **to_dict(self.chosen), **guide}
+
+    @functools.cached_property
+    def count(self) -> int:
+        """The number of steps."""
+        return len(self.model.grid(self.chosen)) - 1
+
+    @property
+    def images_at_once(self) -> int:
+        """The batch size that the model and the device allow."""
+        return self.model.images_at_once(self.guide, **self.settings)
+
+    def steps(self, rows: slice) -> Iterator[Step]:
+        """The steps of a part of the seeds, each reported as progress.
+
+        Progress falls where a batch that ran out of memory starts again in halves.
+        """
+        images = len(self.seeds)
+
+        def report(step: int) -> None:
+            done = rows.start * self.count + (rows.stop - rows.start) * step
+            detail = f"{rows.start} of {images} images, step {step} of {self.count}"
+            events.send(events.Progress("samples", done, images * self.count, detail=detail))
+
+        report(0)
+        walk = self.model.steps(self.seeds[rows], self.label, self.guide, **self.settings)
+        for number, step in enumerate(walk, 1):
+            report(number)
+            yield step
+
+    def first(self, count: int) -> Request:
+        """The same for at most `count` of the seeds."""
+        return dataclasses.replace(self, seeds=[int(seed) for seed in self.seeds[:count]])
+
+
+def write_samples(request: Request, out: Path, batch_size: int | None = None) -> None:
+    """Write seed-<n>.png for every seed, with its recipe in its text; batch_size None is automatic."""
+    seeds = request.seeds
+    labels = request.model.labels(seeds, request.label)
+    recipe, size = request.recipe, batch_size or request.images_at_once
+    _ = request.count  # a grid that cannot be is told before the folder is made
+    _make_folder(out)
 
     def made(rows: slice) -> tuple[slice, Tensor]:
-        walk = model.steps(seeds[rows], label, guide, **settings)
-        return rows, from_model(last(_watched(rows, walk, len(seeds), steps)).x.cpu())
+        return rows, from_model(last(request.steps(rows)).x.cpu())
 
     for rows, images in in_batches(len(seeds), size, made):
         for i, image in zip(range(rows.start, rows.stop), images, strict=True):
             text = {**recipe, "seed": seeds[i]}
             text |= {} if labels is None else {"label": int(labels[i])}
-            _save(picture(out, seeds[i]), image, {"unnoise": json.dumps(text)}, i)
+            path = picture(out, seeds[i])
+            try:
+                save_png(path, image, {"unnoise": json.dumps(text)})
+            except OSError as error:
+                raise OSError(
+                    f"{path}: not written ({error.strerror or error}), the {i} pictures before it "
+                    "are whole; make room and run the same command again"
+                ) from error
 
 
-def _watched(rows: slice, walk: Iterator[Step], count: int, steps: int) -> Iterator[Step]:
-    """The steps of a batch of `count` images, each reported as progress.
-
-    Progress falls where a batch that ran out of memory begins again in halves.
-    """
-
-    def report(step: int) -> None:
-        done = rows.start * steps + (rows.stop - rows.start) * step
-        detail = f"{rows.start} of {count} images, step {step} of {steps}"
-        events.send(events.Progress("samples", done, count * steps, detail=detail))
-
-    report(0)
-    for number, step in enumerate(walk, 1):
-        report(number)
-        yield step
-
-
-def _folder(out: Path) -> None:
-    """Make the folder for the pictures, before time is spent on them; ConfigError where there can be none."""
+def _make_folder(out: Path) -> None:
+    """Make the folder for the pictures before time is spent on them, or raise a ConfigError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(out, os.W_OK | os.X_OK) else "no permission to write there"
@@ -91,101 +130,59 @@ def _folder(out: Path) -> None:
         reason = error.strerror or str(error)
     if reason:
         raise ConfigError(
-            f"out: {out} is no folder for pictures ({reason}); expected a folder or a new name: --out"
+            f"out: {out} is no folder for pictures ({reason}); "
+            "expected a folder or a new name: --out"
         )
-
-
-def _save(path: Path, image: Tensor, text: dict[str, str], before: int) -> None:
-    """save_png; what its error says is how far it came, and what to do."""
-    try:
-        save_png(path, image, text)
-    except OSError as error:
-        raise OSError(
-            f"{path}: not written ({error.strerror or error}), the {before} pictures before it are whole; "
-            "make room and run the same command again"
-        ) from error
 
 
 def picture(out: Path, seed: int) -> Path:
-    """Where the picture of a seed is written."""
+    """The file of a seed's picture."""
     return out / f"seed-{seed:06d}.png"
 
 
-def write_grid(
-    model: Model,
-    seeds: Sequence[int],
-    label: str | None,
-    out: Path,
-    settings: dict[str, Any],
-    scale: int | None = None,
-    guide: Model | None = None,
-) -> Path:
-    """Write grid.png of the pictures of these seeds, with its recipe in its text; gives its path."""
-    seen = [int(seed) for seed in seeds[:GRID_IMAGES]]
-    together = torch.stack([read_png(picture(out, seed)) for seed in seen])
+def write_grid(request: Request, out: Path, scale: int | None = None) -> Path:
+    """Write grid.png of the seeds' pictures, with its recipe in its text, and give its path."""
+    request = request.first(GRID_IMAGES)
+    together = torch.stack([read_png(picture(out, seed)) for seed in request.seeds])
     path = out / "grid.png"
-    recipe = {**recipe_of(model, settings, guide), "seeds": seen, "label": label}
-    save_png(path, grid(together, scale=scale), {"unnoise": json.dumps(recipe)})
+    save_png(path, grid(together, scale=scale), _sheet_text(request))
     return path
 
 
-def recipe_of(model: Model, settings: dict[str, Any], guide: Model | None = None) -> dict[str, Any]:
-    """What a picture says of itself, beside its seed."""
-    recipe = {"model": model.weights_hash, **to_dict(model.settings(guide=guide, **settings))}
-    return recipe if guide is None else {**recipe, "guide": guide.weights_hash}
+def _sheet_text(request: Request) -> dict[str, str]:
+    text = {**request.recipe, "seeds": request.seeds, "label": request.label}
+    return {"unnoise": json.dumps(text)}
 
 
 def write_process(
-    model: Model,
-    seeds: Sequence[int],
-    label: str | None,
-    out: Path,
-    settings: dict[str, Any],
-    animate: str | None,
-    trajectory: bool,
-    guide: Model | None = None,
+    request: Request, out: Path, formats: Collection[str], trajectory: bool
 ) -> list[Path]:
-    """Write denoising.gif or .webp (x_t beside the predicted x0) and trajectory.png (both, step by step)."""
-    seeds = list(seeds)[:SHOWN_IMAGES]
-    count = len(model.grid(model.settings(guide=guide, **settings))) - 1
-    frames = _spread(count, FRAMES) if animate is not None else []
-    columns = _spread(count, COLUMNS) if trajectory else []
-    steps = _steps(model, seeds, label, settings, guide, {*frames, *columns})
+    """Write denoising.gif or .webp (x_t next to the predicted x0) and trajectory.png (the steps)."""
+    request = request.first(SHOWN_IMAGES)
+    frames = _spread(request.count, FRAMES) if formats else []
+    columns = _spread(request.count, COLUMNS) if trajectory else []
+    if not frames and not columns:
+        return []
+    steps = _steps(request, {*frames, *columns})
     written = []
-    if animate is not None:
+    for ending in formats:
         pictures = [side_by_side([grid(x), grid(x0)]) for x, x0 in (steps[i] for i in frames)]
-        written.append(out / f"denoising.{animate}")
+        written.append(out / f"denoising.{ending}")
         save_animation(written[-1], pictures, frame_ms=max(40, 3000 // len(pictures)), last_ms=2000)
     if trajectory:
         written.append(out / "trajectory.png")
-        text = {
-            **recipe_of(model, settings, guide),
-            "seeds": seeds[: SHOWN_IMAGES // 8],
-            "label": label,
-        }
-        save_png(
-            written[-1], _contact_sheet([steps[i] for i in columns]), {"unnoise": json.dumps(text)}
-        )
+        sheet = _contact_sheet([steps[i] for i in columns])
+        save_png(written[-1], sheet, _sheet_text(request.first(SHOWN_IMAGES // 8)))
     return written
 
 
-def _steps(
-    model: Model,
-    seeds: list[int],
-    label: str | None,
-    settings: dict[str, Any],
-    guide: Model | None,
-    wanted: Collection[int],
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """The wanted steps of all seeds, by number from 0: what is to be seen of each, made a batch at a time."""
-    count = len(model.grid(model.settings(guide=guide, **settings))) - 1
+def _steps(request: Request, wanted: Collection[int]) -> dict[int, tuple[Tensor, Tensor]]:
+    """What is to be seen of the wanted steps (from 0) of all seeds, made a batch at a time."""
 
     def made(rows: slice) -> dict[int, tuple[Tensor, Tensor]]:
-        walk = model.steps(seeds[rows], label, guide, **settings)
-        walk = _watched(rows, walk, len(seeds), count)
-        return {i: _shown(step) for i, step in enumerate(walk) if i in wanted}
+        return {i: _shown(step) for i, step in enumerate(request.steps(rows)) if i in wanted}
 
-    parts = list(in_batches(len(seeds), model.images_at_once(guide, **settings), made))
+    parts = list(in_batches(len(request.seeds), request.images_at_once, made))
     return {
         i: (torch.cat([part[i][0] for part in parts]), torch.cat([part[i][1] for part in parts]))
         for i in wanted
@@ -216,7 +213,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def describe(target: str) -> str:
-    """A readable account of a picture's recipe, or of a run's or file's model."""
+    """A readable account of a picture's recipe, or of the model of a run or file."""
     if target.lower().endswith(".png"):
         text = read_png_text(Path(target)).get("unnoise")
         if text is None:
@@ -231,18 +228,25 @@ def describe(target: str) -> str:
         f"{name} ({s['sampler']}, {s['steps']} steps)"
         for name, s in record.get("tuned", {}).items()
     ]
-    lines = [
-        f"model      {path}",
-        f"weights    {record['weights'][:12]} · {sum(v.numel() for v in tensors.values()):,} parameters",
-        f"images     {shape['channels']} x {shape['height']} x {shape['width']} · {shape['num_classes']} classes",
-        f"data       {data.get('name')} · {data.get('num_train')} images · fingerprint {str(data.get('fingerprint'))[:12]}",
-        "training   "
-        + " · ".join(
+    rows = {
+        "model": [path],
+        "weights": [
+            record["weights"][:12],
+            f"{sum(v.numel() for v in tensors.values()):,} parameters",
+        ],
+        "images": [
+            f"{shape['channels']} x {shape['height']} x {shape['width']}",
+            f"{shape['num_classes']} classes",
+        ],
+        "data": [
+            data.get("name"),
+            f"{data.get('num_train')} images",
+            f"fingerprint {str(data.get('fingerprint'))[:12]}",
+        ],
+        "training": [
             f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in training.items()
-        ),
-        "samplers   "
-        + (" · ".join(tuned) if tuned else "none tuned; unnoise tune-sampler finds some"),
-        "config",
-        json.dumps(record["config"], indent=2),
-    ]
-    return "\n".join(lines)
+        ],
+        "samplers": tuned or ["none tuned; unnoise tune-sampler finds some"],
+    }
+    lines = [f"{name:<10} {' · '.join(map(str, parts))}" for name, parts in rows.items()]
+    return "\n".join([*lines, "config", json.dumps(record["config"], indent=2)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from unnoise.config import SampleConfig, from_dict, to_dict
+from unnoise.config import SampleConfig, override
 from unnoise.errors import ConfigError, nearest
 
 Label: TypeAlias = int | str
@@ -36,7 +36,7 @@ def resolve(
         changes["noises"] = ()
     if "sampler_options" not in asked and changes.get("sampler", own.sampler) != own.sampler:
         changes["sampler_options"] = {}
-    return from_dict(SampleConfig, {**to_dict(own), **changes}, "sample.")
+    return override(own, changes, "sample.")
 
 
 def class_numbers(

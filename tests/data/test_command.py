@@ -86,4 +86,4 @@ def test_the_flags_that_messages_name_exist(photos, tmp_path, monkeypatch, capsy
         str(tmp_path / "cache"),
     )
     assert cli.main(["data", str(photos), "--data.chanels", "1"]) == 2
-    assert "did you mean '--channels'?" in capsys.readouterr().err
+    assert "did you mean '--data.channels'?" in capsys.readouterr().err

@@ -87,17 +87,19 @@ assert not {{"torch", "numpy", "PIL"}} & set(sys.modules)"""
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         ).stdout
         assert "unnoise" in text
-    times = []
-    for _ in range(5):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "unnoise", "--help"], capture_output=True, check=True)
-        times.append(time.monotonic() - began)
-    assert min(times) < 0.3
+    for arguments in (["--help"], ["sample", "digits", "--help"]):
+        times = []
+        for _ in range(5):
+            before = os.times()
+            words = [sys.executable, "-m", "unnoise", *arguments]
+            subprocess.run(words, capture_output=True, check=True)
+            times.append(os.times().children_user - before.children_user)
+        assert min(times) < 0.4  # of the processor, which others may share
 
 
 def test_no_command_shows_the_usage_and_fails(capsys):
     assert cli.main([]) == 2
-    assert "unnoise train PRESET|FOLDER|ZIP" in capsys.readouterr().out
+    assert "train PRESET|FOLDER|ZIP" in capsys.readouterr().out
 
 
 # --- train
@@ -134,7 +136,8 @@ def test_dry_run_prints_its_figures_and_writes_nothing(inside, capsys):
     assert cli.main(["train", "digits", "--dry-run", *TINY]) == 0
     out = capsys.readouterr().out
     assert all(
-        word in out for word in ("parameters", "GFLOP per image", "images/s", "GiB", "to the end")
+        word in out
+        for word in ("parameters", "GFLOP per image", "images/s", "memory", "to its end")
     )
     assert list(inside.iterdir()) == []
 
@@ -439,8 +442,8 @@ def test_info_of_a_run(run, capsys):
     ("train digitz", "did you mean 'digits'?"),
     ("train digits --train.bach-size 3", "no flag --train.bach-size; did you mean '--train.batch-size'?"),
     ("train digits --train.batch-size many", "many"),
-    ("train digits --train.labels False", "expected nothing after it; --train.labels or --train.no-labels"),
-    ("train digits --batch-size 0", "train.batch_size: got 0, expected more than 0"),
+    ("train digits --train.labels False", "got False, expected nothing after a switch"),
+    ("train digits --batch-size 0", "train.batch_size: got 0, expected 1 or more"),
     ("train digits --image-size 0", "image_size: got 0"),
     ("train digits --image-size -4", "image_size: got -4"),
     ("train digits --network.attention-levels 7", "attention_levels: got level 7, expected 0 to 1"),
@@ -451,23 +454,23 @@ def test_info_of_a_run(run, capsys):
     ("train digits --seed -1", "seed: got -1"),
     ("train digits --device cuda:9", "device: 'cuda:9' is not there"),
     ("train digits --train.precision fp16", "needs CUDA"),
-    ("train digits --out", "--out: expected a value"),
+    ("train digits --out", "--out: expected 1 after it"),
     ("sample nothing", "nothing: no such run folder, model file or bundled model"),
     ("sample digits --seeds 9-3", "expected numbers and rising ranges"),
     ("sample digits --num 0", "--num: got 0"),
     ("sample digits --label 10", "label: got 10, expected 0 to 9"),
     ("sample digits --label cat", "label: no class 'cat'"),
     ("sample digits --sampler eulr", "did you mean 'euler'"),
-    ("sample digits --animate mp4", "--animate: got 'mp4', expected gif or webp"),
+    ("sample digits --animate mp4", "--animate: got 'mp4', expected one of gif or webp"),
     ("sample digits --guide digits --guidance-scale 1", "guidance_scale is 1"),
     ("sample digits --noises 1 2", "expected falling values"),
     ("sample digits --guidance-interval 3 1", "low before high"),
-    ("sample digits --dynamic-threshold 2", "expected a quantile"),
+    ("sample digits --dynamic-threshold 2", "dynamic_threshold: got 2, expected 0 to 1"),
     ("sample digits --churn 3", "has none; expected one of heun"),
     ("sample digits --steps x", "--steps: got 'x', expected a whole number"),
     ("tune-sampler digits", "belongs to the package"),
     ("train digits --objective edn", "did you mean 'edm'?"),
-    ("train digits --kimg x", "--train.kimg: got 'x', expected a number"),
+    ("train digits --kimg x", "--kimg/--train.kimg: got 'x', expected a number"),
     ("sample digits --steps 0", "steps: got 0, expected 1 or more"),
     ("sample digits --steps 1001", "steps: got 1001"),
     ("sample digits --eta 2", "sample.eta: got 2, expected 0"),
@@ -477,6 +480,10 @@ def test_info_of_a_run(run, capsys):
     ("info pyproject.toml", "cannot be read"),
     ("data nowhere", "nowhere"),
     ("info digits --x", "no flag --x"),
+    ("info digits --x=3 --import", "--import/--imports: expected 1 after it"),
+    ("sample digits more", "got 'more', expected a flag"),
+    ("sample digits --deep-cache 2", "no flag --deep-cache"),
+    ("sample digits --import nowhere.py", "--import: got 'nowhere.py', expected a Python file"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, expected):
     monkeypatch.chdir(tmp_path)

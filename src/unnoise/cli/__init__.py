@@ -1,7 +1,7 @@
 """The command line. `--help` imports no torch.
 
-Every command takes its first word as what it works on (a preset, a run, a path); the rest are flags made from the
-config dataclasses by tyro. Errors are one line and exit code 2; `--debug` shows the traceback.
+Each command is a module of this package, with a dataclass of its flags. Errors are one line and exit
+code 2; `--debug` shows the traceback.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ import os
 import sys
 from collections.abc import Sequence
 
-from unnoise import terminal
 from unnoise.errors import UsageError, UserError, nearest
 
 USAGE = """\
 usage: unnoise COMMAND ...
 
-  unnoise train PRESET|FOLDER|ZIP [flags]   train a model; the same command goes on after an interruption
-  unnoise plan PRESET|FOLDER|ZIP --budget 2h   what fits: speed, epochs, memory, disk, and what to change
-  unnoise sample RUN|FILE|NAME [flags]      make pictures with a trained model
-  unnoise edit KIND RUN PICTURE.. [flags]   inpaint, outpaint, image, interpolate, reconstruct, variations, morph
-  unnoise evaluate RUN|FILE|NAME [flags]    how good: FID, KID, precision, recall, bits/dim, copies of training images
-  unnoise compare RUN RUN ..                evaluations side by side, with a warning where numbers may not be compared
-  unnoise tune-sampler RUN [flags]          find the best solver and time steps for few evaluations
-  unnoise data PATH [flags]                 report on a data set, and a mosaic of it
-  unnoise info RUN|FILE|PNG                 what is in a run, a model file or a picture
-  unnoise export RUN|CHECKPOINT --out FILE  the model alone as one file; --half for fp16
-  unnoise report RUN [--out FILE.html]      one page about a run: samples over time, curves, settings
+  train PRESET|FOLDER|ZIP       train a model; the same command resumes after an interruption
+  plan PRESET|FOLDER|ZIP        what a run takes here: speed, memory, disk; --budget 2h: what fits
+  sample RUN|FILE|NAME          make pictures with a trained model
+  edit KIND RUN PICTURE ..      inpaint, outpaint, image, interpolate, reconstruct, variations, morph
+  evaluate RUN|FILE|NAME        how good: FID, precision, recall, bits/dim, copies of training images
+  compare RUN RUN ..            evaluations side by side, with a warning where they cannot be compared
+  tune-sampler RUN|FILE|NAME    find the best solver and time steps for few evaluations
+  data PATH                     report on a data set, and a mosaic of it
+  info RUN|FILE|PNG             what is in a run, a model file or a picture
+  export RUN|CHECKPOINT         write the model alone as one file; --half for fp16
+  report RUN                    one page about a run: samples over time, curves, settings
 
-  unnoise COMMAND --help                    the flags of a command
+  unnoise COMMAND --help        the most used flags of a command; --help-all for all of them
   unnoise --version
 
-start with:  unnoise sample digits          a model that comes with the package
-             unnoise train digits           the same model from scratch, in under two minutes
-             unnoise train photos/          your own pictures
+Every command also takes --import my.py (samplers, networks and so on of your own) and --debug.
+Start with: unnoise sample digits     a model that comes with the package
+            unnoise train digits      the same model from scratch, in under two minutes
+            unnoise train photos/     your own pictures
 """
 
 
@@ -55,12 +55,14 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; gives the exit code: 0 done, 2 user error, 3 diverged, 130/143 stopped with everything saved."""
+    """Run a command and give its exit code.
+
+    0 is done, 2 an error of the user, 3 diverged, 130 and 143 stopped with everything saved.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
     try:
-        return _dispatch(arguments)
+        return _dispatch([argument for argument in arguments if argument != "--debug"])
     except BrokenPipeError:  # `unnoise ... | head`: for `entry`
         raise
     except (ValueError, OSError, KeyboardInterrupt, RuntimeError) as error:
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all", "help"):
         print(USAGE, end="")
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V", "version"):
@@ -78,16 +80,26 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"unnoise {__version__}")
         return 0
-    name = arguments[0]
+    name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(f"no command {name!r}; {nearest(name, COMMANDS)}")
+    if any(word.startswith("--import") for word in rest):
+        from unnoise import extensions
+        from unnoise.cli.flags import Command, peek
+
+        for path in peek(Command, rest)[0].imports:
+            extensions.load(path)
     run = getattr(importlib.import_module(f"unnoise.cli.{COMMANDS[name]}"), name.replace("-", "_"))
+    if {"-h", "--help", "--help-all"} & set(rest):
+        return run(rest)
+    from unnoise import terminal  # imports tqdm
+
     with terminal.shown(speaks=os.environ.get("RANK", "0") == "0"):
-        return run(arguments[1:])
+        return run(rest)
 
 
 def _complain(error: BaseException) -> int:
-    """One line on stderr, and the exit code; errors that are ours and not the user's keep their traceback."""
+    """Print one line and give the exit code; an error that is not the user's keeps its traceback."""
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return 130
@@ -106,7 +118,7 @@ def entry() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # A rank's process groups may abort the interpreter while it takes itself apart (seen with gloo): it is done, so it leaves.
+        # A rank's process groups can abort the interpreter while it exits (seen with gloo).
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from unnoise.cli.flags import Command, Flag, parse
 from unnoise.errors import UsageError
 from unnoise.files import read_json
 
-HELP = """\
-usage: unnoise compare RUN RUN ..
 
-Evaluations (RUN/evaluation.json of `unnoise evaluate`, or such files) side by side, and a warning wherever their numbers may not be
-compared: another number of samples, another protocol, another reference.
-"""
+@dataclass(frozen=True, kw_only=True)
+class Compare(Command):
+    """Show evaluations side by side, with a warning wherever their numbers may not be compared."""
+
+    runs: Annotated[tuple[str, ...], Flag(metavar="RUN RUN ..")]
+    """Two or more runs that were evaluated, or their evaluation.json."""
 
 
 def compare(arguments: list[str]) -> int:
-    """unnoise compare RUN RUN .."""
-    if {"--help", "-h"} & set(arguments):
-        print(HELP, end="")
-        return 0
-    if len(set(arguments)) < 2:
+    """Run `unnoise compare RUN RUN ..`."""
+    flags, _ = parse(Compare, arguments, "compare")
+    if len(set(flags.runs)) < 2:
         raise UsageError(
-            "compare: expected two or more runs that were evaluated, as in `unnoise compare runs/a runs/b`"
+            "compare: expected two or more runs, as in `unnoise compare runs/a runs/b`"
         )
     from unnoise.evaluation.compare import comparison, warnings
     from unnoise.evaluation.summary import layout
 
-    records = {name: _record(name) for name in dict.fromkeys(arguments)}
+    records = {name: _record(name) for name in dict.fromkeys(flags.runs)}
     try:
         lines = [*layout(comparison(records)), "", *warnings(records)]
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UsageError(
-            f"compare: a file is not what `unnoise evaluate` writes ({type(error).__name__}: {error})"
+            "compare: a file is not what `unnoise evaluate` writes "
+            f"({type(error).__name__}: {error})"
         ) from error
     print("\n".join(lines).strip())
     return 0

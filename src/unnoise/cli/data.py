@@ -2,49 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
-from unnoise.cli.flags import first_word, option, parse
-from unnoise.errors import UsageError
+from unnoise.cli.flags import HELP, Command, Flag, Settings, parse
+from unnoise.config import override
+from unnoise.data.config import DataConfig
+
+OFTEN = ("path", "image_size", "image_width", "channels", "background", "flip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Command):
+    """Report on a data set, and write a mosaic of it."""
+
+    target: Annotated[str, Flag(metavar="PATH")]
+    """A data set, a folder or a zip of pictures."""
+    out: str | None = None
+    """File of the mosaic [mosaic.png]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Command):
+    """Say what is in a run, a model file or a picture."""
+
+    target: Annotated[str, Flag(metavar="RUN|FILE|PNG")]
+    """A run folder, a model file or a PNG made by unnoise."""
 
 
 def data(arguments: list[str]) -> int:
-    """unnoise data PATH."""
-    from unnoise.data.config import DataConfig
-
-    target, arguments = first_word(arguments, "data", "a data set, a folder or a zip of pictures")
-    out, arguments = option(arguments, "--out")
-    prog = f"unnoise data {target or 'PATH'}"
-    config = parse(
-        DataConfig(source=target or "digits"), [_own(a) for a in arguments], prog, ("--out",)
-    )
-    if target is None:
-        return 0
+    """Run `unnoise data PATH`."""
+    long = {f.name: (f"--data.{f.name.replace('_', '-')}",) for f in fields(DataConfig)}
+    short = {} if set(HELP) & set(arguments) else long  # as `unnoise train` and messages have them
+    short = {**short, "image_size": ("--size", *short.get("image_size", ()))}
+    flags, given = parse(Data, arguments, "data", Settings(DataConfig(), True, OFTEN, short))
     from unnoise.data.dataset import load, report
     from unnoise.data.images import mosaic, save_png
 
+    config = override(DataConfig(source=flags.target), given, "data.")
     images = load(config)
     print(report(images))
-    path = Path(out) if out else _place(Path(config.source))
-    save_png(
-        path,
-        mosaic(images),
-        {"unnoise": f"data {images.name}, fingerprint {images.fingerprint[:12]}"},
-    )
+    path = Path(flags.out) if flags.out else _place(Path(config.source))
+    text = f"data {images.name}, fingerprint {images.fingerprint[:12]}"
+    save_png(path, mosaic(images), {"unnoise": text})
     print(f"mosaic: {path}")
     return 0
 
 
-def _own(argument: str) -> str:
-    """A flag by its name in DataConfig: --data.image-size, as training and messages have it, and --size are --image-size."""
-    flag, equals, value = argument.partition("=")
-    if flag.startswith("--data."):
-        flag = "--" + flag.removeprefix("--data.")
-    return ("--image-size" if flag == "--size" else flag) + equals + value
-
-
 def _place(data: Path) -> Path:
-    """mosaic.png here; beside the pictures where here is among them, so that it is not taken for one of them."""
+    """mosaic.png here; next to the pictures where here is among them, so that it is none of them."""
     folder = data.resolve()
     if not (data.is_dir() and Path.cwd().is_relative_to(folder)):
         return Path("mosaic.png")
@@ -52,16 +59,9 @@ def _place(data: Path) -> Path:
 
 
 def info(arguments: list[str]) -> int:
-    """unnoise info RUN|FILE|PNG."""
-    target, rest = first_word(
-        arguments, "info", "a run folder, a model file or a PNG made by unnoise"
-    )
-    if target is None:
-        print("usage: unnoise info RUN|FILE|PNG")
-        return 0
-    if rest:
-        raise UsageError(f"no flag {rest[0]}; info takes none")
+    """Run `unnoise info RUN|FILE|PNG`."""
+    flags, _ = parse(Info, arguments, "info")
     from unnoise.sampling import describe
 
-    print(describe(target))
+    print(describe(flags.target))
     return 0

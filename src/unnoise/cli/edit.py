@@ -1,299 +1,242 @@
-"""unnoise edit: pictures changed by one's own model."""
+"""unnoise edit: pictures changed by one's own model. Each kind of edit is a dataclass of its flags."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from unnoise.cli.flags import parse
-from unnoise.cli.sample import SamplerFlags, animation, seeds_of, with_format
+from unnoise.cli.flags import HELP, Flag, ModelCommand, first_word, parse, sampling
+from unnoise.cli.sample import Animation, formats, seeds_of
+from unnoise.cli.values import Box, Seeds, Sides
 from unnoise.errors import UsageError, nearest
+from unnoise.ranges import Count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from unnoise.model import Model
 
-USAGE = """\
-usage: unnoise edit KIND RUN|FILE|NAME PICTURE.. [flags]
-
-  inpaint RUN PICTURE --mask FILE | --box x,y,w,h    paint anew where the mask is white, or in the box
-  outpaint RUN PICTURE --extend left,top,right,bottom   continue the picture by so many pixels
-  image RUN PICTURE --strength 0.6                   noise the picture to this share of the steps and denoise it
-  interpolate RUN A B --frames 9                     the way from A to B
-  reconstruct RUN PICTURE                            the picture from its own noise (DDIM inversion)
-  variations RUN A --strength 0.3                    neighbours of A
-  morph RUN A --from CLASS --to CLASS --frames 9     from one class to another
-
-A and B are pictures or seeds. `unnoise edit KIND --help` shows the flags.
-"""
+Source = Annotated[str, Flag(metavar="PICTURE|SEED")]
 
 
-@dataclass(frozen=True)
-class EditFlags(SamplerFlags):
-    """Change pictures with a trained model: single PNGs and a sheet."""
+@dataclass(frozen=True, kw_only=True)
+class Edit(ModelCommand):
+    """What all kinds of edits take."""
 
-    mask: str | None = None
-    """inpaint: a picture that is white where to paint."""
-    box: str | None = None
-    """inpaint: where to paint, as x,y,width,height in pixels of the model."""
-    extend: str | None = None
-    """outpaint: pixels to add, as left,top,right,bottom."""
-    resample: int | None = None
-    """inpaint, outpaint: walk the way so many times, which fits better and costs as much more [1]."""
-    strength: float | None = None
-    """image, variations: from nearly 0 (the same) to 1 (another picture) [0.6; 0.3]."""
-    frames: int | None = None
-    """interpolate, morph: how many pictures on the way [9]."""
-    from_class: str | None = None
-    """morph: class number or name at the start (also --from)."""
-    to_class: str | None = None
-    """morph: class number or name at the end (also --to)."""
-    iterations: int | None = None
-    """reconstruct: fixed-point iterations per step of the inversion; 1 is the classical one [3]."""
-    animate: str | None = None
-    """interpolate, morph: also write frames.gif (or .webp: --animate webp)."""
-    num: int | None = None
-    """inpaint, outpaint, image, variations: how many versions [8]."""
-    seeds: str | None = None
-    """inpaint, outpaint, image, variations: one version per seed, such as 0-7."""
-    label: str | None = None
-    """Class number or name of what is painted [no class]."""
+    rare = ("scale",)
     out: str = "edited"
     """Folder for the pictures."""
-    scale: int | None = None
+    scale: Count | None = None
     """Pixels of the sheet per pixel of an image [so that images are about 64 high]."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
 
 
-EVERY_KIND = {f.name for f in fields(SamplerFlags)} | {"out", "scale", "device"}
-VERSIONS = {"num", "seeds", "label"}
+@dataclass(frozen=True, kw_only=True)
+class Versions(Edit):
+    """What edits take that make several versions."""
+
+    picture: Annotated[str, Flag(metavar="PICTURE")]
+    """A picture file."""
+    num: Annotated[Count | None, Flag(("-n",))] = None
+    """Number of versions [8]."""
+    seeds: Seeds | None = None
+    """One version per seed, such as 0-7."""
+    label: str = ""
+    """Class number or name of what is painted [no class]."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """An edit: how many sources it takes, which flags beside the common ones, and what does it."""
+@dataclass(frozen=True, kw_only=True)
+class Inpaint(Versions):
+    """Paint part of a picture anew: where a mask is white, or in a box."""
 
-    sources: int
-    flags: set[str]
-    run: Callable[[Model, list[Any], EditFlags], tuple[Tensor, Tensor | None]]
-    """Gives the pictures to write, and those that the sheet shows before them."""
+    mask: str | None = None
+    """A picture that is white where to paint."""
+    box: Box | None = None
+    """Where to paint, in pixels of the model."""
+    resample: Count = 1
+    """Walk each part of the way this many times: fits better, and costs as much more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outpaint(Versions):
+    """Continue a picture on each side."""
+
+    extend: Sides | None = None
+    """Number of pixels to add on each side."""
+    resample: Count = 1
+    """Walk each part of the way this many times: fits better, and costs as much more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image(Versions):
+    """Noise a picture to a share of the steps and denoise it."""
+
+    strength: float = 0.6
+    """How far from the picture: from nearly 0 (the same) to 1 (another one)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolate(Edit):
+    """Go from one picture or seed to another."""
+
+    a: Source
+    """Two pictures or seeds."""
+    b: Source
+    """Two pictures or seeds."""
+    frames: int = 9
+    """Number of pictures on the way."""
+    label: str = ""
+    """Class number or name [no class]."""
+    animate: Animation = None
+    """Also write interpolate.gif (or .webp)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct(Edit):
+    """Find the noise that makes a picture (DDIM inversion), and make the picture from it."""
+
+    picture: Annotated[str, Flag(metavar="PICTURE")]
+    """A picture file."""
+    label: str = ""
+    """Class number or name [no class]."""
+    iterations: int = 3
+    """Fixed-point iterations per step of the inversion; 1 is the classical inversion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variations(Versions):
+    """Make neighbours of a picture or seed."""
+
+    picture: Source
+    """A picture or a seed."""
+    strength: float = 0.3
+    """How far away: from nearly 0 (the same) to 1 (another one)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Morph(Edit):
+    """Go from one class to another with the same noise."""
+
+    a: Source
+    """A picture or a seed."""
+    from_class: Annotated[str | None, Flag(("--from",))] = None
+    """Class number or name at the start."""
+    to_class: Annotated[str | None, Flag(("--to",))] = None
+    """Class number or name at the end."""
+    frames: int = 9
+    """Number of pictures on the way."""
+    animate: Animation = None
+    """Also write morph.gif (or .webp)."""
+
+
+KINDS: dict[str, type[Edit]] = {
+    kind.__name__.lower(): kind
+    for kind in (Inpaint, Outpaint, Image, Interpolate, Reconstruct, Variations, Morph)
+}
 
 
 def edit(arguments: list[str]) -> int:
-    """unnoise edit KIND RUN|FILE|NAME PICTURE.."""
-    words = list(_leading_words(arguments))
-    if not words:
-        print(USAGE, end="")
-        return 0 if {"--help", "-h"} & set(arguments) else 2
-    if words[0] not in KINDS:
-        raise UsageError(f"edit: no kind {words[0]!r}; {nearest(words[0], KINDS)}")
-    kind = KINDS[words[0]]
-    arguments = [_long(a) for a in with_format(arguments[len(words) :])]
-    flags = parse(EditFlags(), arguments, f"unnoise edit {words[0]}")
-    _check(words, kind, flags)
+    """Run `unnoise edit KIND RUN|FILE|NAME PICTURE..`."""
+    name, rest = first_word(arguments), arguments[1:]
+    if name is None:
+        print("usage: unnoise edit KIND RUN|FILE|NAME PICTURE.. [flags]\n")
+        print("\n".join(f"  {kind:<12} {KINDS[kind].__doc__}" for kind in KINDS))
+        print("\nThe flags of a kind: unnoise edit KIND --help")
+        return 0 if set(HELP) & set(arguments) else 2
+    if name not in KINDS:
+        raise UsageError(f"edit: no kind {name!r}; {nearest(name, KINDS)}")
+    flags, given = parse(KINDS[name], rest, f"edit {name}", sampling(first_word(rest)))
     from unnoise.model import load
 
-    model = load(words[1], flags.device)
-    images, before = kind.run(model, [_source(model, word) for word in words[2:]], flags)
-    _write(model, words[0], words[2:], flags, images, before)
+    model = load(flags.model, flags.device)
+    words = [getattr(flags, field) for field in ("picture", "a", "b") if hasattr(flags, field)]
+    only_pictures = hasattr(flags, "picture") and not isinstance(flags, Variations)
+    sources = [_source(model, word, only_pictures) for word in words]
+    images, before = _edited(model, flags, sources, given)
+    options = {key: value for key, value in asdict(flags).items() if value not in (None, "", ())}
+    recipe = {**options, **given, "edit": name, "sources": words, "model": model.weights_hash}
+    _write(flags, recipe, images, before)
     return 0
 
 
-def _leading_words(arguments: list[str]) -> list[str]:
-    words: list[str] = []
-    for argument in arguments:
-        if argument.startswith("-"):
-            break
-        words.append(argument)
-    return words
-
-
-def _long(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    return {"--from": "--from-class", "--to": "--to-class"}.get(flag, flag) + equals + value
-
-
-def _check(words: list[str], kind: Kind, flags: EditFlags) -> None:
-    name = words[0]
-    if len(words) != 2 + kind.sources:
-        what = "a model and " + ("a picture" if kind.sources == 1 else "two pictures or seeds")
-        raise UsageError(
-            f"edit {name}: got {len(words) - 1} words, expected {what}; see unnoise edit --help"
-        )
-    default = EditFlags()
-    for field in fields(EditFlags):
-        given = getattr(flags, field.name) != getattr(default, field.name)
-        if given and field.name not in EVERY_KIND | kind.flags:
-            raise UsageError(f"edit {name}: takes no --{field.name.replace('_', '-')}")
-    animation(flags.animate)
-
-
-def _source(model: Model, word: str) -> int | Tensor:
+def _source(model: Model, word: str, only_pictures: bool) -> int | Tensor:
     """A seed, or the picture of a file."""
     from unnoise.editing import read_picture
 
-    return int(word) if word.isdecimal() and not Path(word).exists() else read_picture(model, word)
+    if not word.isdecimal() or Path(word).exists():
+        return read_picture(model, word)
+    if only_pictures:
+        raise UsageError(f"edit: got the seed {word}, expected the path of a picture")
+    return int(word)
 
 
-def _numbers(flag: str, text: str, names: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 4:
-        raise UsageError(f"{flag}: got {text!r}, expected {names}, such as 8,8,16,16")
-    return numbers
-
-
-def _only_pictures(name: str, sources: list[Any]) -> Tensor:
-    if isinstance(sources[0], int):
-        raise UsageError(f"edit {name}: got the seed {sources[0]}, expected the path of a picture")
-    return sources[0]
-
-
-def _seeds(flags: EditFlags) -> list[int]:
-    return seeds_of(flags.seeds, flags.num, 8)
-
-
-def _inpaint(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, Tensor | None]:
-    import torch
-
-    from unnoise import editing
-
-    picture = _only_pictures("inpaint", sources)
-    if (flags.mask is None) == (flags.box is None):
-        raise UsageError("edit inpaint: expected one of --mask FILE and --box x,y,width,height")
-    if flags.mask is not None:
-        unknown = editing.read_mask(model, flags.mask)
-    else:
-        unknown = editing.box_mask(model, _numbers("--box", str(flags.box), "x,y,width,height"))
-    images = editing.inpaint(
-        model, picture, unknown, _seeds(flags), flags.label, flags.resample or 1, **flags.settings()
-    )
-    return images, torch.stack([picture, torch.where(unknown, 127, picture).to(torch.uint8)])
-
-
-def _outpaint(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, Tensor | None]:
-    from unnoise import editing
-
-    if flags.extend is None:
-        raise UsageError("edit outpaint: expected --extend left,top,right,bottom")
-    extend = _numbers("--extend", flags.extend, "left,top,right,bottom")
-    picture = _only_pictures("outpaint", sources)
-    settings = flags.settings()
-    return editing.outpaint(
-        model, picture, extend, _seeds(flags), flags.label, flags.resample or 1, **settings
-    ), None
-
-
-def _image(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, Tensor | None]:
-    from unnoise import editing
-
-    picture = _only_pictures("image", sources)
-    strength = 0.6 if flags.strength is None else flags.strength
-    images = editing.image_to_image(
-        model, picture, strength, _seeds(flags), flags.label, **flags.settings()
-    )
-    return images, picture[None]
-
-
-def _interpolate(
-    model: Model, sources: list[Any], flags: EditFlags
-) -> tuple[Tensor, Tensor | None]:
-    from unnoise import editing
-
-    frames = 9 if flags.frames is None else flags.frames
-    return editing.interpolate(
-        model, sources[0], sources[1], frames, flags.label, **flags.settings()
-    ), None
-
-
-def _reconstruct(
-    model: Model, sources: list[Any], flags: EditFlags
-) -> tuple[Tensor, Tensor | None]:
+def _edited(
+    model: Model, flags: Edit, sources: list[Any], settings: dict[str, Any]
+) -> tuple[Tensor, list[Tensor]]:
+    """The pictures to write, and those that the sheet shows before them."""
     import torch
 
     from unnoise import editing
     from unnoise.data.images import from_model
 
-    picture = _only_pictures("reconstruct", sources)
-    iterations = 3 if flags.iterations is None else flags.iterations
-    noise, image = editing.reconstruct(model, picture, flags.label, iterations, **flags.settings())
-    error = (image.double() - picture.double()).pow(2).mean().sqrt()
-    print(
-        f"noise of standard deviation {noise.std():.3f} · reconstruction differs by {error:.2f} of 255 (rms)"
-    )
-    return image[None], torch.stack([picture, from_model(noise / noise.std() / 2)])
+    a, b = sources[0], sources[-1]
+    options = {**settings, "label": getattr(flags, "label", "") or None}
+    if isinstance(flags, Versions):
+        options["seeds"] = seeds_of(flags.seeds, flags.num, 8)
+    match flags:
+        case Inpaint():
+            if (flags.mask is None) == (flags.box is None):
+                raise UsageError("edit inpaint: expected one of --mask FILE and --box x,y,w,h")
+            mask, box = flags.mask, flags.box
+            unknown = editing.read_mask(model, mask) if mask else editing.box_mask(model, box or ())
+            images = editing.inpaint(model, a, unknown, resample=flags.resample, **options)
+            return images, [a, torch.where(unknown, 127, a).to(torch.uint8)]
+        case Outpaint():
+            if flags.extend is None:
+                raise UsageError("edit outpaint: expected --extend left,top,right,bottom")
+            extend, resample = flags.extend, flags.resample
+            return editing.outpaint(model, a, extend, resample=resample, **options), []
+        case Image():
+            return editing.image_to_image(model, a, flags.strength, **options), [a]
+        case Interpolate():
+            return editing.interpolate(model, a, b, flags.frames, **options), []
+        case Variations():
+            images = editing.variations(model, a, flags.strength, **options)
+            return images, [] if isinstance(a, int) else [a]
+        case Morph():
+            if flags.from_class is None or flags.to_class is None:
+                raise UsageError("edit morph: expected --from CLASS and --to CLASS")
+            ends = flags.from_class, flags.to_class
+            return editing.morph(model, a, *ends, flags.frames, **settings), []
+        case Reconstruct():
+            picture, iterations = a, flags.iterations
+            noise, image = editing.reconstruct(model, picture, iterations=iterations, **options)
+            error = (image.double() - picture.double()).pow(2).mean().sqrt()
+            print(f"noise of standard deviation {noise.std():.3f} · "
+                  f"reconstruction differs by {error:.2f} of 255 (rms)")  # fmt: skip
+            return image[None], [picture, from_model(noise / noise.std() / 2)]
+        case _:
+            raise AssertionError(flags)
 
 
-def _variations(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, Tensor | None]:
-    from unnoise import editing
-
-    strength = 0.3 if flags.strength is None else flags.strength
-    images = editing.variations(
-        model, sources[0], strength, _seeds(flags), flags.label, **flags.settings()
-    )
-    return images, None if isinstance(sources[0], int) else sources[0][None]
-
-
-def _morph(model: Model, sources: list[Any], flags: EditFlags) -> tuple[Tensor, Tensor | None]:
-    from unnoise import editing
-
-    if flags.from_class is None or flags.to_class is None:
-        raise UsageError("edit morph: expected --from CLASS and --to CLASS")
-    frames = 9 if flags.frames is None else flags.frames
-    return editing.morph(
-        model, sources[0], flags.from_class, flags.to_class, frames, **flags.settings()
-    ), None
-
-
-KINDS = {
-    "inpaint": Kind(1, {"mask", "box", "resample", *VERSIONS}, _inpaint),
-    "outpaint": Kind(1, {"extend", "resample", *VERSIONS}, _outpaint),
-    "image": Kind(1, {"strength", *VERSIONS}, _image),
-    "interpolate": Kind(2, {"frames", "animate", "label"}, _interpolate),
-    "reconstruct": Kind(1, {"iterations", "label"}, _reconstruct),
-    "variations": Kind(1, {"strength", *VERSIONS}, _variations),
-    "morph": Kind(1, {"frames", "animate", "from_class", "to_class"}, _morph),
-}
-
-
-def _write(
-    model: Model,
-    name: str,
-    sources: list[str],
-    flags: EditFlags,
-    images: Tensor,
-    before: Tensor | None,
-) -> None:
-    """The pictures one by one and as a sheet, the originals first, each with its recipe in its text."""
+def _write(flags: Edit, recipe: dict[str, Any], images: Tensor, before: list[Tensor]) -> None:
+    """The pictures one by one and as a sheet, the originals first, with their recipes."""
     import torch
 
     from unnoise.data.images import grid, save_animation, save_png
 
-    given = {
-        f.name: getattr(flags, f.name) for f in fields(flags) if getattr(flags, f.name) is not None
-    }
-    recipe = {"edit": name, "sources": sources, "model": model.weights_hash, **given}
-    out = Path(flags.out)
+    name, out = recipe["edit"], Path(flags.out)
     for i, image in enumerate(images):
-        save_png(
-            out / f"{name}-{i:06d}.png", image, {"unnoise": json.dumps({**recipe, "number": i})}
-        )
-    everything = images if before is None else torch.cat([before, images])
+        text = {"unnoise": json.dumps({**recipe, "number": i})}
+        save_png(out / f"{name}-{i:06d}.png", image, text)
+    everything = torch.stack([*before, *images])
     columns = len(everything) if len(everything) <= 12 else None
     sheet = out / f"{name}.png"
     save_png(sheet, grid(everything, columns, scale=flags.scale), {"unnoise": json.dumps(recipe)})
     print(f"{len(images)} images in {out}\nsheet: {sheet}")
-    if flags.animate is not None:
+    for ending in formats(getattr(flags, "animate", None)):
         frames = [grid(image[None], scale=flags.scale) for image in images]
-        path = out / f"{name}.{flags.animate}"
-        save_animation(
-            path, [*frames, *frames[-2:0:-1]], frame_ms=max(40, 2000 // len(frames)), last_ms=200
-        )
+        path, frame_ms = out / f"{name}.{ending}", max(40, 2000 // len(frames))
+        save_animation(path, [*frames, *frames[-2:0:-1]], frame_ms=frame_ms, last_ms=200)
         print(f"animation: {path}")

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from unnoise.cli.flags import first_word, option, switch
-from unnoise.errors import UsageError, nearest
-
-HELP = """\
-usage: unnoise export RUN|CHECKPOINT|FILE|NAME --out FILE.safetensors [--half]
-
-One file with the averaged weights and all that sampling needs: configuration, image shape, class names, sampler settings (tuned
-ones too), the data's fingerprint. A run's own is RUN/model.safetensors; this makes one of an earlier checkpoint, or a smaller one.
-
-  --half    weights as fp16: half the size; computed in the model's own precision as before
-"""
-
+from unnoise.cli.flags import Command, Flag, parse
+from unnoise.errors import UsageError
 
 KEPT = ("config", "shape", "class_names", "data", "training", "tuned")
-"""Of a checkpoint's record; the rest is the trainer's."""
+"""The keys of a checkpoint's record that are kept; the others are the trainer's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write a model alone as one file, with all that sampling needs.
+
+    A run's own is RUN/model.safetensors; this makes one of an earlier checkpoint, or a smaller one.
+    """
+
+    model: Annotated[str, Flag(metavar="RUN|CHECKPOINT|FILE|NAME")]
+    """A run folder, a checkpoint, a model file or a bundled model."""
+    out: str | None = None
+    """File to write, such as small.safetensors."""
+    half: bool = False
+    """Store the weights as fp16, in half the size; the arithmetic stays as it was."""
 
 
 def export(arguments: list[str]) -> int:
-    """unnoise export RUN|CHECKPOINT|FILE|NAME."""
-    target, arguments = first_word(
-        arguments, "export", "a run folder, a checkpoint, a model file or a bundled model"
-    )
-    if target is None or {"--help", "-h"} & set(arguments):
-        print(HELP, end="")
-        return 0
-    out, arguments = option(arguments, "--out")
-    half, rest = switch(arguments, "--half")
-    if rest:
-        raise UsageError(f"no flag {rest[0]}; {nearest(rest[0], ['--out', '--half'])}")
-    if out is None or not out.endswith(".safetensors"):
-        raise UsageError(f"--out: got {out!r}, expected a file name that ends in .safetensors")
+    """Run `unnoise export RUN|CHECKPOINT|FILE|NAME`."""
+    flags, _ = parse(Export, arguments, "export")
+    if flags.out is None or not flags.out.endswith(".safetensors"):
+        raise UsageError(f"--out: got {flags.out}, expected a file name that ends in .safetensors")
     from unnoise.model import load
 
-    path = Path(out)
-    model = load(target, "cpu")
+    path = Path(flags.out)
+    model = load(flags.model, "cpu")
     model.record = {name: model.record[name] for name in KEPT if name in model.record}
-    model.save(path, half=half)
+    model.save(path, half=flags.half)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB\nnext: unnoise sample {path}")
     return 0

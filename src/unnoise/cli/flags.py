@@ -1,134 +1,260 @@
-"""Flags made from the config dataclasses by tyro, and their errors in one line. Imports no torch."""
+"""Flags made from dataclasses by tyro, and its errors in one line. Imports no torch.
+
+A command is a dataclass, and so are the settings that it can change. Each field is a flag, with the
+field's type, range and help text; what is not given stays what it is.
+"""
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import dataclasses
+import functools
+import inspect
 import io
 import itertools
 import re
-from collections.abc import Sequence
-from typing import TypeVar
+import textwrap
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
-from unnoise.errors import UsageError, nearest
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
 
-C = TypeVar("C")
+from unnoise.cli.values import spec
+from unnoise.config import SampleConfig, from_dict
+from unnoise.errors import ConfigError, UsageError, nearest
 
-SHORT_FLAGS = {
-    "--data": "--data.source",
-    "--data-path": "--data.path",
-    "--image-size": "--data.image-size",
-    "--size": "--data.image-size",
-    "--channels": "--data.channels",
-    "--flip": "--data.flip",
-    "--epochs": "--train.epochs",
-    "--kimg": "--train.kimg",
-    "--time": "--train.time",
-    "--batch-size": "--train.batch-size",
-    "--lr": "--train.lr",
-}
-"""Short forms of the flags used most."""
+HELP = ("-h", "--help", "--help-all")
 
 
-def first_word(arguments: list[str], command: str, what: str) -> tuple[str | None, list[str]]:
-    """What the command works on, and the flags; None where only help is asked for."""
-    if arguments and not arguments[0].startswith("-"):
-        return arguments[0], arguments[1:]
-    if "--help" in arguments or "-h" in arguments:
-        return None, arguments
-    raise UsageError(
-        f"{command}: expected {what} as the first word, as in `unnoise {command} digits`"
-    )
+@dataclass(frozen=True)
+class Flag:
+    """What the flag of a command's field has besides the field's name."""
+
+    short: tuple[str, ...] = ()
+    """Other names."""
+    metavar: str | None = None
+    """The word that stands for the value in help."""
 
 
-def short_num(arguments: list[str]) -> list[str]:
-    """-n is --num, which torchrun would take for an abbreviation of a flag of its own."""
-    return ["--num" if argument == "-n" else argument for argument in arguments]
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What every command takes; a field without a default is a word."""
+
+    rare: ClassVar[tuple[str, ...]] = ()
+    """Fields that only --help-all shows, as it does `imports`."""
+    imports: Annotated[tuple[str, ...], UseAppendAction, Flag(("--import",), "FILE.py")] = ()
+    """Run a Python file of your own first, which can add samplers, networks, losses and so on; give
+    it once for each file."""
 
 
-def switch(arguments: list[str], flag: str) -> tuple[bool, list[str]]:
-    return flag in arguments, [a for a in arguments if a != flag]
+@dataclass(frozen=True, kw_only=True)
+class ModelCommand(Command):
+    """What every command on a model takes."""
+
+    model: Annotated[str, Flag(metavar="RUN|FILE|NAME")]
+    """A run folder, a model file or a bundled model."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:1 or mps."""
 
 
-def parse(default: C, arguments: list[str], prog: str, extra: Sequence[str] = ()) -> C:
-    """A dataclass from flags over its defaults; UsageError in one line, with the nearest flag for an unknown one."""
-    import tyro
+C = TypeVar("C", bound=Command)
 
-    from unnoise.config import RunConfig, flat, override
 
-    kind, arguments = option(arguments, "--network.kind")
-    if kind is not None:
-        default = override(default, {"network.kind": kind})
-    short = SHORT_FLAGS if isinstance(default, RunConfig) else {}
-    if short:
-        arguments = [_long(a) for a in arguments]
-        arguments = [a.capitalize() if a in ("true", "false", "none") else a for a in arguments]
-    switches: dict[str, list[str]] = {}
-    known: list[str] = []
-    for key, value in flat(default).items():
-        flags = _flags(key.replace("_", "-"), value)
-        known += flags
-        switches |= dict.fromkeys(flags, flags) if len(flags) > 1 else {}
-    if not {"--help", "-h"} & set(arguments):
-        everything = [*known, *extra, *short]
-        for argument, after in itertools.pairwise([*arguments, ""]):
-            flag = argument.split("=")[0].replace("_", "-")
-            if flag.startswith("--") and flag not in known:
-                raise UsageError(f"no flag {flag}; {nearest(flag, everything)}")
-            if flag in switches and after.lower() in ("true", "false"):
-                raise UsageError(
-                    f"{flag}: got {after}, expected nothing after it; {' or '.join(switches[flag])}"
-                )
+@dataclass(frozen=True)
+class Settings:
+    """A configuration that a command can change: its fields are flags too."""
+
+    of: Any
+    """The dataclass; a field that is a dataclass itself gives flags such as --train.lr."""
+    known: bool = True
+    """Whether these are the values that the command starts from, which help then shows."""
+    often: Collection[str] = ()
+    """The dotted fields that --help shows; --help-all shows all."""
+    short: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Other names of flags, by dotted field."""
+
+
+def sampling(model: str | None) -> Settings:
+    """How to sample: the settings of a model where one is named, which the flags change."""
+    from unnoise.records import find, read_record
+
+    often = ("sampler", "steps", "spacing", "guidance_scale")
+    try:
+        record = read_record(find(model)) if model else {}
+        return Settings(from_dict(SampleConfig, record["config"]["sample"], "sample."), True, often)
+    except (KeyError, TypeError, ValueError):  # loading the model will say what is wrong with it
+        return Settings(SampleConfig(), False, often)
+
+
+def first_word(arguments: Sequence[str]) -> str | None:
+    """What the command works on, if that is how the arguments begin."""
+    return arguments[0] if arguments and not arguments[0].startswith("-") else None
+
+
+def peek(kind: type[C], arguments: Sequence[str]) -> tuple[C, list[str]]:
+    """Read the flags of one command from arguments that also hold others, which are given back."""
+    words = [word for word in arguments if word not in HELP]
+    found, rest = _run(Table(None).of(kind), words, "unnoise")
+    return from_dict(kind, found), rest
+
+
+def parse(
+    kind: type[C],
+    arguments: Sequence[str],
+    name: str,
+    settings: Settings | None = None,
+    about: str = "",
+) -> tuple[C, dict[str, Any]]:
+    """Read a command, and the settings that were given by dotted key.
+
+    UsageError in one line for whatever is wrong with the arguments; SystemExit after help.
+    """
+    table = Table(next((word for word in reversed(HELP) if word in arguments), None))
+    own = table.of(kind)
+    flags = {**(table.of(type(settings.of), settings) if settings else {}), **own}
+    flags = {**own, **flags}  # the command's own come first
+    words = ["--help" if word == "--help-all" else word for word in arguments]
+    try:
+        found, rest = _run(flags, words, f"unnoise {name}", f"{inspect.getdoc(kind)}\n{about}")
+    except SystemExit:
+        if table.help != "--help-all":
+            print(f"All flags: unnoise {name} --help-all")
+        raise
+    _refuse(rest, table.names)
+    for word in (each.name for each in dataclasses.fields(kind) if _default(each) is MISSING):
+        if word not in found:
+            text = helps(kind)[word].rstrip(".")
+            raise UsageError(
+                f"{name}: expected {text[0].lower()}{text[1:]}; see unnoise {name} --help"
+            )
+    given: dict[str, Any] = {}
+    for key in [key for key in found if key not in own]:
+        value = found.pop(key)
+        nested = typing.is_typeddict(flags[key])
+        given |= {f"{key}.{k}": v for k, v in value.items()} if nested else {key: value}
+    try:
+        return from_dict(kind, found), given
+    except ConfigError as error:
+        flag, colon, rest = str(error).partition(":")
+        raise UsageError(f"--{flag.replace('_', '-')}{colon}{rest}") from None
+
+
+class Table:
+    """The types from which tyro makes flags, and the names of all flags."""
+
+    def __init__(self, help: str | None) -> None:
+        self.help = help
+        self.names: list[str] = []
+
+    def of(self, kind: type, settings: Settings | None = None, group: str = "") -> dict[str, Any]:
+        """Name -> type for the fields of a dataclass; where help is asked for, of those it shows."""
+        hints = typing.get_type_hints(kind, include_extras=True)
+        flags: dict[str, Any] = {}
+        for each in dataclasses.fields(kind):
+            default = getattr(settings.of, each.name) if settings else _default(each)
+            if settings and dataclasses.is_dataclass(default):
+                inner = dataclasses.replace(settings, of=default)
+                nested = self.of(type(default), inner, f"{each.name}.")
+                flags |= {each.name: _only_given(nested)} if nested else {}
+                continue
+            extras = getattr(hints[each.name], "__metadata__", ())
+            flag = next((extra for extra in extras if isinstance(extra, Flag)), Flag())
+            if settings:
+                key = group + each.name
+                flag, rare = Flag(settings.short.get(key, ())), key not in settings.often
+            else:
+                rare = each.name in ("imports", *kind.rare)
+            if rare and self.help in ("-h", "--help"):
+                continue
+            shown = "" if settings and not settings.known else _text(default)
+            about = arg(
+                aliases=flag.short or None,
+                metavar=flag.metavar,
+                help=helps(kind).get(each.name) if self.help else None,
+                help_behavior_hint=shown,
+            )
+            hint = Annotated[hints[each.name], about]
+            if not isinstance(default, bool) and UseAppendAction not in extras:
+                hint = Annotated[str, spec(hints[each.name]), about]  # the spec says all
+            hint = Positional[hint] if default is MISSING else hint
+            # tyro leaves out what was not given, but cannot do so with flags that may be repeated
+            flags[each.name] = typing.Required[hint] if UseAppendAction in extras else hint
+            self._name(group, each.name, flag, isinstance(default, bool))
+        return flags
+
+    def _name(self, group: str, name: str, flag: Flag, switch: bool) -> None:
+        name = name.replace("_", "-")
+        self.names += [f"--{group}{name}", *flag.short]
+        self.names += [f"--{group}no-{name}"] if switch else []
+
+
+def _default(each: dataclasses.Field[Any]) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+def _text(default: object) -> str:
+    """What help says of a flag that is not given."""
+    if default is MISSING or default in (None, "", (), {}):
+        return ""
+    if isinstance(default, bool):
+        return f"[{'on' if default else 'off'}]"
+    parts = default if isinstance(default, tuple) else (default,)
+    words = (f"{part:g}" if isinstance(part, float) else str(part) for part in parts)
+    return f"[{' '.join(words)}]"
+
+
+@functools.cache
+def helps(kind: type) -> dict[str, str]:
+    """The help text of each field of a dataclass: the docstring below it."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(base):
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            for one, text in itertools.pairwise(cast("ast.ClassDef", tree).body):
+                if isinstance(one, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    texts[ast.unparse(one.target)] = " ".join(ast.literal_eval(text.value).split())
+    return texts
+
+
+def _only_given(flags: dict[str, Any]) -> Any:
+    """A type of which tyro gives a dictionary with the flags that were given, and no others."""
+    return typing.TypedDict("Flags", flags, total=False)  # pyright: ignore
+
+
+def _run(
+    flags: dict[str, Any], arguments: Sequence[str], prog: str, about: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+    """What tyro finds, and what it does not know; its complaint is a UsageError in one line."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(type(default), default=default, args=arguments, prog=prog)
+            return tyro.cli(
+                _only_given(flags), args=arguments, prog=prog, description=about,
+                return_unknown_args=True,
+            )  # fmt: skip
     except SystemExit as end:
-        if end.code:
-            raise UsageError(_one_line(complaint.getvalue())) from None
-        raise
+        if not end.code:
+            raise
+    lines = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]|-{4,}", " ", complaint.getvalue()).splitlines()
+    text = " ".join(" ".join(lines[1:]).split())  # the first line is a title
+    text = re.split("For full helptext|Argument helptext", text)[0].strip()
+    missing = r"Missing value for argument '(.*)'\. Expected (\d+) values\."
+    text = re.sub(missing, r"\1: expected \2 after it", text)
+    raise UsageError(text.removeprefix("Error parsing "))
 
 
-def _flags(key: str, value: object) -> list[str]:
-    """--train.tf32, and --train.no-tf32 for a switch."""
-    group, dot, name = key.rpartition(".")
-    return [f"--{key}", f"--{group}{dot}no-{name}"] if isinstance(value, bool) else [f"--{key}"]
-
-
-def _long(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    return SHORT_FLAGS.get(flag.replace("_", "-"), flag) + equals + value
-
-
-def _one_line(box: str) -> str:
-    """The message inside tyro's box, without its title and help text."""
-    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", box)
-    text = re.split(r"For full helptext|Argument helptext", text)[0]
-    text = re.sub(r"\s+", " ", text).strip()
-    text = re.sub(
-        r"no type matching (\{None\}\|)?[{\[]*([A-Z]+).*? could be instantiated from (\[.*?\])\..*",
-        _expected,
-        text,
-    )
-    return re.sub(
-        r"^(Parsing error|Value error|Invalid choice|Missing argument|Unrecognized options)\s*(Error parsing )?",
-        "",
-        text,
-    )
-
-
-def _expected(match: re.Match[str]) -> str:
-    """tyro's account of every type it tried, as got and expected."""
-    kinds = {"FLOAT": "a number", "INT": "a whole number"}
-    return f"got {match[3].strip('[]')}, expected {kinds.get(match[2], match[2])}"
-
-
-def option(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """Take `flag VALUE` or `flag=VALUE` out of the arguments."""
-    for i, argument in enumerate(arguments):
-        if argument == flag:
-            if i + 1 == len(arguments):
-                raise UsageError(f"{flag}: expected a value after it")
-            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
-        if argument.startswith(flag + "="):
-            return argument.partition("=")[2], arguments[:i] + arguments[i + 1 :]
-    return None, arguments
+def _refuse(unknown: Sequence[str], names: Sequence[str]) -> None:
+    """UsageError for the first argument that tyro does not know."""
+    flags = [word.split("=")[0].replace("_", "-") for word in unknown if word.startswith("-")]
+    if flags:
+        raise UsageError(f"no flag {flags[0]}; {nearest(flags[0], names)}")
+    if unknown and unknown[0].lower() in ("true", "false"):
+        raise UsageError(
+            f"got {unknown[0]}, expected nothing after a switch: it is --name, or --no-name for off"
+        )
+    if unknown:
+        raise UsageError(f"got {unknown[0]!r}, expected a flag; flags begin with --")

@@ -2,82 +2,112 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal, TypeVar
 
-from unnoise.cli.flags import SHORT_FLAGS, first_word, option, parse, switch
-from unnoise.errors import UsageError
+from unnoise.cli.flags import Command, Flag, Settings, first_word, parse, peek
+from unnoise.config import RunConfig, override, to_dict
+from unnoise.presets import PRESETS, named
 
-if TYPE_CHECKING:
-    from unnoise.config import RunConfig
+SHORT = {
+    "data.source": ("--data",),
+    "data.path": ("--data-path",),
+    "data.image_size": ("--image-size", "--size"),
+    "data.channels": ("--channels",),
+    "data.flip": ("--flip",),
+    "train.epochs": ("--epochs",),
+    "train.kimg": ("--kimg",),
+    "train.time": ("--time",),
+    "train.batch_size": ("--batch-size",),
+    "train.lr": ("--lr",),
+}
+"""Short forms of the flags used most."""
+OFTEN = ("data.image_size", "train.epochs", "train.kimg", "train.time", "train.lr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Command):
+    """The configuration that the other flags change."""
+
+    rare = ("network_kind", "print_config")
+    objective: str | None = None
+    """Another objective: ddpm, iddpm, v, edm or flow."""
+    network_kind: Annotated[str | None, Flag(("--network.kind",))] = None
+    """Another kind of network, which has flags of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Start):
+    """What defines a run besides its configuration."""
+
+    target: Annotated[str, Flag(metavar="PRESET|FOLDER|ZIP")]
+    """A preset, a folder or a zip of pictures."""
+    out: str | None = None
+    """Run folder [runs/NAME]."""
+    resume: Literal["auto", "anyway", "never"] = "auto"
+    """Resume an earlier run of the same configuration (auto) or of any (anyway), or refuse to
+    (never)."""
+
+    def folder(self, config: RunConfig) -> Path:
+        """The run folder."""
+        from unnoise import api
+
+        return Path(self.out) if self.out else api.default_folder(config, self.objective)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Run):
+    """Train a model. The same command resumes a run that was stopped."""
+
+    dry_run: bool = False
+    """Only measure a few steps, and say what the run takes."""
+    print_config: bool = False
+    """Only print the whole configuration."""
+
+
+R = TypeVar("R", bound=Run)
+
+
+def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunConfig]:
+    """A command on a run, and the run's configuration: of the target, changed by the flags."""
+    target, (start, _) = first_word(arguments), peek(Start, arguments)
+    base = named(target or "digits", start.objective)
+    if start.network_kind is not None:
+        base = override(base, {"network.kind": start.network_kind})
+    about = "" if target else textwrap.fill(f"Presets: {', '.join(PRESETS)}.", 80)
+    settings = Settings(base, target is not None, OFTEN, SHORT)
+    run, given = parse(kind, arguments, name, settings, about)
+    return run, override(base, {**given, "imports": run.imports})
 
 
 def train(arguments: list[str]) -> int:
-    """unnoise train PRESET|FOLDER|ZIP."""
-    target, arguments = first_word(arguments, "train", "a preset, a folder or a zip of pictures")
-    out, arguments = option(arguments, "--out")
-    dry, arguments = switch(arguments, "--dry-run")
-    show, arguments = switch(arguments, "--print-config")
-    objective, arguments = option(arguments, "--objective")
-    resume, arguments = option(arguments, "--resume")
-    from unnoise.presets import OBJECTIVES, named
-
-    if target is None:
-        print(
-            "unnoise train PRESET|FOLDER|ZIP [--objective NAME] [--out FOLDER] "
-            "[--resume auto|anyway|never] [--dry-run] [--print-config] [flags]\n"
-        )
-        print(f"objectives: {', '.join(OBJECTIVES)}")
-        print("short forms: " + ", ".join(f"{a} = {b}" for a, b in SHORT_FLAGS.items()) + "\n")
-    config = parse(
-        named(target or "digits", objective),
-        arguments,
-        f"unnoise train {target or ''}".strip(),
-        TRAIN_EXTRA,
-    )
-    if show:
-        import json
-
-        from unnoise.config import to_dict
-
+    """Run `unnoise train PRESET|FOLDER|ZIP`."""
+    run, config = configured(Train, arguments, "train")
+    if run.print_config:
         print(json.dumps(to_dict(config), indent=2))
         return 0
-    from unnoise import api
-
-    folder = Path(out) if out else api.default_folder(config, objective)
-    return _dry_run(config, folder) if dry else _train(config, folder, resume or "auto")
-
-
-TRAIN_EXTRA = ("--out", "--objective", "--resume", "--dry-run", "--print-config")
+    folder = run.folder(config)
+    return _dry_run(config, folder) if run.dry_run else _train(config, folder, run.resume)
 
 
 def _dry_run(config: RunConfig, folder: Path) -> int:
     from unnoise import api
     from unnoise.data.dataset import report
-    from unnoise.training.plan import Plan
+    from unnoise.training import plan
     from unnoise.training.probe import measure
-    from unnoise.units import duration
 
     images = api.load_data(config)
     print(report(images))
-    plan = Plan(config, measure(config, images, folder))
-    found = plan.measured
-    print(
-        f"dry run: {found.parameters:,} parameters · "
-        f"{found.gflop_per_image:.3f} GFLOP per image forward · "
-        f"{plan.img_per_sec:.1f} images/s · "
-        f"{max(s.peak_bytes for s in found.speeds) / 2**30:.2f} GiB · "
-        f"{duration(plan.wall_sec())} to the end"
-    )
+    print("\n".join(plan.describe(plan.Plan(config, measure(config, images, folder)))))
     return 0
 
 
 def _train(config: RunConfig, folder: Path, resume: str) -> int:
     from unnoise import api, parallel
-    from unnoise.training.loop import RESUME
 
-    if resume not in RESUME:
-        raise UsageError(f"--resume: got {resume!r}, expected {', '.join(RESUME)}")
     ending = api.train_here(config, folder, resume)
     if parallel.world().main and ending.finished:
         print(f"done: {folder}\nnext: unnoise sample {folder}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unnoise.errors import ConfigError
+from unnoise.ranges import NotNegative
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class UNetConfig(NetworkConfig):
     """The image first meets a convolution (DDPM), or the first residual block itself."""
     norm_groups: int = 32
     """Groups of each group normalisation."""
-    norm_eps: float = 1e-5
+    norm_eps: NotNegative = 1e-5
     """Epsilon of each group normalisation."""
     frequencies: Literal["ddpm", "iddpm"] = "ddpm"
     """Sinusoidal time embedding: sines first, down to 1/10000 (DDPM), or cosines first (IDDPM)."""

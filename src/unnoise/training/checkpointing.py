@@ -31,7 +31,7 @@ MAY_CHANGE = (
     "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
     "train.evaluate", "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save",
     "train.async_save", "train.parallel", "train.trackers", "sample.", "device",
-    "data.source", "data.cache", "data.path",
+    "data.source", "data.cache", "data.path", "imports",
 )  # fmt: skip
 """Fields that a resumed run may change: they do not change what is learned up to the same point.
 

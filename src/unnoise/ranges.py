@@ -1,0 +1,46 @@
+"""Which numbers a setting may have: said in the type of its field, as in `steps: Count = 50`.
+
+`config.from_dict` reads the ranges, so that a value is checked where it comes in and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers between two bounds; `above` and `below` exclude their bound."""
+
+    above: float | None = None
+    least: float | None = None
+    below: float | None = None
+    most: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.above is None or value > self.above)
+            and (self.least is None or value >= self.least)
+            and (self.below is None or value < self.below)
+            and (self.most is None or value <= self.most)
+        )
+
+    def __str__(self) -> str:
+        """The range in words, for a message that says what was expected."""
+        if self.least is not None and self.most is not None:
+            return f"{self.least:g} to {self.most:g}"
+        words = ("more than {:g}", "{:g} or more", "less than {:g}", "at most {:g}")
+        bounds = zip(words, (self.above, self.least, self.below, self.most), strict=True)
+        return ", ".join(word.format(bound) for word, bound in bounds if bound is not None) or (
+            "a finite number"
+        )
+
+
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
+Finite = Annotated[float, Range()]
+Count = Annotated[int, Range(least=1)]

@@ -1,0 +1,52 @@
+"""Where models lie, and what a model file says of itself. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from unnoise.errors import CheckpointError, nearest
+
+MODEL_FILE = "model.safetensors"
+LARGEST_HEADER = 100_000_000
+"""Bytes; the format allows no more."""
+
+
+def bundled() -> dict[str, Path]:
+    """The models that ship with the package, by name."""
+    folder = Path(str(resources.files("unnoise"))) / "models"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def find(name: str | Path) -> Path:
+    """The model file of a bundled name, a run folder or a path; CheckpointError if there is none."""
+    path = Path(name)
+    if (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
+    if path.is_file():
+        return path
+    if str(name) in bundled():
+        return bundled()[str(name)]
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path}: no {MODEL_FILE} in this folder; expected a run folder of `unnoise train`"
+        )
+    raise CheckpointError(
+        f"{name}: no such run folder, model file or bundled model; {nearest(str(name), bundled())}"
+    )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the record in a model file's header, unverified; CheckpointError where there is none."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size if size <= LARGEST_HEADER else 0))
+        record = json.loads(header["__metadata__"]["unnoise"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: has no unnoise record ({error})") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path}: has no unnoise record")
+    return record
