@@ -45,12 +45,12 @@ def works(setting: Setting) -> dict[str, Work]:
         if setting.device != "cuda" and any(word in name for word in ONLY_CUDA):
             continue
         config = unnoise.override(ours.config(setting, "bf16", True), changes)
-        run = product.prepared(config, product.random_data())
-        wake(run.state.network)
-        found[f"train, {name}"] = product.stepper(run)
+        run, state = product.prepared(config, product.random_data())
+        wake(state.network)
+        found[f"train, {name}"] = product.stepper(run, state)
         if name not in ("eager", "eager, fused norm"):
             continue
-        model = run.model(run.state.ema)
+        model = run.model(state.ema, state.counters)
         for how, options in SAMPLING.items():
             if setting.device == "cuda" or how not in ONLY_CUDA:
                 options = {"sampler": "ddim", "steps": NFE, "batch_size": COUNT, **options}

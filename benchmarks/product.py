@@ -18,7 +18,8 @@ from unnoise.data.dataset import ImageData
 from unnoise.precision import find_device
 from unnoise.training.loop import READ_EVERY
 from unnoise.training.run import Run, prepare
-from unnoise.training.step import draw, learning_rate, read, train_step
+from unnoise.training.state import TrainState
+from unnoise.training.step import collect_outcomes, draw, learning_rate, train_step
 
 
 def network(
@@ -34,26 +35,26 @@ def random_data(count: int = 256, size: int = 32) -> ImageData:
     return ImageData("random", values, None, (), count, True, "random")
 
 
-def prepared(config: RunConfig, data: ImageData | None = None) -> Run:
+def prepared(config: RunConfig, data: ImageData | None = None) -> tuple[Run, TrainState]:
     """All that a training loop holds, in a temporary folder."""
     data = unnoise.load_data(config) if data is None else data
-    run = prepare(config, data, Path(tempfile.mkdtemp()) / "run")
-    run.state.network.train()
-    return run
+    run, state = prepare(config, data, Path(tempfile.mkdtemp()) / "run")
+    state.network.train()
+    return run, state
 
 
-def stepper(run: Run) -> Callable[[], object]:
+def stepper(run: Run, state: TrainState) -> Callable[[], object]:
     """One turn of the training loop: batch, noise and times, gradients, optimizer, average."""
-    train, state = run.config.train, run.state
+    train, counters = run.config.train, state.counters
     batches = Batches(run.data, run.config.seed, run.arithmetic.device)
     every = READ_EVERY.get(run.arithmetic.device.type, 20)
 
     def step() -> object:
-        batch = draw(run.objective, state.step, *batches.get(state.nimg, train.batch_size))
-        lr = learning_rate(train, state.nimg, run.progress())
-        result = train_step(run.objective, state, batch, lr)
-        if len(state.unread) >= every:
-            list(read(run.objective, state))
+        batch = draw(run, counters.step, *batches.get(counters.nimg, train.batch_size))
+        lr = learning_rate(train, counters.nimg, run.progress(counters))
+        result = train_step(run, state, batch, lr)
+        if len(state.outcomes.waiting) >= every:
+            list(collect_outcomes(run, state))
         return result
 
     return step

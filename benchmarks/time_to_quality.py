@@ -98,7 +98,7 @@ def configuration(preset: str, changes: Changes, data_path: str | None, seed: in
 def speeds(preset: str, variants: dict[str, Changes], data_path: str | None) -> dict[str, float]:
     """Images per second of each variant's steps, by the median of turns."""
     configs = {name: configuration(preset, each, data_path) for name, each in variants.items()}
-    steps = {name: product.stepper(product.prepared(each)) for name, each in configs.items()}
+    steps = {name: product.stepper(*product.prepared(each)) for name, each in configs.items()}
     took = medians(steps, ROUNDS, torch.device("cpu"), calls=4)
     return {name: each.train.batch_size / took[name] for name, each in configs.items()}
 

@@ -25,9 +25,9 @@ def config(setting: Setting, precision: str, compiles: bool) -> unnoise.RunConfi
 
 def build(setting: Setting, precision: str = "auto", compiles: bool = True) -> Parts:
     """What `unnoise train cifar10` makes."""
-    run = product.prepared(config(setting, precision, compiles), product.random_data())
-    network, how = run.state.network, run.arithmetic
-    wake(run.state.ema)
+    run, state = product.prepared(config(setting, precision, compiles), product.random_data())
+    network, how = state.network, run.arithmetic
+    wake(state.ema)
     dtype = NAMES[how.dtype]
     tf32 = setting.torch_device.type == "cuda" and run.config.train.tf32 and dtype == "fp32"
     # Sampling has a copy of its own where it has another precision.
@@ -36,10 +36,10 @@ def build(setting: Setting, precision: str = "auto", compiles: bool = True) -> P
 
     @functools.cache  # made when first asked: the step needs none
     def model() -> unnoise.Model:
-        return run.model(run.state.ema)
+        return run.model(state.ema, state.counters)
 
     return Parts(
-        network, lambda x0: x0.mean(), lambda: product.stepper(run),
+        network, lambda x0: x0.mean(), lambda: product.stepper(run, state),
         lambda count, nfe: model().sample(count, sampler="ddim", steps=nfe), unnoise.__version__,
         evaluate=lambda count: network(setting.pixels(count), setting.times(count).float()),
         precision="tf32" if tf32 else dtype, format="nhwc" if nhwc else "nchw",

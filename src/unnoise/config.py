@@ -104,11 +104,9 @@ class TrainConfig:
     labels: bool = True
     """Train class-conditionally where the data has labels."""
     stratified: bool = True
-    """Draw one training time from each of as many equal parts of the distribution as a batch has
-    images."""
+    """Draw one training time from each of batch_size equal parts of the distribution."""
     pairing: Literal["independent", "optimal_transport"] = "independent"
-    """Which noise goes with which image of a batch: any, or the pairs that are nearest overall within
-    each class."""
+    """Which noise goes with which image of a batch: any, or the nearest overall in each class."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the network's arithmetic; auto is the fastest on this machine for this
     network."""
@@ -139,8 +137,7 @@ class TrainConfig:
     keep_every_kimg: Positive | None = None
     """Also keep the checkpoints at multiples of this many kimg."""
     max_skipped: Count = 10
-    """Stop after this many steps in a row whose loss or gradient is not finite; none of them is
-    applied."""
+    """Stop after this many steps in a row whose loss or gradient is not finite."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """When a checkpoint cannot be written: stop, or say so and continue."""
     async_save: Literal["auto", "on", "off"] = "auto"

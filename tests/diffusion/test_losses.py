@@ -12,8 +12,9 @@ from unnoise.diffusion.losses import (
     MIN_SNR_GAMMA,
     TIME_DISTRIBUTIONS,
     WEIGHTINGS,
+    Batch,
+    Loss,
     draw_times,
-    training_loss,
 )
 from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant
 from unnoise.diffusion.schedules import SCHEDULES
@@ -67,7 +68,7 @@ class Constant(torch.nn.Module):
 def test_simple_loss_is_the_mean_squared_error():
     net, x0, eps = Constant(False), torch.rand(4, 1, 3, 3), torch.randn(4, 1, 3, 3)
     model = DiffusionModel(net, SCHEDULES["linear"](10), "eps")
-    loss = training_loss(model, x0, eps, torch.tensor([1.0, 4, 7, 10]), None, "none")
+    loss = Loss()(model, Batch(x0, eps, torch.tensor([1.0, 4, 7, 10]), None, 4))
     torch.testing.assert_close(loss, ((0.1 - eps) ** 2).mean((1, 2, 3)))  # DDPM (14)
 
 
@@ -75,11 +76,10 @@ def test_hybrid_loss_trains_the_variance_only_through_the_bound():
     net, x0, eps = Constant(True), torch.rand(4, 1, 3, 3).round() * 2 - 1, torch.randn(4, 1, 3, 3)
     t = torch.tensor([1.0, 4, 7, 10])
     hybrid = DiffusionModel(net, SCHEDULES["linear"](10), "eps", "learned")
-    training_loss(hybrid, x0, eps, t, None, "none").mean().backward()
+    Loss()(hybrid, Batch(x0, eps, t, None, 4)).mean().backward()
     simple = Constant(False)
-    training_loss(
-        DiffusionModel(simple, SCHEDULES["linear"](10), "eps"), x0, eps, t, None, "none"
-    ).mean().backward()
+    plain = DiffusionModel(simple, SCHEDULES["linear"](10), "eps")
+    Loss()(plain, Batch(x0, eps, t, None, 4)).mean().backward()
     torch.testing.assert_close(net.value.grad, simple.value.grad)  # the bound's mean is detached
     assert net.share is not None and net.share.grad is not None and net.share.grad != 0
 

@@ -13,7 +13,7 @@ from sklearn.svm import SVC
 
 import unnoise
 from unnoise import cli
-from unnoise.model import bundled
+from unnoise.records import bundled
 
 
 class Judge:

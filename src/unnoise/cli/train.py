@@ -112,5 +112,5 @@ def _train(config: RunConfig, folder: Path, resume: str) -> int:
     if parallel.world().main and ending.finished:
         print(f"done: {folder}\nnext: unnoise sample {folder}")
     elif parallel.world().main:
-        print(f"stopped: everything is saved in {folder}; the same command goes on from there")
+        print(f"stopped: everything is saved in {folder}; the same command resumes the run")
     return 0 if ending.finished else 128 + (ending.signal or 2)
