@@ -287,7 +287,8 @@ def test_progress_says_images_and_steps(inside, monkeypatch):
 def test_one_process_alone_imports_nothing_for_many(inside):
     code = """import sys; from unnoise import cli
 assert cli.main(["sample", "digits", "--num", "1", "--steps", "1"]) == 0
-print([n for n in ("torch.distributed.fsdp", "sklearn", "scipy", "matplotlib") if n in sys.modules])"""
+print([n for n in ("torch.distributed.fsdp", "sklearn", "scipy", "matplotlib") if n in sys.modules])
+"""
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

