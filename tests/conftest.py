@@ -23,7 +23,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data beside the checkout; tests that need it are skipped where it is absent."""
+    """The folder of real data beside the checkout; tests that need it are skipped where it is
+    absent."""
     path = Path(os.environ.get("UNNOISE_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not path.is_dir():
         pytest.skip("needs the real data beside the checkout (or in $UNNOISE_SHARED_DATA)")

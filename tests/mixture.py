@@ -1,4 +1,5 @@
-"""A Gaussian mixture, whose ideal denoiser is known in closed form: the oracle of the sampler tests."""
+"""A Gaussian mixture, whose ideal denoiser is known in closed form: the oracle of the sampler
+tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The house's rules, read from the source: who may import whom, how large things may be, what the docs say of it."""
+"""The house's rules, read from the source: who may import whom, how large things may be, what the
+docs say of it."""
 
 from __future__ import annotations
 
@@ -34,14 +35,34 @@ NEIGHBOURS = {
 }
 HEAVY = {"torch", "numpy", "sklearn", "PIL", "safetensors"}
 CORE = [
-    *("diffusion/" + name for name in (
-        "levels.py", "schedules.py", "parameterizations.py", "gaussian.py", "denoiser.py", "losses.py", "grids.py",
-        "samplers/__init__.py", "samplers/step.py", "samplers/first_order.py", "samplers/heun.py", "samplers/ipndm.py",
-        "samplers/frames.py", "samplers/exponential.py",
-    )),
-    "networks/unet.py", "networks/layers.py", "data/batches.py",
-    "training/step.py", "training/loop.py", "training/state.py", "training/ema.py", "sampling.py",
-]  # fmt: skip
+    *(
+        "diffusion/" + name
+        for name in (
+            "levels.py",
+            "schedules.py",
+            "parameterizations.py",
+            "gaussian.py",
+            "denoiser.py",
+            "losses.py",
+            "grids.py",
+            "samplers/__init__.py",
+            "samplers/step.py",
+            "samplers/first_order.py",
+            "samplers/heun.py",
+            "samplers/ipndm.py",
+            "samplers/frames.py",
+            "samplers/exponential.py",
+        )
+    ),
+    "networks/unet.py",
+    "networks/layers.py",
+    "data/batches.py",
+    "training/step.py",
+    "training/loop.py",
+    "training/state.py",
+    "training/ema.py",
+    "sampling.py",
+]
 """What a newcomer reads in an hour."""
 MOST_LINES, MOST_CORE_LINES = 10_500, 2_500
 MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES, MOST_PARAMETERS = 350, 60, 100, 6

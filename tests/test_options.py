@@ -1,4 +1,4 @@
-"""A setting is said once: from its field come the flag, the Python argument, the check, the record."""
+"""A setting is said once: its field gives flag, Python argument, check and record."""
 
 from __future__ import annotations
 

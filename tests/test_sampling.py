@@ -69,10 +69,18 @@ def seen_in(folder: Path) -> np.ndarray:
 # --- how many at once
 
 
-@pytest.mark.parametrize(("preset", "size", "threads", "expected"), [
-    ("digits", 8, 1, 256), ("cifar10-small", 32, 1, 32), ("cifar10", 32, 1, 8), ("cifar10", 32, 2, 16),
-    ("cifar10", 32, 64, 64), ("pictures", 64, 1, 4), ("pictures", 256, 2, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("preset", "size", "threads", "expected"),
+    [
+        ("digits", 8, 1, 256),
+        ("cifar10-small", 32, 1, 32),
+        ("cifar10", 32, 1, 8),
+        ("cifar10", 32, 2, 16),
+        ("cifar10", 32, 64, 64),
+        ("pictures", 64, 1, 4),
+        ("pictures", 256, 2, 1),
+    ],
+)
 def test_wide_networks_and_large_images_go_in_few_at_once(
     monkeypatch, preset, size, threads, expected
 ):
@@ -279,7 +287,8 @@ def test_progress_says_images_and_steps(inside, monkeypatch):
 def test_one_process_alone_imports_nothing_for_many(inside):
     code = """import sys; from unnoise import cli
 assert cli.main(["sample", "digits", "--num", "1", "--steps", "1"]) == 0
-print([name for name in ("torch.distributed.fsdp", "sklearn", "scipy", "matplotlib") if name in sys.modules])"""
+print([n for n in ("torch.distributed.fsdp", "sklearn", "scipy", "matplotlib") if n in sys.modules])
+"""
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

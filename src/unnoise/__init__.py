@@ -1,4 +1,5 @@
-"""Denoising diffusion models of images: train them on your own pictures, measure them honestly, use them.
+"""Denoising diffusion models of images: train them on your own pictures, measure them honestly, use
+them.
 
     import unnoise
     model = unnoise.load("digits")

@@ -95,10 +95,12 @@ def inpaint(
     resample: int = 1,
     **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
-    """Paint the pixels anew where `unknown` is True, one version per seed; the others stay bit for bit.
+    """Paint the pixels anew where `unknown` is True, one version per seed; the others stay bit for
+    bit.
 
-    Above 1, `resample` walks each part of the way that many times with the ancestral sampler (RePaint,
-    Lugmayr et al. 2022): what is painted then fits what is known better, and costs as much more.
+    Above 1, `resample` walks each part of the way that many times with the ancestral sampler
+    (RePaint, Lugmayr et al. 2022): what is painted then fits what is known better, and costs as
+    much more.
     """
     _check_picture(model, picture)
     edit = _painter(model, label, resample, settings)
@@ -312,14 +314,16 @@ def _painter(model: Model, label: Label, resample: int, settings: dict[str, Any]
 def _invertible(
     model: Model, sources: Sequence[int | Tensor], settings: dict[str, Any]
 ) -> SampleConfig:
-    """The model's own settings for seeds, those of INVERSION for pictures; without noise on the way."""
+    """The model's own settings for seeds, those of INVERSION for pictures; without noise on the
+    way."""
     pictures = any(isinstance(source, Tensor) for source in sources)
     chosen = model.settings(**({**INVERSION, **settings} if pictures else settings))
     grid = model.grid(chosen)
     if stochastic(chosen.sampler, grid, build.sampler_options(chosen, model.diffusion, grid)):
         raise ConfigError(
-            f"sample.sampler: got {chosen.sampler!r} with eta {chosen.eta:g} and churn "
-            f"{chosen.churn:g}; this edit needs one without noise on the way, such as ddim with eta 0"
+            f"sample.sampler: got {chosen.sampler!r} with eta {chosen.eta:g} and churn"
+            f" {chosen.churn:g}; this edit needs one without noise on the way, such as ddim with"
+            " eta 0"
         )
     return chosen
 

@@ -1,6 +1,7 @@
 """Every error that a user can cause, and the nearest valid name. Imports nothing of unnoise.
 
-A message is one line: what, got, expected, fix. The command line prints it and exits with `exit_code`.
+A message is one line: what, got, expected, fix. The command line prints it and exits with
+`exit_code`.
 """
 
 from __future__ import annotations

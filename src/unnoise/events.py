@@ -1,4 +1,5 @@
-"""What library code reports while it works: progress and messages. Bars, pages and files are listeners.
+"""What library code reports while it works: progress and messages. Bars, pages and files are
+listeners.
 
     with events.listening(print):
         unnoise.train("digits")

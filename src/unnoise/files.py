@@ -20,10 +20,10 @@ T = TypeVar("T")
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path for a new file or folder, and rename what was made there to `path`.
 
-    Nothing is left behind, and an older `path` stays, where the block raises. The temporary name holds
-    the process id, so that two processes can write the same path. `durable` also flushes to the disk
-    before and after the rename, so that a crash of the machine cannot leave half a file. An OSError
-    names `path`.
+    Nothing is left behind, and an older `path` stays, where the block raises. The temporary name
+    holds the process id, so that two processes can write the same path. `durable` also flushes to
+    the disk before and after the rename, so that a crash of the machine cannot leave half a file.
+    An OSError names `path`.
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     made = (
@@ -62,7 +62,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, kind: type[T] = dict[str, Any]) -> T:
-    """Read JSON of one type (an object unless told); CheckpointError where there is anything else."""
+    """Read JSON of one type (an object unless told); CheckpointError for anything else."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:

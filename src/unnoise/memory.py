@@ -23,7 +23,8 @@ CPU_BYTES, MOST_THREADS = 4 * 2**20, 8
 GPU_BYTES = 128 * 2**20
 """The same on a GPU."""
 PEAK = 24
-"""Rule of thumb: memory of a call without gradients, over its widest layer; 5 to 22 were measured."""
+"""Rule of thumb: memory of a call without gradients, over its widest layer; 5 to 22 were measured.
+"""
 FREE_SHARE = 0.5
 """The share of a GPU's free memory that a call may use."""
 MOST = 256

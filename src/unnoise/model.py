@@ -77,9 +77,9 @@ class Model:
         """Images of seeds seed .. seed + num - 1 (or of `seeds`), uint8 (n, c, h, w) on the CPU.
 
         An image depends on its seed and label, not on its batch. `label` is a class's number or
-        name, or "none" for no class, or one of these for each image; without it, an image's label is
-        its seed modulo the number of classes. `guide` is a worse model for autoguidance. `settings`
-        change fields of the model's own SampleConfig: sampler, steps, guidance_scale, ..
+        name, or "none" for no class, or one of these for each image; without it, an image's label
+        is its seed modulo the number of classes. `guide` is a worse model for autoguidance.
+        `settings` change fields of the model's own SampleConfig: sampler, steps, guidance_scale, ..
         `batch_size` None is `images_at_once`; it is halved where memory runs out.
         """
         seeds = list(range(seed, seed + num)) if seeds is None else list(seeds)
@@ -122,7 +122,7 @@ class Model:
         return self.walk(denoiser, self.grid(chosen), self.noise(seeds), chosen)
 
     def fast(self, chosen: SampleConfig) -> DiffusionModel:
-        """`diffusion` as one walk calls it, under `compute`: its weights cast, its calls recorded."""
+        """`diffusion` as one walk calls it: its weights cast, its calls recorded."""
         network: nn.Module = self._rounded
         if chosen.cuda_graphs and self.arithmetic.device.type == "cuda":
             network = self._graphed

@@ -1,8 +1,9 @@
-"""More than one process: who they are, and what they tell each other. Started by torchrun, on torch.distributed.
+"""More than one process: who they are, and what they tell each other. Started by torchrun, on
+torch.distributed.
 
-Every process computes the same run: the batch, its noise and its times are defined by image number for the whole batch, and
-rank r of n takes images r, r + n, r + 2n, .. of it. So 1, 2 and 4 ranks see the same images and noise, and a run may go
-on with another number of ranks.
+Every process computes the same run: the batch, its noise and its times are defined by image number
+for the whole batch, and rank r of n takes images r, r + n, r + 2n, .. of it. So 1, 2 and 4 ranks
+see the same images and noise, and a run may go on with another number of ranks.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from unnoise.networks.network import Network
 V = TypeVar("V")
 
 TIMEOUT = timedelta(minutes=30)
-"""A rank that is silent for so long is taken for dead; the others end, and torchrun starts all again."""
+"""A rank that is silent for so long is taken for dead; the others end, and torchrun starts all
+again."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class World:
         return box[0]
 
     def main_process_first(self, make: Callable[[], V]) -> V:
-        """What `make` gives, on rank 0 before the others: it may fill a cache that they then find."""
+        """What `make` gives, on rank 0 before the others: it may fill a cache for them."""
         if not self.main:
             self.barrier()
         value = make()
@@ -120,8 +122,9 @@ def process_group(device: torch.device) -> Iterator[World]:
 def _attempt(store: Store, rank: int, size: int) -> str:
     """A name for this start of all ranks, made by rank 0 and agreed with each.
 
-    torchrun keeps its store when it starts the ranks again, and so the addresses of the dead; and its count of restarts may differ
-    between machines. Every rank greets with a word of its own, so that no answer to an earlier start is taken for one to this.
+    torchrun keeps its store when it starts the ranks again, and so the addresses of the dead; and
+    its count of restarts may differ between machines. Every rank greets with a word of its own, so
+    that no answer to an earlier start is taken for one to this.
     """
     mine, ends = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
     if rank:
@@ -167,7 +170,8 @@ def shard(network: Network) -> None:
 
 
 def wrap_ddp(network: nn.Module, here: World, device: torch.device) -> nn.Module:
-    """DDP: the same network on each rank, gradients averaged; FSDP's and a lone network as they are."""
+    """DDP: the same network on each rank, gradients averaged; FSDP's and a lone network as they
+    are."""
     if here.size == 1 or isinstance(network, FSDPModule):
         return network
     return DistributedDataParallel(

@@ -133,7 +133,7 @@ def full_precision() -> Iterator[None]:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step: to return and clear it costs 10 % of a step."""
+    """Have glibc keep freed memory for the next step: to return it costs 10 % of a step."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # of mallopt(3); 32 MiB is the most for the second
         libc = ctypes.CDLL(None)

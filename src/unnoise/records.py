@@ -21,7 +21,7 @@ def bundled() -> dict[str, Path]:
 
 
 def find(name: str | Path) -> Path:
-    """The model file of a bundled name, a run folder or a path; CheckpointError if there is none."""
+    """The model file of a bundled name, a run folder or a path; else CheckpointError."""
     path = Path(name)
     if (path / MODEL_FILE).is_file():
         return path / MODEL_FILE

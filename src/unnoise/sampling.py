@@ -97,7 +97,7 @@ class Request:
 
 
 def write_samples(request: Request, out: Path, batch_size: int | None = None) -> None:
-    """Write seed-<n>.png for every seed, with its recipe in its text; batch_size None is automatic."""
+    """Write seed-<n>.png for every seed, with its recipe; batch_size None is automatic."""
     seeds = request.seeds
     labels = request.model.labels(seeds, request.label)
     recipe, size = request.recipe, batch_size or request.images_at_once
@@ -157,7 +157,7 @@ def _sheet_text(request: Request) -> dict[str, str]:
 def write_process(
     request: Request, out: Path, formats: Collection[str], trajectory: bool
 ) -> list[Path]:
-    """Write denoising.gif or .webp (x_t next to the predicted x0) and trajectory.png (the steps)."""
+    """Write denoising.gif or .webp (x_t next to the predicted x0) and trajectory.png."""
     request = request.first(SHOWN_IMAGES)
     frames = _spread(request.count, FRAMES) if formats else []
     columns = _spread(request.count, COLUMNS) if trajectory else []

@@ -1,15 +1,20 @@
-"""Tuned sampling: for each budget of evaluations the solver and the time steps that come nearest to the exact ODE.
+"""Tuned sampling: for each budget of evaluations the solver and the time steps that come nearest to
+the exact ODE.
 
-The error that is minimised is the root mean square pixel difference (pixels in 0..1) between the pictures of few steps and
-those of a 128-step reference from the same seeds: how far from the exact solution, not how good the model is.
+The error that is minimised is the root mean square pixel difference (pixels in 0..1) between the
+pictures of few steps and those of a 128-step reference from the same seeds: how far from the exact
+solution, not how good the model is.
 
 1. Every deterministic solver on every spacing and, for the spacings by noise, several end-points.
-2. For the best solvers, time steps by dynamic programming over the reference trajectory: the path through its levels with
+2. For the best solvers, time steps by dynamic programming over the reference trajectory: the path
+through its levels with
    the least sum of Euler errors (GITS, Chen et al. 2024, without its scaling factor).
-3. The best few of both refined: each level in turn is moved between its neighbours while the error falls, with the solver
+3. The best few of both refined: each level in turn is moved between its neighbours while the error
+falls, with the solver
    itself in the loop.
 
-The errors that are reported and compared are those on other seeds than the ones used for the search.
+The errors that are reported and compared are those on other seeds than the ones used for the
+search.
 """
 
 from __future__ import annotations
@@ -62,7 +67,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Row:
-    """The result for one budget: errors on held-out seeds of the best untuned and the tuned candidate."""
+    """The result for one budget: errors on held-out seeds of the best untuned and the tuned
+    candidate."""
 
     budget: int
     untuned: Candidate
@@ -94,7 +100,7 @@ class Trajectory:
         self.end = x.clamp(-1, 1)
 
     def error(self, candidate: Candidate, images: int | None = None) -> float:
-        """Root mean square pixel difference to the reference, over the first `images` seeds or all."""
+        """RMS pixel difference to the reference, over the first `images` seeds or all."""
         model, seeds = self.model, self.seeds[:images]
         denoiser = self.denoiser
         if len(seeds) < len(self.seeds):
@@ -121,12 +127,14 @@ def tune(
 ) -> tuple[dict[str, dict[str, Any]], list[Row]]:
     """Settings by name (nfe_5, .., fast, balanced, best) and the table behind them.
 
-    A budget counts evaluations of the denoiser per image; a guided one costs two network evaluations. `evaluations` is how
-    many of them, times images, the refinement of one budget may spend.
+    A budget counts evaluations of the denoiser per image; a guided one costs two network
+    evaluations. `evaluations` is how many of them, times images, the refinement of one budget may
+    spend.
     """
     if not budgets or min(budgets) < 2 or images < 1:
         raise ConfigError(
-            f"tune-sampler: got budgets {list(budgets)} and {images} images, expected 2 and 1 or more"
+            f"tune-sampler: got budgets {list(budgets)} and {images} images, expected 2 and 1 or"
+            " more"
         )
     chosen = model.settings(**settings)
     search = Trajectory(model, chosen, range(10_000, 10_000 + images))
@@ -137,7 +145,8 @@ def tune(
         row = _tune_budget(search, held_out, dp, budget, evaluations)
         rows.append(row)
         say(
-            f"{budget} evaluations: {row.best.sampler}, error {min(row.tuned_error, row.untuned_error):.4f}"
+            f"{budget} evaluations: {row.best.sampler}, error"
+            f" {min(row.tuned_error, row.untuned_error):.4f}"
         )
     tuned = {f"nfe_{row.budget}": row.best.settings(chosen) for row in rows}
     named = [rows[0], rows[(len(rows) - 1) // 2], rows[-1]]
@@ -186,7 +195,8 @@ def _untuned(model: Model, budget: int) -> Iterable[Candidate]:
 
 
 def _ends(sampler: str, steps: int) -> Iterable[Candidate]:
-    """A solver on spacings by noise between other end-points: even in noise^(1 / rho), or in its logarithm."""
+    """A solver on spacings by noise between other end-points: even in noise^(1 / rho), or in its
+    logarithm."""
     for high, low in ENDS:
         for rho in RHOS:
             roots = np.linspace(high ** (1 / rho), low ** (1 / rho), steps)
@@ -199,7 +209,8 @@ def _ends(sampler: str, steps: int) -> Iterable[Candidate]:
 
 
 def _noises(grid: Sequence[Level]) -> tuple[float, ...]:
-    """sigma / alpha of the noisy levels; pure noise, where alpha is 0, is written as a large number."""
+    """sigma / alpha of the noisy levels; pure noise, where alpha is 0, is written as a large
+    number."""
     values = [
         float(level.sigma / level.alpha) if level.alpha > 0 else math.inf for level in grid[:-1]
     ]
@@ -207,7 +218,8 @@ def _noises(grid: Sequence[Level]) -> tuple[float, ...]:
 
 
 class DynamicProgram:
-    """The cheapest paths through the levels of a reference trajectory; a jump costs its Euler error there."""
+    """The cheapest paths through the levels of a reference trajectory; a jump costs its Euler error
+    there."""
 
     def __init__(self, nodes: Sequence[tuple[Level, Tensor, Prediction]], keep: int = 64) -> None:
         every = max(1, len(nodes) // keep)
@@ -230,7 +242,8 @@ class DynamicProgram:
             through = total[:, None] + self.cost
             back.append(through.argmin(axis=0))
             total = through.min(axis=0)
-        # The last step, from the chosen level to data, is an Euler step too: its error is the distance to the end.
+        # The last step, from the chosen level to data, is an Euler step too: its error is the
+        # distance to the end.
         end = np.array([self._to_data(i) for i in range(len(self.nodes))])
         at = int(np.argmin(total + end))
         indices = [at]
@@ -245,7 +258,8 @@ class DynamicProgram:
 
 
 def refine(search: Trajectory, candidate: Candidate, trials: int) -> Candidate:
-    """Move one level at a time between its neighbours, on a logarithmic scale, while the error falls."""
+    """Move one level at a time between its neighbours, on a logarithmic scale, while the error
+    falls."""
     best, error, share = candidate, search.error(candidate), 0.4
     while trials > 0 and share > 0.02 and len(best.noises) > 1:
         improved = False
@@ -264,7 +278,8 @@ def refine(search: Trajectory, candidate: Candidate, trials: int) -> Candidate:
 
 
 def _moved(candidate: Candidate, i: int, share: float) -> Candidate:
-    """The candidate with level i moved by a share of its way to the neighbour above (< 0) or below (> 0)."""
+    """The candidate with level i moved by a share of its way to the neighbour above (< 0) or below
+    (> 0)."""
     log = [math.log(noise) for noise in candidate.noises]
     below = log[i + 1] if i + 1 < len(log) else log[i] - (log[i - 1] - log[i])
     above = min(log[i - 1], log[i] + 3)  # the first level may stand for infinity
@@ -285,7 +300,7 @@ def table(rows: Sequence[Row]) -> str:
         untuned = f"{row.untuned.sampler}, {row.untuned.origin}"
         ratio = row.tuned_error / max(row.untuned_error, 1e-12)
         lines.append(
-            f"{row.budget:<12} {untuned:<32} {row.untuned_error:.5f}  {row.tuned.sampler:<21} {row.tuned_error:.5f}  "
-            f"{ratio:.2f}"
+            f"{row.budget:<12} {untuned:<32} {row.untuned_error:.5f}  {row.tuned.sampler:<21}"
+            f" {row.tuned_error:.5f}  {ratio:.2f}"
         )
     return "\n".join(lines)

@@ -27,7 +27,8 @@ ORIENTATION = 0x0112
 
 @pytest.fixture
 def read(tmp_path):
-    """Load one folder's pictures, none held out; keyed by nothing: single-picture folders in most tests."""
+    """Load one folder's pictures, none held out; keyed by nothing: single-picture folders in most
+    tests."""
 
     def reader(source, **changes):
         return load(
@@ -78,7 +79,8 @@ def test_grey_from_colour_is_pillows_luma_and_colour_from_grey_is_equal_channels
 
 
 def test_resizing_crops_the_centre_to_the_aspect(folder, read):
-    """A wide picture with a red left, green middle and blue right third gives the green middle alone."""
+    """A wide picture with a red left, green middle and blue right third gives the green middle
+    alone."""
     picture = Image.new("RGB", (90, 30), (0, 255, 0))
     picture.paste((255, 0, 0), (0, 0, 30, 30))
     picture.paste((0, 0, 255), (60, 0, 90, 30))

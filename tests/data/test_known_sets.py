@@ -104,7 +104,8 @@ def test_cifar10_that_is_incomplete_truncated_or_something_else(cifar, tmp_path)
 
 
 def overwrite(file, content):
-    """As a user does, some time later: two writes within a tick of the file system's clock look like one."""
+    """As a user does, some time later: two writes within a tick of the file system's clock look
+    like one."""
     file.write_bytes(content)
     os.utime(file, (time.time() + 5, time.time() + 5))
 
@@ -137,7 +138,8 @@ def bad_header(content):
 
 
 def bad_pixel(content):
-    """A byte of a stored (uncompressed) block is another one: only the checksum at the end shows it."""
+    """A byte of a stored (uncompressed) block is another one: only the checksum at the end shows
+    it."""
     return content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
 
 

@@ -152,9 +152,14 @@ def test_mnist_arrays_that_do_not_belong_together_are_one_line(tmp_path, read_mn
         read_mnist(path)
 
 
-@pytest.mark.parametrize("bad", [
-    lambda a: a.astype(np.float32) / 255, lambda a: a[0], lambda a: np.array([1, None], dtype=object),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda a: a.astype(np.float32) / 255,
+        lambda a: a[0],
+        lambda a: np.array([1, None], dtype=object),
+    ],
+)
 def test_mnist_npz_of_another_kind(tmp_path, read_mnist, bad):
     save_npz(tmp_path / "mnist.npz", replaced(0, lambda a: bad(a[0])))
     with pytest.raises(DataError, match=r"expected (images|an .npz)"):

@@ -54,7 +54,8 @@ def test_the_denoiser_sees_known_pixels_on_their_own_path(sampler):
 
 
 def test_what_is_painted_fits_what_is_known():
-    """The second pixel at -0.7 is only had by the third component: the first pixel then lies near its 0.2."""
+    """The second pixel at -0.7 is only had by the third component: the first pixel then lies near
+    its 0.2."""
     grid = grids.make(SCHEDULES["cosine"](1000), 200, "trailing")
     noise = normal(400)
     known = torch.full((400, 1, 1, 2), -0.7, dtype=torch.float64)
@@ -64,7 +65,8 @@ def test_what_is_painted_fits_what_is_known():
 
 
 def test_resampling_brings_the_exact_conditional_distribution():
-    """Given the second pixel, the first one's three components have known shares; one pass of replacement misses them."""
+    """Given the second pixel, the first one's three components have known shares; one pass of
+    replacement misses them."""
     known_value, count = -0.1, 1500
     grid = grids.make(SCHEDULES["cosine"](1000), 60, "trailing")
     likelihood = torch.exp(-((known_value - MIXTURE.means[:, 1]) ** 2) / (2 * MIXTURE.std**2))

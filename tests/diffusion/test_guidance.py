@@ -78,7 +78,8 @@ def test_pure_noise_lies_beyond_every_finite_interval():
 
 
 def test_autoguidance_moves_away_from_the_worse_model():
-    """For Gaussian data of two widths the guided denoiser is the analytic extrapolation; scale 1 is the good one."""
+    """For Gaussian data of two widths the guided denoiser is the analytic extrapolation; scale 1 is
+    the good one."""
     good, bad = Mixture([[0.0, 0.0]], std=0.2), Mixture([[0.0, 0.0]], std=0.5)
     x = torch.randn(5, 1, 1, 2, dtype=torch.float64)
     a, b = good.denoise(x, LEVEL).x0, bad.denoise(x, LEVEL).x0

@@ -28,13 +28,15 @@ from unnoise.diffusion.schedules import SCHEDULES
 
 MIXTURE = Mixture([[-0.6, 0.3], [0.5, 0.1], [0.2, -0.7]], std=0.2)
 ORDERS = {"ddim": 1, "euler": 1}
-"""Global order with first-order steps at both ends; 2 for the others: one first-order step has a local error of order 2."""
+"""Global order with first-order steps at both ends; 2 for the others: one first-order step has a
+local error of order 2."""
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
 class Ensemble:
-    """Noise for n two-pixel images at once, float64, from one seed (per-image seeds are slow for thousands)."""
+    """Noise for n two-pixel images at once, float64, from one seed (per-image seeds are slow for
+    thousands)."""
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self.count, self.generator = count, torch.Generator().manual_seed(seed)
@@ -71,7 +73,8 @@ def test_eta_keeps_the_distribution(eta):
 
 @cache
 def ode_end(sampler: str, schedule: str, steps: int) -> torch.Tensor:
-    """Where a deterministic sampler brings fixed noise, from sigma / alpha = 20 to 0.05 in even log-SNR steps."""
+    """Where a deterministic sampler brings fixed noise, from sigma / alpha = 20 to 0.05 in even
+    log-SNR steps."""
     process, high, low = SCHEDULES[schedule](1000), 20.0, 0.05
     noises = high * (low / high) ** (torch.arange(steps + 1, dtype=torch.float64) / steps)
     grid = [process.level(process.time(float(noise))) for noise in noises]
@@ -183,7 +186,8 @@ def test_ddim_with_eta_1_is_the_ancestral_sampler():
 
 
 def test_one_ode_in_three_frames():
-    """DDIM on a schedule = Euler of EDM's ODE in sigma / alpha = flow's Euler, on the same ratios of noise."""
+    """DDIM on a schedule = Euler of EDM's ODE in sigma / alpha = flow's Euler, on the same ratios
+    of noise."""
     ratios = [40.0, 5.0, 1.0, 0.2, 0.05]
     ends = []
     for name in ("cosine", "edm", "flow"):

@@ -1,4 +1,5 @@
-"""On a CUDA device: the same numbers as on the CPU, every precision, compilation, and exact resumption."""
+"""On a CUDA device: the same numbers as on the CPU, every precision, compilation, and exact
+resumption."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""DDPM and DDIM step by step against diffusers' schedulers, float64, with the same network outputs and noise.
+"""DDPM and DDIM step by step against diffusers' schedulers, float64, with the same network outputs
+and noise.
 
-diffusers counts times from 0: its timestep i is our t = i + 1. Its DDIM takes t - T // steps for the next time, so the
-spacings agree where that is the grid's own next entry: leading and trailing with steps that divide T.
+diffusers counts times from 0: its timestep i is our t = i + 1. Its DDIM takes t - T // steps for
+the next time, so the spacings agree where that is the grid's own next entry: leading and trailing
+with steps that divide T.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ VARIANCES = {"small": "fixed_small", "large": "fixed_large", "learned": "learned
 
 
 class Network(torch.nn.Module):
-    """Some smooth function of image and time, float64; twice the channels for a learned variance."""
+    """A smooth function of image and time, float64; twice the channels for a learned variance."""
 
     def __init__(self, learned: bool) -> None:
         super().__init__()
@@ -39,7 +41,8 @@ def draws(seed: int):
 
 
 def exact(scheduler, schedule):
-    """diffusers keeps its table in float32; both sides get ours, so that only the algebra is compared."""
+    """diffusers keeps its table in float32; both sides get ours, so that only the algebra is
+    compared."""
     assert torch.allclose(
         scheduler.alphas_cumprod.double(), torch.from_numpy(schedule.alpha_bar[1:]), atol=1e-5
     )
@@ -61,8 +64,13 @@ def one_step(sampler, denoiser, x, pair, draw, options):
 @pytest.mark.parametrize(("eta", "clip"), [(0.0, False), (1.0, False), (0.3, True)])
 def test_ddim(schedule, output, spacing, eta, clip):
     process, steps = SCHEDULES[schedule](1000), 20
-    theirs = DDIMScheduler(1000, beta_schedule=NAMES[schedule], prediction_type=OUTPUTS[output], clip_sample=clip,
-                           timestep_spacing=spacing)  # fmt: skip
+    theirs = DDIMScheduler(
+        1000,
+        beta_schedule=NAMES[schedule],
+        prediction_type=OUTPUTS[output],
+        clip_sample=clip,
+        timestep_spacing=spacing,
+    )
     exact(theirs, process).set_timesteps(steps)
     net = Network(False)
     denoiser = conditional(DiffusionModel(net, process, output), None)
@@ -88,8 +96,14 @@ def test_ddim(schedule, output, spacing, eta, clip):
 @pytest.mark.parametrize("variance", VARIANCES)
 def test_ddpm(schedule, output, variance, steps, monkeypatch):
     process = SCHEDULES[schedule](1000)
-    theirs = DDPMScheduler(1000, beta_schedule=NAMES[schedule], prediction_type=OUTPUTS[output], clip_sample=False,
-                           variance_type=VARIANCES[variance], timestep_spacing="leading")  # fmt: skip
+    theirs = DDPMScheduler(
+        1000,
+        beta_schedule=NAMES[schedule],
+        prediction_type=OUTPUTS[output],
+        clip_sample=False,
+        variance_type=VARIANCES[variance],
+        timestep_spacing="leading",
+    )
     exact(theirs, process).set_timesteps(steps)
     net, noise = Network(variance == "learned"), draws(1)
     monkeypatch.setattr(

@@ -1,10 +1,12 @@
-"""The fast solvers step by step against diffusers' schedulers and EDM's Algorithm 2 as the paper prints it, float64.
+"""The fast solvers step by step against diffusers' schedulers and EDM's Algorithm 2 as the paper
+prints it, float64.
 
-diffusers is given our grid as its table of sigma / alpha, and float64 where it would cast to float32, so that only the
-solvers' algebra is compared. Its Heun works on x / alpha, the frame of `heun_edm`. Its DPM-Solver++
-3M (and the authors' multistep code) gives the second divided difference half of the exact weight,
-which is our option curvature = 0.5. Without it ours is the integral of the polynomial, as the last
-test here shows, and of third order (tests/diffusion/test_samplers.py).
+diffusers is given our grid as its table of sigma / alpha, and float64 where it would cast to
+float32, so that only the solvers' algebra is compared. Its Heun works on x / alpha, the frame of
+`heun_edm`. Its DPM-Solver++ 3M (and the authors' multistep code) gives the second divided
+difference half of the exact weight, which is our option curvature = 0.5. Without it ours is the
+integral of the polynomial, as the last test here shows, and of third order
+(tests/diffusion/test_samplers.py).
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from unnoise.diffusion.samplers.exponential import _weights
 from unnoise.diffusion.samplers.ipndm import ADAMS_BASHFORTH
 from unnoise.diffusion.schedules import SCHEDULES
 
-STEPS = 12  # below 15 diffusers' multistep solvers lower their order at the end as the papers do, and as ours always do
+# below 15 diffusers' multistep solvers lower their order at the end as the papers do, and as ours
+# always do
+STEPS = 12
 every_schedule = pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
 MULTISTEP = {
     "dpmpp_2m": (DPMSolverMultistepScheduler, {"solver_order": 2, "algorithm_type": "dpmsolver++"}),

@@ -120,7 +120,7 @@ def test_host_and_device_take_the_same_step(monkeypatch):
 
 
 def test_a_run_with_muon_and_three_averages_goes_on_bit_for_bit(tmp_path):
-    """Stopped after half and resumed: the same weights in every model file, each another average."""
+    """Stopped after half and resumed: the same weights in every model file."""
     changes = {
         "network.base_channels": 8, "train.optimizer": "muon", "train.batch_size": 16,
         "train.sample_every_kimg": 1e9, "train.ema_halflife_kimg": 0.1,
@@ -192,6 +192,6 @@ def test_a_run_may_go_on_with_the_other_optimizer(tmp_path, before, after):
 
     loop.train(config(before, 0.32), api.load_data(config(before, 1.0)), tmp_path)
     loop.train(config(after, 0.64), api.load_data(config(after, 1.0)), tmp_path, resume="anyway")
-    (*_, last) = checkpoint.checkpoints(tmp_path / "checkpoints")
+    *_, last = checkpoint.checkpoints(tmp_path / "checkpoints")
     kinds = {name.split("/")[0] for name in checkpoint.load(last)[0]["optimizer"]}
     assert last.name == "step-00000040" and ("momentum" in kinds) == (after == "muon")

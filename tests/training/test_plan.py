@@ -29,10 +29,21 @@ def speeds(*peaks: float, pass_sec: float = 0.1, update_sec: float = 0.2) -> tup
 
 def measured(**changes) -> Measured:
     usual = Measured(
-        device="cpu", precision="float32", probe_sec=1, parameters=1000, gflop_per_image=1, speeds=speeds(1, 2, 3, 5),
-        too_large=math.inf, available_bytes=100 * GIB, preview_sec=0, checkpoint_bytes=0, model_bytes=0, sample_bytes=0,
-        free_bytes=100 * GIB, num_train=1000,
-    )  # fmt: skip
+        device="cpu",
+        precision="float32",
+        probe_sec=1,
+        parameters=1000,
+        gflop_per_image=1,
+        speeds=speeds(1, 2, 3, 5),
+        too_large=math.inf,
+        available_bytes=100 * GIB,
+        preview_sec=0,
+        checkpoint_bytes=0,
+        model_bytes=0,
+        sample_bytes=0,
+        free_bytes=100 * GIB,
+        num_train=1000,
+    )
     return dataclasses.replace(usual, **changes)
 
 
@@ -127,7 +138,8 @@ def test_previews_and_checkpoints_are_within_the_budget():
         "train__checkpoint_every_kimg": 0.8,
     }  # every 50 s and 100 s
     made = Plan(config(**every), costs, 232)
-    # 200 s of training: previews at 50, 100, 150 and the end, checkpoints at 100 and the end; 232 s leave none for a fifth
+    # 200 s of training: previews at 50, 100, 150 and the end, checkpoints at 100 and the end; 232 s
+    # leave none for a fifth
     assert made.counts(made.train_sec) == (4, 2)
     assert made.train_sec == pytest.approx(190, abs=0.01) and made.wall_sec() == pytest.approx(
         232, abs=0.01
@@ -160,15 +172,33 @@ def test_a_run_that_fits_has_no_advice():
     assert plan.advise(Plan(config(train__kimg=10, train__ema_halflife_kimg=1), measured())) == []
 
 
-@pytest.mark.parametrize(("changes", "costs", "kind", "flag"), [
-    ({"train__warmup_kimg": 8}, {}, "warm-up", "--train.warmup-kimg 0.5"),
-    ({"train__ema_halflife_kimg": 11, "train__ema_rampup": 0.0}, {}, "average", "--train.ema-halflife-kimg 0.5"),
-    ({"train__sample_every_kimg": 0.8}, {"preview_sec": 20}, "previews", "--train.sample-every-kimg 2"),
-    ({"train__sample_every_kimg": 0.8}, {"preview_sec": 200}, "previews", "--sample.steps"),
-    ({"train__kimg": 100.0, "train__checkpoint_every_kimg": 50}, {}, "checkpoints", "--train.checkpoint-every-kimg 14"),
-    ({}, {"checkpoint_bytes": 90 * GIB}, "disk", "--train.keep-checkpoints 1"),
-    ({"train__batch_size": 8}, {"num_train": 10_000}, "length", "--network.base-channels 16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "costs", "kind", "flag"),
+    [
+        ({"train__warmup_kimg": 8}, {}, "warm-up", "--train.warmup-kimg 0.5"),
+        (
+            {"train__ema_halflife_kimg": 11, "train__ema_rampup": 0.0},
+            {},
+            "average",
+            "--train.ema-halflife-kimg 0.5",
+        ),
+        (
+            {"train__sample_every_kimg": 0.8},
+            {"preview_sec": 20},
+            "previews",
+            "--train.sample-every-kimg 2",
+        ),
+        ({"train__sample_every_kimg": 0.8}, {"preview_sec": 200}, "previews", "--sample.steps"),
+        (
+            {"train__kimg": 100.0, "train__checkpoint_every_kimg": 50},
+            {},
+            "checkpoints",
+            "--train.checkpoint-every-kimg 14",
+        ),
+        ({}, {"checkpoint_bytes": 90 * GIB}, "disk", "--train.keep-checkpoints 1"),
+        ({"train__batch_size": 8}, {"num_train": 10_000}, "length", "--network.base-channels 16"),
+    ],
+)
 def test_one_line_of_advice_with_flag_and_value(changes, costs, kind, flag):
     made = Plan(
         config(**{"train__kimg": 10, "train__ema_halflife_kimg": 1, **changes}), measured(**costs)
@@ -260,9 +290,18 @@ def test_a_busy_machine_is_said(monkeypatch):
     assert _busy() == []
 
 
-@pytest.mark.parametrize(("sec", "expected"), [
-    (0.3, "1s"), (59.9, "59s"), (60, "1m"), (340, "5m40s"), (6899, "1h54m"), (7200, "2h"), (7201, "2h"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sec", "expected"),
+    [
+        (0.3, "1s"),
+        (59.9, "59s"),
+        (60, "1m"),
+        (340, "5m40s"),
+        (6899, "1h54m"),
+        (7200, "2h"),
+        (7201, "2h"),
+    ],
+)
 def test_times_are_rounded_down_to_what_the_flag_reads(sec, expected):
     from unnoise.training.plan import brief
     from unnoise.units import seconds

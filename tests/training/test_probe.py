@@ -1,4 +1,5 @@
-"""The probe: the machine's memory, real steps of a tiny network, what it predicts against real runs."""
+"""The probe: the machine's memory, real steps of a tiny network, what it predicts against real
+runs."""
 
 from __future__ import annotations
 

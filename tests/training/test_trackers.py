@@ -15,9 +15,14 @@ from unnoise.presets import named
 from unnoise.training import loop
 
 TINY = {
-    "network.base_channels": 8, "train.batch_size": 16, "train.kimg": 0.32, "train.log_every_kimg": 0.032,
-    "train.sample_every_kimg": 0.16, "train.checkpoint_every_kimg": 0.16, "sample.steps": 2,
-}  # fmt: skip
+    "network.base_channels": 8,
+    "train.batch_size": 16,
+    "train.kimg": 0.32,
+    "train.log_every_kimg": 0.032,
+    "train.sample_every_kimg": 0.16,
+    "train.checkpoint_every_kimg": 0.16,
+    "sample.steps": 2,
+}
 
 
 @pytest.fixture(scope="module")

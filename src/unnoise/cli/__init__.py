@@ -1,7 +1,7 @@
 """The command line. `--help` imports no torch.
 
-Each command is a module of this package, with a dataclass of its flags. Errors are one line and exit
-code 2; `--debug` shows the traceback.
+Each command is a module of this package, with a dataclass of its flags. Errors are one line and
+exit code 2; `--debug` shows the traceback.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ usage: unnoise COMMAND ...
   train PRESET|FOLDER|ZIP       train a model; the same command resumes after an interruption
   plan PRESET|FOLDER|ZIP        what a run takes here: speed, memory, disk; --budget 2h: what fits
   sample RUN|FILE|NAME          make pictures with a trained model
-  edit KIND RUN PICTURE ..      inpaint, outpaint, image, interpolate, reconstruct, variations, morph
-  evaluate RUN|FILE|NAME        how good: FID, precision, recall, bits/dim, copies of training images
-  compare RUN RUN ..            evaluations side by side, with a warning where they cannot be compared
+  edit KIND RUN PICTURE ..    inpaint, outpaint, image, interpolate, reconstruct, variations, morph
+  evaluate RUN|FILE|NAME        FID, precision, recall, bits/dim, copies of training images
+  compare RUN RUN ..            evaluations side by side, and what cannot be compared
   tune-sampler RUN|FILE|NAME    find the best solver and time steps for few evaluations
   data PATH                     report on a data set, and a mosaic of it
   info RUN|FILE|PNG             what is in a run, a model file or a picture
@@ -99,7 +99,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _complain(error: BaseException) -> int:
-    """Print one line and give the exit code; an error that is not the user's keeps its traceback."""
+    """Print one line and give the exit code; errors of ours keep their traceback."""
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return 130

@@ -51,7 +51,7 @@ def data(arguments: list[str]) -> int:
 
 
 def _place(data: Path) -> Path:
-    """mosaic.png here; next to the pictures where here is among them, so that it is none of them."""
+    """mosaic.png here; where here is among the pictures, next to their folder."""
     folder = data.resolve()
     if not (data.is_dir() and Path.cwd().is_relative_to(folder)):
         return Path("mosaic.png")

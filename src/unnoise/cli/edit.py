@@ -1,4 +1,4 @@
-"""unnoise edit: pictures changed by one's own model. Each kind of edit is a dataclass of its flags."""
+"""unnoise edit: each kind of edit is a dataclass of its flags."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Table:
         self.names: list[str] = []
 
     def of(self, kind: type, settings: Settings | None = None, group: str = "") -> dict[str, Any]:
-        """Name -> type for the fields of a dataclass; where help is asked for, of those it shows."""
+        """Name -> type for the fields of a dataclass; for help, of those it shows."""
         hints = typing.get_type_hints(kind, include_extras=True)
         flags: dict[str, Any] = {}
         for each in dataclasses.fields(kind):

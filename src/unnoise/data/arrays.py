@@ -1,4 +1,5 @@
-"""A data set from Python: arrays, or a torch Dataset, through the same cache as a folder of pictures."""
+"""A data set from Python: arrays, or a torch Dataset, through the same cache as a folder of
+pictures."""
 
 from __future__ import annotations
 
@@ -34,11 +35,11 @@ def dataset(
 ) -> ImageData:
     """Make a data set that `unnoise.train` and `unnoise.evaluate` take.
 
-    `images` is an array or tensor (n, c, h, w), (n, h, w, c) or (n, h, w), or any torch Dataset whose
-    items are such images, Pillow pictures, or pairs of an image and a label. Pixels are uint8, or
-    floats from 0 to 1; 1 channel (grey), 3 (RGB) or 4 (RGBA). `labels` are n whole numbers from 0.
-    `config` says size, colours, flips, held-out share and cache, as for a folder; the size of the
-    first image is the default. DataError names the first item that cannot be used.
+    `images` is an array or tensor (n, c, h, w), (n, h, w, c) or (n, h, w), or any torch Dataset
+    whose items are such images, Pillow pictures, or pairs of an image and a label. Pixels are
+    uint8, or floats from 0 to 1; 1 channel (grey), 3 (RGB) or 4 (RGBA). `labels` are n whole
+    numbers from 0. `config` says size, colours, flips, held-out share and cache, as for a folder;
+    the size of the first image is the default. DataError names the first item that cannot be used.
     """
     config = config or DataConfig(source=name)
     check(config)

@@ -1,7 +1,9 @@
-"""Training batches without worker processes: the images stay on the device (or in the memory map) and are indexed.
+"""Training batches without worker processes: the images stay on the device (or in the memory map)
+and are indexed.
 
-Image number i of a run is defined by the seed alone: epoch i // n has its own permutation and its own coin per position
-for horizontal flips. So batches do not depend on the batch size, the number of ranks, or where a run was interrupted.
+Image number i of a run is defined by the seed alone: epoch i // n has its own permutation and its
+own coin per position for horizontal flips. So batches do not depend on the batch size, the number
+of ranks, or where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class Batches:
     def get(
         self, start: int, count: int, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor | None]:
-        """Images start .. start + count of the stream, or a part of them: uint8 (n, c, h, w), and labels (n,) or None."""
+        """Images start .. start + count of the stream, or a part of them: uint8 (n, c, h, w), and
+        labels (n,) or None."""
         rows, flips = np.empty(count, np.int64), np.empty(count, bool)
         filled = 0
         while filled < count:
@@ -71,5 +74,6 @@ class Batches:
 
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device; CUDA copies it when it gets there, and the host does not wait."""
+    """A tensor of the host on the device; CUDA copies it when it gets there, and the host does not
+    wait."""
     return value.to(device, non_blocking=device.type == "cuda")

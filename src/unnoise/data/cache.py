@@ -1,7 +1,8 @@
 """Every data set becomes one memory-mapped uint8 file with labels: decoded once, never again.
 
-A cache entry is a folder `<name>-<key>` with pixels.u8, labels.npy and meta.json, written under a temporary name and
-renamed. Its key covers the files (names, sizes, times) and the settings, so a changed file makes a new entry.
+A cache entry is a folder `<name>-<key>` with pixels.u8, labels.npy and meta.json, written under a
+temporary name and renamed. Its key covers the files (names, sizes, times) and the settings, so a
+changed file makes a new entry.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Source:
     class_names: tuple[str, ...] = ()
     flip: bool = False
     skipped: tuple[tuple[str, str], ...] = ()
-    """(file, reason): what was passed over before anything was read; not kept in the cache, nor are these notes."""
+    """(file, reason): what was passed over before anything was read; not kept in the cache, nor are
+    these notes."""
     notes: tuple[str, ...] = ()
 
 
@@ -96,7 +98,8 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"data cache {folder}: cannot be written ({error.strerror}); choose another with --data.cache FOLDER"
+            f"data cache {folder}: cannot be written ({error.strerror}); choose another with"
+            " --data.cache FOLDER"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """CIFAR-10 in its official binary layout: downloaded by itself, or read from a folder or archive.
 
-A record is 1 label byte and 3,072 pixel bytes: red, green and blue planes of 32x32. Krizhevsky 2009.
+A record is 1 label byte and 3,072 pixel bytes: red, green and blue planes of 32x32. Krizhevsky
+2009.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def _records(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     rows = np.frombuffer(content, np.uint8)
     if len(rows) == 0 or len(rows) % RECORD:
         raise DataError(
-            f"CIFAR-10 {name}: got {len(rows)} bytes, expected a multiple of {RECORD}; the file is truncated"
+            f"CIFAR-10 {name}: got {len(rows)} bytes, expected a multiple of {RECORD}; the file is"
+            " truncated"
         )
     rows = rows.reshape(-1, RECORD)
     if rows[:, 0].max() > 9:

@@ -13,9 +13,11 @@ class DataConfig:
     """The images, and how they are made one size and one kind."""
 
     source: str = "digits"
-    """digits, mnist, cifar10, or the path of a folder or zip of images (classes from its sub-folders)."""
+    """digits, mnist, cifar10, or the path of a folder or zip of images (classes from its
+    sub-folders)."""
     path: str | None = None
-    """For mnist and cifar10: a local folder or archive of the official layout, instead of downloading."""
+    """For mnist and cifar10: a local folder or archive of the official layout, instead of
+    downloading."""
     image_size: int | None = None
     """Height (and width) in pixels; None = the data set's own, 32 for a folder."""
     image_width: int | None = None

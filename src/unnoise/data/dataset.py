@@ -83,7 +83,8 @@ def _source(config: DataConfig) -> Source:
     if Path(config.source).exists():
         return folder.source(config)
     raise DataError(
-        f"data: no data set, folder or zip {config.source!r}; {nearest(config.source, DATASETS, 'a path')}"
+        f"data: no data set, folder or zip {config.source!r};"
+        f" {nearest(config.source, DATASETS, 'a path')}"
     )
 
 
@@ -118,7 +119,7 @@ def sigma_data(images: np.ndarray) -> float:
 
 
 def _counts(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """How often each of the 256 values occurs in each channel, so that no image is held as floats."""
+    """Count the 256 values of each channel, so that no image is held as floats."""
     counts = np.zeros((images.shape[1], 256), np.int64)
     for row in rows:
         for channel, pixels in enumerate(images[row].reshape(len(counts), -1)):

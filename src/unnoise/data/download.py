@@ -16,7 +16,8 @@ TIMEOUT_SEC = 30
 
 
 def download(urls: Sequence[str], path: Path, md5: str) -> None:
-    """Fetch the first url that works into `path`, unless it is there; DataError if none gives the expected MD5."""
+    """Fetch the first url that works into `path`, unless it is there; DataError if none gives the
+    expected MD5."""
     if path.exists():
         return
     part = path.with_name(path.name + ".part")
@@ -41,8 +42,8 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
         part.unlink()
         reasons.append(f"{url}: the file's MD5 is not {md5}")
     raise DataError(
-        f"download of {path.name} failed ({'; '.join(reasons)}); run the command again to go on, or give a local copy "
-        "with --data.path"
+        f"download of {path.name} failed ({'; '.join(reasons)}); run the command again to go on, or"
+        " give a local copy with --data.path"
     )
 
 

@@ -41,7 +41,8 @@ def target(config: DataConfig, own_size: int = FOLDER_SIZE, own_channels: int = 
 
 
 def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: np.ndarray) -> None:
-    """Add uint8 images (n, c, h, w) of a data set, resized or recoloured where the configuration asks for it."""
+    """Add uint8 images (n, c, h, w) of a data set, resized or recoloured where the configuration
+    asks for it."""
     c, h, w = images.shape[1:]
     wanted = target(config, h, c)
     same = (wanted.channels, wanted.height, wanted.width) == (c, h, w)
@@ -52,7 +53,8 @@ def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: n
 
 
 def fit(picture: Image.Image, wanted: Target) -> np.ndarray:
-    """Upright, 8 bits, on the background, in the asked colours, centre-cropped to the aspect and resized."""
+    """Upright, 8 bits, on the background, in the asked colours, centre-cropped to the aspect and
+    resized."""
     picture = ImageOps.exif_transpose(picture)
     picture = flatten(eight_bits(picture), wanted.background)
     picture = picture.convert("L" if wanted.channels == 1 else "RGB")
@@ -77,7 +79,8 @@ def held_out_count(config: DataConfig, count: int) -> int:
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit and floating-point greys scaled to 0..255 by their range; Pillow alone would clip them."""
+    """16-bit and floating-point greys scaled to 0..255 by their range; Pillow alone would clip
+    them."""
     if not (picture.mode.startswith("I") or picture.mode == "F"):
         return picture
     values = np.asarray(picture).astype(np.float64)

@@ -1,4 +1,5 @@
-"""A folder or zip of pictures: classes from its first sub-folders, what cannot be used is skipped and said."""
+"""A folder or zip of pictures: classes from its first sub-folders, what cannot be used is skipped
+and said."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ MADE_BY_UNNOISE = "made by unnoise"
 
 
 def source(config: DataConfig) -> Source:
-    """All pictures below config.source, in an order of their own (seeded by nothing but their names)."""
+    """All pictures below config.source, in an order of their own (seeded by nothing but their
+    names)."""
     path = Path(config.source)
     listing = list_pictures(path)
     runs = tuple((run, f"a run folder {MADE_BY_UNNOISE}") for run in listing.runs)
@@ -50,7 +52,8 @@ def source(config: DataConfig) -> Source:
         if writer.count == 0 or writer.num_train == 0:
             name, reason = writer.skipped[0]
             raise DataError(
-                f"{path}: none of {len(listing.pictures)} pictures can be used; the first, {name}: {reason}"
+                f"{path}: none of {len(listing.pictures)} pictures can be used; the first, {name}:"
+                f" {reason}"
             )
         _label(writer, used)
 
@@ -66,7 +69,8 @@ def source(config: DataConfig) -> Source:
 def read_picture(
     path: str | Path, wanted: Target, max_pixels: int = DataConfig.max_pixels
 ) -> np.ndarray:
-    """One picture file as uint8 (c, h, w), made as the pictures of a folder are; DataError says why it cannot be."""
+    """One picture file as uint8 (c, h, w), made as the pictures of a folder are; DataError says why
+    it cannot be."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -78,7 +82,8 @@ def read_picture(
 
 
 def _without_own(writer: Writer, entries: list[Entry]) -> list[Entry]:
-    """The pictures that unnoise did not make. They go before the shuffle: a mosaic must not change who is held out."""
+    """The pictures that unnoise did not make. They go before the shuffle: a mosaic must not change
+    who is held out."""
     kept = []
     for entry in entries:
         if _is_own(entry):
@@ -97,7 +102,8 @@ def _is_own(entry: Entry) -> bool:
 
 
 def _label(writer: Writer, used: list[str]) -> None:
-    """Classes are the first sub-folders, if every picture that was used lies in one and there are two or more."""
+    """Classes are the first sub-folders, if every picture that was used lies in one and there are
+    two or more."""
     folders = [_sub_folder(name) for name in used]
     names = sorted(set(folders)) if len(set(folders)) > 1 and "" not in folders else []
     numbers = {name: i for i, name in enumerate(names)}
@@ -127,20 +133,23 @@ def _sub_folder(name: str) -> str:
 
 
 def _decode(entry: Entry, wanted: Target, max_pixels: int) -> np.ndarray:
-    """The picture as uint8 (c, h, w); its size is checked in the header, before any pixel is decoded."""
+    """The picture as uint8 (c, h, w); its size is checked in the header, before any pixel is
+    decoded."""
     if entry.stamp[0] > LARGEST_FILE_BYTES:
         raise Unusable(f"{entry.stamp[0]:,} bytes, more than {LARGEST_FILE_BYTES:,}")
     with _opened(entry) as picture:
         if picture.width * picture.height > max_pixels:
             raise Unusable(
-                f"{picture.width} x {picture.height} pixels, more than data.max_pixels {max_pixels:,}"
+                f"{picture.width} x {picture.height} pixels, more than data.max_pixels"
+                f" {max_pixels:,}"
             )
         return fit(picture, wanted)
 
 
 @contextmanager
 def _opened(entry: Entry) -> Iterator[Image.Image]:
-    """The picture, its pixels not decoded yet; what goes wrong until it is closed makes it Unusable."""
+    """The picture, its pixels not decoded yet; what goes wrong until it is closed makes it
+    Unusable."""
     try:
         with _without_pillows_cap(), entry.open() as file, Image.open(file) as picture:
             yield picture
@@ -163,7 +172,8 @@ PILLOWS_CAP = threading.Lock()
 
 @contextmanager
 def _without_pillows_cap() -> Iterator[None]:
-    """data.max_pixels alone decides. Pillow's cap is a global that no argument overrules: it is put back at once."""
+    """data.max_pixels alone decides. Pillow's cap is a global that no argument overrules: it is put
+    back at once."""
     with PILLOWS_CAP, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata, which does no harm
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

@@ -38,7 +38,8 @@ def to_pil(image: Tensor) -> Image.Image:
 def grid(
     images: Tensor, columns: int | None = None, padding: int = 2, scale: int | None = None
 ) -> Image.Image:
-    """uint8 (n, c, h, w) side by side on white; near square, and images about 64 pixels high unless told.
+    """uint8 (n, c, h, w) side by side on white; near square, and images about 64 pixels high unless
+    told.
 
     Each pixel is enlarged to scale x scale.
     """

@@ -53,7 +53,8 @@ def _hidden(name: str) -> bool:
 
 
 def _run_folders(names: list[str]) -> list[str]:
-    """Sub-folders, ending in a slash, with config.json and something in checkpoints or samples, as training leaves."""
+    """Sub-folders, ending in a slash, with config.json and something in checkpoints or samples, as
+    training leaves."""
     folders = [name.removesuffix("config.json") for name in names if name.endswith("/config.json")]
     made = [(folder + "checkpoints/", folder + "samples/") for folder in folders]
     return sorted(

@@ -1,4 +1,5 @@
-"""MNIST from its four idx files, downloaded by themselves or local (also gzipped, also the usual mnist.npz)."""
+"""MNIST from its four idx files, downloaded by themselves or local (also gzipped, also the usual
+mnist.npz)."""
 
 from __future__ import annotations
 

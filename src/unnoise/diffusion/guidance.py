@@ -6,8 +6,8 @@ All of it is one formula, a weighted sum of predictions whose weights add up to 
     autoguidance      scale * D        + (1 - scale) * D_worse   Karras et al. 2024 (3)
     morphing          (1 - w) * D(label a) + w * D(label b)
 
-so scale 1 is no guidance (w = 0 in the first paper). x0 and eps are mixed alike: at a given x_t each
-is linear in the other.
+so scale 1 is no guidance (w = 0 in the first paper). x0 and eps are mixed alike: at a given x_t
+each is linear in the other.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def draw_times(
 
 
 def _min_snr(level: Level, det: Scalar) -> Scalar:
-    """min(SNR, gamma) on the x0 error, said in F-space: x0 - x0_hat = sigma / det * (F - F_hat)."""  # Hang et al. 2023
+    """min(SNR, gamma) on the x0 error, which is sigma / det * (F - F_hat)."""  # Hang et al. 2023
     snr = torch.as_tensor(level.snr)
     return snr.clamp(max=MIN_SNR_GAMMA) * (level.sigma / det) ** 2
 
@@ -91,7 +91,8 @@ WEIGHTINGS: dict[str, Callable[[Level, Scalar], Scalar]] = {
     "min_snr": _min_snr,
     "learned": lambda level, det: 1.0,  # `LearnedWeighting` weighs the loss of each image
 }
-"""Name -> weight of the squared error of F, from the level and the parameterization's determinant there."""
+"""Name -> weight of the squared error of F, from the level and the parameterization's determinant
+there."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,8 @@ def vlb_term(
     variance: str,
     floor: float,
 ) -> Float[Tensor, " b"]:
-    """One term of the variational bound in bits/dim, float64: L_{t-1}, or the decoder's L_0 where s is data."""  # DDPM (5)
+    """One term of the variational bound in bits/dim, float64: L_{t-1}, or the decoder's L_0 where s
+    is data."""  # DDPM (5)
     x0, x_t, x0_hat = x0.double(), x_t.double(), prediction.x0.double()
     share = None if prediction.var_frac is None else prediction.var_frac.double()
     mean = step.posterior_mean(x_t, x0_hat)

@@ -271,7 +271,7 @@ class _GroupNormSiLU(torch.autograd.Function):
 
 @functools.cache
 def available() -> bool:
-    """Whether triton is installed and has a CUDA device, or its interpreter (TRITON_INTERPRET=1)."""
+    """Whether there is triton with a CUDA device, or its interpreter (TRITON_INTERPRET=1)."""
     found = importlib.util.find_spec("triton") is not None
     return found and (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1")
 

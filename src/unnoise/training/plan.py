@@ -72,7 +72,7 @@ class Plan:
 
     @cached_property
     def train_sec(self) -> float:
-        """Seconds of training without previews and checkpoints, as --time counts; at least a step."""
+        """Seconds of training without previews and checkpoints, as --time counts."""
         time = self.config.train.time
         own = self.own_nimg / self.img_per_sec
         own = min(own, self.budget_sec, math.inf if time is None else seconds(time))
@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def run_bytes(self) -> int:
-        """The run folder's largest size, with one checkpoint and model more while they are written."""
+        """The run folder's largest size, while one checkpoint and model more are written."""
         train, of = self.config.train, self.measured
         previews, checkpoints = self.counts(self.train_sec)
         rounds = int(self.nimg / (1000 * train.keep_every_kimg)) if train.keep_every_kimg else 0
@@ -238,19 +238,28 @@ def describe(plan: Plan) -> list[str]:
     memory = size(peak_bytes(of.speeds, plan.micro_batch))
     every = duration(60 * plan.minutes(train.checkpoint_every_kimg))
     found = {
-        "network": f"{of.parameters:,} parameters, {of.gflop_per_image:.3g} GFLOP per image forward",
+        "network": (
+            f"{of.parameters:,} parameters, {of.gflop_per_image:.3g} GFLOP per image forward"
+        ),
         "images/s": f"by batch: {' · '.join(speeds)}",
         "memory": f"{last}; {size(of.available_bytes)} available",
         "preview": f"{duration(of.preview_sec)}, scaled up from a few sampling steps",
     }
     follows = {
-        "batch": f"{train.batch_size}, {plan.micro_batch} at once (largest that fits: "
-        f"{of.largest_fit(train.batch_size)}){guess}: {memory} of memory",
+        "batch": (
+            f"{train.batch_size}, {plan.micro_batch} at once (largest that fits: "
+            f"{of.largest_fit(train.batch_size)}){guess}: {memory} of memory"
+        ),
         "speed": f"{digits(plan.img_per_sec)} images/s",
         "images": f"{digits(plan.nimg / 1000)}{share} kimg, {digits(plan.epochs)} epochs",
-        "time": f"{duration(plan.wall_sec())}: {duration(plan.train_sec)} training, {previews} x "
-        f"preview, {checkpoints} x checkpoint ({duration(plan.write_sec)} each, rule of thumb)",
-        "disk": f"at most {size(plan.run_bytes)}; a checkpoint, {size(of.checkpoint_bytes)}, every {every}",
+        "time": (
+            f"{duration(plan.wall_sec())}: {duration(plan.train_sec)} training, {previews} x "
+            f"preview, {checkpoints} x checkpoint ({duration(plan.write_sec)} each, rule of thumb)"
+        ),
+        "disk": (
+            f"at most {size(plan.run_bytes)}; a checkpoint, {size(of.checkpoint_bytes)}, every"
+            f" {every}"
+        ),
     }
     return [
         f"{plan.config.preset} {within}, on {of.device} in {of.precision}",

@@ -1,4 +1,5 @@
-"""Where metrics go beside metrics.jsonl: TensorBoard, Weights & Biases, trackio. Images seen are on the x axis."""
+"""Where metrics go beside metrics.jsonl: TensorBoard, Weights & Biases, trackio. Images seen are on
+the x axis."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard; a resumed run hides what came after the place where it goes on."""
+    """Event files in RUN/tensorboard; a resumed run hides what came after the place where it goes
+    on."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], nimg: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -100,7 +102,7 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
 
 
 def start(name: str, folder: Path, config: Mapping[str, Any], nimg: int) -> Tracker:
-    """A tracker for a run that goes on after nimg images; ConfigError where its package is missing."""
+    """A tracker for a run that resumes after nimg images; ConfigError without its package."""
     try:
         return TRACKERS[name](folder, config, nimg)
     except ImportError as error:
