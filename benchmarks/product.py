@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 import unnoise
 from unnoise import RunConfig, build
 from unnoise.data.batches import Batches
 from unnoise.data.dataset import ImageData
-from unnoise.precision import find_device
 from unnoise.training.loop import READ_EVERY
 from unnoise.training.run import Run, prepare
 from unnoise.training.state import TrainState
@@ -58,8 +56,3 @@ def stepper(run: Run, state: TrainState) -> Callable[[], object]:
         return result
 
     return step
-
-
-def device(name: str) -> torch.device:
-    """What `--device NAME` means here."""
-    return find_device(name)

@@ -105,16 +105,19 @@ def main() -> None:
         return
     torch.set_num_threads(flags.threads)
     data = load(unnoise.DataConfig(source="cifar10", path=flags.data_path))
-    sets = {name: replace(data, images=make(data.images)) for name, make in SETS.items()}
+    stores = {
+        name: DataStore(replace(data, images=make(data.images)), flags.work / name, World())
+        for name, make in SETS.items()
+    }
     extracts = [extractor(protocol, "cpu", flags.inception) for protocol in PROTOCOLS]
-    for name, extract in itertools.product(list(sets)[1:], extracts):
+    for name, extract in itertools.product(list(SETS)[1:], extracts):
         key = {"protocol": extract.name, "compared": name, "fingerprint": extract.fingerprint}
         if any(key.items() <= row.items() for row in result["rows"]):
             continue
-        features = lambda one, extract=extract: DataStore(
-            sets[one], flags.work / one, World()
-        ).features(extract, range(COUNT))
-        found = measured(features(name), features("reference"))
+        samples, reference = (
+            stores[one].features(extract, range(COUNT)) for one in (name, "reference")
+        )
+        found = measured(samples, reference)
         result["rows"].append(key | found | {"about": extract.description})
         record.write(flags.out, result | {"torch": torch.__version__})
     print(table(result))

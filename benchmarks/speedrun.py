@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 import unnoise
-from benchmarks import product, record
+from benchmarks import record
 from benchmarks.speed import ceilings, flops
 from benchmarks.speed.ours import NAMES
 from benchmarks.timing import Plan
@@ -40,6 +40,7 @@ from unnoise.evaluation.extractors import Extractor, extractor
 from unnoise.evaluation.frechet import FrechetTo
 from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.store import DataStore, Samples, made_samples, sample_features
+from unnoise.precision import find_device
 
 PRESET = "cifar10-speedrun"
 SCALES, INTERVALS = (1.25, 1.5, 2.0), ((0.0, 1e9), (0.2, 2.0), (0.3, 5.0))
@@ -104,11 +105,10 @@ class Job:
     @functools.cached_property
     def judge(self) -> tuple[Extractor, FrechetTo]:
         """The extractor that chooses, and what the training images look like to it."""
-        config, device = self.config(), product.device(self.flags.device)
-        data = unnoise.load_data(config)
+        config, device = self.config(), find_device(self.flags.device)
         extract = extractor(self.flags.features[0], device, self.flags.inception)
-        rows = range(data.num_train)
-        store = DataStore(data, root(config.data), ALONE)
+        data = unnoise.load_data(config)
+        store, rows = DataStore(data, root(config.data), ALONE), range(data.num_train)
         found = store.features(extract, rows)
         return extract, FrechetTo(store.statistics(extract, rows, found))
 
@@ -211,7 +211,7 @@ def finals(job: Job, model: Model, guidance: dict[str, Any], folder: Path) -> No
             continue
         job.hurry()
         settings = Settings(
-            extractors=flags.features, inception=flags.inception, likelihood_num=flags.likelihood,
+            features=flags.features, inception=flags.inception, likelihood_num=flags.likelihood,
             likelihood=() if found else ("bound",), copying=not found or "guided" in name,
             classifier="benchmarks.resnet56:logits" if flags.resnet56 else None,
         )  # fmt: skip
@@ -335,7 +335,6 @@ def main() -> None:
     if flags.what == "table":
         print(table(record.read(flags.file)))
         return
-    flags.features = tuple(flags.features)
     if flags.resnet56:
         os.environ["RESNET56"] = str(flags.resnet56)
     job = Job(flags, time.monotonic() + 60 * flags.minutes, record.read(flags.out))
