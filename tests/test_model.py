@@ -88,7 +88,7 @@ def test_the_weight_of_the_curvature_is_an_option(model):
     ({"sampler": "dpmpp_3m", "sampler_options": {"curvatur": 1.0}},
      "sample.sampler_options: 'dpmpp_3m' has no 'curvatur'; did you mean 'curvature'"),
     ({"sampler": "ddim", "sampler_options": {"eta": 1.0}}, "'eta', but 'ddim' has no options"),
-    ({"sampler": "dpmpp_3m", "sampler_options": {"curvature": "high"}}, "expected float"),
+    ({"sampler": "dpmpp_3m", "sampler_options": {"curvature": "high"}}, "expected a number"),
 ])  # fmt: skip
 def test_options_that_a_sampler_does_not_have_are_one_line(model, settings, message):
     with pytest.raises(ConfigError, match=message):
@@ -130,7 +130,8 @@ def test_the_constants_of_edm_reach_the_model():
 def test_the_standard_deviation_of_the_data_is_measured_and_kept(tmp_path):
     config = unnoise.preset("digits", {"diffusion.sigma_data": None, "device": "cpu"})
     data = unnoise.load_data(config)
-    record = prepare(config, data, tmp_path).record()
+    run, state = prepare(config, data, tmp_path)
+    record = run.record(state.counters)
     pixels = unnoise.to_model(torch.from_numpy(data.images[: data.num_train].copy())).double()
     kept = record["config"]["diffusion"]["sigma_data"]
     assert kept == pytest.approx(float(pixels.std(correction=0)))
