@@ -17,7 +17,7 @@ from unnoise.evaluation.during import measure_for
 from unnoise.events import Listener
 from unnoise.model import Model
 from unnoise.model import load as load_model
-from unnoise.networks.config import UNetConfig
+from unnoise.networks.config import NetworkConfig
 from unnoise.precision import find_device
 from unnoise.presets import named, with_objective
 from unnoise.terminal import shown_by_default
@@ -47,7 +47,7 @@ def train(
     objective: str | None = None,
     *,
     data: ImageData | None = None,
-    network: UNetConfig | None = None,
+    network: NetworkConfig | None = None,
     loss: str | type[Loss] | None = None,
     on_event: Listener | None = None,
 ) -> Model:

@@ -243,7 +243,10 @@ def _network(values: Mapping[str, Any], where: str) -> NetworkConfig:
     """The settings of a network of the kind that they name, by default a U-Net."""
     kind = str(values.get("kind", "unet"))
     if kind not in NETWORK_CONFIGS:
-        raise UnknownNameError(f"{where}kind: no {kind!r}; {nearest(kind, NETWORK_CONFIGS)}")
+        raise UnknownNameError(
+            f"{where}kind: no {kind!r}; {nearest(kind, NETWORK_CONFIGS)} "
+            "(a kind of your own is an entry in NETWORK_CONFIGS and in NETWORKS)"
+        )
     settings = {key: value for key, value in values.items() if key != "kind"}
     return from_dict(NETWORK_CONFIGS[kind], settings, where)
 

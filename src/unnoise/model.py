@@ -27,7 +27,7 @@ from unnoise.diffusion.guidance import autoguidance, classifier_free
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
-from unnoise.errors import CheckpointError, ConfigError
+from unnoise.errors import CheckpointError, ConfigError, UnknownNameError
 from unnoise.memory import images_at_once, in_batches
 from unnoise.networks.cuda_graphs import Graphed
 from unnoise.networks.network import Network
@@ -271,13 +271,15 @@ def load(name: str | Path, device: str = "auto") -> Model:
     else:
         path = find(name)
         tensors, record = checkpoint.read_model(path)
-    try:
-        config = dataclasses.replace(from_dict(RunConfig, record["config"]), device=device)
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{path}: its configuration cannot be read ({error}); update unnoise"
-        ) from error
-    with extensions.needed(config.imports):
+    with extensions.needed(record["config"].get("imports", ())):
+        try:
+            config = dataclasses.replace(from_dict(RunConfig, record["config"]), device=device)
+        except UnknownNameError:
+            raise
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{path}: its configuration cannot be read ({error}); update unnoise"
+            ) from error
         build.check_sampling(config.sample)
         network = build.network(config, build.Shape(**record["shape"]))
         checkpoint.fit(network, tensors, path)

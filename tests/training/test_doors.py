@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from unittest import mock
 
 import pytest
@@ -16,6 +17,9 @@ from unnoise import build, checkpoint, cli, events
 from unnoise.data.batches import Batches
 from unnoise.diffusion.losses import LOSSES, LearnedWeighting, Loss
 from unnoise.errors import ConfigError
+from unnoise.networks.config import NETWORK_CONFIGS, NetworkConfig
+from unnoise.networks.network import Network
+from unnoise.networks.registry import NETWORKS
 from unnoise.training import ema
 from unnoise.training.run import prepare
 from unnoise.training.step import draw
@@ -115,10 +119,60 @@ def test_images_and_a_listener_from_python(tmp_path, data):
     assert any("saved " in event.text for event in told if isinstance(event, events.Message))
 
 
-def test_a_network_from_python(tmp_path):
-    network = dataclasses.replace(tiny().network, base_channels=16)
-    changes = {**TINY, "train.kimg": 0.032}
-    assert unnoise.train("digits", tmp_path, changes, network=network).config.network == network
+@dataclasses.dataclass(frozen=True)
+class DotsConfig(NetworkConfig):
+    channels: int = 6
+
+
+class Dots(Network):
+    """1x1 convolutions, which do not know the time."""
+
+    def __init__(self, config, shape, out_channels):
+        super().__init__()
+        sizes = (shape.channels, config.channels, config.channels, out_channels)
+        self.layers = nn.Sequential(*(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(sizes)))
+
+    def forward(self, x, time, label=None):
+        return self.layers(x)
+
+
+def test_a_network_from_python_is_refused_where_nobody_knows_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORK_CONFIGS, "dots", DotsConfig)
+    monkeypatch.setitem(NETWORKS, "dots", Dots)
+    changes = {"train.kimg": 0.032, "train.batch_size": 16, "train.optimizer": "muon"}
+    model = unnoise.train("digits", tmp_path, changes, network=DotsConfig(5))
+    assert model.config.network == DotsConfig(5)
+    del NETWORK_CONFIGS["dots"], NETWORKS["dots"]
+    with pytest.raises(ConfigError, match=r"network.kind: no 'dots'.* entry in NETWORK_CONFIGS"):
+        unnoise.load(tmp_path)
+    with pytest.raises(ConfigError, match="DotsConfig is not registered; expected NETWORK_CONFIGS"):
+        unnoise.train("digits", tmp_path / "b", changes, network=DotsConfig(5))
+
+
+FILE = """
+from torch.nn import functional
+from unnoise.diffusion.losses import LOSSES, Loss
+
+
+class Huber(Loss):
+    def error(self, output, wanted):
+        return functional.huber_loss(output, wanted, reduction="none", delta=0.1)
+
+
+LOSSES["imported"] = Huber
+"""
+
+
+def test_a_loss_of_an_imported_file(tmp_path, capsys):
+    (tmp_path / "my.py").write_text(FILE)
+    words = [f"--{name}={value}" for name, value in {**TINY, "train.kimg": 0.032}.items()]
+    command = ["train", "digits", "--diffusion.loss", "imported", *words]
+    command += ["--out", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert "diffusion.loss: no 'imported'" in capsys.readouterr().err
+    assert cli.main([*command, "--import", str(tmp_path / "my.py")]) == 0
+    record = checkpoint.read_model(tmp_path / "run" / "model.safetensors")[1]
+    assert record["config"]["diffusion"]["loss"] == "imported"
 
 
 def test_a_loop_of_ones_own(data, tmp_path):
