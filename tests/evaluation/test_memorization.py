@@ -13,8 +13,8 @@ from scipy.stats import mannwhitneyu
 
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load
-from unnoise.evaluation import neighbours
-from unnoise.evaluation.memorization import Threshold, copying, save_pairs
+from unnoise.evaluation import memorization, neighbours
+from unnoise.evaluation.memorization import copying, save_pairs
 from unnoise.evaluation.neighbours import nearest
 from unnoise.evaluation.store import Features
 
@@ -195,24 +195,22 @@ def test_a_picture_near_to_many_is_no_copy_though_it_is_near():
     assert found(result) == {5: 0, 6: 1}
 
 
-def test_a_copy_with_more_noise_is_found_by_its_ratio_and_at_the_stated_levels_alone():
+def test_a_copy_with_more_noise_is_found_by_its_ratio_and_at_the_levels_alone(monkeypatch):
     """As a network copies: 4 grey levels of noise, of 30 to 60 between pictures."""
     train = pictures(600, 0)
     contrast = train.float().flatten(1).std(1)
     rows = contrast.argsort(descending=True)[:20]
-    noisy = (
-        (train[rows].flip(-1) + 4 * torch.randn(20, 3, 12, 12, generator=random(1)))
-        .round()
-        .clamp(0, 255)
-    )
-    samples = torch.cat([noisy.to(torch.uint8), pictures(50, 2)])
+    noisy = train[rows].flip(-1) + 4 * torch.randn(20, 3, 12, 12, generator=random(1))
+    samples = torch.cat([noisy.round().clamp(0, 255).to(torch.uint8), pictures(50, 2)])
     result = copying(samples, train)
     assert found(result) == dict(enumerate(rows.tolist()))
     copies = result.record["copies"]
     assert all(3 < one["grey_levels"] < 5 and one["flipped"] for one in copies)
     assert all(one["ratio"] < 0.2 for one in copies)
-    assert found(copying(samples, train, threshold=Threshold(ratio=0.01))) == {}
-    assert len(found(copying(samples, train, threshold=Threshold(grey_levels=5, ratio=0)))) >= 20
+    monkeypatch.setattr(memorization, "RATIO", 0.01)
+    assert found(copying(samples, train)) == {}
+    monkeypatch.setattr(memorization, "GREY_LEVELS", 5)
+    assert len(found(copying(samples, train))) >= 20
 
 
 def test_a_copy_of_an_image_that_is_there_many_times_is_a_copy():
@@ -221,16 +219,6 @@ def test_a_copy_of_an_image_that_is_there_many_times_is_a_copy():
     result = copying(torch.cat([repeated[:1], by_one(repeated[:1])]), train)
     assert found(result) == {0: 0, 1: 0}
     assert result.near.ratios[0] == 0 and result.near.ratios[1] > 0.9
-
-
-def test_ratio_is_to_the_mean_of_the_nearest_50():
-    train, sample = pictures(500, 0), pictures(3, 1)
-    result = copying(sample, train, threshold=Threshold(flips=False))
-    differences = sample.double()[:, None] - train.double()
-    distances = differences.square().mean((2, 3, 4)).sqrt().sort(dim=1).values
-    expected = distances[:, 0] / distances[:, :50].mean(1)
-    torch.testing.assert_close(result.near.ratios, expected)
-    torch.testing.assert_close(result.near.distances, distances[:, :50])
 
 
 @pytest.mark.parametrize(("count", "neighbours"), [(1, 1), (3, 3), (30, 4), (300, 30), (600, 50)])
@@ -246,15 +234,14 @@ def test_an_image_is_called_flipped_only_where_that_is_nearer():
     assert result.near.flipped[:, 0].tolist() == [False, True, False]
     assert all(len(set(row.tolist())) == len(row) for row in result.near.indices)
     both = torch.stack([train, train.flip(-1)]).double()
-    distances = (
-        (both[:, None] - torch.stack([train[4].flip(-1), train[5]]).double()[:, None])
-        .square()
-        .mean((3, 4, 5))
-    )
-    expected = distances.sqrt().amin(0).sort(dim=1)
-    torch.testing.assert_close(result.near.distances[1:], expected.values[:, :50])
+    samples = torch.stack([train[4].flip(-1), train[5]]).double()
+    distances = (both[:, None] - samples[:, None]).square().mean((3, 4, 5)).sqrt()
+    expected = distances.amin(0).sort(dim=1)
+    nearest_50 = expected.values[:, :50]
+    torch.testing.assert_close(result.near.distances[1:], nearest_50)
     assert torch.equal(result.near.indices[1:], expected.indices[:, :50])
-    assert found(copying(train[4:5].flip(-1), train, threshold=Threshold(flips=False))) == {}
+    ratios = nearest_50[:, 0] / nearest_50.mean(1)
+    torch.testing.assert_close(result.near.ratios[1:], ratios)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

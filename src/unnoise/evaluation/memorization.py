@@ -17,7 +17,6 @@ it is the root mean square, in grey levels of 255.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,10 @@ from unnoise.data.images import grid, save_png, side_by_side
 from unnoise.evaluation.neighbours import nearest, rows_of
 from unnoise.evaluation.store import Features
 
+GREY_LEVELS, RATIO = 1.0, 0.2
+"""A copy is at most this far off, or at most this share of the mean distance to its neighbours."""
+NEIGHBOURS = 50
+"""At most: of a training set of fewer than 500 a tenth, 4 at least, as 50 of 60 say nothing."""
 NEAR_COPY = 0.5
 """The ratio at which Carlini's distance is 1: their alpha."""
 SHOWN = 4
@@ -38,22 +41,6 @@ LISTED = 20
 """Closest pairs in the record, copies or not."""
 PERCENTS = (1, 5)
 UNITS = {"pixels": " grey levels", "features": ""}
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A copy is at most `grey_levels` off, or `ratio` of the mean distance to `neighbours`."""
-
-    grey_levels: float = 1.0
-    ratio: float = 0.2
-    neighbours: int = 50
-    """At most: of a training set of fewer than 500 a tenth, 4 at least."""
-    flips: bool = True
-    """Whether a mirrored training image counts."""
-
-    def counted(self, num_train: int) -> int:
-        """How many neighbours are looked at: the nearest 50 of 60 say nothing of a place."""
-        return min(self.neighbours, max(SHOWN, num_train // 10), num_train)
 
 
 class Neighbours(NamedTuple):
@@ -75,9 +62,10 @@ class Neighbours(NamedTuple):
         """Share of near copies."""
         return float((self.ratios < NEAR_COPY).double().mean())
 
-    def copied(self, threshold: Threshold) -> Bool[Tensor, " n"]:
-        near = self.distances[:, 0] <= threshold.grey_levels
-        return near | (self.ratios <= threshold.ratio)
+    @property
+    def copied(self) -> list[bool]:
+        """Whether each image is a copy."""
+        return ((self.distances[:, 0] <= GREY_LEVELS) | (self.ratios <= RATIO)).tolist()
 
 
 class Copying(NamedTuple):
@@ -94,23 +82,23 @@ def copying(
     train: Tensor | np.ndarray,
     held_out: Tensor | None = None,
     features: Features | None = None,
-    threshold: Threshold = Threshold(),
 ) -> Copying:
     """Nearest training images of samples and of held-out images, in pixels and in features.
 
     Images are uint8 (n, c, h, w) of one size; `train` may be a memory map. The work is done where
     `samples` are.
     """
-    k, vectors = threshold.counted(len(train)), train.reshape(len(train), -1)
+    k = min(NEIGHBOURS, max(SHOWN, len(train) // 10), len(train))
+    vectors = train.reshape(len(train), -1)
 
     def in_pixels(images: Tensor) -> Neighbours:
-        sides = [images, images.flip(-1)] if threshold.flips else [images]
-        found = Neighbours(*nearest([(side.flatten(1), vectors) for side in sides], k))
+        sides = [(side.flatten(1), vectors) for side in (images, images.flip(-1))]
+        found = Neighbours(*nearest(sides, k))
         return found._replace(distances=found.distances / images[0].numel() ** 0.5)
 
     def in_features(queries: Tensor) -> Neighbours:
         assert features is not None
-        sides = [features.train, features.train_flipped if threshold.flips else None]
+        sides = (features.train, features.train_flipped)
         return Neighbours(*nearest([(queries, side) for side in sides if side is not None], k))
 
     near = in_pixels(samples)
@@ -119,15 +107,14 @@ def copying(
         real = features.held_out
         others = None if real is None else in_features(real)
         spaces["features"] = (in_features(features.samples), others)
-    return Copying(near, _record(spaces, len(train), threshold))
+    return Copying(near, _record(spaces, len(train)))
 
 
 def _record(
-    spaces: dict[str, tuple[Neighbours, Neighbours | None]], num_train: int, threshold: Threshold
+    spaces: dict[str, tuple[Neighbours, Neighbours | None]], num_train: int
 ) -> dict[str, Any]:
     near, real = spaces["pixels"]
-    copied = near.copied(threshold).tolist()
-    real_copies = None if real is None else int(real.copied(threshold).sum())
+    copied, real_copied = near.copied, None if real is None else real.copied
     columns = [part[:, 0].tolist() for part in near]
     pairs = [
         {"sample": i, "train": row, "flipped": flipped, "grey_levels": distance}
@@ -139,20 +126,25 @@ def _record(
     pairs.sort(key=lambda pair: (not pair["copy"], pair["ratio"], pair["grey_levels"]))
     closeness = {name: _closeness(*both) for name, both in spaces.items()}
     line = (
-        f"{sum(copied):,} of {len(copied):,} samples are copies (within {threshold.grey_levels:g} "
-        f"grey level, or {threshold.ratio:g} of the mean distance to the "
-        f"{threshold.counted(num_train)} nearest of {num_train:,} training images)"
+        f"{sum(copied):,} of {len(copied):,} samples are copies (within {GREY_LEVELS:g} grey "
+        f"level, or {RATIO:g} of the mean distance to the {near.distances.shape[1]} nearest of "
+        f"{num_train:,} training images)"
     )
-    if real is not None:
-        line += f"; {real_copies:,} of {len(real.distances):,} held-out images"
+    if real_copied is not None:
+        line += f"; {sum(real_copied):,} of {len(real_copied):,} held-out images"
     sides = {name: spaces.get(name, (None, None)) for name in UNITS}
     return {
-        "level": asdict(threshold),
+        "level": {
+            "grey_levels": GREY_LEVELS,
+            "ratio": RATIO,
+            "neighbours": NEIGHBOURS,
+            "flips": True,
+        },
         "num_samples": len(copied),
         "num_train": num_train,
-        "num_held_out": None if real is None else len(real.distances),
+        "num_held_out": real_copied and len(real_copied),
         "num_copies": sum(copied),
-        "num_held_out_copies": real_copies,
+        "num_held_out_copies": real_copied and sum(real_copied),
         "near_copies": {k: [n and n.near_copies for n in both] for k, both in sides.items()},
         **{name: closeness.get(name) for name in UNITS},
         "copies": pairs[: sum(copied)],
