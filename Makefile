@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test test-slow faults lint gpu-check clean
+.PHONY: help install demo test test-slow quick golden faults lint gpu-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -23,6 +23,15 @@ test: install  ## everything that runs in minutes
 
 test-slow: install  ## the longer suites: digits quality, CIFAR-10 presets
 	$(BIN)/python -m pytest -m slow
+
+quick: install  ## what matters of every layer, in under a minute: the tests that tests/quick.txt names
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest @tests/quick.txt
+
+BASE ?= HEAD
+ONLY ?=
+
+golden: install  ## do the working tree and the commit BASE compute the same? ONLY=training, sampling or evaluation
+	$(BIN)/python -m tests.golden $(BASE) $(if $(ONLY),--only $(ONLY))
 
 faults: install  ## the full fault suite: kills, signals, full disks, damaged files, .. and its table (about 20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --full
