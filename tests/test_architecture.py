@@ -16,23 +16,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "unnoise"
 LAYERS = [
-    {"errors"},
+    {"errors", "ranges"},
     {"files", "units", "events"},
     {"diffusion", "networks", "data"},
     {"config"},
+    {"records"},
     {"presets", "checkpoint", "build", "memory", "parallel", "precision", "extensions"},
-    {"model", "environment", "terminal"},
-    {"training", "evaluation", "studio", "sampling", "editing", "tuning"},
-    {"api"},
+    {"settings", "model", "environment", "terminal"},
+    {"training", "evaluation", "sampling", "editing", "tuning"},
+    {"studio", "api"},
     {"cli"},
     {"__main__"},
 ]
 """From the bottom up: a module imports lower layers, its own package, or what NEIGHBOURS names."""
-NEIGHBOURS = {
-    ("files", "units"),
-    ("presets", "build"),
-    ("precision", "build"),
-}
+NEIGHBOURS = {("model", "settings")}
 HEAVY = {"torch", "numpy", "sklearn", "PIL", "safetensors"}
 CORE = [
     *(
@@ -66,8 +63,10 @@ CORE = [
 """What a newcomer reads in an hour."""
 MOST_LINES, MOST_CORE_LINES = 10_500, 2_500
 MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES, MOST_PARAMETERS = 350, 60, 100, 6
-KERNELS = {"networks/triton_norm.py"}
-"""Its functions take what the hardware takes."""
+KERNELS = {"networks/triton_norm.py", "networks/kernels.py"}
+"""Their functions take what the hardware takes."""
+DOORS = {"train", "bits_per_dim"}
+"""Public functions whose arguments are as many as the things that a user may bring."""
 
 
 def name_of(path: Path) -> str:
@@ -156,7 +155,8 @@ def test_sizes(path):
         assert size <= (MOST_LOOP_LINES if loop else MOST_FUNCTION_LINES), f"{what}: {size} lines"
         names = [a.arg for a in [*function.args.args, *function.args.kwonlyargs]]
         count = len([name for name in names if name not in ("self", "cls")])
-        assert count <= MOST_PARAMETERS or name_of(path) in KERNELS, f"{what}: {count} parameters"
+        free = name_of(path) in KERNELS or (function.name in DOORS and count <= 8)
+        assert count <= MOST_PARAMETERS or free, f"{what}: {count} parameters"
 
 
 def test_the_house_and_its_core_stay_small():
@@ -170,7 +170,7 @@ def test_code_has_at_most_100_columns(folder):
         f"{path.relative_to(ROOT)}:{number}"
         for path in sorted((ROOT / folder).rglob("*.py"))
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if len(line) > 100
+        if len(re.sub(r"  # (pyright|noqa).*", "", line)) > 100
     ]
     assert not wide, f"{len(wide)} lines: {wide[:20]}"
 

@@ -22,7 +22,8 @@ BLOCKS = dict(
     re.findall(r"^## (.+?)$(?:(?!^## ).)*?^```python\n(.+?)^```", PAGE, re.MULTILINE | re.DOTALL)
 )
 SHORT = {
-    "network.base_channels": 8, "network.norm_groups": 8, "train.batch_size": 16, "train.kimg": 0.064, "train.time": None,
+    "network.base_channels": 8, "network.norm_groups": 8, "train.batch_size": 16,
+    "train.kimg": 0.064, "train.time": None,
     "train.warmup_kimg": 0.0, "sample.steps": 2, "train.precision": "fp32", "device": "cpu",
 }  # fmt: skip
 QUICK = {"features": ("tiny",), "likelihood": (), "copying": False}

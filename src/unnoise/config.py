@@ -1,10 +1,8 @@
 """The whole configuration of a run: frozen dataclasses, to and from plain dictionaries.
 
 A setting is one field with its type, its range and its help text. The flags of the command line,
-the arguments in Python, the record in a model file and every check are made from it; to add a
-setting, add a field. `build` checks names that choose something (a schedule, a sampler), where the
-registries are. This module is free of torch, since the command line reads it before anything heavy
-is imported.
+the arguments in Python, the record in a model file and every check are made from it. `build`
+checks names that choose something, such as a sampler. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -226,8 +224,7 @@ def to_dict(config: object) -> dict[str, Any]:
 def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Read a configuration from a plain dictionary: the inverse of `to_dict`.
 
-    ConfigError for an unknown key (with the nearest known one), a wrong type or a number out of its
-    range. RETIRED settings of older versions are ignored.
+    ConfigError for an unknown key, a wrong type or a number out of range; RETIRED keys are ignored.
     """
     hints = typing.get_type_hints(kind, include_extras=True)
     found = {}
@@ -351,7 +348,4 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"train.time: got {train.time}, expected more than 0s")
     halflives = [f"{value:g}" for value in (train.ema_halflife_kimg, *train.ema_also_kimg)]
     if len(set(halflives)) < len(halflives):
-        raise ConfigError(
-            f"train.ema_also_kimg: got {train.ema_also_kimg}, expected half-lives that differ from "
-            f"each other and from ema_halflife_kimg, {train.ema_halflife_kimg:g}"
-        )
+        raise ConfigError(f"train.ema_also_kimg: {', '.join(halflives)} are not all different")

@@ -9,8 +9,7 @@
     morph(model, a, "3", "8", frames)       one noise, from class to class
 
 A picture is uint8 (c, h, w) of the model's size (`read_picture` makes one from any file). A source
-`a` is a picture or a seed. `label` is a class number or name; without one the model is asked for no
-class. `settings` are as in `Model.sample`.
+`a` is a picture or a seed. `label` is a class; `settings` are as in `Model.sample`.
 """
 
 from __future__ import annotations
@@ -314,22 +313,20 @@ def _painter(model: Model, label: Label, resample: int, settings: dict[str, Any]
 def _invertible(
     model: Model, sources: Sequence[int | Tensor], settings: dict[str, Any]
 ) -> SampleConfig:
-    """The model's own settings for seeds, those of INVERSION for pictures; without noise on the
-    way."""
+    """The model's own settings for seeds, those of INVERSION for pictures."""
     pictures = any(isinstance(source, Tensor) for source in sources)
     chosen = model.settings(**({**INVERSION, **settings} if pictures else settings))
     grid = model.grid(chosen)
     if stochastic(chosen.sampler, grid, build.sampler_options(chosen, model.diffusion, grid)):
         raise ConfigError(
-            f"sample.sampler: got {chosen.sampler!r} with eta {chosen.eta:g} and churn"
-            f" {chosen.churn:g}; this edit needs one without noise on the way, such as ddim with"
-            " eta 0"
+            f"sample.sampler: {chosen.sampler!r}, eta {chosen.eta:g}, churn {chosen.churn:g}: "
+            "this edit needs one without noise on the way, such as ddim with eta 0"
         )
     return chosen
 
 
 def _labels(model: Model, count: int, label: Label) -> Tensor | None:
-    """The label of each picture; no class unless one is given."""
+    """The label of each picture."""
     return model.labels(range(count), "none" if label is None else label)
 
 

@@ -32,7 +32,7 @@ from unnoise.model import Model, last
 from unnoise.records import find
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from unnoise.data.images import Picture
 
 GRID_IMAGES = 400
 """The grid shows at most this many images."""
@@ -196,7 +196,7 @@ def _shown(step: Step) -> tuple[Tensor, Tensor]:
     return from_model(step.x.cpu() / size), from_model(step.prediction.x0.cpu())
 
 
-def _contact_sheet(columns: Sequence[tuple[Tensor, Tensor]]) -> Image:
+def _contact_sheet(columns: Sequence[tuple[Tensor, Tensor]]) -> Picture:
     """Two rows per image, x_t over the predicted x0; steps from left to right."""
     count = min(SHOWN_IMAGES // 8, len(columns[0][0]))
     rows = [

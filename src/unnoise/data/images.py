@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 from unnoise.data.dataset import ImageData
 from unnoise.errors import DataError
 from unnoise.files import replacing
+
+Picture: TypeAlias = Image.Image
+"""A Pillow picture."""
 
 GRID_HEIGHT = 64
 """Tiny images are enlarged by a whole factor to at most this many pixels in a grid."""
