@@ -32,7 +32,7 @@ def test_mean_and_deviation_are_those_of_all_pixels(monkeypatch):
     images[:, 1] //= 2
     images[:, 2] = 77
     monkeypatch.setattr(dataset, "COUNTED_PIXELS", 10)
-    mean, std = dataset._mean_and_std(images, np.arange(7))
+    mean, std = dataset._moments(dataset._counts(images, np.arange(7)))
     np.testing.assert_allclose(mean, (images / 255).mean((0, 2, 3)), rtol=1e-13)
     np.testing.assert_allclose(std, (images / 255).std((0, 2, 3)), rtol=1e-13, atol=1e-15)
 

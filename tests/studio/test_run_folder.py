@@ -13,8 +13,8 @@ import torch
 
 from tests.studio.made import EVIL, HASH, make_hostile, model_file, png
 from unnoise import cli, environment
-from unnoise.cli.flags import parse
-from unnoise.config import RunConfig, override, to_dict
+from unnoise.cli.train import Train, configured
+from unnoise.config import override, to_dict
 from unnoise.errors import CheckpointError
 from unnoise.precision import Arithmetic
 from unnoise.presets import named
@@ -240,8 +240,8 @@ def test_the_command_to_resume_gives_the_configuration(run, name, changes, tmp_p
     words = shlex.split(read(run)["commands"][0]["line"])
     assert words[:3] == ["unnoise", "train", name] and words[-2:] == ["--out", str(run)]
     assert len([w for w in words if w.startswith("--")]) == len(changes) + 1
-    again = parse(named(words[2]), words[3:-2], f"unnoise train {words[2]}")
-    assert isinstance(again, RunConfig) and again == config
+    _, again = configured(Train, words[2:-2], "train")
+    assert again == config
 
 
 def test_the_other_commands_fit_the_model(run):
