@@ -17,6 +17,7 @@ import torch
 import unnoise
 from unnoise import cli
 from unnoise.data.dataset import load
+from unnoise.errors import ConfigError
 from unnoise.evaluation import store
 from unnoise.evaluation.extractors import extractor
 from unnoise.evaluation.frechet import frechet_distance, moments
@@ -260,6 +261,8 @@ def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
     (["--features", "edm", "--inception", "nowhere.pt"], "nowhere.pt"),
     (["--num", "1"], "--num: got 1, expected 2 or more"),
     (["--likelihood", "vlb"], "--likelihood: got vlb, expected bound, ode"),
+    (["--reference-num", "1"], "--reference-num: got 1, expected 2 or more"),
+    (["--likelihood-num", "0"], "--likelihood-num: got 0, expected 1 or more"),
     (["--reference", "nowhere.npz"], "nowhere.npz"),
     (["--reference", "nowhere.npz", "--features", "tiny,edm"], "--reference: is of one extractor"),
     (["--data", "cifar11"], "cifar11"),
@@ -326,6 +329,11 @@ def test_images_of_ones_own_are_the_reference(measured, tmp_path):
     assert one["reference"] == "1,500 training images of mine"
     assert one["samples"]["frechet"] == pytest.approx(before["samples"]["frechet"], rel=1e-6)
     assert found["data"]["config"] is None and found["likelihood"] == {}
+
+
+def test_settings_from_python_are_checked_too(tmp_path):
+    with pytest.raises(ConfigError, match="likelihood_num: got 0, expected 1 or more"):
+        unnoise.evaluate("digits", tmp_path, 60, likelihood_num=0)
 
 
 @pytest.mark.parametrize(

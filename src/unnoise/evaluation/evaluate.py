@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unnoise.config import to_dict
+from unnoise.config import from_dict, to_dict
 from unnoise.data.cache import root
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData
@@ -126,19 +126,19 @@ def _check(wanted: Samples, data: ImageData, settings: Settings) -> None:
     if data.num_train < 2:
         got = f"got {data.num_train} training images as reference"
         raise DataError(f"evaluate: {got}, expected 2 or more")
-    terms, num = settings.likelihood_terms, settings.reference_num
+    from_dict(Settings, vars(settings))  # its types and ranges
     unknown = [name for name in settings.likelihood if name not in METHODS]
     refused = {
         f"--num: got {wanted.num}, expected 2 or more": wanted.num < 2,
-        f"--reference-num: got {num}, expected 2 or more": num is not None and num < 2,
-        f"--likelihood-terms: got {terms}, expected 2 or more, or 0 for all":
-            terms == 1 or terms < 0,
+        "--likelihood-terms: got 1, expected 2 or more, or 0 for all":
+            settings.likelihood_terms == 1,
         f"--likelihood: got {', '.join(unknown)}, expected bound, ode, both with a comma, or none":
             unknown,
         "--reference: is of one extractor; expected one --features, the one it was made with":
             (settings.reference or settings.save_reference) and len(settings.features) != 1,
         "--reference: stands in place of the training images; leave out --reference-num and "
-        "--save-reference": settings.reference and (num or settings.save_reference),
+        "--save-reference":
+            settings.reference and (settings.reference_num or settings.save_reference),
         "--classifier: this model has no classes; leave it out":
             settings.classifier is not None and not shape.num_classes,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """Bits per dimension by the bound of ancestral sampling, and by the probability-flow ODE.
 
     bits_per_dim(model, images, labels).describe()
-    bits_per_dim(model, images, labels, method="ode", num=64, solver="rk4", steps=32)
+    bits_per_dim(model, images, labels, method="ode", solver="rk4", steps=32)
 
 The two are numbers of two different models with one network: the bound is of the stochastic sampler
 on the same grid, the ODE's of the deterministic one. Both are upper bounds on average (by the bound
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from unnoise import build
 from unnoise.config import from_dict
-from unnoise.errors import ConfigError, DataError
 from unnoise.evaluation.likelihood.bound import BoundSettings, variational_bound
 from unnoise.evaluation.likelihood.common import Likelihood, checked
 from unnoise.evaluation.likelihood.ode import OdeSettings, ode_likelihood
@@ -33,22 +32,15 @@ def bits_per_dim(
     images: Tensor | np.ndarray,
     labels: Tensor | np.ndarray | Sequence[int] | None = None,
     method: str = "bound",
-    num: int | None = None,
     *,
     seed: int = 0,
     batch_size: int = 64,
     **settings: Any,
 ) -> Likelihood:
-    """Bits/dim of the first `num` images (None = all), uint8 (n, c, h, w), by a method.
+    """Bits/dim of uint8 (n, c, h, w) images by a method.
 
     Image i's randomness is that of seed + i. `settings` are fields of the method's settings.
     """
     function, kind = build.lookup(METHODS, method, "likelihood.method")
-    if num is not None:
-        if num < 1:
-            raise ConfigError(f"{method}.num: got {num}, expected 1 or more")
-        if num > len(images):
-            raise DataError(f"{method}.num: asked for {num} images, but there are {len(images)}")
-        images, labels = images[:num], None if labels is None else labels[:num]
     work = checked(model, images, labels, seed, batch_size)
     return function(work, from_dict(kind, settings, f"{method}."))
