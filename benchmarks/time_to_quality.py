@@ -72,6 +72,7 @@ VARIANTS: dict[str, Changes] = {
     "dit, bf16, muon, twice the rate": DIT | BF16 | MUON | TWICE,
     "dit, flow, muon": DIT | FLOW | MUON,
     "dit, flow, muon, twice the rate": DIT | FLOW | MUON | TWICE,
+    "dit of 4x4, flow, muon, twice the rate": DIT | FLOW | MUON | TWICE | {"network.patch_size": 4},
 }
 FACTORS = ("train.lr", "train.batch_size", "network.base_channels", "train.ema_halflife_kimg")
 """Their numbers are factors of the preset's own value."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import dataclasses
+from typing import Any, TypeVar
 
 import torch
 
-from unnoise.networks.config import DiTConfig, UNetConfig
+from unnoise import build
+from unnoise.config import override
+from unnoise.networks.config import DiTConfig, NetworkConfig, Shape, UNetConfig
+from unnoise.networks.network import Network
+from unnoise.presets import named
 
 N = TypeVar("N", bound=torch.nn.Module)
 
@@ -19,6 +24,13 @@ SMALL_UNET = UNetConfig(
     attention_heads=2,
 )
 SMALL_DIT = DiTConfig(width=16, depth=2, heads=2)
+
+
+def build_network(network: NetworkConfig, shape: Shape, changes: dict[str, Any]) -> Network:
+    """A network of changed settings, by the door that checks them."""
+    config = dataclasses.replace(named("digits"), network=network)
+    changes = {f"network.{name}": value for name, value in changes.items()}
+    return build.network(override(config, changes), shape)
 
 
 def random_weights(net: N) -> N:

@@ -11,7 +11,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.networks.helpers import SMALL_DIT, random_weights
+from tests.networks.helpers import SMALL_DIT, build_network, random_weights
 
 from unnoise.errors import ConfigError
 from unnoise.networks import dit
@@ -129,12 +129,12 @@ def test_muon_gets_the_matrices_inside_and_memory_the_widest_output():
         ({"width": 18}, "width: got 18, expected a multiple of 4"),
         ({"heads": 3}, "heads: got 3, expected a divisor of width 16"),
         ({"depth": 0}, "depth: got 0, expected 1 or more"),
-        ({"mlp_ratio": 0.0}, "mlp_ratio: got 0.0"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio: got 0, expected more than 0"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(change, message):
     with pytest.raises(ConfigError, match=r"network\." + message) as caught:
-        DiT(dataclasses.replace(SMALL_DIT, **change), Shape(1, 8, 12), 1)
+        build_network(SMALL_DIT, Shape(1, 8, 12), change)
     assert "\n" not in str(caught.value)
 
 

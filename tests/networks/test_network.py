@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from tests.networks.helpers import SMALL_DIT, SMALL_UNET, random_weights
-from torch import Tensor, nn
+from torch import Tensor
 
-from unnoise import api
+from unnoise import api, cli
 from unnoise.config import override
 from unnoise.errors import ConfigError
 from unnoise.model import load
@@ -140,42 +139,75 @@ def test_a_dit_trains_stops_resumes_and_samples(objective, tmp_path):
     assert model.sample(3).shape == (3, 1, 8, 8) and model.images_at_once() >= 1
 
 
+PIXELS = '''
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unnoise.networks.config import NETWORK_CONFIGS, NetworkConfig
+from unnoise.networks.network import Network
+from unnoise.networks.registry import NETWORKS
+
+
 @dataclass(frozen=True)
 class PixelConfig(NetworkConfig):
     """A network that sees one pixel at a time."""
 
     channels: int = 8
+    """Channels of each layer."""
 
 
 class Pixels(Network):
-    """1x1 convolutions, time as one more channel."""
-
-    def __init__(self, config: PixelConfig, shape: Shape, out_channels: int) -> None:
+    def __init__(self, config, shape, out_channels):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(shape.channels + 1, config.channels, 1), nn.SiLU(),
             nn.Conv2d(config.channels, config.channels, 1), nn.SiLU(),
             nn.Conv2d(config.channels, out_channels, 1),
-        )  # fmt: skip
+        )
 
-    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x, time, label=None):
         channel = (time / 1000)[:, None, None, None].expand(-1, 1, *x.shape[2:])
         return self.layers(torch.cat([x, channel], dim=1))
 
 
-def test_a_kind_of_ones_own_is_two_entries(monkeypatch, tmp_path):
-    monkeypatch.setitem(NETWORK_CONFIGS, "pixels", PixelConfig)
-    monkeypatch.setitem(NETWORKS, "pixels", Pixels)
-    config = override(named("digits"), {
-        "network.kind": "pixels", "network.channels": 6, "train.optimizer": "muon",
-        "train.batch_size": 16, "train.kimg": 0.08, "train.sample_every_kimg": 1e9,
-    })  # fmt: skip
-    api.train(config, tmp_path)
-    model = load(tmp_path, "cpu")
+NETWORK_CONFIGS["pixels"] = PixelConfig
+NETWORKS["pixels"] = Pixels
+'''
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my.py").write_text(PIXELS)
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """What a new process does not know."""
+    NETWORK_CONFIGS.pop("pixels", None)
+    NETWORKS.pop("pixels", None)
+    sys.modules.pop(str(Path("my.py").resolve()), None)
+
+
+def test_a_kind_of_ones_own_is_two_entries_of_a_file(own_file, capsys):
+    words = ["--import", "my.py", "--network.kind", "pixels", "--network.channels", "6"]
+    short = ["--train.kimg", "0.08", "--train.batch-size", "16", "--train.sample-every-kimg", "1e9"]
+    assert cli.main(["train", "digits", *words, *short, "--out", "run"]) == 0
+    model = load("run", "cpu")
     assert [p.shape for p in model.network.hidden_matrices()] == [(6, 6, 1, 1)]
-    assert model.network.blocks() == [] and model.network.widest_bytes(8, 9, True) == 4 * 6 * 72
-    assert model.config.network == PixelConfig(6) and model.sample(2, steps=2).shape[0] == 2
-    monkeypatch.delitem(NETWORK_CONFIGS, "pixels")
+    assert model.config.train.optimizer == "muon" and model.network.blocks() == []
+    assert model.network.widest_bytes(8, 9, True) == 4 * 6 * 72
+    forget()
+    sample = ["sample", "run", "--num", "2", "--steps", "2"]
+    capsys.readouterr()
+    assert cli.main(sample) == 2
+    assert "no 'pixels'" in (err := capsys.readouterr().err) and "--import my.py" in err
+    assert cli.main([*sample, "--import", "my.py"]) == 0
+    del NETWORK_CONFIGS["pixels"]
     with pytest.raises(ConfigError, match="PixelConfig is not registered"):
         _ = model.config.network.kind
 

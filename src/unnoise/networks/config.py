@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from unnoise.errors import ConfigError
-from unnoise.ranges import NotNegative
+from unnoise.ranges import Count, NotNegative, Positive, Range
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,19 @@ class NetworkConfig:
 class UNetConfig(NetworkConfig):
     """The U-Net of DDPM and its descendants."""
 
-    base_channels: int = 128
+    base_channels: Count = 128
     """Channels of the first level; those of the others are multiples of it."""
-    channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    channel_multipliers: tuple[Count, ...] = (1, 2, 2, 2)
     """Channels of each level, as multiples of base_channels; each level has half the height."""
-    blocks_per_level: int = 2
+    blocks_per_level: Count = 2
     """Residual blocks of each encoder level."""
     attention_levels: tuple[int, ...] = ()
     """Levels with self-attention after every block: 0 is the full size, 1 the half, .."""
     attention_sizes: tuple[int, ...] = ()
     """The same by height of the feature map: 16 means the level where the image is 16 high."""
-    attention_heads: int = 1
+    attention_heads: Count = 1
     """Heads of each attention layer."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
     """Dropout before the second convolution of each block."""
     conditioning: Literal["additive", "scale_shift"] = "additive"
     """Time and class are added before a block's second normalisation (DDPM), or scale and shift
@@ -94,15 +94,15 @@ class UNetConfig(NetworkConfig):
     level), or one skip per level."""
     stem: Literal["conv", "block"] = "conv"
     """The image first meets a convolution (DDPM), or the first residual block itself."""
-    norm_groups: int = 32
+    norm_groups: Count = 32
     """Groups of each group normalisation."""
     norm_eps: NotNegative = 1e-5
     """Epsilon of each group normalisation."""
     frequencies: Literal["ddpm", "iddpm"] = "ddpm"
     """Sinusoidal time embedding: sines first, down to 1/10000 (DDPM), or cosines first (IDDPM)."""
-    time_hidden: int | None = None
+    time_hidden: Count | None = None
     """Hidden width of the time network; None = 4 x base_channels."""
-    time_channels: int | None = None
+    time_channels: Count | None = None
     """Output width of the time network; None = 4 x base_channels."""
     downsample_padding: Literal["same", "symmetric"] = "symmetric"
     """Padding of strided convolutions: TensorFlow's "same" (DDPM's weights) or 1 on each side."""
@@ -140,23 +140,17 @@ class UNetConfig(NetworkConfig):
 
     def check(self, shape: Shape) -> None:
         """Raise ConfigError for a network that cannot be built for images of this shape."""
-        count, heights, widths = len(self.widths), self.heights(shape.height), self.widths
-        even = self.base_channels > 0 and self.base_channels % 2 == 0
+        levels, heights, widths = range(len(self.widths)), self.heights(shape.height), self.widths
+        divisor = f"a divisor of each level's channels {widths}"
         self.require([
-            (even, "base_channels", "an even number of channels"),
-            (min(self.channel_multipliers, default=0) >= 1, "channel_multipliers",
-             "at least one multiplier, all 1 or more"),
-            (self.blocks_per_level >= 1, "blocks_per_level", "1 or more"),
-            (0 <= self.dropout < 1, "dropout", "0 up to, not including, 1"),
-            (0 <= self.norm_eps < math.inf, "norm_eps", "0 or more"),
-            ({*self.attention_levels} <= {*range(count)}, "attention_levels",
-             f"levels from 0 to {count - 1}"),
+            (self.base_channels % 2 == 0, "base_channels", "an even number of channels"),
+            (len(levels) > 0, "channel_multipliers", "at least one multiplier"),
+            ({*self.attention_levels} <= {*levels}, "attention_levels",
+             f"levels from 0 to {len(levels) - 1}"),
             ({*self.attention_sizes} <= {*heights}, "attention_sizes",
              f"some of the feature maps' heights {heights}"),
-            (_divides(self.norm_groups, widths), "norm_groups",
-             f"a divisor of each level's channels {widths}"),
-            (_divides(self.attention_heads, widths), "attention_heads",
-             f"a divisor of each level's channels {widths}"),
+            (not any(n % self.norm_groups for n in widths), "norm_groups", divisor),
+            (not any(n % self.attention_heads for n in widths), "attention_heads", divisor),
         ])  # fmt: skip
 
 
@@ -164,15 +158,15 @@ class UNetConfig(NetworkConfig):
 class DiTConfig(NetworkConfig):
     """A transformer over patches of the image (Peebles & Xie 2023), sized for small images."""
 
-    patch_size: int = 2
+    patch_size: Count = 2
     """Height and width of a patch, in pixels; it must divide those of the image."""
-    width: int = 128
+    width: Count = 128
     """Channels of each patch's token."""
-    depth: int = 6
+    depth: Count = 6
     """Number of transformer blocks."""
-    heads: int = 4
+    heads: Count = 4
     """Heads of each attention layer."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Positive = 4.0
     """Hidden width of each block's MLP, as a multiple of width."""
 
     @property
@@ -186,24 +180,18 @@ class DiTConfig(NetworkConfig):
 
     def check(self, shape: Shape) -> None:
         """Raise ConfigError for a network that cannot be built for images of this shape."""
-        size = [shape.height, shape.width]
+        height, width = shape.height, shape.width
         self.require([
-            (_divides(self.patch_size, size), "patch_size",
-             f"a divisor of the images' height {shape.height} and width {shape.width}"),
-            (self.width > 0 and self.width % 4 == 0, "width", "a multiple of 4"),
-            (self.depth >= 1, "depth", "1 or more"),
-            (_divides(self.heads, [self.width]), "heads", f"a divisor of width {self.width}"),
-            (1 <= self.mlp_ratio * self.width < math.inf, "mlp_ratio", "more than 0"),
+            (height % self.patch_size == width % self.patch_size == 0, "patch_size",
+             f"a divisor of the images' height {height} and width {width}"),
+            (self.width % 4 == 0, "width", "a multiple of 4"),
+            (self.width % self.heads == 0, "heads", f"a divisor of width {self.width}"),
         ])  # fmt: skip
 
 
 def _narrower(name: str, width: int, step: int, share: float) -> dict[str, int]:
     fewer = step * max(1, int(width * share**0.5 / step))
     return {name: fewer} if fewer < width else {}
-
-
-def _divides(parts: int, whole: list[int]) -> bool:
-    return parts >= 1 and all(number % parts == 0 for number in whole)
 
 
 NETWORK_CONFIGS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "dit": DiTConfig}

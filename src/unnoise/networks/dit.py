@@ -66,13 +66,11 @@ class DiT(Network):
     """A transformer for images (b, channels, h, w), output (b, out_channels, h, w).
 
     Any height and width that the patch size divides works. `shape.num_classes` > 0 adds a class
-    embedding with one row more, the null label. Raises ConfigError for settings that cannot be
-    built.
+    embedding with one row more, the null label. The config's `check` says what can be built.
     """
 
     def __init__(self, config: DiTConfig, shape: Shape, out_channels: int) -> None:
         super().__init__()
-        config.check(shape)
         self.config = config
         width, patch, classes = config.width, config.patch_size, shape.num_classes
         self.time_mlp = nn.Sequential(

@@ -49,13 +49,12 @@ class UNet(Network):
     """A network for images (b, channels, h, w), output (b, out_channels, h, w).
 
     `shape.num_classes` > 0 adds a class embedding with one row more, the null label, for images
-    without a label. `shape.height` only serves `config.attention_sizes`. Raises ConfigError for
-    settings that cannot be built.
+    without a label. `shape.height` only serves `config.attention_sizes`. The config's
+    `check` says what can be built.
     """
 
     def __init__(self, config: UNetConfig, shape: Shape, out_channels: int) -> None:
         super().__init__()
-        config.check(shape)
         self.config = config
         self._widths = config.widths
         self._attention = config.attention(shape.height)
