@@ -36,9 +36,8 @@ class DiffusionConfig:
     parameterization: str = "eps"
     """What the network predicts: eps, x0, v, flow or edm."""
     variance: str = "small"
-    """Variance of ancestral sampling: small, large, or learned (the network predicts it too, and
-    the hybrid loss trains it).
-    """
+    """Variance of ancestral sampling: small, large, or learned (by the network, with the hybrid
+    loss)."""
     times: str = "uniform_discrete"
     """Distribution of the training times: uniform_discrete, uniform, log_normal_sigma or
     logit_normal."""
@@ -74,9 +73,8 @@ class TrainConfig:
     time: str | None = None
     """Stop after this much training time: 90s, 20m, 1h30m."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """adamw; or muon, with orthogonal updates, for the matrices inside the network and adamw for
-    the other weights.
-    """
+    """adamw; or muon, with orthogonal updates, for the matrices inside the network, and adamw for
+    the other weights."""
     lr: Positive = 2e-4
     """Peak learning rate."""
     muon_lr: Positive | None = None
@@ -142,8 +140,7 @@ class TrainConfig:
     on_save_error: Literal["stop", "continue"] = "stop"
     """When a checkpoint cannot be written: stop, or say so and continue."""
     async_save: Literal["auto", "on", "off"] = "auto"
-    """Write checkpoints in the background, from a copy in the host's memory; auto is on for a GPU.
-    """
+    """Write checkpoints in the background, from a copy in memory; auto is on for a GPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Under torchrun: every rank holds the whole network (ddp), or a part of each tensor (fsdp)."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
@@ -168,8 +165,7 @@ class SampleConfig:
     """Push towards the class (classifier-free guidance), or away from a worse guide
     (autoguidance); 1 is off, others cost a second evaluation per step."""
     guidance_interval: tuple[NotNegative, NotNegative] = (0.0, 1e9)
-    """Guide only where sigma / alpha is between these two; elsewhere a step costs one evaluation.
-    """
+    """Guide only where sigma / alpha is between these; elsewhere a step costs one evaluation."""
     noises: tuple[Positive, ...] = ()
     """The noise levels themselves, as falling values of sigma / alpha, instead of steps and
     spacing."""

@@ -9,7 +9,8 @@
     morph(model, a, "3", "8", frames)       one noise, from class to class
 
 A picture is uint8 (c, h, w) of the model's size (`read_picture` makes one from any file). A source
-`a` is a picture or a seed. `label` is a class; `settings` are as in `Model.sample`.
+`a` is a picture or a seed. `label` is a class number or name; without one the model is asked for
+no class. `settings` are as in `Model.sample`.
 """
 
 from __future__ import annotations
@@ -94,12 +95,10 @@ def inpaint(
     resample: int = 1,
     **settings: Any,
 ) -> UInt8[Tensor, "n c h w"]:
-    """Paint the pixels anew where `unknown` is True, one version per seed; the others stay bit for
-    bit.
+    """Paint the pixels anew where `unknown` is True and keep the others; one version per seed.
 
     Above 1, `resample` walks each part of the way that many times with the ancestral sampler
-    (RePaint, Lugmayr et al. 2022): what is painted then fits what is known better, and costs as
-    much more.
+    (RePaint, Lugmayr et al. 2022): what is painted fits what is known better, and costs more.
     """
     _check_picture(model, picture)
     edit = _painter(model, label, resample, settings)

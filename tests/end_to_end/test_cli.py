@@ -22,23 +22,11 @@ from unnoise import checkpoint, cli
 from unnoise.config import RunConfig, from_dict
 
 TINY = [
-    "--network.base-channels",
-    "8",
-    "--batch-size",
-    "16",
-    "--kimg",
-    "0.32",
-    "--train.warmup-kimg",
-    "0.1",
-    "--train.log-every-kimg",
-    "0.048",
-    "--train.sample-every-kimg",
-    "0.16",
-    "--train.checkpoint-every-kimg",
-    "0.08",
-    "--sample.steps",
-    "2",
-]
+    "--network.base-channels", "8", "--batch-size", "16", "--kimg", "0.32",
+    "--train.warmup-kimg", "0.1", "--train.log-every-kimg", "0.048",
+    "--train.sample-every-kimg", "0.16", "--train.checkpoint-every-kimg", "0.08",
+    "--sample.steps", "2",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +242,7 @@ def test_animation_and_trajectory_show_the_process(inside):
             last = np.asarray(animation.convert("L"))
     with Image.open(inside / "samples" / "grid.png") as grid:
         both = np.asarray(grid)
-    # The last frame: x_t at data on the left, and the x0 that led there on the right, are the
-    # samples themselves.
+    # The last frame, x_t at data on the left and the last x0 on the right, is the samples.
     assert np.array_equal(last[:, : both.shape[1]], both)
     with Image.open(inside / "samples" / "trajectory.png") as sheet:
         assert sheet.size == (5 * 66 + 2, 2 * 3 * 66 + 2)
@@ -454,13 +441,13 @@ def test_info_of_a_run(run, capsys):
     ("trian digits", "no command 'trian'; did you mean 'train'?"),
     ("train", "expected a preset, a folder or a zip"),
     ("train digitz", "did you mean 'digits'?"),
-    ("train digits --train.bach-size 3", "no flag --train.bach-size; did you mean '--train.batch"),
+    ("train digits --train.bach-size 3", "did you mean '--train.batch-size'?"),
     ("train digits --train.batch-size many", "many"),
     ("train digits --train.labels False", "got False, expected nothing after a switch"),
     ("train digits --batch-size 0", "train.batch_size: got 0, expected 1 or more"),
     ("train digits --image-size 0", "image_size: got 0"),
     ("train digits --image-size -4", "image_size: got -4"),
-    ("train digits --network.attention-levels 7", "attention_levels: got level 7, expected 0 to 1"),
+    ("train digits --network.attention-levels 7", "got (7,), expected levels from 0 to 1"),
     ("train digits --network.base-channels 12", "norm_groups"),
     ("train digits --diffusion.schedule cosin", "did you mean 'cosine'?"),
     ("train digits --sample.sampler dim", "did you mean 'ddim'?"),

@@ -19,8 +19,8 @@ usage: unnoise COMMAND ...
   train PRESET|FOLDER|ZIP       train a model; the same command resumes after an interruption
   plan PRESET|FOLDER|ZIP        what a run takes here: speed, memory, disk; --budget 2h: what fits
   sample RUN|FILE|NAME          make pictures with a trained model
-  edit KIND RUN PICTURE ..    inpaint, outpaint, image, interpolate, reconstruct, variations, morph
-  evaluate RUN|FILE|NAME        FID, precision, recall, bits/dim, copies of training images
+  edit KIND RUN PICTURE ..      change pictures: inpaint, outpaint, interpolate, morph, ..
+  evaluate RUN|FILE|NAME        how good: FID, precision, recall, bits/dim, copies of images
   compare RUN RUN ..            evaluations side by side, and what cannot be compared
   tune-sampler RUN|FILE|NAME    find the best solver and time steps for few evaluations
   data PATH                     report on a data set, and a mosaic of it
