@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, KeyboardInterrupt, RuntimeError) as error:
         if debug:
             raise
-        return _complain(error)
+        code = _complain(error)
+        _leave_rank(code)  # while the error still holds on to the network's process group
+        return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -117,9 +119,16 @@ def entry() -> None:
     except BrokenPipeError:  # `unnoise ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    _leave_rank(code)
+    sys.exit(code)
+
+
+def _leave_rank(code: int) -> None:
+    """End a process of several at once.
+
+    While its process groups are taken apart, gloo may abort the interpreter or wait for it for ever.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # A rank's process groups can abort the interpreter while it exits (seen with gloo).
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
