@@ -62,6 +62,8 @@ def train(
     config = named(config) if isinstance(config, str) else config
     config = config if objective is None else with_objective(config, objective)
     config = override(config, changes or {})
+    if data is not None:  # so that nobody takes the preset's own images for those of the run
+        config = replace(config, data=replace(config.data, source=data.name))
     if network is not None:
         config = replace(config, network=network)
     if loss is not None:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from tests.training.runs import TINY, assert_same_run, before_step, checkpoints,
 from unnoise import build, checkpoint, cli, events
 from unnoise.data.batches import Batches
 from unnoise.diffusion.losses import LOSSES, LearnedWeighting, Loss
-from unnoise.errors import ConfigError
+from unnoise.errors import ConfigError, DataError
 from unnoise.networks.config import NETWORK_CONFIGS, NetworkConfig
 from unnoise.networks.network import Network
 from unnoise.networks.registry import NETWORKS
@@ -111,9 +112,12 @@ def test_what_is_no_loss_is_refused(tmp_path):
 
 def test_images_and_a_listener_from_python(tmp_path, data):
     told = []
-    fewer = dataclasses.replace(data, labels=None, class_names=(), fingerprint="fewer")
-    model = unnoise.train("digits", tmp_path, TINY, data=fewer, on_event=told.append)
-    assert model.shape.num_classes == 0 and model.record["data"]["fingerprint"] == "fewer"
+    images = unnoise.dataset(np.asarray(data.images[:200]), name="mine")
+    model = unnoise.train("digits", tmp_path, TINY, data=images, on_event=told.append)
+    assert model.shape.num_classes == 0
+    assert model.record["data"]["fingerprint"] == images.fingerprint
+    with pytest.raises(DataError, match="mine"):  # and not the distance to digits
+        unnoise.evaluate(model, tmp_path / "evaluation", num=4)
     shares = [event.done for event in told if isinstance(event, events.Progress)]
     assert shares == sorted(shares) and shares[-1] == 0.9
     assert any("saved " in event.text for event in told if isinstance(event, events.Message))

@@ -126,7 +126,7 @@ def entry() -> None:
 def _leave_rank(code: int) -> None:
     """End a process of several at once.
 
-    While its process groups are taken apart, gloo may abort the interpreter or wait for it for ever.
+    gloo may abort the interpreter, or wait for it for ever, as process groups are taken apart.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()

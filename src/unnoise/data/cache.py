@@ -33,7 +33,7 @@ class Writer:
 
     file: BinaryIO
     folder: Path
-    """Of the cache."""
+    """The cache's folder."""
     class_names: Sequence[str]
     """The source's own, unless it changes them while it fills."""
     shape: tuple[int, ...] = ()

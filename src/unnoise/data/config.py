@@ -16,8 +16,7 @@ class DataConfig:
     """digits, mnist, cifar10, or the path of a folder or zip of images (classes from its
     sub-folders)."""
     path: str | None = None
-    """For mnist and cifar10: a local folder or archive of the official layout, instead of
-    downloading."""
+    """A local folder or archive of mnist or cifar10, in place of the download."""
     image_size: int | None = None
     """Height (and width) in pixels; None = the data set's own, 32 for a folder."""
     image_width: int | None = None

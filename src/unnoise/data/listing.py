@@ -32,7 +32,7 @@ class Listing:
     """A folder or zip without its hidden files."""
 
     pictures: list[Entry]
-    """By their names' endings, sorted by name."""
+    """Files with the suffix of a picture, sorted by name."""
     runs: list[str]
     """Run folders of unnoise: nothing in them is listed."""
     others: int

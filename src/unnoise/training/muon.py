@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic a s + b s^3 + c s^5 for singular values s."""
+"""a, b and c of the quintic a s + b s^3 + c s^5 for singular values s."""
 ITERATIONS = 5
 """Applied this often, the quintic takes singular values in (0.01, 1] to 0.68 .. 1.14."""
 MOMENTUM = 0.95

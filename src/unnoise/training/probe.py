@@ -69,7 +69,7 @@ class Measured:
     gflop_per_image: float
     """GFLOP of one forward pass."""
     speeds: tuple[Speed, ...]
-    """By rising micro-batch; () where not even one image fits."""
+    """Sorted by micro-batch; () where not even one image fits."""
     too_large: float
     """The smallest micro-batch that ran out of memory; infinite where none did."""
     available_bytes: int
