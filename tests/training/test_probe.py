@@ -3,6 +3,7 @@ runs."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from unnoise.errors import ConfigError
 from unnoise.presets import named
 from unnoise.training import loop, plan, probe
 from unnoise.training.probe import Speed
+from unnoise.training.run import prepare
 
 GIB = 2**30
 TINY = {
@@ -39,7 +41,7 @@ def data():
     return load(unnoise.DataConfig())
 
 
-def test_container_limits_of_both_versions(tmp_path):
+def test_the_limits_of_containers(tmp_path):
     def group(folder: Path, **values: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in values.items():
@@ -51,12 +53,8 @@ def test_container_limits_of_both_versions(tmp_path):
         root / "a", memory__max=1000, memory__current=600, memory__stat="anon 5\ninactive_file 100"
     )
     group(root / "a/b", memory__max="max", memory__current=600, memory__stat="")
-    assert list(probe._cgroup_bytes(root, mine)) == [500]
-    mine.write_text("4:memory:/x\n3:cpu:/x\n")
-    group(root / "memory/x", memory__limit_in_bytes=70, memory__usage_in_bytes=50, memory__stat="")
-    group(root / "memory", memory__limit_in_bytes=90, memory__usage_in_bytes=50, memory__stat="")
-    assert sorted(probe._cgroup_bytes(root, mine)) == [20, 40]
-    assert list(probe._cgroup_bytes(root, tmp_path / "none")) == []
+    assert list(probe._container_bytes(root, mine)) == [500]
+    assert list(probe._container_bytes(root, tmp_path / "none")) == []
 
 
 def test_peak_memory_is_of_what_came_after_the_reset():
@@ -81,58 +79,48 @@ def test_the_probe_measures_and_writes_nothing(data, tmp_path, monkeypatch):
     made = override(named("digits"), TINY)
     got = probe.measure(made, data, tmp_path / "runs" / "x")
     assert list(tmp_path.iterdir()) == []
-    network = loop.prepare(made, data, tmp_path).state.network
+    network = prepare(made, data, tmp_path)[1].network
     assert got.parameters == sum(p.numel() for p in network.parameters())
     assert [s.micro_batch for s in got.speeds] == [1, 2, 4, 8, 16][: len(got.speeds)] and len(
         got.speeds
     ) > 1
-    assert all(
-        s.pass_sec > 0 and s.update_sec > 0 and s.peak_bytes > 1e7 and s.warm for s in got.speeds
-    )
-    assert got.preview_sec > 0 and got.num_train == data.num_train and got.too_large is None
+    assert all(s.pass_sec > 0 and s.update_sec > 0 and s.peak_bytes > 1e7 for s in got.speeds)
+    assert got.preview_sec > 0 and got.num_train == data.num_train and got.too_large == math.inf
 
 
 @pytest.mark.parametrize("fails_from", [1, 4])
 def test_a_size_that_runs_out_of_memory_ends_the_probe(data, tmp_path, monkeypatch, fails_from):
     real = probe.train_step
 
-    def step(objective, state, batch, lr):
+    def step(run, state, batch, lr):
         if len(batch.x0) >= fails_from:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(objective, state, batch, lr)
+        return real(run, state, batch, lr)
 
     monkeypatch.setattr(probe, "train_step", step)
     made = override(named("digits"), TINY)
     got = probe.measure(made, data, tmp_path)
     assert got.too_large == fails_from
-    assert plan.largest_fit(got, 16) == (None if fails_from == 1 else 2)
+    assert got.largest_fit(16) == (None if fails_from == 1 else 2)
 
 
-def test_a_gpu_is_tried_from_the_whole_batch_down(monkeypatch):
-    def run(compiled: bool) -> SimpleNamespace:
-        arithmetic = SimpleNamespace(device=torch.device("cuda"), compile=compiled)
-        return SimpleNamespace(
-            arithmetic=arithmetic,
-            config=override(named("digits"), {"train.batch_size": 24}),
-            data=None,
-        )
+@pytest.mark.parametrize(("compiled", "tried", "fitting"), [
+    (False, [1, 2, 4, 8, 16], [1, 2, 4, 8]), (True, [24, 16, 8], [8]),
+])  # fmt: skip
+def test_compiled_the_whole_batch_is_tried_first(monkeypatch, compiled, tried, fitting):
+    arithmetic = SimpleNamespace(device=torch.device("cpu"), compile=compiled)
+    config = override(named("digits"), {"train.batch_size": 24})
+    run = SimpleNamespace(arithmetic=arithmetic, config=config, data=None)
+    asked: list[int] = []
 
-    def speed(run, batches, size, ends):
-        tried.append(size)
+    def speed(run, state, batches, size, ends):
+        asked.append(size)
         return None if size > 8 else Speed(size, 0.001, 0.001, size)
 
     monkeypatch.setattr(probe, "Batches", lambda *_: None)
-    monkeypatch.setattr(probe, "_measure_speed", speed)
-    tried: list[int] = []
-    found, too_large = probe._measure_speeds(run(False), 0, 0)
-    assert (tried, [s.micro_batch for s in found], too_large) == (
-        [24, 16, 8, 4, 2, 1],
-        [1, 2, 4, 8],
-        16,
-    )
-    tried.clear()
-    found, too_large = probe._measure_speeds(run(True), 0, 0)
-    assert (tried, [s.micro_batch for s in found], too_large) == ([24, 16, 8], [8], 16)
+    monkeypatch.setattr(probe, "_speed", speed)
+    found, too_large = probe._speeds(run, None, GIB)
+    assert (asked, [s.micro_batch for s in found], too_large) == (tried, fitting, 16)
 
 
 @pytest.mark.gpu
@@ -141,8 +129,8 @@ def test_a_gpu_is_tried_from_the_whole_batch_down(monkeypatch):
 def test_the_probe_on_a_gpu(data, tmp_path, compiled):
     made = override(named("digits"), {**TINY, "device": "cuda", "train.compile": compiled})
     got = probe.measure(made, data, tmp_path)
-    assert got.speeds[-1].micro_batch == 16 and got.speeds[-1].warm and got.too_large is None
-    assert plan.make(made, got, 60).micro_batch in (8, 16)
+    assert got.speeds[-1].micro_batch == 16 and got.too_large == math.inf
+    assert plan.Plan(made, got, 60).micro_batch in (8, 16)
 
 
 def test_memory_bounds_the_probe(data, tmp_path, monkeypatch):
@@ -156,7 +144,7 @@ def test_memory_bounds_the_probe(data, tmp_path, monkeypatch):
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_made(data, tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "available_bytes", lambda _: 1 << 20)
-    with pytest.raises(ConfigError, match=r"parameters need .* try --network.base-channels 8"):
+    with pytest.raises(ConfigError, match=r"parameters need .* expected a smaller network"):
         probe.measure(named("digits"), data, tmp_path)
 
 
@@ -165,15 +153,15 @@ def test_sizes_and_time_are_those_of_a_real_run(data, tmp_path, objective):
     made = override(named("digits", objective), TINY)
     for attempt in range(3):  # a busy machine may change its speed between the two
         folder = tmp_path / str(attempt)
-        got = plan.make(made, probe.measure(made, data, folder))
+        got = plan.Plan(made, probe.measure(made, data, folder))
         began = time.monotonic()
         loop.train(made, data, folder)
         took = time.monotonic() - began
-        if got.wall_sec / 1.5 < took < got.wall_sec * 1.5:
+        if got.wall_sec() / 1.5 < took < got.wall_sec() * 1.5:
             break
-    assert got.wall_sec / 1.5 < took < got.wall_sec * 1.5
+    assert got.wall_sec() / 1.5 < took < got.wall_sec() * 1.5
     newest = checkpoint.checkpoints(folder / "checkpoints")[-1]
     on_disk = sum(path.stat().st_size for path in newest.iterdir())
-    assert got.measured.checkpoint_bytes == pytest.approx(on_disk, rel=0.01)
+    assert got.measured.checkpoint_bytes == pytest.approx(on_disk, rel=0.1)
     model = (folder / "model.safetensors").stat().st_size
-    assert got.measured.model_bytes == pytest.approx(model, rel=0.02)
+    assert got.measured.model_bytes == pytest.approx(model, rel=0.1)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from unnoise import build, units
 from unnoise.config import RunConfig
 from unnoise.data.batches import Batches
 from unnoise.data.dataset import ImageData
@@ -30,6 +31,7 @@ from unnoise.data.images import grid
 from unnoise.diffusion.samplers import evaluations
 from unnoise.errors import ConfigError
 from unnoise.model import Model
+from unnoise.precision import find_device
 from unnoise.training import state as states
 from unnoise.training.preview import HELD_OUT_IMAGES, PREVIEW_IMAGES
 from unnoise.training.run import Run, prepare
@@ -42,6 +44,8 @@ REPEATS = 3
 """The median of this many steps of one size counts."""
 SAFE_SHARE = 0.9
 """Rule of thumb: a run may use this share of the available memory."""
+STATE_BYTES_PER_PARAMETER = 20
+"""fp32 weights, gradients, average and two moments."""
 HEADER_BYTES = 110
 """Rule of thumb: what safetensors writes about each tensor."""
 
@@ -112,10 +116,11 @@ def sizes(batch_size: int) -> list[int]:
 def measure(config: RunConfig, data: ImageData, out: Path) -> Measured:
     """Probe a configuration; `out` is the folder that the run would write to."""
     began = time.monotonic()
+    available = available_bytes(find_device(config.device))
+    _check_weights(config, data, available)
     whole = replace(config, train=replace(config.train, micro_batch=None))
     run, state = prepare(whole, data, out)
     device = run.arithmetic.device
-    available = available_bytes(device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         x = torch.zeros(1, *data.images.shape[1:], device=device)
         state.ema(x, torch.ones(1, device=device))
@@ -143,25 +148,43 @@ def measure(config: RunConfig, data: ImageData, out: Path) -> Measured:
     )
 
 
+def _check_weights(config: RunConfig, data: ImageData, available: int) -> None:
+    """ConfigError where the weights alone do not fit, before any are made."""
+    with torch.device("meta"):
+        network = build.network(config, build.Shape(*data.images.shape[1:]))
+    parameters = sum(p.numel() for p in network.parameters())
+    if STATE_BYTES_PER_PARAMETER * parameters > SAFE_SHARE * available:
+        raise ConfigError(
+            f"{config.preset}: {parameters:,} parameters need "
+            f"{units.size(STATE_BYTES_PER_PARAMETER * parameters)} to train, "
+            f"{units.size(available)} are "
+            "available; expected a smaller network"
+        )
+
+
 def _file_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.nbytes + HEADER_BYTES for value in tensors.values())
 
 
 def _speeds(run: Run, state: TrainState, available: int) -> tuple[tuple[Speed, ...], float]:
-    """From one image up, while time and memory last; with torch.compile the whole batch alone."""
+    """From one image up, while time and memory last; compiled, from the whole batch down."""
     batches = Batches(run.data, run.config.seed, run.arithmetic.device)
     speeds: list[Speed] = []
-    ends, batch = time.monotonic() + STEPS_SEC, run.config.train.batch_size
-    for size in [batch] if run.arithmetic.compile else sizes(batch):
+    ends, too_large = time.monotonic() + STEPS_SEC, float("inf")
+    down = run.arithmetic.compile  # which takes a minute for each size
+    for size in sorted(sizes(run.config.train.batch_size), reverse=down):
         expected = 2 * step_sec(speeds, size, size) if speeds else 0  # a first step and one more
-        fits = peak_bytes(speeds, size) <= SAFE_SHARE * available
+        fits = down or peak_bytes(speeds, size) <= SAFE_SHARE * available
         if not fits or time.monotonic() + expected > ends:
             break
         speed = _speed(run, state, batches, size, ends)
         if speed is None:
-            return tuple(speeds), size
-        speeds.append(speed)
-    return tuple(speeds), float("inf")
+            too_large = size
+        else:
+            speeds.append(speed)
+        if (speed is None) != down:
+            break
+    return tuple(speeds), too_large
 
 
 def _speed(run: Run, state: TrainState, batches: Batches, size: int, ends: float) -> Speed | None:
@@ -241,8 +264,12 @@ def available_bytes(device: torch.device) -> int:
 
 def _container_bytes(root: Path, mine: Path) -> Iterator[int]:
     """What the memory limits of this process's control groups (version 2) leave, up to the root."""
-    groups = [line for line in mine.read_text().splitlines() if line.startswith("0::")]
-    for line in groups if mine.exists() else ():
+    groups = [
+        line
+        for line in (mine.read_text() if mine.exists() else "").splitlines()
+        if line.startswith("0::")
+    ]
+    for line in groups:
         group = root / line.removeprefix("0::").lstrip("/")
         for folder in {group, *group.parents} - set(root.parents):
             with contextlib.suppress(OSError, ValueError):  # no limit says "max"
