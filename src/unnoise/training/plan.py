@@ -149,7 +149,7 @@ def advise(plan: Plan) -> list[Advice]:
         step, preview = plan.config.train.batch_size / plan.img_per_sec, plan.measured.preview_sec
         text = f"too small for one step ({step:.1f}s) and the preview at the end ({preview:.1f}s)"
         return [Advice(f"budget: {text}; {_enough(plan)}; try {smaller(plan.config, 0)}")]
-    return [*_about_length(plan), *_about_intervals(plan), *_about_resources(plan)]
+    return [*_about_resources(plan), *_about_length(plan), *_about_intervals(plan)]
 
 
 def _about_length(plan: Plan) -> Iterator[Advice]:
@@ -203,7 +203,7 @@ def _about_resources(plan: Plan) -> Iterator[Advice]:
 
 def _enough(plan: Plan) -> str:
     needed = duration(60 * FEW_EPOCHS * plan.minutes(plan.measured.num_train / 1000))
-    return f"{FEW_EPOCHS} epochs (rule of thumb) take {needed}"
+    return f"{FEW_EPOCHS} epochs take {needed}"
 
 
 def smaller(config: RunConfig, share: float) -> str:
