@@ -70,6 +70,7 @@ VARIANTS: dict[str, Changes] = {
     "half-life 0.4": {"train.ema_halflife_kimg": 0.4},
     "dit, bf16, muon": DIT | BF16 | MUON,
     "dit, bf16, muon, twice the rate": DIT | BF16 | MUON | TWICE,
+    "dit, bf16, muon, four times the rate": DIT | BF16 | MUON | {"train.lr": 4.0},
     "dit, flow, muon": DIT | FLOW | MUON,
     "dit, flow, muon, twice the rate": DIT | FLOW | MUON | TWICE,
     "dit of 4x4, flow, muon, twice the rate": DIT | FLOW | MUON | TWICE | {"network.patch_size": 4},
