@@ -1,0 +1,198 @@
+"""One attack: a forked child, a time limit, and a verdict from what it said and how it ended.
+
+The suite imports torch once and forks for every attack, which therefore costs no more than itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch._dynamo  # noqa: F401  (imported before the forks, as all below)
+
+import unnoise.api
+import unnoise.cli.edit
+import unnoise.cli.evaluate
+import unnoise.cli.plan
+import unnoise.cli.sample
+import unnoise.cli.train
+import unnoise.evaluation.evaluate
+import unnoise.sampling  # noqa: F401
+from unnoise import cli
+from unnoise.errors import UserError
+
+LIMIT_SEC = 10.0
+"""Longer is a hang."""
+MOST_BYTES = 16 << 30
+"""Address space of a child: what asks for more gets a MemoryError, and not the machine's last."""
+STOPPED = (130, 141, 143)
+
+Expected = Literal["refused", "done", "either"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What was left of a child."""
+
+    code: int
+    """Exit code, or minus the signal that ended it."""
+    out: str
+    err: str
+    folder: Path
+    """Where it ran."""
+    sec: float
+
+
+Check = Callable[[Ending], object]
+"""What is wrong with an ending, or nothing."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Something bad, and what is expected of it."""
+
+    name: str
+    act: Callable[[], object] | Sequence[str]
+    """A function, which may raise a UserError; or the words after `unnoise`."""
+    expected: Expected = "refused"
+    prepare: Callable[[Path], object] | None = None
+    """Fill the empty folder that is the current one of the act."""
+    check: Check | None = None
+    environ: Mapping[str, str] | None = None
+    """The whole environment: such an attack runs in a Python of its own."""
+    shell: str = "{}"
+    """What stands around the command there, such as `{} | head -1`."""
+
+
+@dataclass
+class Result:
+    """How the attacks of a kind went."""
+
+    name: str
+    count: int = 0
+    sec: float = 0.0
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    """Kind of failure -> lines."""
+
+
+def run(attack: Attack, folder: Path) -> tuple[Ending, str | None]:
+    """What became of an attack, and the kind of its failure."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "here").mkdir(parents=True)
+    if attack.prepare is not None:
+        attack.prepare(folder / "here")
+    ending = _forked(attack, folder) if attack.environ is None else _own_python(attack, folder)
+    return ending, verdict(attack, ending)
+
+
+def verdict(attack: Attack, ending: Ending) -> str | None:
+    """The kind of failure, or None."""
+    text = ending.out + ending.err
+    if ending.sec > LIMIT_SEC:
+        return "hang"
+    if "Traceback (most recent" in text or ending.code == 1:
+        return "traceback"
+    if ending.code < 0:
+        return "crash"
+    if re.search(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text):
+        return "raw control characters"
+    refused = ending.code in (2, 3)
+    lines = [line for line in ending.err.splitlines() if line.strip()]
+    if refused and (len(lines) != 1 or not lines[0].startswith("unnoise: ")):
+        return "not one line"
+    if refused and len(lines[0]) > 2000:
+        return "a very long line"
+    if attack.expected == "refused" and ending.code == 0:
+        return "silent"
+    if attack.expected == "done" and ending.code != 0:
+        return "refused what is right"
+    if not refused and ending.code not in (0, *STOPPED):
+        return f"exit code {ending.code}"
+    wrong = attack.check(ending) if attack.check is not None else None
+    return f"wrong: {wrong}" if wrong else None
+
+
+def _forked(attack: Attack, folder: Path) -> Ending:
+    began = time.monotonic()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        _child(attack, folder)
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        sec = time.monotonic() - began
+        if done:
+            break
+        if sec > LIMIT_SEC:
+            os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
+            break
+        time.sleep(0.002)
+    return _ending(os.waitstatus_to_exitcode(status), folder, sec)
+
+
+def _ending(code: int, folder: Path, sec: float) -> Ending:
+    out, err = ((folder / name).read_bytes().decode("utf-8", "replace") for name in ("out", "err"))
+    return Ending(code, out, err, folder / "here", sec)
+
+
+def _child(attack: Attack, folder: Path) -> None:
+    code = 1
+    try:
+        for descriptor, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.stdout, sys.stderr = (
+            os.fdopen(os.dup(number), "w", encoding="utf-8", buffering=1) for number in (1, 2)
+        )
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        os.chdir(folder / "here")
+        code = _act(attack)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001  (of an attack: it is its failure)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _act(attack: Attack) -> int:
+    if not callable(attack.act):
+        return cli.main(list(attack.act))
+    try:
+        attack.act()
+    except UserError as error:
+        print(f"unnoise: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _own_python(attack: Attack, folder: Path) -> Ending:
+    began = time.monotonic()
+    assert not callable(attack.act) and attack.environ is not None
+    words = " ".join([sys.executable, "-m", "unnoise", *attack.act])
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        child = subprocess.Popen(
+            ["bash", "-c", "set -o pipefail; " + attack.shell.format(words)],
+            stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=folder / "here",
+            env=dict(attack.environ), start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = child.wait(3 * LIMIT_SEC)  # of which Python and torch take some seconds
+            sec = min(time.monotonic() - began, LIMIT_SEC)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            code, sec = child.wait(), 3 * LIMIT_SEC
+    return _ending(code - 128 - 128 if code > 160 else code, folder, sec)
