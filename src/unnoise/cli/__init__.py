@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from unnoise.cli.output import protect
 from unnoise.errors import UsageError, UserError, nearest
 
 USAGE = """\
@@ -63,8 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         return _dispatch([argument for argument in arguments if argument != "--debug"])
-    except BrokenPipeError:  # `unnoise ... | head`: for `entry`
-        raise
     except (ValueError, OSError, KeyboardInterrupt, RuntimeError) as error:
         if debug:
             raise
@@ -113,12 +112,8 @@ def _complain(error: BaseException) -> int:
 
 def entry() -> None:
     """The console script."""
-    try:
-        code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # `unnoise ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+    protect()
+    code = main()
     _leave_rank(code)
     sys.exit(code)
 

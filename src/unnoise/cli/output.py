@@ -1,0 +1,64 @@
+"""Standard output and error as one door: text that others wrote cannot steer the terminal, and an
+output that is dead, full or closed ends nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TextIO
+
+CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+)
+"""Control characters but tab, line feed and carriage return; and those that turn text around."""
+
+
+def visible(text: str) -> str:
+    r"""Show control characters as escapes: "\x1b[31mred" does not make a terminal red."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class Output:
+    """A text stream whose writes never fail; it is otherwise the stream that it stands for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text visibly; what the encoding lacks becomes an escape."""
+        encoding = self.stream.encoding or "utf-8"
+        shown = visible(text).encode(encoding, "backslashreplace").decode(encoding)
+        try:
+            self.stream.write(shown)
+            self.stream.flush()
+        except OSError:  # the reader has gone (`| head`), the disk is full
+            self.silence()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if anybody reads."""
+        try:
+            self.stream.flush()
+        except OSError:
+            self.silence()
+
+    def silence(self) -> None:
+        """Let everything go nowhere from now on, also what is still buffered."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+
+def protect() -> None:
+    """Put an Output in place of stdout and stderr, which may be closed (`>&-`)."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # else the next file to be opened would get its number
+            os.open(os.devnull, os.O_RDWR)
+    streams = (sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w"))
+    sys.stdout, sys.stderr = map(Output, streams)  # pyright: ignore[reportAttributeAccessIssue]
