@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from unnoise.files import discard_leftovers, replacing, sha256
 FORMAT = 1
 MODEL_FILE = records.MODEL_FILE
 MANIFEST = "manifest.json"
+NAME = re.compile(r"step-\d{8,}", re.ASCII)
 
 Tensors = dict[str, Tensor]
 
@@ -83,7 +85,7 @@ def name(step: int) -> str:
 def prune(folder: Path, kept: set[str]) -> None:
     """Delete all checkpoints but those kept by name."""
     for path in checkpoints(folder):
-        if path.name not in kept:
+        if path.name not in kept and not path.is_symlink():  # what was moved away is the user's
             shutil.rmtree(path)
 
 
@@ -94,21 +96,25 @@ def intact(folder: Path) -> str:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Give the checkpoints of a folder, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if p.is_dir())
+    """Give the checkpoints of a folder, oldest first; nothing else of that folder is ours."""
+    return sorted(p for p in folder.glob("step-*") if NAME.fullmatch(p.name) and p.is_dir())
 
 
 def load(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Read a checkpoint; CheckpointError names a file that is not as its manifest says."""
-    verify(path)
-    tensors = {p.stem: load_file(p, device=str(device)) for p in sorted(path.glob("*.safetensors"))}
+    files = verify(path)
+    groups = sorted(name for name in files if name.endswith(".safetensors"))
+    tensors = {Path(name).stem: load_file(path / name, device=str(device)) for name in groups}
     return tensors, json.loads((path / "state.json").read_text())
 
 
-def verify(path: Path) -> None:
-    """CheckpointError unless every file of the manifest is there, of its size and SHA-256."""
+def verify(path: Path) -> list[str]:
+    """The files of a checkpoint's manifest: CheckpointError unless each has its size and SHA-256.
+
+    Other files there, such as those of a program that synchronises, do not matter.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         files, version = dict(manifest["files"]), manifest["format"]
@@ -120,11 +126,10 @@ def verify(path: Path) -> None:
         raise CheckpointError(
             f"checkpoint {path}: format {version}, expected {FORMAT}; update unnoise"
         )
-    there = {file.name for file in path.iterdir()} - {MANIFEST}
     sound = all(
         isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values()
     )
-    if not sound or there - files.keys() or "state.json" not in files:
+    if not sound or "state.json" not in files:
         raise CheckpointError(f"checkpoint {path}: its manifest.json is damaged")
     for name, entry in files.items():
         file = path / name
@@ -139,6 +144,7 @@ def verify(path: Path) -> None:
             raise CheckpointError(
                 f"checkpoint {path}: {name} is damaged (SHA-256 differs from the manifest's)"
             )
+    return list(files)
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -130,10 +131,11 @@ def _places() -> Iterator[Attack]:
 
     def prepare(here: Path) -> None:
         write(here)
+        os.mkfifo(here / "device")  # stands for all that is no file: root would replace /dev/null
         shutil.copy(records.bundled()["digits"], here / "model.safetensors")
 
     for name, words in commands.items():
-        for place in ("mine.txt", "mine.txt/below", "/dev/null", "/dev/full", "/proc/nothing", "/sys/x"):
+        for place in ("mine.txt", "mine.txt/below", "device", "/proc/nothing", "/sys/x"):
             yield Attack(f"{name} --out {place}", (*words, "--out", place), "refused", prepare, kept)
         yield Attack(f"{name} --out of 5000", (*words, "--out", "x" * 5000), "refused", prepare, kept)
     photo = lambda here: (unnoise, cast("Any", __import__("tests.attacks.pictures", fromlist=["x"])).good(here / "p"))

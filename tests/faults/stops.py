@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, SIGUSR1 at any moment, once or twice."""
+"""The signals that ask a run to end, at any moment, once or twice."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from tests.faults.harness import STEPS, Fault, Lab, Problems
 from unnoise import checkpoint
 from unnoise.training import run as run_module
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+LEAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (*LEAVING, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 
 
 def trial(lab: Lab, number: int) -> Problems:
     """Every fourth trial sends a second signal at once, some send one before the first step."""
     draw = lab.random("stops", number)
     whole, run = lab.whole(), lab.fresh("stops") / "run"
-    sent, step = SIGNALS[number % 3], draw.randrange(0, STEPS - 1)
+    sent, step = SIGNALS[number % len(SIGNALS)], draw.randrange(0, STEPS - 1)
     if number % 4 == 3:
-        return _twice(run, sent, draw.choice(SIGNALS), step) or harness.resumed(run, whole)
+        return _twice(run, sent, draw.choice(LEAVING), step) or harness.resumed(run, whole)
     early = number % 8 == 2
     if early:
         child, step = harness.start(run, fault=lambda: _before_the_first(sent)), -1

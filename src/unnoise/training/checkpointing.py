@@ -185,9 +185,17 @@ class Checkpoints:
 
     @contextmanager
     def finished(self) -> Iterator[None]:
-        """Wait for a save in the background where a block ends, but not after a second signal."""
+        """Wait for a save in the background where a block ends, but not after a second signal.
+
+        Where a picture or a line of metrics cannot be written, what was learned is saved first.
+        """
         try:
             yield
+        except OSError:
+            if self.run.world.size == 1:
+                with suppress(Exception):
+                    self.finish(best=False, again=False)
+            raise
         except Exception:
             with suppress(Exception):
                 self.saver.wait()

@@ -25,20 +25,21 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
+ENDING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGQUIT", "SIGXCPU")
+"""SLURM warns with SIGUSR1, a closed terminal sends SIGHUP; Windows has the first two alone."""
 
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGUSR1, to end after the step; a second one leaves at once."""
+    """Collect the signals of ENDING, to end after the step; a second one leaves at once."""
     caught: list[int] = []
 
     def handler(number: int, frame: object) -> None:
-        if caught:
+        if caught and number != getattr(signal, "SIGHUP", None):  # which a shell may send again
             raise KeyboardInterrupt
         caught.append(number)
 
-    names = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is how SLURM warns; Windows has none
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
     try:
         before = {number: signal.signal(number, handler) for number in numbers}
     except ValueError:  # not the main thread, as in some notebooks: signals stay with their owner

@@ -42,10 +42,10 @@ class Log:
     def cut(self, step: int) -> None:
         """Delete the lines after a step: a resumed run writes them again."""
         if self.run.world.main and self.path.exists():
-            lines = self.path.read_text(errors="replace").splitlines()
-            kept = [line for line in lines if _step(line) <= step]
-            if kept != lines:
-                write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
+            text = self.path.read_text(errors="replace")
+            kept = "".join(line + "\n" for line in text.splitlines() if _step(line) <= step)
+            if kept != text:  # also where the last line has no end
+                write_bytes(self.path, kept.encode())
 
     def metrics(self, values: dict[str, Any], picture: Path | None = None) -> None:
         """Append a line to metrics.jsonl; trackers also get the picture."""

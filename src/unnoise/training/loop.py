@@ -57,7 +57,7 @@ def train(
     """
     with process_group(find_device(config.device)) as world:
         run, state = prepare(config, data, folder)
-        existed = world.broadcast((folder / "config.json").exists() if world.main else None)
+        existed = world.broadcast(_existed(folder) if world.main else None)
         if existed and resume == "never":
             raise ConfigError(
                 f"{folder}: holds a run already; "
@@ -87,6 +87,18 @@ def train(
             ) from error
         finally:
             log.close()
+
+
+def _existed(folder: Path) -> bool:
+    """Whether a folder holds a run; CheckpointError for checkpoints whose config.json is gone."""
+    if (folder / "config.json").exists():
+        return True
+    if there := checkpoint.checkpoints(folder / "checkpoints"):
+        raise CheckpointError(
+            f"{folder}: has {len(there)} checkpoints and no config.json; put it back (it is in "
+            f"{there[-1].name}/state.json), move {folder / 'checkpoints'} away, or use another --out"
+        )
+    return False
 
 
 def _loop(
