@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unnoise.errors import CheckpointError
+from unnoise.errors import CheckpointError, UsageError
 
 T = TypeVar("T")
+NEAR_BYTES = 1 << 17
 
 
 @contextmanager
@@ -25,6 +27,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     the disk before and after the rename, so that a crash of the machine cannot leave half a file.
     An OSError names `path`.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "is a device or a pipe, not a file", str(path))
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     made = (
         temporary / path.name
@@ -37,7 +41,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         if durable:
             for file in [*made.rglob("*"), made] if made.is_dir() else [made]:
                 _flush(file)
-        if path.is_dir():  # a folder cannot be renamed onto another
+        if path.is_dir() and made.is_dir():  # a folder cannot be renamed onto another
             os.replace(path, temporary / "old")
         os.replace(made, path)
         if durable:
@@ -48,6 +52,25 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         if (temporary / "old").exists() and not path.exists():
             os.replace(temporary / "old", path)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def claim(path: Path) -> Path:
+    """Give back a path that the user chose for a file, if nothing of the user's is there.
+
+    UsageError for a folder, a device, or a file that does not name unnoise near its beginning or
+    end, as all do that it writes; call this before the work for the file.
+    """
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        return path
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(NEAR_BYTES)
+            file.seek(max(0, path.stat().st_size - NEAR_BYTES))
+            if b"unnoise" in head + file.read():
+                return path
+    kind = "a folder" if path.is_dir() else "a file that unnoise did not write"
+    kind = kind if path.is_file() or path.is_dir() else "a device or a pipe"
+    raise UsageError(f"--out: {path} is {kind}; expected a new name")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 from unnoise.cli.flags import HELP, Command, Flag, Settings, parse
 from unnoise.config import override
 from unnoise.data.config import DataConfig
+from unnoise.files import claim
 
 OFTEN = ("path", "image_size", "image_width", "channels", "background", "flip")
 
@@ -41,9 +42,9 @@ def data(arguments: list[str]) -> int:
     from unnoise.data.images import mosaic, save_png
 
     config = override(DataConfig(source=flags.target), given, "data.")
+    path = claim(Path(flags.out) if flags.out else _place(Path(config.source)))
     images = load(config)
     print(report(images))
-    path = Path(flags.out) if flags.out else _place(Path(config.source))
     text = f"data {images.name}, fingerprint {images.fingerprint[:12]}"
     save_png(path, mosaic(images), {"unnoise": text})
     print(f"mosaic: {path}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from unnoise.cli.flags import Command, Flag, parse
 from unnoise.errors import UsageError
+from unnoise.files import claim
 
 KEPT = ("config", "shape", "class_names", "data", "training", "tuned")
 """The keys of a checkpoint's record that are kept; the others are the trainer's."""
@@ -35,7 +36,7 @@ def export(arguments: list[str]) -> int:
         raise UsageError(f"--out: got {flags.out}, expected a file name that ends in .safetensors")
     from unnoise.model import load
 
-    path = Path(flags.out)
+    path = claim(Path(flags.out))
     model = load(flags.model, "cpu")
     model.record = {name: model.record[name] for name in KEPT if name in model.record}
     model.save(path, half=flags.half)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from unnoise.cli.flags import Command, Flag, parse
 from unnoise.errors import UsageError
+from unnoise.files import claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Report(Command):
 def report(arguments: list[str]) -> int:
     """Run `unnoise report RUN`."""
     flags, _ = parse(Report, arguments, "report")
-    out = None if flags.out is None else Path(flags.out)
+    out = None if flags.out is None else claim(Path(flags.out))
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out: got {flags.out!r}, expected a file name that ends in .html")
     from unnoise.studio.page import write

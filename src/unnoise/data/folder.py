@@ -94,10 +94,12 @@ def _without_own(writer: Writer, entries: list[Entry]) -> list[Entry]:
 
 
 def _is_own(entry: Entry) -> bool:
-    """Whether it carries the text of images.save_png, which stands before the pixels."""
-    if entry.name.lower().endswith(".png"):
+    """Whether it says that unnoise made it (images.save_png, images.save_animation)."""
+    if entry.name.lower().endswith((".png", ".gif", ".webp")):
         with suppress(Unusable), _opened(entry) as picture:
-            return "unnoise" in picture.info
+            info = picture.info
+            texts = info.get("comment"), info.get("xmp")
+            return "unnoise" in info or any(b"unnoise" in t for t in texts if isinstance(t, bytes))
     return False
 
 

@@ -19,6 +19,8 @@ from unnoise.files import replacing
 Picture: TypeAlias = Image.Image
 """A Pillow picture."""
 
+MARK = b"made by unnoise"
+"""What animations carry, so that they do not count as pictures of the user's."""
 GRID_HEIGHT = 64
 """Tiny images are enlarged by a whole factor to at most this many pixels in a grid."""
 
@@ -86,9 +88,8 @@ def save_animation(
     """Write an endless GIF or (lossless) WebP, by the suffix, that rests on its last frame."""
     durations = [frame_ms] * (len(frames) - 1) + [last_ms]
     options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
-    kind = (
-        {"format": "WEBP", "lossless": True} if Path(path).suffix == ".webp" else {"format": "GIF"}
-    )
+    webp = {"format": "WEBP", "lossless": True, "xmp": MARK}
+    kind = webp if Path(path).suffix == ".webp" else {"format": "GIF", "comment": MARK}
     with replacing(Path(path), durable=False) as file:
         frames[0].save(file, **kind, **options)
 
