@@ -15,7 +15,19 @@ from tests.attacks.harness import Attack
 from unnoise import editing
 from unnoise.errors import UserError
 
-NUMBERS: tuple[Any, ...] = (-1, 0, 3.7, "x", None, float("nan"), float("inf"), 10**12, 2**70, [], True)
+NUMBERS: tuple[Any, ...] = (
+    -1,
+    0,
+    3.7,
+    "x",
+    None,
+    float("nan"),
+    float("inf"),
+    10**12,
+    2**70,
+    [],
+    True,
+)
 
 
 def attacks(shared: Path) -> Iterator[Attack]:
@@ -32,7 +44,12 @@ def _model() -> unnoise.Model:
 
 
 def _sampling() -> Iterator[Attack]:
-    allowed = {"label": ("None", "0", "True"), "seeds": (), "batch_size": ("None",), "num": ("True",)}
+    allowed = {
+        "label": ("None", "0", "True"),
+        "seeds": (),
+        "batch_size": ("None",),
+        "num": ("True",),
+    }
     for name in ("num", "label", "batch_size", "steps", "guidance_scale", "eta", "sampler", "spacing",
                  "noises", "seeds", "churn", "clip_x0", "dynamic_threshold"):  # fmt: skip
         for value in NUMBERS:
@@ -52,7 +69,11 @@ def _sampling() -> Iterator[Attack]:
         "a label of two names": {"num": 1, "label": "1,2"}, "a device": {"num": 1, "device": "tpu"},
     }.items():  # fmt: skip
         yield Attack(f"sample: {what}", partial(_sample, options))
-    for call, name in ((unnoise.load, "load"), (unnoise.preset, "preset"), (unnoise.train, "train")):
+    for call, name in (
+        (unnoise.load, "load"),
+        (unnoise.preset, "preset"),
+        (unnoise.train, "train"),
+    ):
         for value in ("nothing", "", "\x1b[31m", "x" * 5000, "/dev/null", "../..", "\0"):
             yield Attack(f"{name}({value[:9]!r})", partial(call, value))  # pyright: ignore
 
@@ -90,7 +111,11 @@ def _configurations() -> Iterator[Attack]:
                 "train.betas", "train.ema_also_kimg", "network.kind", "train.trackers"):  # fmt: skip
         for value in (-1, "x", float("nan"), [], {"a": 1}, b"x", object(), 10**400, "\x1b[31m"):
             changed = partial(_configured, key, value)
-            yield Attack(f"preset {key} = {str(value)[:9]!r}", changed, "either" if key == "seed" else "refused")
+            yield Attack(
+                f"preset {key} = {str(value)[:9]!r}",
+                changed,
+                "either" if key == "seed" else "refused",
+            )
     for key in ("train.", ".", "", "train.lr.x", "nope", "train", "TRAIN.LR", "train..lr"):
         yield Attack(f"preset {key!r}", partial(unnoise.preset, "digits", {key: 1}))
     yield Attack("evaluate: no likelihood", _no_likelihood, "done")
@@ -123,7 +148,9 @@ def _edits() -> Iterator[Attack]:
     for what, value in wrong.items():
         calls: dict[str, Callable[[unnoise.Model], object]] = {
             "inpaint": lambda m, v=value: editing.inpaint(m, v, some, seeds=[0], steps=2),
-            "image_to_image": lambda m, v=value: editing.image_to_image(m, v, 0.5, seeds=[0], steps=2),
+            "image_to_image": lambda m, v=value: editing.image_to_image(
+                m, v, 0.5, seeds=[0], steps=2
+            ),
             "reconstruct": lambda m, v=value: editing.reconstruct(m, v, steps=2),
         }
         for name, call in calls.items():
@@ -149,7 +176,10 @@ def _right() -> Iterator[Attack]:
     """What must come out as a user means it."""
 
     def nested() -> None:
-        whole, changed = unnoise.preset("digits"), unnoise.preset("digits", {"train": {"kimg": 1.0}})
+        whole, changed = (
+            unnoise.preset("digits"),
+            unnoise.preset("digits", {"train": {"kimg": 1.0}}),
+        )
         assert changed == unnoise.preset("digits", {"train.kimg": 1.0}) != whole
 
     def grid() -> None:

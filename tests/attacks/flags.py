@@ -47,7 +47,11 @@ def attacks(shared: Path) -> Iterator[Attack]:
                 yield Attack(f"train --{group}.{name} {value[:12]!r}", words, "either")
     for name in _fields(Settings):
         value = draw.choice([value for value in VALUES if value not in ("0", "None", "true")])
-        yield Attack(f"evaluate --{name} {value[:12]!r}", ("evaluate", "digits", "--num", "2", f"--{name}", value), "either")
+        yield Attack(
+            f"evaluate --{name} {value[:12]!r}",
+            ("evaluate", "digits", "--num", "2", f"--{name}", value),
+            "either",
+        )
     yield from _absurd()
     yield from _words()
     yield from _places()
@@ -63,8 +67,16 @@ def _absurd() -> Iterator[Attack]:
                         ("--seeds", "5-1"), ("--seeds", "-1"), ("--seeds", str(2**70)), ("--num", "1e9"),
                         ("--guidance-scale", "1e39"), ("--noises", "1 2 3"), ("--label", "3.7"),
                         ("--label", "-1"), ("--label", "10"), ("--label", "cat"), ("--num", "0")):  # fmt: skip
-        words = ("sample", "digits", *(("-n", "1") if flag not in ("--num", "--seeds") else ()), flag, *value.split())
-        yield Attack(f"sample {flag} {value[:16]}", words, "either" if flag == "--batch-size" else "refused")
+        words = (
+            "sample",
+            "digits",
+            *(("-n", "1") if flag not in ("--num", "--seeds") else ()),
+            flag,
+            *value.split(),
+        )
+        yield Attack(
+            f"sample {flag} {value[:16]}", words, "either" if flag == "--batch-size" else "refused"
+        )
     for kind in ("interpolate", "morph"):
         ends = ("--from", "1", "--to", "2") if kind == "morph" else ()
         words = ("edit", kind, "digits", *("1", "2")[: 1 + (kind != "morph")], *ends)
@@ -76,7 +88,9 @@ def _absurd() -> Iterator[Attack]:
         words = ("train", "digits", *SHORT, f"--train.{flag}", *value.split())
         yield Attack(f"train --train.{flag} {value[:12]}", words, "either")
     for size in ("0", "-8", "100000", "9" * 30, "8.5", "8x8"):
-        yield Attack(f"train --image-size {size[:9]}", ("train", "digits", *SHORT, "--image-size", size))
+        yield Attack(
+            f"train --image-size {size[:9]}", ("train", "digits", *SHORT, "--image-size", size)
+        )
     for channels in ("1000000000", "0", "-1", "7"):
         words = ("train", "digits", *SHORT, "--network.base-channels", channels)
         yield Attack(f"train --network.base-channels {channels}", words, "either")
@@ -92,14 +106,22 @@ def _words() -> Iterator[Attack]:
             if command == "sample" and flag in ("--learning-rate", "--wandb", "--fp16", "--resolution",
                                                 "--ema", "--epoch", "--batch"):  # fmt: skip
                 continue
-            if command == "train" and flag in ("--cfg", "--class", "--cfg-scale", "--seed", "--model"):
+            if command == "train" and flag in (
+                "--cfg",
+                "--class",
+                "--cfg-scale",
+                "--seed",
+                "--model",
+            ):
                 continue
             if command == "sample" and flag == "--model":
                 continue
             told = lambda e, o=ours, f=flag: _suggests(e, o)
             yield Attack(f"{command} {flag}", (command, "digits", flag, "1"), "refused", None, told)
     near = lambda e: None if "ddim" in e.err else f"ddim is nearest: {e.err}"
-    yield Attack("sample --sampler ddmi", ("sample", "digits", "--sampler", "ddmi"), "refused", None, near)
+    yield Attack(
+        "sample --sampler ddmi", ("sample", "digits", "--sampler", "ddmi"), "refused", None, near
+    )
     for words in (("sampel", "digits"), ("train",), ("sample",), ("edit",), ("edit", "inpaint"), ("edit", "paint", "digits"),
                   ("evaluate",), ("compare",), ("compare", "x"), ("tune-sampler", "x"), ("export", "x"), ("info",),
                   ("report", "x"), ("sample", "digits", "extra"), ("train", "digits", "digits"), ("sample", "--num", "3"),
@@ -136,8 +158,17 @@ def _places() -> Iterator[Attack]:
 
     for name, words in commands.items():
         for place in ("mine.txt", "mine.txt/below", "device", "/proc/nothing", "/sys/x"):
-            yield Attack(f"{name} --out {place}", (*words, "--out", place), "refused", prepare, kept)
-        yield Attack(f"{name} --out of 5000", (*words, "--out", "x" * 5000), "refused", prepare, kept)
-    photo = lambda here: (unnoise, cast("Any", __import__("tests.attacks.pictures", fromlist=["x"])).good(here / "p"))
+            yield Attack(
+                f"{name} --out {place}", (*words, "--out", place), "refused", prepare, kept
+            )
+        yield Attack(
+            f"{name} --out of 5000", (*words, "--out", "x" * 5000), "refused", prepare, kept
+        )
+    photo = lambda here: (
+        unnoise,
+        cast("Any", __import__("tests.attacks.pictures", fromlist=["x"])).good(here / "p"),
+    )
     whole = lambda e: None if len({p.stat().st_size for p in (e.folder / "p").glob("*")}) else None
-    yield Attack("data p --out p/good-0.png", ("data", "p", "--out", "p/good-0.png"), "refused", photo, whole)
+    yield Attack(
+        "data p --out p/good-0.png", ("data", "p", "--out", "p/good-0.png"), "refused", photo, whole
+    )

@@ -102,7 +102,9 @@ def _broken() -> Iterator[Attack]:
     for width, height in ((0, 0), (0, 5), (2**31, 1), (20000, 20000), (2**31 - 1, 2**31 - 1)):
         yield _bytes(f"png of {width} x {height}", "bad.png", png(width, height, 8, 2, pixels))
     for depth, colour in ((3, 0), (8, 7), (16, 3), (64, 2)):
-        yield _bytes(f"png of {depth} bits, kind {colour}", "bad.png", png(4, 4, depth, colour, pixels))
+        yield _bytes(
+            f"png of {depth} bits, kind {colour}", "bad.png", png(4, 4, depth, colour, pixels)
+        )
     bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
     yield _bytes("png with a text bomb", "bad.png", png(16, 16, 8, 2, bomb, pixels))
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n(pwned) print flush\nshowpage\n"
@@ -144,7 +146,9 @@ def _unusual_files() -> Iterator[Attack]:
     yield _report("folders 60 deep", lambda f: good(f / "/".join(["d"] * 60), 1))
     for name in ("photos.zip.png", "CON.png", "..png", "a.PNG", "%s%n.png", "'; rm -rf .png"):
         yield _report(f"called {name}", lambda f, n=name: (f / n).write_bytes(encoded("png")))
-    yield Attack("an empty folder", ("data", "pictures"), "refused", lambda h: (h / "pictures").mkdir())
+    yield Attack(
+        "an empty folder", ("data", "pictures"), "refused", lambda h: (h / "pictures").mkdir()
+    )
     only = lambda here: ((here / "pictures").mkdir(), (here / "pictures/a.png").write_bytes(b"no"))
     yield Attack("nothing but a bad picture", ("data", "pictures"), "refused", only)
     text = lambda here: ((here / "pictures").mkdir(), (here / "pictures/a.txt").write_text("no"))
@@ -170,7 +174,11 @@ def _right() -> Iterator[Attack]:
         "opaque RGBA": (Image.fromarray(alpha), "png", rgb.transpose(2, 0, 1)),
         "palette": (palette, "png", np.asarray(palette.convert("RGB")).transpose(2, 0, 1)),
         "one bit": (Image.fromarray(ramp > 127), "png", np.stack([(ramp > 127) * 255] * 3)),
-        "floats 0..1": (Image.fromarray(ramp.astype(np.float32) / 255), "tiff", np.stack([ramp] * 3)),
+        "floats 0..1": (
+            Image.fromarray(ramp.astype(np.float32) / 255),
+            "tiff",
+            np.stack([ramp] * 3),
+        ),
     }
     for name, (picture, kind, pixels) in cases.items():
 
@@ -192,7 +200,9 @@ def _right() -> Iterator[Attack]:
         yield _report(f"a .{suffix}", write, check=found)
     named = lambda e: None if ".heic" in e.out else "the ending is not named"
     yield _report("endings that are passed over", lambda f: (f / "a.heic").touch(), check=named)
-    yield _report("our own animation", _own_animation, check=lambda e: None if "8 images" in e.out else e.out)
+    yield _report(
+        "our own animation", _own_animation, check=lambda e: None if "8 images" in e.out else e.out
+    )
 
 
 def _nan(here: Path) -> None:
@@ -231,7 +241,9 @@ def _as_argument() -> Iterator[Attack]:
             ).write_bytes(c)
             words = ("edit", "reconstruct", "digits", f"bad.{kind}")
             yield Attack(f"edit a {kind} cut at {percent} %", words, "refused", write)
-            yield Attack(f"info on a {kind} cut at {percent} %", ("info", f"bad.{kind}"), "refused", write)
+            yield Attack(
+                f"info on a {kind} cut at {percent} %", ("info", f"bad.{kind}"), "refused", write
+            )
     for name, text in (("text", "plain"), ("escapes", "\x1b[31mred\x1b]0;title\x07")):
         info = PngImagePlugin.PngInfo()
         info.add_text("unnoise", text)
@@ -241,7 +253,17 @@ def _as_argument() -> Iterator[Attack]:
     for command in (("info", "a.png"), ("edit", "image", "digits", "a.png", "-n", "1")):
         write = lambda here: (here / "a.png").write_bytes(huge)
         yield Attack(f"{command[0]} on a png of 20000 x 20000", command, "refused", write)
-    for word in ("nothing.png", "/dev/null", "/dev/zero", ".", "", "-", "x" * 250, "x" * 5000, "\0"):
+    for word in (
+        "nothing.png",
+        "/dev/null",
+        "/dev/zero",
+        ".",
+        "",
+        "-",
+        "x" * 250,
+        "x" * 5000,
+        "\0",
+    ):
         for command in (("data", word), ("info", word), ("edit", "image", "digits", word)):
             yield Attack(f"{' '.join(command[:2])[:20]!r} {word[:12]!r}", command)
 

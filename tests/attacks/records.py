@@ -16,7 +16,19 @@ from safetensors.torch import load_file, save_file
 from tests.attacks.harness import Attack
 from unnoise import checkpoint, records
 
-WRONG: tuple[Any, ...] = (None, "x", -1, 10**400, [], {}, 3.5, True, float("nan"), "\x1b[31m", 10**9)
+WRONG: tuple[Any, ...] = (
+    None,
+    "x",
+    -1,
+    10**400,
+    [],
+    {},
+    3.5,
+    True,
+    float("nan"),
+    "\x1b[31m",
+    10**9,
+)
 DEEP = "[" * 100_000 + "]" * 100_000
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "run-0.1"
 
@@ -61,23 +73,40 @@ def _model_files() -> Iterator[Attack]:
     places = [at for at in leaves(record) if at[-1] not in ("weights", "record")]
     for i, at in enumerate(places):
         for value in (WRONG[i % len(WRONG)], WRONG[(5 * i + 3) % len(WRONG)]):
-            write = lambda here, a=at, v=value: sealed(here / "m.safetensors", tensors, changed(record, a, v))
+            write = lambda here, a=at, v=value: sealed(
+                here / "m.safetensors", tensors, changed(record, a, v)
+            )
             name = f"{'.'.join(map(str, at))} = {str(value)[:9]!r}"
             sample = ("sample", "m.safetensors", "-n", "1", "--steps", "2")
             words = sample if i % 3 else ("info", "m.safetensors")
             yield Attack(f"{words[0]}: {name}", words, "either", write)
-    for key, value in (("base_channels", 10**9), ("multipliers", [1] * 3000), ("blocks_per_level", 10**8)):
+    for key, value in (
+        ("base_channels", 10**9),
+        ("multipliers", [1] * 3000),
+        ("blocks_per_level", 10**8),
+    ):
         if key in record["config"]["network"]:
             at = ("config", "network", key)
-            write = lambda here, a=at, v=value: sealed(here / "m.safetensors", tensors, changed(record, a, v))
-            yield Attack(f"a network with {key} {str(value)[:12]}", ("sample", "m.safetensors", "-n", "1"), "refused", write)
+            write = lambda here, a=at, v=value: sealed(
+                here / "m.safetensors", tensors, changed(record, a, v)
+            )
+            yield Attack(
+                f"a network with {key} {str(value)[:12]}",
+                ("sample", "m.safetensors", "-n", "1"),
+                "refused",
+                write,
+            )
     for at in ((), ("config",), ("shape",), ("training",), ("tuned",)):
         for key in ("\x1b[31mred", "unknown", "a" * 5000):
             extra = partial(_with_extra, tensors, record, at, key)
-            yield Attack(f"info: {'.'.join(at)} with {key[:8]!r}", ("info", "m.safetensors"), "either", extra)
+            yield Attack(
+                f"info: {'.'.join(at)} with {key[:8]!r}", ("info", "m.safetensors"), "either", extra
+            )
 
 
-def _with_extra(tensors: Any, record: dict[str, Any], at: tuple[str, ...], key: str, here: Path) -> None:
+def _with_extra(
+    tensors: Any, record: dict[str, Any], at: tuple[str, ...], key: str, here: Path
+) -> None:
     record = copy.deepcopy(record)
     part = record
     for name in at:
@@ -101,14 +130,21 @@ def _weights() -> Iterator[Attack]:
     }
     for what, change in changes.items():
         write = lambda here, c=change: sealed(here / "m.safetensors", {**tensors, **c}, record)
-        for words in (("sample", "m.safetensors", "-n", "1"), ("evaluate", "m.safetensors", "--num", "2", "--features", "tiny")):
+        for words in (
+            ("sample", "m.safetensors", "-n", "1"),
+            ("evaluate", "m.safetensors", "--num", "2", "--features", "tiny"),
+        ):
             yield Attack(f"{words[0]}: weights with {what}", words, "refused", write)
     less = {key: value for key, value in tensors.items() if key != name}
     yield Attack("weights without one", ("sample", "m.safetensors", "-n", "1"), "refused",
                  lambda here: sealed(here / "m.safetensors", less, record))  # fmt: skip
     whole = path.read_bytes()
     for count in (0, 7, 8, 9, 100, 5000, len(whole) // 2, len(whole) - 1):
-        for command in (("info", "m.safetensors"), ("sample", "m.safetensors", "-n", "1"), ("export", "m.safetensors")):
+        for command in (
+            ("info", "m.safetensors"),
+            ("sample", "m.safetensors", "-n", "1"),
+            ("export", "m.safetensors"),
+        ):
             cut = lambda here, n=count: (here / "m.safetensors").write_bytes(whole[:n])
             yield Attack(f"{command[0]}: the first {count} bytes", command, "refused", cut)
     size = (2**63 - 1).to_bytes(8, "little")
@@ -169,5 +205,8 @@ def _write_run(file: str, record: Any, here: Path) -> None:
     if manifest.exists():
         told = json.loads(manifest.read_text())
         content = path.read_bytes()
-        told["files"][path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        told["files"][path.name] = {
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
         manifest.write_text(json.dumps(told))

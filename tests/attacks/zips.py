@@ -119,7 +119,11 @@ def _classes() -> Iterator[Attack]:
 
         def named(ending: Ending, classes: tuple[str, ...] = classes) -> str | None:
             at = [ending.out.find(each) for each in classes]
-            return None if -1 not in at and at == sorted(at) else f"{classes} are not told: {ending.out}"
+            return (
+                None
+                if -1 not in at and at == sorted(at)
+                else f"{classes} are not told: {ending.out}"
+            )
 
         words = ("data", "pictures", "--size", str(SIZE))
         yield Attack(f"a tree: {name}", words, "done", lambda h, m=make: m(h / "pictures"), named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ import unnoise
 from tests.training.runs import (
     TINY,
     assert_same_run,
+    assert_same_weights,
     before_step,
     change_loss,
     checkpoints,
@@ -31,7 +33,7 @@ from unnoise.config import override
 from unnoise.data.dataset import load
 from unnoise.errors import CheckpointError, ConfigError, DivergedError
 from unnoise.presets import named
-from unnoise.training import loop, step
+from unnoise.training import log, loop, preview, step
 
 
 def failing():
@@ -378,3 +380,94 @@ def test_half_written_checkpoints_are_swept_up(whole, data, tmp_path):
         (folder / name).mkdir()
     train(tiny(**{"train.kimg": 0.4}), data, folder)
     assert not list(folder.rglob(".*.tmp"))
+
+
+def test_checkpoints_without_their_config_are_refused_and_kept(whole, data, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / "config.json").unlink()
+    before = checkpoints(folder)
+    with pytest.raises(CheckpointError, match=r"no config\.json; put it back"):
+        train(tiny(), data, folder)
+    assert checkpoints(folder) == before
+
+
+def test_pruning_leaves_what_is_not_its_own(whole, data, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    own = checkpoints(folder)
+    for name in ("step-old", "step-5-bak", f"{own[0].name}-backup"):
+        (folder / "checkpoints" / name).mkdir()
+    moved = shutil.move(own[1], tmp_path / "moved")
+    own[1].symlink_to(moved)
+    config = tiny(**{"train.kimg": 0.4, "train.keep_checkpoints": 1, "train.keep_best": False})
+    assert train(config, data, folder).finished
+    there = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert there == {
+        "step-old",
+        "step-5-bak",
+        f"{own[0].name}-backup",
+        own[1].name,
+        "step-00000025",
+    }
+    assert (tmp_path / "moved" / "state.json").exists()
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "network (conflict).safetensors", "Thumbs.db"])
+def test_a_foreign_file_in_a_checkpoint_does_not_matter(whole, data, tmp_path, name):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    for path in checkpoints(folder)[-2:]:
+        (path / name).write_bytes(b"foreign")
+    shutil.rmtree(checkpoints(folder)[-1])
+    assert train(tiny(), data, folder).finished
+    assert_same_run(whole, folder)
+
+
+@pytest.mark.parametrize("broken", ["metrics", "picture"])
+def test_what_was_learned_is_saved_before_a_full_disk_ends_the_run(
+    whole, data, tmp_path, monkeypatch, broken
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file")
+
+    if broken == "metrics":
+        before_step(monkeypatch, 8, lambda: monkeypatch.setattr(log.Log, "steps", full))
+    else:
+        before_step(monkeypatch, 8, lambda: monkeypatch.setattr(preview, "save_png", full))
+    with pytest.raises(CheckpointError, match="No space left"):
+        train(tiny(), data, tmp_path / "run")
+    at = {"metrics": 9, "picture": 10}[broken]
+    assert checkpoints(tmp_path / "run")[-1].name == checkpoint.name(at)
+    monkeypatch.undo()
+    assert train(tiny(), data, tmp_path / "run").finished
+    assert_same_weights(whole, tmp_path / "run")  # the line or picture of that moment is gone
+
+
+def test_a_line_without_its_end_is_mended(whole, data, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(text.removesuffix("\n"))
+    assert train(tiny(**{"train.kimg": 0.4}), data, folder).finished
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines][: len(text.splitlines())] == [
+        json.loads(line) for line in text.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT", "SIGXCPU"])
+def test_every_signal_that_asks_for_the_end_saves(whole, data, tmp_path, interrupt, name):
+    number = getattr(signal, name)
+    disarm = interrupt(7, number)
+    ending = train(tiny(), data, tmp_path / "run")
+    assert not ending.finished and ending.signal == number
+    disarm()
+    assert train(tiny(), data, tmp_path / "run").finished
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_terminal_that_hangs_up_twice_does_not_stop_the_save(data, tmp_path, monkeypatch):
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    before_step(monkeypatch, 7, twice)
+    assert train(tiny(), data, tmp_path / "run").signal == signal.SIGHUP
+    assert checkpoints(tmp_path / "run")[-1].name == checkpoint.name(8)

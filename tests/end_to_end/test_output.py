@@ -1,0 +1,55 @@
+"""Standard output and error: what others wrote is shown and not obeyed; a dead output ends nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from unnoise.cli.output import Output, visible
+
+ENVIRON = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\tété 🙂\r\n", "plain\tété 🙂\r\n"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("bell\x07, nul\0, \x9b2J", r"bell\x07, nul\x00, \x9b2J"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+    ],
+)
+def test_control_characters_are_shown(text, shown):
+    assert visible(text) == shown
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", b"\\xe9"), ("latin-1", b"\xe9")])
+def test_what_an_encoding_lacks_is_escaped(encoding, shown):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    assert Output(stream).write("é") == 1
+    assert stream.buffer.getvalue() == shown  # pyright: ignore[reportAttributeAccessIssue]
+
+
+OUTPUTS = {
+    "into head": "set -o pipefail; {} | head -c 1 > nothing",
+    "to full devices": "{} > /dev/full 2> /dev/full",
+    "without any": "{} >&- 2>&- <&-",
+}
+
+
+@pytest.mark.parametrize("shell", OUTPUTS.values(), ids=OUTPUTS)
+def test_training_goes_on_whoever_listens(tmp_path, shell):
+    flags = (
+        "--kimg 0.05 --device cpu --network.base-channels 8 --sample.steps 1 --out run "
+        "--train.log-every-kimg 0.01 --train.batch-size 8"
+    )
+    command = shell.format(f"{sys.executable} -m unnoise train digits {flags}")
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=ENVIRON, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert (tmp_path / "run" / "model.safetensors").exists()
