@@ -7,13 +7,36 @@ A message is one line: what, got, expected, fix. The command line prints it and 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+)
+"""Control characters but tab, line feed and carriage return; and those that turn text around."""
+MOST_CHARACTERS = 1000
+"""A longer message loses its middle."""
+
+
+def visible(text: str) -> str:
+    r"""Show control characters as escapes: "\x1b[31mred" does not make a terminal red."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """A message for people, whatever names of files or settings it repeats."""
+    text = visible(" ".join(text.splitlines()))
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} .. {text[-half:]}"
 
 
 class UserError(Exception):
-    """The base of the errors below."""
+    """The base of the errors below; its message is one line."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(UserError, ValueError):

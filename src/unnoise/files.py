@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from unnoise.errors import CheckpointError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 T = TypeVar("T")
 NEAR_BYTES = 1 << 17
@@ -50,6 +56,35 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         if (temporary / "old").exists() and not path.exists():
             os.replace(temporary / "old", path)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process in this block for `path`, which need not exist; others wait.
+
+    What killed writers of `path` left is deleted. Without locks (Windows, some network disks)
+    nobody waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    lock = path.parent / f".{path.name}.lock"
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if lock.stat().st_ino == os.fstat(descriptor).st_ino:
+                break
+        os.close(descriptor)  # the process before this one has deleted it
+    try:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def claim(path: Path) -> Path:

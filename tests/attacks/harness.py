@@ -30,6 +30,7 @@ import unnoise.cli.train
 import unnoise.evaluation.evaluate
 import unnoise.sampling  # noqa: F401
 from unnoise import cli
+from unnoise.cli.output import Output
 from unnoise.errors import UserError
 
 LIMIT_SEC = 10.0
@@ -153,8 +154,8 @@ def _child(attack: Attack, folder: Path) -> None:
         for descriptor, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), descriptor)
         sys.stdout, sys.stderr = (
-            os.fdopen(os.dup(number), "w", encoding="utf-8", buffering=1) for number in (1, 2)
-        )
+            Output(os.fdopen(os.dup(number), "w", encoding="utf-8")) for number in (1, 2)
+        )  # as `cli.entry` does it
         resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
         os.chdir(folder / "here")
         code = _act(attack)

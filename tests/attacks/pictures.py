@@ -262,7 +262,6 @@ def _as_argument() -> Iterator[Attack]:
         "-",
         "x" * 250,
         "x" * 5000,
-        "\0",
     ):
         for command in (("data", word), ("info", word), ("edit", "image", "digits", word)):
             yield Attack(f"{' '.join(command[:2])[:20]!r} {word[:12]!r}", command)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import json
 import os
+import subprocess
+import sys
 import time
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,7 +50,7 @@ def test_the_second_load_reads_the_same_bytes_without_decoding(config, fills):
     first, second = load(config), load(config)
     assert len(fills) == 1
     assert np.array_equal(first.images, second.images) and first.fingerprint == second.fingerprint
-    assert isinstance(second.images, np.memmap) and not second.images.flags.writeable
+    assert not second.images.flags.writeable
     assert (first.num_train, len(first.images)) == (8, 10)
 
 
@@ -131,3 +136,88 @@ def test_the_fingerprint_covers_labels_and_split_and_not_the_place(config, folde
     for i in range(10):
         os.rename(elsewhere / f"{i}.png", elsewhere / "ab"[i % 2] / f"{i}.png")
     assert load(moved).fingerprint != first
+
+
+def test_changed_pixels_are_found_and_made_again(config, fills):
+    first = load(config)
+    good = first.images.copy()
+    (entry,) = os.scandir(config.cache)
+    with open(os.path.join(entry.path, "pixels.u8"), "r+b") as file:
+        file.write(bytes(100))
+    again = load(config)
+    assert (
+        len(fills) == 2 and (again.images == good).all() and again.fingerprint == first.fingerprint
+    )
+    os.utime(os.path.join(entry.path, "pixels.u8"))  # touched and the same: read, not made again
+    load(config)
+    assert len(fills) == 2
+
+
+def test_a_cache_that_shrinks_under_a_reader_harms_nobody(config):
+    images = load(config).images
+    before = images.copy()
+    (entry,) = os.scandir(config.cache)
+    os.truncate(os.path.join(entry.path, "pixels.u8"), 10)
+    assert (images == before).all()
+
+
+def test_a_repaired_permission_is_looked_at_again(config, folder, monkeypatch):
+    real = Path.open
+
+    def refused(self, *arguments, **options):
+        if self.name == "3.png":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert [name for name, _ in load(config).skipped] == ["3.png"]
+    monkeypatch.undo()
+    assert load(config).skipped == ()
+
+
+def test_a_zip_that_was_replaced_is_read_again(folder, tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.writestr(file.name, file.read_bytes())
+    good = path.read_bytes()
+    at = good.index(b"5.png") + 200
+    path.write_bytes(good[:at] + bytes(50) + good[at + 50 :])  # same names, sizes and checksums
+    config = DataConfig(source=str(path), cache=str(tmp_path / "cache"))
+    assert [name for name, _ in load(config).skipped] == ["5.png"]
+    path.write_bytes(good)
+    assert load(config).skipped == ()
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, [], {}, 10**400, float("nan")])
+@pytest.mark.parametrize("key", ["shape", "num_train", "class_names", "skipped", "notes", "pixels"])
+def test_a_meta_that_says_nonsense_is_made_again(config, fills, key, value):
+    first = load(config)
+    (entry,) = os.scandir(config.cache)
+    path = Path(entry.path) / "meta.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({**meta, key: value}))
+    again = load(config)
+    assert again.fingerprint == first.fingerprint and (again.images == first.images).all()
+    assert again.skipped == () and again.class_names == first.class_names
+
+
+def test_first_starts_side_by_side_read_the_data_once(config, tmp_path):
+    code = "import sys; from unnoise.data.config import DataConfig; from unnoise.data.dataset import load; "
+    code += f"data = load(DataConfig(source={config.source!r}, cache={config.cache!r})); "
+    code += "print(data.fingerprint, len(data.images))"
+    run = [sys.executable, "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    children = [subprocess.Popen(run, **pipes) for _ in range(6)]
+    said = [child.communicate() for child in children]
+    assert len({out for out, _ in said}) == 1 and not any(err for _, err in said), said
+    assert len(os.listdir(config.cache)) == 1
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_start(config):
+    fingerprint = load(config).fingerprint
+    (entry,) = os.scandir(config.cache)
+    left = Path(config.cache) / f".{entry.name}.99999.tmp"
+    os.rename(entry.path, left)
+    assert load(config).fingerprint == fingerprint
+    assert os.listdir(config.cache) == [entry.name]

@@ -239,7 +239,7 @@ def test_broken_pictures_are_named_with_their_reason_and_the_rest_goes_on(folder
     assert skipped["large.png"] == "9000 x 9000 pixels, more than data.max_pixels 50,000,000"
     assert skipped["text.png"] == "is not a picture"
     text = report(data)
-    assert f"skipped {len(BROKEN)}:" in text and "1 files are no pictures by their names" in text
+    assert f"skipped {len(BROKEN)}:" in text and "no pictures by their names: 1 .txt" in text
 
 
 @settings(max_examples=60, deadline=None)
@@ -247,7 +247,7 @@ def test_broken_pictures_are_named_with_their_reason_and_the_rest_goes_on(folder
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM"])
 def test_no_damaged_byte_ends_in_anything_but_a_picture_or_a_reason(kind, position, value, cut):
     from unnoise.data.fit import Target, Unusable
-    from unnoise.data.folder import Entry, _decode
+    from unnoise.data.folder import Decoder, Entry
 
     buffer = io.BytesIO()
     noise(12, 12).save(buffer, kind)
@@ -255,11 +255,8 @@ def test_no_damaged_byte_ends_in_anything_but_a_picture_or_a_reason(kind, positi
     content[position % len(content)] = value
     content = bytes(content[: max(1, len(content) - cut % len(content))])
     try:
-        pixels = _decode(
-            Entry("a", (len(content), 0), lambda: io.BytesIO(content)),
-            Target(8, 8, 3, "white"),
-            10**6,
-        )
+        decode = Decoder(Target(8, 8, 3, "white"), 10**6)
+        pixels = decode(Entry("a", (len(content), 0), lambda: io.BytesIO(content)))
     except Unusable:
         return
     assert pixels.shape == (3, 8, 8)
@@ -374,7 +371,7 @@ def test_a_zip_with_damaged_members_or_no_zip_at_all(tmp_path, read):
 
 
 def test_nothing_to_train_on_is_one_clear_line(folder, read):
-    with pytest.raises(DataError, match=r"no pictures; found 0 other files, expected \.png"):
+    with pytest.raises(DataError, match=r"no pictures; found nothing, expected \.png"):
         read(folder)
     (folder / "a.png").write_text("no")
     with pytest.raises(
@@ -513,7 +510,7 @@ def test_a_run_that_appears_in_the_folder_is_said_without_reading_the_pictures_a
 def test_a_folder_of_nothing_but_unnoises_own_pictures(folder, read):
     add_run(folder / "run")
     with pytest.raises(
-        DataError, match=r"no pictures; found 0 other files, run/ \(a run folder made by unnoise\)"
+        DataError, match=r"no pictures; found nothing; run/ \(a run folder made by unnoise\)"
     ):
         read(folder)
     save_png(folder / "a.png", noise(32, 32), {"unnoise": "{}"})
@@ -570,3 +567,83 @@ def test_one_picture_that_cannot_be_used_is_one_line_with_its_path(folder):
     ):
         with pytest.raises(DataError, match=rf"^{folder / name}: .*{reason}"):
             read_picture(folder / name, wanted, max_pixels=1500)
+
+
+def test_one_tree_of_two_classes_in_every_shape(tmp_path, read):
+    """Plain, wrapped, split into train and test, and each zipped with slashes or backslashes."""
+    shapes = {"plain": ("",), "wrapped": ("animals/",), "split": ("train/", "test/")}
+    shapes["wrapped split"] = ("set/train/", "set/Valid/")
+    for shape, tops in shapes.items():
+        for number, top in enumerate(tops):
+            for i, kind in enumerate(("cats", "dogs")):
+                folder = tmp_path / shape / top / kind
+                folder.mkdir(parents=True)
+                for j in range(4):
+                    noise(8, 8, seed=100 * number + 10 * i + j).save(folder / f"{j}.png")
+        sets = [read(tmp_path / shape)]
+        for slash in "/\\":
+            path = tmp_path / f"{shape}{ord(slash)}.zip"
+            with zipfile.ZipFile(path, "w") as archive:
+                for file in sorted((tmp_path / shape).rglob("*.png")):
+                    info = zipfile.ZipInfo("x")
+                    info.filename = str(file.relative_to(tmp_path / shape)).replace("/", slash)
+                    archive.writestr(info, file.read_bytes())
+            sets.append(read(path))
+        for data in sets:
+            assert data.class_names == ("cats", "dogs"), shape
+            assert len({data.fingerprint, sets[0].fingerprint}) == 1, shape
+        if len(tops) == 2:
+            data = sets[0]
+            assert (data.num_train, len(data.images)) == (8, 16)
+            held = {noise(8, 8, seed=100 + 10 * i + j).tobytes() for i in (0, 1) for j in range(4)}
+            pixels = {im.transpose(1, 2, 0).tobytes() for im in data.images[8:]}
+            assert pixels == held or data.images.shape[2:] != (8, 8)
+            assert any("8 pictures are held out" in note for note in data.notes)
+
+
+def test_classes_are_in_natural_order_and_named_in_composed_letters(folder, read):
+    import unicodedata
+
+    names = ("1", "10", "2", "a1b10", "a1b9", unicodedata.normalize("NFD", "été"))
+    for i, name in enumerate(names):
+        (folder / name).mkdir()
+        noise(8, 8, seed=i).save(folder / name / "x.png")
+    expected = ("1", "2", "10", "a1b9", "a1b10", "été")
+    assert read(folder).class_names == expected
+
+
+def test_a_stray_picture_is_named_where_it_switches_the_classes_off(pets, read):
+    noise(8, 8).save(pets / "stray.png")
+    data = read(pets)
+    assert data.class_names == ()
+    assert any("no classes: stray.png lies in no sub-folder (1 of" in n for n in data.notes)
+
+
+def test_twelve_bits_in_sixteen_are_noted_and_can_be_made_white(folder, read):
+    values = np.arange(0, 4096, 64, np.uint16).reshape(8, 8)
+    Image.fromarray(values).save(folder / "a.png")
+    data = read(folder, image_size=8, held_out=0.0)
+    assert data.images.max() == 16
+    assert any("--data.white-level 4095 makes that white" in note for note in data.notes)
+    data = read(folder, image_size=8, held_out=0.0, white_level=4095.0)
+    assert (data.images[0, 0] == np.round(values * (255 / 4095))).all()
+    assert not any("white-level" in note for note in data.notes)
+
+
+def test_a_transparent_value_of_a_grey_16_bit_png_is_the_background(folder, read):
+    values = np.full((8, 8), 1000, np.uint16)
+    values[0] = 40000
+    Image.fromarray(values).save(folder / "a.png", transparency=40000)
+    images = read(folder, image_size=8, held_out=0.0, background="black").images
+    assert (images[0, :, 0] == 0).all() and (images[0, :, 1:] == 4).all()
+
+
+def test_no_program_is_started_for_a_picture(folder, read, monkeypatch):
+    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    import subprocess
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a program was started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\nshowpage\n"
+    (folder / "a.png").write_bytes(eps)
+    noise(8, 8).save(folder / "b.png")
+    assert read(folder).skipped == (("a.png", "is not a picture"),)

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from unnoise.cli.output import Output, visible
+from unnoise.cli.output import Output
+from unnoise.errors import visible
 
 ENVIRON = {**os.environ, "OMP_NUM_THREADS": "1"}
 

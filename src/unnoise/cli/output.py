@@ -4,19 +4,10 @@ output that is dead, full or closed ends nothing."""
 from __future__ import annotations
 
 import os
-import re
 import sys
 from typing import TextIO
 
-CONTROL = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
-)
-"""Control characters but tab, line feed and carriage return; and those that turn text around."""
-
-
-def visible(text: str) -> str:
-    r"""Show control characters as escapes: "\x1b[31mred" does not make a terminal red."""
-    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+from unnoise.errors import visible
 
 
 class Output:

@@ -1,14 +1,17 @@
 """Every data set becomes one memory-mapped uint8 file with labels: decoded once, never again.
 
 A cache entry is a folder `<name>-<key>` with pixels.u8, labels.npy and meta.json, written under a
-temporary name and renamed. Its key covers the files (names, sizes, times) and the settings, so a
-changed file makes a new entry.
+temporary name and renamed, while other processes that want it wait. Its key covers the files
+(names, sizes, times) and the settings, so a changed file makes a new entry. An entry is written
+again where its pixels are not what they were, and where a file that could not be read then may be
+readable now.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,13 +24,17 @@ import numpy as np
 
 from unnoise.data.config import DataConfig
 from unnoise.errors import DataError
-from unnoise.files import replacing
+from unnoise.files import locked, replacing
 
-VERSION = 2
-SETTINGS = ("image_size", "image_width", "channels", "background", "held_out", "max_pixels")
+VERSION = 3
+SETTINGS = (
+    "image_size", "image_width", "channels", "background", "held_out", "max_pixels", "white_level",
+)  # fmt: skip
+MOST_IN_MEMORY = 1 << 30
+"""Bytes: more pixels than this stay in the file, which must then not shrink."""
 Cached: TypeAlias = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 """Pixels, labels and meta.json."""
-DAMAGE = (OSError, EOFError, ValueError, KeyError)
+DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, OverflowError)
 """What reading an entry raises that is damaged or not there yet."""
 
 
@@ -46,6 +53,8 @@ class Writer:
     labels: list[int] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    passing: bool = False
+    """Whether something was skipped that another try may find well."""
 
     def add(self, image: np.ndarray, label: int = 0) -> None:
         """One uint8 (c, h, w) image."""
@@ -74,6 +83,8 @@ class Source:
     """(file, reason): what was passed over before anything was read; not kept in the cache, nor are
     these notes."""
     notes: tuple[str, ...] = ()
+    stamp: tuple[int, int] | None = None
+    """Of the file that holds all others: what was skipped is looked at again when it changes."""
 
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
@@ -113,32 +124,47 @@ def cached(config: DataConfig, source: Source) -> Cached:
 
     A source that has no key is read again, and kept by what it holds.
     """
-    entry = root(config) / f"{source.name}-new-{os.getpid()}"
-    if source.key is not None:
-        settings = {name: getattr(config, name) for name in SETTINGS}
-        text = json.dumps([VERSION, source.name, source.key, settings], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        entry = entry.with_name(f"{source.name}-{digest[:12]}")
-        with suppress(*DAMAGE):
-            return _read(entry)
-    with _writing(entry.parent):
+    if source.key is None:
+        return _by_content(root(config), source)
+    settings = {name: getattr(config, name) for name in SETTINGS}
+    text = json.dumps([VERSION, source.name, source.key, settings], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    entry = root(config) / f"{_short(source.name)}-{digest[:12]}"
+    with suppress(*DAMAGE):
+        return _read(entry, source.stamp)
+    with _writing(entry.parent), locked(entry):
+        with suppress(*DAMAGE):  # another process wrote it while this one waited
+            return _read(entry, source.stamp)
         _write(entry, source)
-        if source.key is None:
-            new, fingerprint = entry, _read(entry)[2]["fingerprint"]
-            entry = new.with_name(f"{source.name}-{fingerprint[:12]}")
+        return _read(entry, source.stamp, just_written=True)
+
+
+def _by_content(folder: Path, source: Source) -> Cached:
+    """The images of a source without a key, under their fingerprint."""
+    new = folder / f"{_short(source.name)}-new-{os.getpid()}"
+    with _writing(folder):
+        _write(new, source)
+        entry = new.with_name(f"{_short(source.name)}-{_read(new)[2]['fingerprint'][:12]}")
+        with locked(entry):
             with suppress(*DAMAGE):
                 found = _read(entry)
                 shutil.rmtree(new)
                 return found
             shutil.rmtree(entry, ignore_errors=True)
             os.replace(new, entry)
-        return _read(entry)
+            return _read(entry)
+
+
+def _short(name: str) -> str:
+    """A name that a file system takes with what is added to it."""
+    return name.encode()[:100].decode(errors="ignore")
 
 
 def _write(entry: Path, source: Source) -> None:
     with replacing(entry) as temporary:
         temporary.mkdir()
-        with (temporary / "pixels.u8").open("wb") as file:
+        pixels = temporary / "pixels.u8"
+        with pixels.open("wb") as file:
             writer = Writer(file, entry.parent, source.class_names)
             with reading(source.name):
                 source.fill(writer)
@@ -146,25 +172,56 @@ def _write(entry: Path, source: Source) -> None:
         np.save(temporary / "labels.npy", labels)
         num_train = writer.count if writer.num_train is None else writer.num_train
         shape = (writer.count, *writer.shape)
-        head = hashlib.sha256(f"{shape} {num_train}".encode() + labels.tobytes())
-        with (temporary / "pixels.u8").open("rb") as file:
-            fingerprint = hashlib.file_digest(file, lambda: head).hexdigest()
         meta = {
             "shape": shape,
             "num_train": num_train,
-            "fingerprint": fingerprint,
+            "fingerprint": _fingerprint(pixels, shape, num_train, labels),
             "class_names": writer.class_names,
             "skipped": writer.skipped,
             "notes": writer.notes,
+            "passing": writer.passing,
+            "stamp": source.stamp,
+            "pixels": _times(pixels),
         }
         (temporary / "meta.json").write_text(json.dumps(meta))
 
 
-def _read(entry: Path) -> Cached:
+def _fingerprint(pixels: Path, shape: Sequence[int], num_train: int, labels: np.ndarray) -> str:
+    head = hashlib.sha256(f"{tuple(shape)} {num_train}".encode() + labels.tobytes())
+    with pixels.open("rb") as file:
+        return hashlib.file_digest(file, lambda: head).hexdigest()
+
+
+def _times(file: Path) -> list[int]:
+    """What changes when somebody writes to a file."""
+    state = file.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _read(entry: Path, stamp: tuple[int, int] | None = None, just_written: bool = False) -> Cached:
+    """An entry, or one of DAMAGE: also where it should be written again."""
     meta = json.loads((entry / "meta.json").read_text())
-    images = np.memmap(entry / "pixels.u8", np.uint8, "r", shape=tuple(meta["shape"]))
-    labels = np.load(entry / "labels.npy")
-    whole = images.nbytes == (entry / "pixels.u8").stat().st_size and len(labels) == len(images)
-    if not (whole and meta["fingerprint"]):
-        raise ValueError("damaged cache")
+    shape, num_train, names = tuple(meta["shape"]), meta["num_train"], meta["class_names"]
+    pixels, labels = entry / "pixels.u8", np.load(entry / "labels.npy")
+    again = meta["passing"] or (meta["skipped"] and meta["stamp"] != (stamp and list(stamp)))
+    texts = [*names, *meta["notes"], *(text for pair in meta["skipped"] for text in pair)]
+    sound = (
+        len(shape) == 4
+        and math.prod(shape) == pixels.stat().st_size > 0
+        and (labels.dtype, labels.shape) == (np.int64, shape[:1])
+        and 0 < num_train <= shape[0]
+        and (not names or (labels.min() >= 0 and labels.max() < len(names)))
+        and isinstance(names, list)
+        and all(isinstance(text, str) for text in texts)
+        and all(len(pair) == 2 for pair in meta["skipped"])
+    )
+    if not sound or (again and not just_written):
+        raise ValueError("damaged, or to be read again")
+    touched = meta["pixels"] != _times(pixels)
+    if touched and _fingerprint(pixels, shape, num_train, labels) != meta["fingerprint"]:
+        raise ValueError("changed pixels")
+    if pixels.stat().st_size > MOST_IN_MEMORY:
+        return np.memmap(pixels, np.uint8, "r", shape=shape), labels, meta
+    images = np.fromfile(pixels, np.uint8).reshape(shape)
+    images.flags.writeable = False
     return images, labels, meta

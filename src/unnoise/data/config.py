@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from unnoise.ranges import Count, Range
+from unnoise.ranges import Count, Positive, Range
 
 Pixels = Annotated[int, Range(least=1, most=4096)]
 
@@ -27,6 +27,9 @@ class DataConfig:
     """1 grey or 3 RGB; None = the data set's own, 3 for a folder."""
     background: Literal["white", "black", "refuse"] = "white"
     """What transparent pixels are composited on; refuse skips pictures that have any."""
+    white_level: Positive | None = None
+    """Grey value of a 16-bit file that is white, such as 4095 where a camera has 12 bits; None =
+    65535."""
     flip: bool | None = None
     """Random horizontal flips; None = where the data set allows them (CIFAR-10)."""
     held_out: Annotated[float, Range(least=0, most=0.5)] = 0.05

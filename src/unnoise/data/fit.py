@@ -17,8 +17,16 @@ FOLDER_SIZE = 32
 MOST_HELD_OUT = 1000
 
 
+WHITE_LEVEL = 65535.0
+
+
 class Unusable(Exception):
     """Why one picture is skipped."""
+
+    def __init__(self, reason: str, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
+        """Whether another try may find it well: a permission, a disk that failed."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,16 @@ class Target:
     width: int
     channels: int
     background: str
+    white_level: float = WHITE_LEVEL
+    """Grey value of 16-bit pictures that becomes 255."""
 
 
 def target(config: DataConfig, own_size: int = FOLDER_SIZE, own_channels: int = 3) -> Target:
     """The configured size and kind, or the data set's own."""
     height = config.image_size or own_size
     width, channels = config.image_width or height, config.channels or own_channels
-    return Target(height, width, channels, config.background)
+    white = config.white_level or WHITE_LEVEL
+    return Target(height, width, channels, config.background, white)
 
 
 def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: np.ndarray) -> None:
@@ -51,7 +62,8 @@ def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: n
 
 def fit(picture: Image.Image, wanted: Target) -> np.ndarray:
     """Upright, 8 bits, on the background, in the asked colours, cropped to the aspect, resized."""
-    picture = flatten(eight_bits(ImageOps.exif_transpose(picture)), wanted.background)
+    picture = eight_bits(ImageOps.exif_transpose(picture), wanted.white_level)
+    picture = flatten(picture, wanted.background)
     picture = picture.convert("L" if wanted.channels == 1 else "RGB")
     size = (wanted.width, wanted.height)
     if picture.size != size:
@@ -73,19 +85,24 @@ def held_out_count(config: DataConfig, count: int) -> int:
     return min(MOST_HELD_OUT, round(config.held_out * count), count - 1)
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
+def eight_bits(picture: Image.Image, white_level: float = WHITE_LEVEL) -> Image.Image:
     """16-bit and floating-point greys scaled to 0..255 by their range; Pillow alone would clip."""
     if not (picture.mode.startswith("I") or picture.mode == "F"):
         return picture
     values = np.asarray(picture).astype(np.float64)
+    if picture.mode != "F" and white_level < WHITE_LEVEL:
+        values = values.clip(max=white_level)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(values).all() or low < 0:
         raise Unusable(f"grey values from {low:g} to {high:g}, expected 0 to 1, 255 or 65535")
-    tops = (1.0, 255.0, 65535.0) if picture.mode == "F" else (65535.0,)
+    tops = (1.0, 255.0, 65535.0) if picture.mode == "F" else (white_level,)
     top = next((top for top in tops if high <= top), tops[-1])
     if high > top:
         raise Unusable(f"grey values up to {high:g}, expected at most {top:g}")
-    return Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
+    scaled = Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
+    if (clear := picture.info.get("transparency")) is not None:  # one value is transparent
+        scaled.putalpha(Image.fromarray(((values != clear) * 255).astype(np.uint8)))
+    return scaled
 
 
 def flatten(picture: Image.Image, background: str) -> Image.Image:

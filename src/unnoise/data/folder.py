@@ -3,28 +3,42 @@ and said."""
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from unnoise.data.cache import Source, Writer
 from unnoise.data.config import DataConfig
-from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled, target
+from unnoise.data.fit import (
+    WHITE_LEVEL,
+    Target,
+    Unusable,
+    fit,
+    held_out_count,
+    shuffled,
+    target,
+)
 from unnoise.data.listing import SUFFIXES, Entry, list_pictures
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
 LARGEST_FILE_BYTES = 1 << 29
 MADE_BY_UNNOISE = "made by unnoise"
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What Pillow and zipfile raise for a damaged picture."""
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
+"""Pillow's others may start programs (EPS) or are not for pictures of this kind."""
+SAMPLES_PER_PIXEL = 277
+DARK = 16384
+"""16-bit pictures that stay below a quarter of white are probably of fewer bits."""
+TRAINING, HELD_OUT = {"train", "training"}, {"test", "testing", "val", "valid", "validation"}
+"""Names of folders that split the pictures."""
 PILLOWS_CAP = threading.Lock()
 
 
@@ -33,36 +47,47 @@ def source(config: DataConfig) -> Source:
     path = Path(config.source)
     listing = list_pictures(path)
     runs = tuple((run, f"a run folder {MADE_BY_UNNOISE}") for run in listing.runs)
+    passed = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in listing.others.items())
     if not listing.pictures:
-        passed = "".join(f", {run} ({reason})" for run, reason in runs[:3])
-        found = f"{listing.others} other files{passed}"
+        found = "; ".join([passed or "nothing", *(f"{run} ({why})" for run, why in runs[:3])])
         raise DataError(f"{path}: no pictures; found {found}, expected {' '.join(SUFFIXES)}")
 
     def fill(writer: Writer) -> None:
         own = {entry.name for entry in listing.pictures if _is_own(entry)}
         writer.skipped += [(name, MADE_BY_UNNOISE) for name in sorted(own)]
         # before the shuffle: a mosaic must not change who is held out
-        entries = shuffled([entry for entry in listing.pictures if entry.name not in own])
-        held_out = held_out_count(config, len(entries))
+        entries = [entry for entry in listing.pictures if entry.name not in own]
+        places = dict(
+            zip((e.name for e in entries), arranged(e.name for e in entries), strict=True)
+        )
+        training = shuffled([e for e in entries if not places[e.name].held_out])
+        held_out = shuffled([e for e in entries if places[e.name].held_out])
+        if not held_out:
+            count = len(training) - held_out_count(config, len(training))
+            training, held_out = training[:count], training[count:]
         used: list[str] = []
-        for number, entry in enumerate(tracked(entries, path.name, len(entries), "image")):
-            if number == len(entries) - held_out:
+        decoder = Decoder(target(config), config.max_pixels)
+        everything = tracked([*training, *held_out], path.name, len(entries), "image")
+        for number, entry in enumerate(everything):
+            if number == len(training):
                 writer.end_of_training_images()
             try:
-                writer.add(_decode(entry, target(config), config.max_pixels))
+                writer.add(decoder(entry))
                 used.append(entry.name)
             except Unusable as reason:
                 writer.skipped.append((entry.name, str(reason)))
+                writer.passing |= reason.passing
         if writer.count == 0 or writer.num_train == 0:
             name, reason = writer.skipped[0]
             what = f"{path}: none of {len(listing.pictures)} pictures can be used"
             raise DataError(f"{what}; the first, {name}: {reason}")
-        _label(writer, used)
+        _label(writer, used, places)
+        writer.notes += decoder.notes()
 
-    others = f"{listing.others} files are no pictures by their names and were passed over"
-    notes = (others,) if listing.others else ()
+    notes = (f"passed over, as no pictures by their names: {passed}",) if passed else ()
     key = [(e.name, *e.stamp) for e in listing.pictures]
-    return Source(path.resolve().stem or "pictures", key, fill, skipped=runs, notes=notes)
+    name = path.resolve().stem or "pictures"
+    return Source(name, key, fill, skipped=runs, notes=notes, stamp=listing.stamp)
 
 
 def read_picture(
@@ -72,7 +97,7 @@ def read_picture(
     path = Path(path)
     try:
         size = path.stat().st_size
-        return _decode(Entry(path.name, (size, 0), lambda: path.open("rb")), wanted, max_pixels)
+        return Decoder(wanted, max_pixels)(Entry(path.name, (size, 0), lambda: path.open("rb")))
     except Unusable as reason:
         raise DataError(f"{path}: {reason}") from None
     except OSError as error:
@@ -89,49 +114,110 @@ def _is_own(entry: Entry) -> bool:
     return False
 
 
-def _label(writer: Writer, used: list[str]) -> None:
-    """Classes are the first sub-folders: two or more, in which all pictures that are used lie."""
-    folders = [_sub_folder(name) for name in used]
-    names = sorted({*folders}) if len({*folders}) > 1 and "" not in folders else []
+class Place(NamedTuple):
+    """What its folders say of a picture."""
+
+    label: str
+    """"" where it lies in no sub-folder."""
+    held_out: bool
+
+
+def arranged(names: Iterable[str]) -> list[Place]:
+    """The class and the split of each picture, from the folders in which it lies.
+
+    Folders that hold all the others count for nothing; train beside test or val splits the
+    pictures; classes are the folders below.
+    """
+    paths = [name.split("/")[:-1] for name in names]
+    while paths and all(paths) and len({path[0] for path in paths}) == 1:
+        paths = [path[1:] for path in paths]
+    tops = {path[0].lower() if path else "" for path in paths}
+    split = tops <= TRAINING | HELD_OUT and tops & TRAINING and tops & HELD_OUT
+    held = [bool(split) and path[0].lower() in HELD_OUT for path in paths]
+    paths = [path[1:] for path in paths] if split else paths
+    return [Place(path[0] if path else "", h) for path, h in zip(paths, held, strict=True)]
+
+
+def natural(name: str) -> list[str | int]:
+    """A key that sorts 2 before 10."""
+    return [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", name))]
+
+
+def _label(writer: Writer, used: list[str], places: dict[str, Place]) -> None:
+    """Classes are the folders: two or more, in which all pictures that are used lie."""
+    labels = [places[name].label for name in used]
+    names = sorted({*labels}, key=natural) if len({*labels}) > 1 and "" not in labels else []
     numbers = {name: i for i, name in enumerate(names)}
-    writer.class_names, writer.labels = names, [numbers.get(folder, 0) for folder in folders]
+    writer.class_names, writer.labels = names, [numbers.get(label, 0) for label in labels]
     found = f"{len(names)} classes, from the sub-folders"
     none = "no classes: for classes put every picture into one of two or more sub-folders"
-    skipped = {_sub_folder(name) for name, _ in writer.skipped}
-    unused = set() if "" in folders else skipped - {*folders, ""}
-    untrained = {*names} - {*folders[: writer.num_train]}
+    stray = [name for name in used if not places[name].label]
+    if stray and len({*labels}) > 2:
+        none = (
+            f"no classes: {stray[0]} lies in no sub-folder ({len(stray)} of {len(used)} pictures)"
+        )
+    skipped = {places[name].label for name, _ in writer.skipped if name in places}
+    unused = set() if stray else skipped - {*labels, ""}
+    untrained = {*names} - {*labels[: writer.num_train]}
     writer.notes = [found if names else none]
     writer.notes += [f"{n} is no class: none of its pictures can be used" for n in sorted(unused)]
     held = "is not trained: all its pictures are held out"
     writer.notes += [f"class {name} {held}" for name in sorted(untrained)]
+    if count := sum(places[name].held_out for name in used):
+        writer.notes.append(f"{count} pictures are held out, as their folders say (test, val)")
 
 
-def _sub_folder(name: str) -> str:
-    """The first folder of a picture's name, "" where it lies in none."""
-    return name.partition("/")[0] if "/" in name else ""
+@dataclass
+class Decoder:
+    """Pictures as uint8 (c, h, w), and what is odd about them together."""
 
+    wanted: Target
+    max_pixels: int
+    brightest: float = 0.0
+    """The largest value in 16-bit pictures."""
 
-def _decode(entry: Entry, wanted: Target, max_pixels: int) -> np.ndarray:
-    """The picture as uint8 (c, h, w); the header gives its size before any pixel is decoded."""
-    if entry.stamp[0] > LARGEST_FILE_BYTES:
-        raise Unusable(f"{entry.stamp[0]:,} bytes, more than {LARGEST_FILE_BYTES:,}")
-    with _opened(entry) as picture:
-        if picture.width * picture.height > max_pixels:
-            size = f"{picture.width} x {picture.height} pixels"
-            raise Unusable(f"{size}, more than data.max_pixels {max_pixels:,}")
-        return fit(picture, wanted)
+    def __call__(self, entry: Entry) -> np.ndarray:
+        """Decode one; its header gives its size before any pixel is decoded."""
+        if entry.stamp[0] > LARGEST_FILE_BYTES:
+            raise Unusable(f"{entry.stamp[0]:,} bytes, more than {LARGEST_FILE_BYTES:,}")
+        with _opened(entry) as picture:
+            if picture.width * picture.height > self.max_pixels:
+                size = f"{picture.width} x {picture.height} pixels"
+                raise Unusable(f"{size}, more than data.max_pixels {self.max_pixels:,}")
+            image = fit(picture, self.wanted)
+            if picture.mode.startswith("I"):
+                self.brightest = max(self.brightest, float(np.asarray(picture).max()))
+            return image
+
+    def notes(self) -> list[str]:
+        """A line where 16-bit pictures are nearly black."""
+        if not 0 < self.brightest < DARK or self.wanted.white_level != WHITE_LEVEL:
+            return []
+        what = f"16-bit pictures reach {self.brightest:g} of 65535 and are nearly black"
+        bits = 2 ** int(self.brightest).bit_length() - 1
+        return [f"{what}; --data.white-level {bits} makes that white"]
 
 
 @contextmanager
 def _opened(entry: Entry) -> Iterator[Image.Image]:
     """The picture, its pixels not decoded yet; Unusable for all that goes wrong with it."""
     try:
-        with _without_pillows_cap(), entry.open() as file, Image.open(file) as picture:
+        with (
+            _without_pillows_cap(),
+            entry.open() as file,
+            Image.open(file, formats=FORMATS) as picture,
+        ):
+            bands = getattr(picture, "tag_v2", {}).get(SAMPLES_PER_PIXEL, 1)
+            if bands > 4:
+                raise Unusable(f"has {bands} bands, expected 1, 3 or 4")
             yield picture
+    except Unusable:
+        raise
     except UnidentifiedImageError:
         raise Unusable("is not a picture") from None
-    except DAMAGE as error:
-        raise Unusable(f"cannot be decoded ({error})") from None
+    except Exception as error:  # noqa: BLE001  (whatever a stranger's file makes Pillow raise)
+        passing = isinstance(error, OSError) and error.errno is not None
+        raise Unusable(f"cannot be decoded ({error})", passing) from None
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +16,10 @@ from typing import IO
 from unnoise.data.fit import Unusable
 from unnoise.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff",
+    ".ppm", ".pgm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Entry:
     """A file that may be a picture."""
 
     name: str
-    """Relative, with slashes."""
+    """Relative, with slashes, composed (NFC): as a user types it."""
     stamp: tuple[int, int]
     """Size and time: the cache is made anew when one changes."""
     open: Callable[[], IO[bytes]]
@@ -36,17 +41,25 @@ class Listing:
     """Files with the suffix of a picture, sorted by name."""
     runs: list[str]
     """Run folders of unnoise: nothing in them is listed."""
-    others: int
-    """How many more files there are."""
+    others: Counter[str]
+    """How many more files there are, by their endings."""
+    stamp: tuple[int, int] | None
+    """Size and time of a zip: what could not be used is looked at again when they change."""
 
 
 def list_pictures(path: Path) -> Listing:
     """What lies in a folder or zip; DataError for a file that is no zip."""
-    found = [e for e in (_zip(path) if path.is_file() else _walk(path)) if not _hidden(e.name)]
+    state = path.stat() if path.is_file() else None
+    found = [e for e in (_zip(path) if state else _walk(path)) if not _hidden(e.name)]
     runs = _run_folders([e.name for e in found])
     found = [e for e in found if not e.name.startswith(tuple(runs))]
-    pictures = [e for e in found if e.name.lower().endswith(SUFFIXES)]
-    return Listing(sorted(pictures, key=lambda e: e.name), runs, len(found) - len(pictures))
+    pictures = sorted((e for e in found if _ending(e) in SUFFIXES), key=lambda e: e.name)
+    others = Counter(ending for ending in map(_ending, found) if ending not in SUFFIXES)
+    return Listing(pictures, runs, others, (state.st_size, state.st_mtime_ns) if state else None)
+
+
+def _ending(entry: Entry) -> str:
+    return PurePosixPath(entry.name).suffix.lower()
 
 
 def _hidden(name: str) -> bool:
@@ -73,6 +86,7 @@ def _walk(path: Path) -> Iterator[Entry]:
         for name in files:
             file = Path(base) / name
             relative = file.relative_to(path).as_posix().encode("utf-8", "replace").decode()
+            relative = unicodedata.normalize("NFC", relative)
             stamp = (0, 0)
             with suppress(OSError):  # a broken link, which reading will say
                 state = file.stat()
@@ -86,18 +100,20 @@ def _zip(path: Path) -> Iterator[Entry]:
     """Members of a zip, read in place: nothing is extracted, so no name can reach the disk."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+        members = archive.infolist()
+    except Exception as error:
         fix = "expected a folder or a zip of pictures"
         raise DataError(f"{path}: cannot be read as a zip ({error}); {fix}") from error
-    members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
-    names = [PurePosixPath("/" + m.filename).parts[1:] for m in members]
-    wrapped = len({parts[:1] for parts in names}) == 1 and all(len(parts) > 1 for parts in names)
-    for member, parts in zip(members, names, strict=True):
-        name = "/".join(parts[1:] if wrapped else parts)  # a zip of one folder is that folder
+    for member in members:
+        name = unicodedata.normalize("NFC", member.filename.replace("\\", "/"))
+        if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16):
+            continue
 
         def opened(m: zipfile.ZipInfo = member) -> IO[bytes]:
             if m.flag_bits & 1:
                 raise Unusable("is encrypted")
             return archive.open(m)
 
-        yield Entry(name, (member.file_size, member.CRC), opened)
+        parts = PurePosixPath("/" + name).parts[1:]
+        if parts:
+            yield Entry("/".join(parts), (member.file_size, member.CRC), opened)
