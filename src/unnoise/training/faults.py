@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from unnoise.checkpoint import intact
 from unnoise.errors import ConfigError, DivergedError
 from unnoise.files import discard_leftovers
@@ -79,33 +76,19 @@ def exclusive(folder: Path, main: bool = True) -> Iterator[None]:
             os.close(descriptor)
 
 
-def histogram(noise: Tensor, bins: int = 8) -> str:
-    """Count values of sigma / alpha in intervals: "0.01 to 0.05: 3, 0.05 to 0.2: 11"."""
-    logs = noise.double().flatten().clamp(1e-6, 1e6).log10()
-    low, high = float(logs.min()), float(logs.max()) + 1e-9
-    counts = torch.histc(logs, bins, low, high).int().tolist()
-    edges = [10 ** (low + (high - low) * i / bins) for i in range(bins + 1)]
-    parts = [
-        f"{edges[i]:.2g} to {edges[i + 1]:.2g}: {count}" for i, count in enumerate(counts) if count
-    ]
-    return ", ".join(parts)
-
-
 def count_steps(run: Run, state: TrainState, log: Log) -> None:
     """Count the steps that the device has done, and report each that was not applied.
 
     DivergedError after train.max_skipped of them in a row.
     """
     counters, most = state.counters, run.config.train.max_skipped
-    for outcome in collect_outcomes(run, state):
+    for outcome in collect_outcomes(state):
         what = f"step {outcome.step}: loss {outcome.loss:g}, gradient {outcome.norm:g}"
-        skipped = {"step": outcome.step, "nimg": outcome.nimg, "skipped_steps": counters.skipped}
-        log.metrics(skipped)
+        log.metrics({"step": outcome.step, "nimg": outcome.nimg, "skipped_steps": counters.skipped})
         if counters.skipped_in_row >= most:
-            noise = histogram(torch.cat(state.outcomes.skipped_noise))
             raise DivergedError(
                 f"training diverged at {what}, {most} steps in a row not finite; "
-                f"images by sigma / alpha: {noise}; {intact(run.folder / 'checkpoints')}; "
+                f"{intact(run.folder / 'checkpoints')}; "
                 "try a lower --train.lr or --train.precision fp32"
             )
         log.say(f"not applied, {counters.skipped_in_row} of {most} in a row: {what}")
