@@ -212,16 +212,16 @@ def test_the_command_ends_with_the_run_that_fits(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(probe, "STEPS_SEC", 1.0)
     words = ["digits", "--objective", "flow", *WORDS, "--kimg", "200", "--train.warmup-kimg", "50"]
-    assert cli.main(["plan", *words, "--budget", "20s"]) == 0
+    assert cli.main(["plan", *words, "--budget", "60s"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("digits within 20s, on cpu in ") and lines[1].startswith(
+    assert lines[0].startswith("digits within 1m 00s, on cpu in ") and lines[1].startswith(
         "measured now"
     )
     assert max(map(len, lines[:-1])) <= 130 and len(lines) < 25
     assert list(tmp_path.iterdir()) == []
     final = shlex.split(lines[-1])
     assert final[: len(words) + 2] == ["unnoise", "train", *words]
-    assert seconds(final[final.index("--time") + 1]) < 20
+    assert seconds(final[final.index("--time") + 1]) < 60
     assert float(final[-1]) < 50 and "--train.warmup-kimg" in final[len(words) + 2 :]
     assert cli.main([*final[1:], "--print-config"]) == 0
 

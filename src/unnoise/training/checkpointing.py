@@ -104,7 +104,6 @@ class Checkpoints:
         best_before = counters.best_step
         counters.best_step = counters.step if best else best_before
         if not run.world.main:
-            self.saved_nimg = counters.nimg
             return
         for name, group in groups.items():
             bad = [key for key, value in group.items() if not value.isfinite().all()]
@@ -163,13 +162,13 @@ class Checkpoints:
     def finish(self, best: bool, again: bool) -> None:
         """Write a checkpoint of the end, unless it is there and need not be written `again`."""
         self.saver.wait()
-        saved_nimg = self.run.world.broadcast(self.saved_nimg)
-        if again or saved_nimg != self.state.counters.nimg:
+        run, counters = self.run, self.state.counters
+        if again or run.world.broadcast(self.saved_nimg) != counters.nimg:
             self.save(best, last=True)
             return
-        groups, record = states.tensors(self.state), self.run.record(self.state.counters)
-        if self.run.world.main:
-            self._write_models(groups, record, unless_there=True)
+        groups = states.tensors(self.state)
+        if run.world.main:
+            self._write_models(groups, run.record(counters), unless_there=True)
 
     @contextmanager
     def finished(self) -> Iterator[None]:

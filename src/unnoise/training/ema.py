@@ -4,6 +4,7 @@ torch.optim.swa_utils.AveragedModel has one fixed decay; a half-life in images w
 it with every step.
 """
 
+# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import torch
@@ -27,9 +28,8 @@ def update(average: nn.Module, network: nn.Module, beta: float, wanted: Tensor |
     """
     old, new = ([local_tensor(p) for p in module.parameters()] for module in (average, network))
     if wanted is None:
-        torch._foreach_lerp_(old, new, 1 - beta)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(old, new, 1 - beta)
         return
-    steps = torch._foreach_sub(new, old)  # pyright: ignore[reportPrivateImportUsage]
-    share = (1 - beta) * wanted.float()
-    torch._foreach_mul_(steps, share)  # pyright: ignore[reportPrivateImportUsage]
-    torch._foreach_add_(old, steps)  # pyright: ignore[reportPrivateImportUsage]
+    steps = torch._foreach_sub(new, old)
+    torch._foreach_mul_(steps, (1 - beta) * wanted.float())
+    torch._foreach_add_(old, steps)

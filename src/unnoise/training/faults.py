@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from unnoise.checkpoint import intact
@@ -36,11 +37,9 @@ def signals() -> Iterator[list[int]]:
 
     names = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is how SLURM warns; Windows has none
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    try:
-        before = {number: signal.signal(number, handler) for number in numbers}
-    except ValueError:  # not the main thread, as in some notebooks: signals stay with their owner
-        yield caught
-        return
+    # in another thread, as in some notebooks, signals stay with their owner
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers if main}
     try:
         yield caught
     finally:
@@ -57,23 +56,19 @@ def exclusive(folder: Path, main: bool = True) -> Iterator[None]:
     if not main or fcntl is None:
         yield
         return
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with (folder / LOCK).open("ab+", buffering=0) as lock:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.read(descriptor, 20).decode() or "unknown"
+            lock.seek(0)
             raise ConfigError(
-                f"{folder}: another trainer (process {owner}) is at work here; "
-                "wait for it, stop it, or use another --out"
+                f"{folder}: another trainer (process {lock.read().decode() or 'unknown'}) is at "
+                "work here; wait for it, stop it, or use another --out"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
         discard_leftovers(folder)
         yield
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)
 
 
 def count_steps(run: Run, state: TrainState, log: Log) -> None:

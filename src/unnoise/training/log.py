@@ -52,9 +52,7 @@ class Log:
             file.write(json.dumps(values) + "\n")
         numbers = {key: value for key, value in values.items() if key not in ("step", "nimg")}
         for tracker in self.trackers:
-            tracker.metrics(numbers, values["nimg"])
-            if picture is not None:
-                tracker.picture(picture, values["nimg"])
+            tracker.write(numbers, values["nimg"], picture)
 
     def steps(self, state: TrainState, lr: float) -> None:
         """Write the mean loss of the steps since the last line, and report progress."""

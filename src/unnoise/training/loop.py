@@ -31,8 +31,6 @@ from unnoise.training.step import draw, find_micro_batch, learning_rate, train_s
 
 READ_EVERY = {"cpu": 1}
 """Steps until the host asks what came of them, by kind of device; 20 on others."""
-RESUME = ("auto", "anyway", "never")
-"""Resume a run of the same configuration, or of another one too, or refuse a folder with a run."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,8 @@ def train(
 ) -> Ending:
     """Train until the configured end or a signal; the run folder then holds a model either way.
 
-    `resume` is one of RESUME; `measure` gives more numbers for each preview. Under torchrun all
+    `resume` is auto (an earlier run of the same configuration), anyway (of another one too) or
+    never (refuse its folder); `measure` gives more numbers for each preview. Under torchrun all
     ranks call this alike; rank 0 writes.
     """
     with process_group(find_device(config.device)) as world:

@@ -82,7 +82,8 @@ def train_step(run: Run, state: TrainState, batch: Batch, lr: float) -> tuple[Te
     finite = loss.isfinite() if scaler.is_enabled() else loss.isfinite() & norm.isfinite()
     counters.step += 1
     counters.nimg += batch.count
-    _apply(state, finite, batch.count, train.ema_rampup)
+    host_decides = scaler.is_enabled() or loss.device.type == "cpu"
+    _apply(state, finite, batch.count, train.ema_rampup, wait=host_decides)
     state.waiting.append(StepOutcome(counters.step, counters.nimg, finite, loss, norm))
     scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -100,10 +101,10 @@ def _clip(network: nn.Module, most: float) -> Tensor:
     return norm
 
 
-def _apply(state: TrainState, finite: Tensor, count: int, rampup: float) -> None:
+def _apply(state: TrainState, finite: Tensor, count: int, rampup: float, wait: bool) -> None:
     """Move weights and averages if all is finite: the host waits to know, or the device decides."""
     optimizer, wanted = state.optimizer, None
-    if state.scaler.is_enabled() or finite.device.type == "cpu":
+    if wait:
         if not finite:
             return
         state.scaler.step(optimizer)
@@ -222,8 +223,8 @@ def held_out_losses(
     batch = draw(replace(run, world=World()), -1, images, None)
     # times are stratified in order
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    known = labels is not None and run.shape.num_classes
-    batch = replace(batch, t=batch.t[order], label=labels.to(images.device) if known else None)
+    labels = labels.to(images.device) if labels is not None and run.shape.num_classes else None
+    batch = replace(batch, t=batch.t[order], label=labels)
     parts = (batch.part(slice(start, start + size)) for start in range(0, len(images), size))
     losses = [run.losses(state.loss, part, network) for part in parts]
     return torch.cat(losses)[torch.argsort(batch.t, stable=True)]

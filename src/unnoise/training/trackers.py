@@ -22,13 +22,12 @@ class TensorBoard:
         if not nimg:
             self.writer.add_text("config", f"```\n{config}\n```", 0)
 
-    def metrics(self, values: Mapping[str, float], nimg: int) -> None:
+    def write(self, values: Mapping[str, float], nimg: int, picture: Path | None) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, nimg)
+        if picture is not None:
+            self.writer.add_image("samples", read_png(picture), nimg)
         self.writer.flush()
-
-    def picture(self, path: Path, nimg: int) -> None:
-        self.writer.add_image("samples", read_png(path), nimg)
 
     def close(self) -> None:
         self.writer.close()
@@ -43,11 +42,9 @@ class Wandb:
         options |= {"project": "unnoise", "name": folder.name, "resume": "allow"}
         self.module.init(config=dict(config), **options)
 
-    def metrics(self, values: Mapping[str, float], nimg: int) -> None:
-        self.module.log({**values, "nimg": nimg}, step=nimg)
-
-    def picture(self, path: Path, nimg: int) -> None:
-        self.module.log({"samples": self.module.Image(str(path)), "nimg": nimg}, step=nimg)
+    def write(self, values: Mapping[str, float], nimg: int, picture: Path | None) -> None:
+        samples = {} if picture is None else {"samples": self.module.Image(str(picture))}
+        self.module.log({**values, **samples, "nimg": nimg}, step=nimg)
 
     def close(self) -> None:
         self.module.finish()
