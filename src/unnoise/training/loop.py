@@ -27,7 +27,7 @@ from unnoise.training.log import Log
 from unnoise.training.preview import Measure, preview
 from unnoise.training.run import Run, prepare
 from unnoise.training.state import TrainState
-from unnoise.training.step import draw, find_micro_batch, learning_rate, train_step
+from unnoise.training.step import draw, learning_rate, train_step
 
 READ_EVERY = {"cpu": 1}
 """Steps until the host asks what came of them, by kind of device; 20 on others."""
@@ -96,19 +96,15 @@ def _loop(
 ) -> bool:
     """Step until the end (True) or a signal (False)."""
     train, counters, device = run.config.train, state.counters, run.arithmetic.device
-    read_every, micro_batch = READ_EVERY.get(device.type, 20), state.micro_batch
+    read_every = READ_EVERY.get(device.type, 20)
     batches = Batches(run.data, run.config.seed, device)
     state.network.train()
-    find_micro_batch(run, state, batches)
     while run.progress(counters) < 1 and not caught:
         began, before = time.monotonic(), counters.nimg
         images = batches.get(counters.nimg, train.batch_size, run.world.rows)
         batch = draw(run, counters.step, *images, train.batch_size)
         lr = learning_rate(train, counters.nimg, run.progress(counters))
         train_step(run, state, batch, lr)
-        if state.micro_batch != micro_batch:
-            micro_batch = state.micro_batch
-            log.say(f"out of memory: continuing with micro-batches of {micro_batch}")
 
         intervals = train.log_every_kimg, train.sample_every_kimg, train.checkpoint_every_kimg
         log_due, preview_due, save_due = (due(before, counters.nimg, kimg) for kimg in intervals)

@@ -152,7 +152,7 @@ def describe(plan: Plan) -> list[str]:
         "images": f"{digits(plan.nimg / 1000)}{share} kimg, {digits(plan.epochs)} epochs",
         "time": f"{duration(plan.wall_sec)}: {duration(plan.train_sec)} training, "
         f"{plan.previews} x preview, {plan.checkpoints} x {write}",
-        "disk": f"at most {size(plan.run_bytes)}; a checkpoint with its model file, "
+        "disk": f"about {size(plan.run_bytes)}; a checkpoint with its model file, "
         f"{size(of.checkpoint_bytes)}, every {every}",
     }
     return [

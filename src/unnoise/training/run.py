@@ -19,15 +19,12 @@ from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.losses import Batch, Loss
 from unnoise.errors import ConfigError
 from unnoise.files import write_json
-from unnoise.model import Model
 from unnoise.networks.network import Network
 from unnoise.parallel import World, full_tensor
 from unnoise.precision import Arithmetic
 from unnoise.training import state as states
 from unnoise.training.state import Counters, TrainState
 from unnoise.units import seconds
-
-MOSAIC = "data.png"
 
 
 @dataclass(frozen=True)
@@ -81,17 +78,13 @@ class Run:
         copy.load_state_dict(tensors)
         return copy
 
-    def model(self, average: Network, counters: Counters) -> Model:
-        """The averaged weights as a model."""
-        return Model(average, self.config, self.record(counters))
-
     def describe(self) -> None:
         """Write what the folder tells before the first step: configuration and some images."""
         record = {"config": to_dict(self.config), "data": self.data.fingerprint}
         write_json(self.folder / "config.json", record)
-        if not (self.folder / MOSAIC).exists():
-            says = {"unnoise": f"data {self.data.name}"}
-            save_png(self.folder / MOSAIC, mosaic(self.data), says)
+        picture = self.folder / "data.png"
+        if not picture.exists():
+            save_png(picture, mosaic(self.data), {"unnoise": f"data {self.data.name}"})
 
 
 def ends(train: TrainConfig, num_train: int) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unnoise import build
 from unnoise.config import TrainConfig
-from unnoise.data.batches import Batches, to_device
+from unnoise.data.batches import to_device
 from unnoise.data.images import to_model
 from unnoise.diffusion.losses import Batch, draw_times
 from unnoise.diffusion.noise import derive_seed, stream
@@ -140,7 +140,8 @@ def collect_outcomes(state: TrainState) -> Iterator[StepOutcome]:
 
 def _gradients(run: Run, state: TrainState, batch: Batch) -> Tensor:
     """Take gradients and give the mean loss; in smaller parts where memory runs out."""
-    most = _images_per_pass(run, state, batch)
+    here = len(batch.x0)
+    most = min(state.micro_batch or run.config.train.micro_batch or here, here)
 
     def attempt(size: int) -> Tensor:
         if size < most:
@@ -160,30 +161,6 @@ def _gradients(run: Run, state: TrainState, batch: Batch) -> Tensor:
             f"such as --train.micro-batch {max(1, most // 2)}; "
             "the same command resumes from the last checkpoint"
         ) from error
-
-
-def _images_per_pass(run: Run, state: TrainState, batch: Batch) -> int:
-    here = len(batch.x0)
-    return min(state.micro_batch or run.config.train.micro_batch or here, here)
-
-
-def find_micro_batch(run: Run, state: TrainState, batches: Batches) -> None:
-    """Before the first step of several ranks, find the micro-batch that fits on each of them."""
-    counters, train = state.counters, run.config.train
-    if run.world.size == 1 or train.parallel == "fsdp":
-        return  # a rank of fsdp cannot do a pass alone
-    images = batches.get(counters.nimg, train.batch_size, run.world.rows)
-    batch = draw(run, counters.step, *images, train.batch_size)
-    most = _images_per_pass(run, state, batch)
-
-    def attempt(size: int) -> None:
-        state.optimizer.zero_grad(set_to_none=True)
-        run.losses(state.loss, batch.part(slice(size)), state.network).sum().backward()
-
-    fitting = run.world.all_reduce_min(halving(most, attempt)[0], batch.x0.device)
-    state.optimizer.zero_grad(set_to_none=True)
-    if fitting < most:
-        state.micro_batch = fitting
 
 
 def _accumulate(run: Run, state: TrainState, batch: Batch, size: int) -> Tensor:
