@@ -37,7 +37,7 @@ def preview(run: Run, state: TrainState, log: Log, measure: Measure | None) -> b
         values |= _held_out(run, state, average, raw)
         counters.held_out_loss = values.get("held_out_loss", counters.held_out_loss)
         counters.best_held_out_loss = min(before, values.get("held_out_loss", math.inf))
-        model = Model(average, run.config, run.record(counters))
+        model = run.model(average, counters)
         values |= measure(model) if measure else {}
         _show(run, log, model, values)
     counters.held_out_loss, counters.best_held_out_loss = run.world.broadcast(

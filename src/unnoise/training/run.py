@@ -19,6 +19,7 @@ from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.losses import Batch, Loss
 from unnoise.errors import ConfigError
 from unnoise.files import write_json
+from unnoise.model import Model
 from unnoise.networks.network import Network
 from unnoise.parallel import World, full_tensor
 from unnoise.precision import Arithmetic
@@ -77,6 +78,10 @@ class Run:
         copy = self.arithmetic.place(build.network(self.config, self.shape))
         copy.load_state_dict(tensors)
         return copy
+
+    def model(self, average: Network, counters: Counters) -> Model:
+        """The averaged weights as a model."""
+        return Model(average, self.config, self.record(counters))
 
     def describe(self) -> None:
         """Write what the folder tells before the first step: configuration and some images."""
