@@ -193,7 +193,7 @@ def test_a_loop_of_ones_own(data, tmp_path):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        ema.update(average, network, ema.decay(32, 32 * step, 500, 0.0), None)
+        ema.update(average, network, ema.decay(32, 32 * step, 500, 0.0))
         losses.append(float(loss))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     model = run.model(average, state.counters)

@@ -21,7 +21,9 @@ def decay(batch_size: int, nimg: int, halflife_nimg: float, rampup: float) -> fl
 
 
 @torch.no_grad()
-def update(average: nn.Module, network: nn.Module, beta: float, wanted: Tensor | None) -> None:
+def update(
+    average: nn.Module, network: nn.Module, beta: float, wanted: Tensor | None = None
+) -> None:
     """average = beta * average + (1 - beta) * network, parameter by parameter.
 
     With a tensor `wanted` only if that is true, without asking the device whether it is.
