@@ -133,8 +133,8 @@ def test_switches_lists_and_none(capsys):
     assert (config.train.kimg, config.train.epochs) == (None, 2)
 
 
-def test_dry_run_prints_its_figures_and_writes_nothing(inside, capsys):
-    assert cli.main(["train", "digits", "--dry-run", *TINY]) == 0
+def test_a_plan_prints_its_figures_and_writes_nothing(inside, capsys):
+    assert cli.main(["plan", "digits", *TINY]) == 0
     out = capsys.readouterr().out
     assert all(
         word in out
