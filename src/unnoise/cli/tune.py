@@ -41,10 +41,8 @@ def tune_sampler(arguments: list[str]) -> int:
     from unnoise.model import load
 
     model, scale = load(flags.model, flags.device), flags.guidance_scale
-    print(
-        "error: rms pixel difference (pixels in 0..1) to the exact solution from the same seeds, "
-        "on seeds not searched"
-    )
+    print("error: rms pixel difference (pixels in 0..1) to the exact solution from the same seeds, "
+          "on seeds not searched")  # fmt: skip
     scale = model.config.sample.guidance_scale if scale is None else scale
     tuned, rows = tuning.tune(
         model, flags.budgets, flags.images, flags.evaluations, guidance_scale=scale
