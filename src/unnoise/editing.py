@@ -103,7 +103,7 @@ def inpaint(
     (RePaint, Lugmayr et al. 2022): what is painted fits what is known better, and costs more.
     """
     _check_picture(model, picture)
-    edit = _painter(model, label, resample, settings)
+    edit = _painting(model, label, resample, settings)
 
     def paint(part: list[int]) -> Tensor:
         pictures = picture.expand(len(part), -1, -1, -1)
@@ -131,7 +131,7 @@ def outpaint(
     if min(extend) < 0 or max(extend) == 0:
         got = ",".join(map(str, extend))
         raise ConfigError(f"extend: got {got}, expected left,top,right,bottom pixels, 0 or more")
-    edit = _painter(model, label, resample, settings)
+    edit = _painting(model, label, resample, settings)
     _, h, w = picture.shape
     sides = (left, right, top, bottom)
 
@@ -189,7 +189,7 @@ def reconstruct(
     model: Model, picture: Picture, label: Label = None, iterations: int = 3, **settings: Any
 ) -> tuple[Tensor, Picture]:
     """Find the noisiest state x (c, h, w) from which DDIM makes this picture, and what it makes."""
-    edit = _Edit(model, label, _invertible(model, (picture,), settings))
+    edit = _inverting(model, label, (picture,), settings)
     start = edit.latent(picture, iterations)
     return start[0].cpu(), edit.decode(start)[0]
 
@@ -199,7 +199,7 @@ def interpolate(
 ) -> Pictures:
     """Make `frames` pictures from a to b, by spherical interpolation of their noises."""
     _check("frames", frames, AT_LEAST_ONE)
-    edit = _Edit(model, label, _invertible(model, (a, b), settings))
+    edit = _inverting(model, label, (a, b), settings)
     first, second = (edit.latent(source)[0] for source in (a, b))
     shares = torch.linspace(0, 1, frames).tolist()
     return edit.decode(torch.stack([editing.slerp(first, second, share) for share in shares]))
@@ -215,7 +215,7 @@ def variations(
 ) -> Pictures:
     """Mix the noise z of a with another per seed: sqrt(1 - strength^2) z + strength z'."""
     _check("strength", strength, STRENGTH)
-    edit = _Edit(model, label, _invertible(model, (a,), settings))
+    edit = _inverting(model, label, (a,), settings)
     other = edit.grid[0].sigma * model.noise(seeds).normal()
     return edit.decode((1 - strength**2) ** 0.5 * edit.latent(a) + strength * other)
 
@@ -227,9 +227,8 @@ def morph(
     _check("frames", frames, AT_LEAST_ONE)
     if not model.shape.num_classes:
         raise ConfigError("morph: this model was trained without classes; expected one with labels")
-    chosen = _invertible(model, (a,), settings)
-    edit = _Edit(model, from_label, chosen)
-    start = edit.latent(a).expand(frames, -1, -1, -1)
+    edit = _inverting(model, from_label, (a,), settings)
+    start, chosen = edit.latent(a).expand(frames, -1, -1, -1), edit.chosen
     share, scale = torch.linspace(0, 1, frames), chosen.guidance_scale
     names, weights = [from_label, to_label], [(1 - share) * scale, share * scale]
     if scale != 1:
@@ -287,23 +286,26 @@ class _Edit:
         return torch.cat(list(in_batches(len(start), SAMPLE_BATCH, made)))
 
 
-def _painter(model: Model, label: Label, resample: int, settings: dict[str, Any]) -> _Edit:
+def _painting(model: Model, label: Label, resample: int, settings: dict[str, Any]) -> _Edit:
     _check("resample", resample, AT_LEAST_ONE)
     ancestral = {"sampler": "ddpm", "eta": 0.0} if resample > 1 else {}
     return _Edit(model, label, model.settings(**{**settings, **ancestral}))
 
 
-def _invertible(model: Model, sources: Sequence[Source], settings: dict[str, Any]) -> SampleConfig:
-    """The model's own settings for seeds, those of INVERSION for pictures."""
+def _inverting(
+    model: Model, label: Label, sources: Sequence[Source], settings: dict[str, Any]
+) -> _Edit:
+    """An edit with the model's own settings for seeds, those of INVERSION for pictures."""
     pictures = any(isinstance(source, Tensor) for source in sources)
     chosen = model.settings(**({**INVERSION, **settings} if pictures else settings))
-    grid = model.grid(chosen)
-    if stochastic(chosen.sampler, grid, build.sampler_options(chosen, model.diffusion, grid)):
+    edit = _Edit(model, label, chosen)
+    options = build.sampler_options(chosen, model.diffusion, edit.grid)
+    if stochastic(chosen.sampler, edit.grid, options):
         raise ConfigError(
             f"sample.sampler: {chosen.sampler!r}, eta {chosen.eta:g}, churn {chosen.churn:g}: "
             "this edit needs one without noise on the way, such as ddim with eta 0"
         )
-    return chosen
+    return edit
 
 
 def _labels(model: Model, count: int, label: Label) -> Tensor | None:

@@ -112,11 +112,9 @@ def write_samples(request: Request, out: Path, batch_size: int | None = None) ->
             try:
                 save_png(path, image, {"unnoise": json.dumps(text)})
             except OSError as error:
-                said = (
-                    f"{path}: not written ({error.strerror or error}), the {i} pictures before it"
-                )
                 raise OSError(
-                    f"{said} are whole; make room and run the same command again"
+                    f"{path}: not written ({error.strerror or error}), the {i} pictures before it "
+                    "are whole; make room and run the same command again"
                 ) from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,7 +154,7 @@ def edit(arguments: list[str]) -> int:
     only_pictures = hasattr(flags, "picture") and not isinstance(flags, Variations)
     sources = [_source(model, word, only_pictures) for word in words]
     images, before = _edited(model, flags, sources, given)
-    options = {key: value for key, value in asdict(flags).items() if value not in (None, "", ())}
+    options = {key: value for key, value in vars(flags).items() if value not in (None, "", ())}
     recipe = {**options, **given, "edit": name, "sources": words, "model": model.weights_hash}
     _write(flags, recipe, images, before)
     return 0

@@ -33,10 +33,8 @@ def tune_sampler(arguments: list[str]) -> int:
     flags, _ = parse(Tune, arguments, "tune-sampler")
     path, out = find(flags.model), flags.out
     if out is None and path in bundled().values():
-        raise UsageError(
-            f"tune-sampler: {flags.model} belongs to the package; "
-            f"give --out {flags.model}.safetensors"
-        )
+        fix = f"give --out {flags.model}.safetensors"
+        raise UsageError(f"tune-sampler: {flags.model} belongs to the package; {fix}")
     from unnoise import tuning
     from unnoise.model import load
 
