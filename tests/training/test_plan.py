@@ -260,7 +260,7 @@ def test_the_command_has_the_time_rounded_down_to_what_the_flag_reads(sec, expec
     ("", "plan: expected a preset, a folder or a zip of pictures"),
     ("digits --budget soon", "--budget: got 'soon', expected a time such as 90s, 20m or 1h30m"),
     ("digits --budget 0m", "--budget: got '0m', expected a time"),
-    ("digits --budget", "--budget: expected 1 after it"),
+    ("digits --budget", "--budget: a value is missing, expected text"),
     ("digits --budget 2m --time 3m", "--budget: got --time too"),
     ("digits --budgit 2m", "no flag --budgit; did you mean '--budget'?"),
     ("digits --train.warmup-kimg -1", "train.warmup_kimg: got -1"),

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import unnoise
 from unnoise.errors import UsageError, UserError, nearest
 
 USAGE = """\
@@ -38,20 +39,12 @@ Start with: unnoise sample digits     a model that comes with the package
 """
 
 
-COMMANDS = {
-    "train": "train",
-    "plan": "plan",
-    "sample": "sample",
-    "edit": "edit",
-    "evaluate": "evaluate",
-    "compare": "compare",
-    "tune-sampler": "tune",
-    "data": "data",
-    "export": "export",
-    "info": "data",
-    "report": "report",
-}
-"""Command -> the module of this package that has it, as a function of its name."""
+COMMANDS = (
+    *("train", "plan", "sample", "edit", "evaluate", "compare", "tune-sampler"),
+    *("data", "export", "info", "report"),
+)
+MODULES = {"tune-sampler": "tune", "info": "data"}
+"""Where a command is not in the module of its name, as a function of its name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         return _dispatch([argument for argument in arguments if argument != "--debug"])
-    except BrokenPipeError:  # `unnoise ... | head`: for `entry`
-        raise
-    except (ValueError, OSError, KeyboardInterrupt, RuntimeError) as error:
-        if debug:
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        if debug or isinstance(error, BrokenPipeError):  # `unnoise ... | head`: for `entry`
             raise
-        code = _complain(error)
+        stopped = isinstance(error, KeyboardInterrupt)
+        print("stopped" if stopped else f"unnoise: {error}", file=sys.stderr)
+        code = 130 if stopped else getattr(error, "exit_code", 2)
         _leave_rank(code)  # while the error still holds on to the network's process group
         return code
 
@@ -78,9 +71,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(USAGE, end="")
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V", "version"):
-        from unnoise import __version__
-
-        print(f"unnoise {__version__}")
+        print(f"unnoise {unnoise.__version__}")
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
@@ -91,24 +82,14 @@ def _dispatch(arguments: list[str]) -> int:
 
         for path in peek(Command, rest)[0].imports:
             extensions.load(path)
-    run = getattr(importlib.import_module(f"unnoise.cli.{COMMANDS[name]}"), name.replace("-", "_"))
+    module = importlib.import_module(f"unnoise.cli.{MODULES.get(name, name)}")
+    run = getattr(module, name.replace("-", "_"))
     if {"-h", "--help", "--help-all"} & set(rest):
         return run(rest)
     from unnoise import terminal  # imports tqdm
 
     with terminal.shown(speaks=os.environ.get("RANK", "0") == "0"):
         return run(rest)
-
-
-def _complain(error: BaseException) -> int:
-    """Print one line and give the exit code; errors of ours keep their traceback."""
-    if isinstance(error, KeyboardInterrupt):
-        print("stopped", file=sys.stderr)
-        return 130
-    if not isinstance(error, (UserError, OSError)):
-        raise error
-    print(f"unnoise: {error}", file=sys.stderr)
-    return error.exit_code if isinstance(error, UserError) else 2
 
 
 def entry() -> None:
