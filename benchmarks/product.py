@@ -51,8 +51,8 @@ def stepper(run: Run, state: TrainState) -> Callable[[], object]:
         batch = draw(run, counters.step, *batches.get(counters.nimg, train.batch_size))
         lr = learning_rate(train, counters.nimg, run.progress(counters))
         result = train_step(run, state, batch, lr)
-        if len(state.outcomes.waiting) >= every:
-            list(collect_outcomes(run, state))
+        if len(state.waiting) >= every:
+            list(collect_outcomes(state))
         return result
 
     return step

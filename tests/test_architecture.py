@@ -184,6 +184,41 @@ def test_markdown_has_at_most_100_columns():
     assert not wide, f"{len(wide)} lines: {wide[:20]}"
 
 
+def long_paragraphs(text: str, most: int = 5) -> Iterator[tuple[int, int]]:
+    """(first line, lines) of paragraphs and list items, but not of code, tables, headings, HTML."""
+    first = size = 0
+    fenced = False
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        words = line.strip()
+        fence, item = words.startswith("```"), re.match(r"(?:[-*]|\d+\.) ", words)
+        indented = line.startswith("    ") and not size
+        other = fenced or fence or indented or not words or words.startswith(("#", "|", "<", "!["))
+        if other or item:
+            if size > most:
+                yield first, size
+            size = 0
+        if not other:
+            first, size = first if size else number, size + 1
+        fenced ^= fence
+
+
+def test_long_paragraphs_are_found():
+    lines = "a\n" * 6
+    assert list(long_paragraphs("\n- b\n" + lines)) == [(2, 7)]
+    assert list(long_paragraphs(f"# A\n{lines}\n| a |\n{lines}")) == [(2, 6), (10, 6)]
+    code = "    c\n" * 6
+    assert not list(long_paragraphs(f"```\n{lines}```\n\n{code}\n" + "- b\n" * 6 + "| c |\n" * 6))
+
+
+def test_markdown_paragraphs_have_at_most_5_lines():
+    long = [
+        f"{path.relative_to(ROOT)}:{first}: {size} lines"
+        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        for first, size in long_paragraphs(path.read_text())
+    ]
+    assert not long, f"{len(long)} paragraphs: {long[:20]}"
+
+
 def test_the_readme_shows_the_tree_that_there_is():
     text = (ROOT / "README.md").read_text()
     tree = text[text.index("src/unnoise/\n") : text.index("tests/ ")]

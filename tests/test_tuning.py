@@ -33,7 +33,7 @@ def test_the_reference_is_near_the_exact_solution(model, search):
 
 def test_paths_are_the_cheapest_of_all(search):
     program = tuning.DynamicProgram(search.nodes, keep=12)
-    count, to_data = len(program.nodes), [program._to_data(i) for i in range(len(program.nodes))]
+    count, to_data = len(program.nodes), program.to_data
     for steps in (2, 3, 4):
         costs = {
             middle: sum(program.cost[i, j] for i, j in itertools.pairwise((0, *middle)))

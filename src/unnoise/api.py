@@ -61,21 +61,18 @@ def train(
     """
     config = named(config) if isinstance(config, str) else config
     config = config if objective is None else with_objective(config, objective)
-    config = override(config, changes or {})
+    brought = {} if loss is None else {"diffusion.loss": _loss_name(loss)}
     if data is not None:  # so that nobody takes the preset's own images for those of the run
-        config = replace(config, data=replace(config.data, source=data.name))
+        brought["data.source"] = data.name
+    config = override(config, {**(changes or {}), **brought})
     if network is not None:
         config = replace(config, network=network)
-    if loss is not None:
-        diffusion = replace(config.diffusion, loss=_loss_name(loss))
-        config = replace(config, diffusion=diffusion)
     folder = Path(out) if out is not None else default_folder(config, objective)
     with shown_by_default() if on_event is None else events.listening(on_event):
         ending = train_here(config, folder, data=data)
     if not ending.finished:
-        raise KeyboardInterrupt(
-            f"stopped: everything is saved in {folder}; the same call resumes the run"
-        )
+        said = f"stopped: everything is saved in {folder}; the same call resumes the run"
+        raise KeyboardInterrupt(said)
     return load_model(folder, str(find_device(config.device)))
 
 
@@ -86,8 +83,7 @@ def _loss_name(loss: str | type[Loss]) -> str:
     if isinstance(loss, Loss):
         name = type(loss).__name__
         raise ConfigError(f"loss: got an object of {name}; expected the class, as in loss={name}")
-    known = next((name for name, entry in LOSSES.items() if entry is loss), None)
-    name = known or loss.__name__
+    name = next((name for name, entry in LOSSES.items() if entry is loss), loss.__name__)
     LOSSES[name] = loss
     return name
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
+from torch.nn.functional import pad
 
 from unnoise import build
 from unnoise.config import SampleConfig
@@ -51,36 +52,37 @@ INVERSION = {
 
 STRENGTH, AT_LEAST_ONE = Range(above=0, most=1), Range(least=1)
 
-Label = int | str | None
+Label: TypeAlias = int | str | None
+Source: TypeAlias = int | Tensor
+Mask = Bool[Tensor, "h w"]
+Picture = UInt8[Tensor, "c h w"]
+Pictures = UInt8[Tensor, "n c h w"]
 
 
-def read_picture(model: Model, path: str | Path) -> UInt8[Tensor, "c h w"]:
+def read_picture(model: Model, path: str | Path) -> Picture:
     """Read a file as the training pictures were: upright, cropped, resized, RGB or grey."""
     shape = model.shape
     wanted = Target(shape.height, shape.width, shape.channels, model.config.data.background)
     return torch.from_numpy(read_fitted(path, wanted).copy())
 
 
-def read_mask(model: Model, path: str | Path) -> Bool[Tensor, "h w"]:
+def read_mask(model: Model, path: str | Path) -> Mask:
     """Read a mask, fitted like a picture: True where it is white, which is painted anew."""
     wanted = Target(model.shape.height, model.shape.width, 1, "black")
     mask = torch.from_numpy(read_fitted(path, wanted).copy())[0] > 127
     if not mask.any() or mask.all():
-        raise DataError(
-            f"{path}: the mask is all {'white' if mask.all() else 'black'}; "
-            "expected white where to paint"
-        )
+        color = "white" if mask.all() else "black"
+        raise DataError(f"{path}: the mask is all {color}; expected white where to paint")
     return mask
 
 
-def box_mask(model: Model, box: Sequence[int]) -> Bool[Tensor, "h w"]:
+def box_mask(model: Model, box: Sequence[int]) -> Mask:
     """True inside a box of x, y, width, height in pixels of the model's pictures."""
     height, width = model.shape.height, model.shape.width
     x, y, w, h = box
     if min(x, y) < 0 or min(w, h) < 1 or x + w > width or y + h > height:
-        raise ConfigError(
-            f"box: got {x},{y},{w},{h}, expected x,y,width,height within {width} x {height} pixels"
-        )
+        expected = f"x,y,width,height within {width} x {height} pixels"
+        raise ConfigError(f"box: got {x},{y},{w},{h}, expected {expected}")
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[y : y + h, x : x + w] = True
     return mask
@@ -88,31 +90,31 @@ def box_mask(model: Model, box: Sequence[int]) -> Bool[Tensor, "h w"]:
 
 def inpaint(
     model: Model,
-    picture: UInt8[Tensor, "c h w"],
-    unknown: Bool[Tensor, "h w"],
+    picture: Picture,
+    unknown: Mask,
     seeds: Sequence[int] = range(8),
     label: Label = None,
     resample: int = 1,
     **settings: Any,
-) -> UInt8[Tensor, "n c h w"]:
+) -> Pictures:
     """Paint the pixels anew where `unknown` is True and keep the others; one version per seed.
 
     Above 1, `resample` walks each part of the way that many times with the ancestral sampler
     (RePaint, Lugmayr et al. 2022): what is painted fits what is known better, and costs more.
     """
     _check_picture(model, picture)
-    edit = _painter(model, label, resample, settings)
-    return _versions(
-        seeds,
-        lambda part: edit.paint(
-            picture.expand(len(part), *picture.shape), unknown, model.noise(part), resample
-        ),
-    )
+    edit = _painting(model, label, resample, settings)
+
+    def paint(part: list[int]) -> Tensor:
+        pictures = picture.expand(len(part), -1, -1, -1)
+        return edit.paint(pictures, unknown, model.noise(part), resample)
+
+    return _versions(seeds, paint)
 
 
 def outpaint(
     model: Model,
-    picture: UInt8[Tensor, "c h w"],
+    picture: Picture,
     extend: Sequence[int],
     seeds: Sequence[int] = range(8),
     label: Label = None,
@@ -127,19 +129,15 @@ def outpaint(
     _check_picture(model, picture)
     left, top, right, bottom = extend
     if min(extend) < 0 or max(extend) == 0:
-        raise ConfigError(
-            f"extend: got {','.join(map(str, extend))}, expected left,top,right,bottom pixels, "
-            "0 or more"
-        )
-    edit = _painter(model, label, resample, settings)
-    c, h, w = picture.shape
+        got = ",".join(map(str, extend))
+        raise ConfigError(f"extend: got {got}, expected left,top,right,bottom pixels, 0 or more")
+    edit = _painting(model, label, resample, settings)
+    _, h, w = picture.shape
+    sides = (left, right, top, bottom)
 
     def paint(part: list[int]) -> Tensor:
-        canvas = torch.zeros(len(part), c, h + top + bottom, w + left + right, dtype=torch.uint8)
-        known = torch.zeros(canvas.shape[-2:], dtype=torch.bool)
-        canvas[..., top : top + h, left : left + w] = picture
-        known[top : top + h, left : left + w] = True
-        noise = model.noise(part)
+        canvas = pad(picture, sides).repeat(len(part), 1, 1, 1)
+        known, noise = pad(torch.ones(h, w, dtype=torch.bool), sides), model.noise(part)
         for y, x in _windows(known.shape, (h, w), (top, left)):
             window = slice(y, y + h), slice(x, x + w)
             if not known[window].all():
@@ -165,12 +163,12 @@ def _windows(
 
 def image_to_image(
     model: Model,
-    picture: UInt8[Tensor, "c h w"],
+    picture: Picture,
     strength: float,
     seeds: Sequence[int] = range(8),
     label: Label = None,
     **settings: Any,
-) -> UInt8[Tensor, "n c h w"]:
+) -> Pictures:
     """Noise the picture to a share `strength` in (0, 1] of the steps and denoise it (SDEdit)."""
     _check_picture(model, picture)
     _check("strength", strength, STRENGTH)
@@ -188,29 +186,20 @@ def image_to_image(
 
 
 def reconstruct(
-    model: Model,
-    picture: UInt8[Tensor, "c h w"],
-    label: Label = None,
-    iterations: int = 3,
-    **settings: Any,
-) -> tuple[Tensor, UInt8[Tensor, "c h w"]]:
+    model: Model, picture: Picture, label: Label = None, iterations: int = 3, **settings: Any
+) -> tuple[Tensor, Picture]:
     """Find the noisiest state x (c, h, w) from which DDIM makes this picture, and what it makes."""
-    edit = _Edit(model, label, _invertible(model, (picture,), settings))
+    edit = _inverting(model, label, (picture,), settings)
     start = edit.latent(picture, iterations)
     return start[0].cpu(), edit.decode(start)[0]
 
 
 def interpolate(
-    model: Model,
-    a: int | Tensor,
-    b: int | Tensor,
-    frames: int = 9,
-    label: Label = None,
-    **settings: Any,
-) -> UInt8[Tensor, "n c h w"]:
+    model: Model, a: Source, b: Source, frames: int = 9, label: Label = None, **settings: Any
+) -> Pictures:
     """Make `frames` pictures from a to b, by spherical interpolation of their noises."""
     _check("frames", frames, AT_LEAST_ONE)
-    edit = _Edit(model, label, _invertible(model, (a, b), settings))
+    edit = _inverting(model, label, (a, b), settings)
     first, second = (edit.latent(source)[0] for source in (a, b))
     shares = torch.linspace(0, 1, frames).tolist()
     return edit.decode(torch.stack([editing.slerp(first, second, share) for share in shares]))
@@ -218,34 +207,28 @@ def interpolate(
 
 def variations(
     model: Model,
-    a: int | Tensor,
+    a: Source,
     strength: float,
     seeds: Sequence[int] = range(8),
     label: Label = None,
     **settings: Any,
-) -> UInt8[Tensor, "n c h w"]:
+) -> Pictures:
     """Mix the noise z of a with another per seed: sqrt(1 - strength^2) z + strength z'."""
     _check("strength", strength, STRENGTH)
-    edit = _Edit(model, label, _invertible(model, (a,), settings))
+    edit = _inverting(model, label, (a,), settings)
     other = edit.grid[0].sigma * model.noise(seeds).normal()
     return edit.decode((1 - strength**2) ** 0.5 * edit.latent(a) + strength * other)
 
 
 def morph(
-    model: Model,
-    a: int | Tensor,
-    from_label: Label,
-    to_label: Label,
-    frames: int = 9,
-    **settings: Any,
-) -> UInt8[Tensor, "n c h w"]:
+    model: Model, a: Source, from_label: Label, to_label: Label, frames: int = 9, **settings: Any
+) -> Pictures:
     """Make `frames` pictures from one noise, as the prediction moves from one class to another."""
     _check("frames", frames, AT_LEAST_ONE)
     if not model.shape.num_classes:
         raise ConfigError("morph: this model was trained without classes; expected one with labels")
-    chosen = _invertible(model, (a,), settings)
-    edit = _Edit(model, from_label, chosen)
-    start = edit.latent(a).expand(frames, -1, -1, -1)
+    edit = _inverting(model, from_label, (a,), settings)
+    start, chosen = edit.latent(a).expand(frames, -1, -1, -1), edit.chosen
     share, scale = torch.linspace(0, 1, frames), chosen.guidance_scale
     names, weights = [from_label, to_label], [(1 - share) * scale, share * scale]
     if scale != 1:
@@ -283,7 +266,7 @@ class _Edit:
         denoiser = editing.inpaint(self.denoiser(len(pictures)), known, mask, draw)
         return self.finish(denoiser, noise, grid[0].sigma * first, grid)
 
-    def latent(self, source: int | Tensor, iterations: int = 3) -> Tensor:
+    def latent(self, source: Source, iterations: int = 3) -> Tensor:
         """The state (1, c, h, w) at the grid's first level that stands for a seed or a picture."""
         if isinstance(source, int):
             return self.grid[0].sigma * self.model.noise([source]).normal()
@@ -303,25 +286,26 @@ class _Edit:
         return torch.cat(list(in_batches(len(start), SAMPLE_BATCH, made)))
 
 
-def _painter(model: Model, label: Label, resample: int, settings: dict[str, Any]) -> _Edit:
+def _painting(model: Model, label: Label, resample: int, settings: dict[str, Any]) -> _Edit:
     _check("resample", resample, AT_LEAST_ONE)
     ancestral = {"sampler": "ddpm", "eta": 0.0} if resample > 1 else {}
     return _Edit(model, label, model.settings(**{**settings, **ancestral}))
 
 
-def _invertible(
-    model: Model, sources: Sequence[int | Tensor], settings: dict[str, Any]
-) -> SampleConfig:
-    """The model's own settings for seeds, those of INVERSION for pictures."""
+def _inverting(
+    model: Model, label: Label, sources: Sequence[Source], settings: dict[str, Any]
+) -> _Edit:
+    """An edit with the model's own settings for seeds, those of INVERSION for pictures."""
     pictures = any(isinstance(source, Tensor) for source in sources)
     chosen = model.settings(**({**INVERSION, **settings} if pictures else settings))
-    grid = model.grid(chosen)
-    if stochastic(chosen.sampler, grid, build.sampler_options(chosen, model.diffusion, grid)):
+    edit = _Edit(model, label, chosen)
+    options = build.sampler_options(chosen, model.diffusion, edit.grid)
+    if stochastic(chosen.sampler, edit.grid, options):
         raise ConfigError(
             f"sample.sampler: {chosen.sampler!r}, eta {chosen.eta:g}, churn {chosen.churn:g}: "
             "this edit needs one without noise on the way, such as ddim with eta 0"
         )
-    return chosen
+    return edit
 
 
 def _labels(model: Model, count: int, label: Label) -> Tensor | None:

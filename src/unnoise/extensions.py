@@ -31,9 +31,8 @@ def load(path: str) -> None:
         del sys.modules[name]
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
-        raise UsageError(
-            f"--import {path}: line {line}: {type(error).__name__}: {error}; see --debug"
-        ) from error
+        said = f"{type(error).__name__}: {error}; see --debug"
+        raise UsageError(f"--import {path}: line {line}: {said}") from error
 
 
 @contextmanager

@@ -85,9 +85,8 @@ class Model:
         seeds = list(range(seed, seed + num)) if seeds is None else list(seeds)
         size = self.images_at_once(guide, **settings) if batch_size is None else batch_size
         if not seeds or size < 1:
-            raise ConfigError(
-                f"sample: got {len(seeds)} images in batches of {size}, expected 1 or more of both"
-            )
+            got = f"{len(seeds)} images in batches of {size}"
+            raise ConfigError(f"sample: got {got}, expected 1 or more of both")
         labels = self.labels(seeds, label)
 
         def made(rows: slice) -> Tensor:
@@ -123,9 +122,8 @@ class Model:
 
     def fast(self, chosen: SampleConfig) -> DiffusionModel:
         """`diffusion` as one walk calls it: its weights cast, its calls recorded."""
-        network: nn.Module = self._rounded
-        if chosen.cuda_graphs and self.arithmetic.device.type == "cuda":
-            network = self._graphed
+        graphed = chosen.cuda_graphs and self.arithmetic.device.type == "cuda"
+        network = self._graphed if graphed else self._rounded
         return dataclasses.replace(self.diffusion, network=network)
 
     @functools.cached_property
@@ -150,11 +148,8 @@ class Model:
 
     def noise(self, seeds: Sequence[int]) -> Noise:
         """The noise of images of these seeds."""
-        return Noise(
-            seeds,
-            (self.shape.channels, self.shape.height, self.shape.width),
-            self.arithmetic.device,
-        )
+        shape = (self.shape.channels, self.shape.height, self.shape.width)
+        return Noise(seeds, shape, self.arithmetic.device)
 
     def grid(self, chosen: SampleConfig) -> list[Level]:
         """The levels that sampling with these settings visits."""
@@ -170,9 +165,8 @@ class Model:
     ) -> Iterator[Step]:
         """The chosen sampler's steps along a grid, from pure noise or from `start`."""
         options = build.sampler_options(chosen, self.diffusion, grid)
-        return self.compute(
-            samplers.walk(chosen.sampler, denoiser, grid, noise.normal, options, start)
-        )
+        walk = samplers.walk(chosen.sampler, denoiser, grid, noise.normal, options, start)
+        return self.compute(walk)
 
     def compute(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Steps computed without gradients and in this model's precision."""
@@ -196,10 +190,8 @@ class Model:
         chosen = resolve(self.config.sample, self.tuned, changes)
         build.check_sampling(chosen)
         if changes.get("cuda_graphs") and self.arithmetic.device.type != "cuda":
-            raise ConfigError(
-                f"sample.cuda_graphs: needs CUDA, got device {self.arithmetic.device.type}; "
-                "leave it out"
-            )
+            device = self.arithmetic.device.type
+            raise ConfigError(f"sample.cuda_graphs: needs CUDA, got device {device}; leave it out")
         if guide is not None:
             _check_guide(self, guide, chosen)
         elif not self.shape.num_classes:
@@ -229,26 +221,21 @@ class Model:
             tensors = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}
             beyond = [key for key, value in tensors.items() if not value.isfinite().all()]
             if beyond:
-                raise ConfigError(
-                    f"half: {beyond[0]} is beyond fp16's 65504; "
-                    "expected smaller weights, or full precision"
-                )
+                expected = "expected smaller weights, or full precision"
+                raise ConfigError(f"half: {beyond[0]} is beyond fp16's 65504; {expected}")
         checkpoint.save_model(Path(path), tensors, self.record)
 
 
-def _kind(model: Model) -> str:
-    """What a guide must have in common with the model that it guides."""
-    config, shape = model.config.diffusion, model.shape
-    steps = model.diffusion.schedule.steps
-    schedule = " ".join(map(str, [config.schedule, steps or "", config.schedule_options or ""]))
-    return f"{shape}, {schedule.strip()}"
-
-
 def _check_guide(model: Model, guide: Model, chosen: SampleConfig) -> None:
-    if _kind(guide) != _kind(model):
+    own, other = (
+        f"{m.shape}, {m.config.diffusion.schedule} {m.diffusion.schedule.steps or ''} "
+        f"{m.config.diffusion.schedule_options or ''}".strip()
+        for m in (model, guide)
+    )
+    if own != other:
         raise ConfigError(
-            f"guide: its images and schedule ({_kind(guide)}) differ from the model's "
-            f"({_kind(model)}); expected a worse model of the same kind"
+            f"guide: its images and schedule ({other}) differ from the model's ({own}); "
+            "expected a worse model of the same kind"
         )
     if chosen.guidance_scale == 1:
         raise ConfigError("guide: guidance_scale is 1, which is no guidance; give one such as 2")
@@ -277,9 +264,8 @@ def load(name: str | Path, device: str = "auto") -> Model:
         except UnknownNameError:
             raise
         except ConfigError as error:
-            raise CheckpointError(
-                f"{path}: its configuration cannot be read ({error}); update unnoise"
-            ) from error
+            said = f"{path}: its configuration cannot be read ({error}); update unnoise"
+            raise CheckpointError(said) from error
         build.check_sampling(config.sample)
         network = build.network(config, build.Shape(**record["shape"]))
         checkpoint.fit(network, tensors, path)
@@ -293,9 +279,6 @@ def generate_samples(
     seed: int = 0,
     **settings: Any,
 ) -> Float[Tensor, "n c h w"]:
-    """`num_samples` images as floats in [0, 1], shape (n, c, h, w), on the CPU.
-
-    `settings` are those of `Model.sample`.
-    """
+    """`num_samples` images as floats in [0, 1], on the CPU; `settings` as in `Model.sample`."""
     model = model if device is None else model.to(device)
     return model.sample(num_samples, seed, **settings).float() / 255

@@ -22,20 +22,15 @@ def bundled() -> dict[str, Path]:
 
 def find(name: str | Path) -> Path:
     """The model file of a bundled name, a run folder or a path; else CheckpointError."""
-    path = Path(name)
-    if (path / MODEL_FILE).is_file():
-        return path / MODEL_FILE
-    if path.is_file():
-        return path
-    if str(name) in bundled():
-        return bundled()[str(name)]
+    path, own = Path(name), bundled()
+    for file in (path / MODEL_FILE, path, own.get(str(name), path)):
+        if file.is_file():
+            return file
     if path.is_dir():
-        raise CheckpointError(
-            f"{path}: no {MODEL_FILE} in this folder; expected a run folder of `unnoise train`"
-        )
-    raise CheckpointError(
-        f"{name}: no such run folder, model file or bundled model; {nearest(str(name), bundled())}"
-    )
+        expected = "expected a run folder of `unnoise train`"
+        raise CheckpointError(f"{path}: no {MODEL_FILE} in this folder; {expected}")
+    said = "no such run folder, model file or bundled model"
+    raise CheckpointError(f"{name}: {said}; {nearest(str(name), own)}")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -45,8 +40,8 @@ def read_record(path: Path) -> dict[str, Any]:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size if size <= LARGEST_HEADER else 0))
         record = json.loads(header["__metadata__"]["unnoise"])
+        if not isinstance(record, dict):
+            raise TypeError(f"it is a {type(record).__name__}")
+        return record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: has no unnoise record ({error})") from error
-    if not isinstance(record, dict):
-        raise CheckpointError(f"{path}: has no unnoise record")
-    return record

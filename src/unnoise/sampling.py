@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +30,6 @@ from unnoise.errors import CheckpointError, ConfigError
 from unnoise.memory import in_batches
 from unnoise.model import Model, last
 from unnoise.records import find
-
-if TYPE_CHECKING:
-    from unnoise.data.images import Picture
 
 GRID_IMAGES = 400
 """The grid shows at most this many images."""
@@ -78,12 +75,12 @@ class Request:
 
         Progress falls where a batch that ran out of memory starts again in halves.
         """
-        images = len(self.seeds)
+        images, count = len(self.seeds), self.count
 
         def report(step: int) -> None:
-            done = rows.start * self.count + (rows.stop - rows.start) * step
-            detail = f"{rows.start} of {images} images, step {step} of {self.count}"
-            events.send(events.Progress("samples", done, images * self.count, detail=detail))
+            done = rows.start * count + (rows.stop - rows.start) * step
+            detail = f"{rows.start} of {images} images, step {step} of {count}"
+            events.send(events.Progress("samples", done, images * count, detail=detail))
 
         report(0)
         walk = self.model.steps(self.seeds[rows], self.label, self.guide, **self.settings)
@@ -98,9 +95,9 @@ class Request:
 
 def write_samples(request: Request, out: Path, batch_size: int | None = None) -> None:
     """Write seed-<n>.png for every seed, with its recipe; batch_size None is automatic."""
-    seeds = request.seeds
+    seeds, recipe = request.seeds, request.recipe
     labels = request.model.labels(seeds, request.label)
-    recipe, size = request.recipe, batch_size or request.images_at_once
+    size = batch_size or request.images_at_once
     _ = request.count  # a grid that cannot be is told before the folder is made
     _make_folder(out)
 
@@ -129,10 +126,8 @@ def _make_folder(out: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
-        raise ConfigError(
-            f"out: {out} is no folder for pictures ({reason}); "
-            "expected a folder or a new name: --out"
-        )
+        expected = "expected a folder or a new name: --out"
+        raise ConfigError(f"out: {out} is no folder for pictures ({reason}); {expected}")
 
 
 def picture(out: Path, seed: int) -> Path:
@@ -163,52 +158,36 @@ def write_process(
     columns = _spread(request.count, COLUMNS) if trajectory else []
     if not frames and not columns:
         return []
-    steps = _steps(request, {*frames, *columns})
-    written = []
-    for ending in formats:
-        pictures = [side_by_side([grid(x), grid(x0)]) for x, x0 in (steps[i] for i in frames)]
-        written.append(out / f"denoising.{ending}")
-        save_animation(written[-1], pictures, frame_ms=max(40, 3000 // len(pictures)), last_ms=2000)
-    if trajectory:
-        written.append(out / "trajectory.png")
-        sheet = _contact_sheet([steps[i] for i in columns])
-        save_png(written[-1], sheet, _sheet_text(request.first(SHOWN_IMAGES // 8)))
-    return written
 
-
-def _steps(request: Request, wanted: Collection[int]) -> dict[int, tuple[Tensor, Tensor]]:
-    """What is to be seen of the wanted steps (from 0) of all seeds, made a batch at a time."""
-
-    def made(rows: slice) -> dict[int, tuple[Tensor, Tensor]]:
+    def made(rows: slice) -> dict[int, Tensor]:
+        wanted = {*frames, *columns}
         return {i: _shown(step) for i, step in enumerate(request.steps(rows)) if i in wanted}
 
     parts = list(in_batches(len(request.seeds), request.images_at_once, made))
-    return {
-        i: (torch.cat([part[i][0] for part in parts]), torch.cat([part[i][1] for part in parts]))
-        for i in wanted
-    }
+    steps = {i: torch.cat([part[i] for part in parts], 1) for i in parts[0]}
+    written = []
+    for ending in formats:
+        pictures = [side_by_side([grid(x) for x in steps[i]]) for i in frames]
+        written.append(out / f"denoising.{ending}")
+        save_animation(written[-1], pictures, frame_ms=max(40, 3000 // len(pictures)), last_ms=2000)
+    if trajectory:  # two rows per image, x_t over the predicted x0; steps from left to right
+        few = request.first(SHOWN_IMAGES // 8)
+        cells = torch.stack([steps[i][:, : len(few.seeds)] for i in columns], 2).transpose(0, 1)
+        written.append(out / "trajectory.png")
+        sheet = grid(cells.flatten(0, 2), columns=len(columns))
+        save_png(written[-1], sheet, _sheet_text(few))
+    return written
 
 
-def _shown(step: Step) -> tuple[Tensor, Tensor]:
+def _shown(step: Step) -> Tensor:
     """x_t, scaled so that it can be seen at any level, and the x0 predicted there: uint8."""
     level = step.level
     size = float(level.alpha**2 + level.sigma**2) ** 0.5
-    return from_model(step.x.cpu() / size), from_model(step.prediction.x0.cpu())
-
-
-def _contact_sheet(columns: Sequence[tuple[Tensor, Tensor]]) -> Picture:
-    """Two rows per image, x_t over the predicted x0; steps from left to right."""
-    count = min(SHOWN_IMAGES // 8, len(columns[0][0]))
-    rows = [
-        torch.stack([step[kind][i] for step in columns]) for i in range(count) for kind in (0, 1)
-    ]
-    return grid(torch.cat(rows), columns=len(columns))
+    return from_model(torch.stack([step.x.cpu() / size, step.prediction.x0.cpu()]))
 
 
 def _spread(count: int, most: int) -> list[int]:
     """At most `most` of `count` indices, evenly, with the last."""
-    if count <= most:
-        return list(range(count))
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
@@ -223,30 +202,20 @@ def describe(target: str) -> str:
         return text
     path = find(target)
     tensors, record = checkpoint.read_model(path)
-    shape, training, data = record["shape"], record.get("training", {}), record.get("data", {})
-    tuned = [
-        f"{name} ({s['sampler']}, {s['steps']} steps)"
-        for name, s in record.get("tuned", {}).items()
-    ]
+    shape, data = record["shape"], record.get("data", {})
+    training, tuned = record.get("training", {}).items(), record.get("tuned", {}).items()
+    size = " x ".join(str(shape[side]) for side in ("channels", "height", "width"))
+    mark = f"fingerprint {str(data.get('fingerprint'))[:12]}"
+    weights = sum(tensor.numel() for tensor in tensors.values())
+    done = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in training]
+    samplers = [f"{name} ({s['sampler']}, {s['steps']} steps)" for name, s in tuned]
     rows = {
-        "model": [path],
-        "weights": [
-            record["weights"][:12],
-            f"{sum(v.numel() for v in tensors.values()):,} parameters",
-        ],
-        "images": [
-            f"{shape['channels']} x {shape['height']} x {shape['width']}",
-            f"{shape['num_classes']} classes",
-        ],
-        "data": [
-            data.get("name"),
-            f"{data.get('num_train')} images",
-            f"fingerprint {str(data.get('fingerprint'))[:12]}",
-        ],
-        "training": [
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in training.items()
-        ],
-        "samplers": tuned or ["none tuned; unnoise tune-sampler finds some"],
+        "model": path,
+        "weights": f"{record['weights'][:12]} · {weights:,} parameters",
+        "images": f"{size} · {shape['num_classes']} classes",
+        "data": f"{data.get('name')} · {data.get('num_train')} images · {mark}",
+        "training": " · ".join(done),
+        "samplers": " · ".join(samplers) or "none tuned; unnoise tune-sampler finds some",
     }
-    lines = [f"{name:<10} {' · '.join(map(str, parts))}" for name, parts in rows.items()]
+    lines = [f"{name:<10} {text}" for name, text in rows.items()]
     return "\n".join([*lines, "config", json.dumps(record["config"], indent=2)])

@@ -28,10 +28,8 @@ def resolve(
     if name in tuned:
         changes = {**tuned[name], **asked, "sampler": tuned[name]["sampler"]}
     elif name in TUNED_NAMES:
-        raise ConfigError(
-            f"sample.sampler: {name!r} is not tuned for this model; "
-            "run `unnoise tune-sampler` on it"
-        )
+        fix = "run `unnoise tune-sampler` on it"
+        raise ConfigError(f"sample.sampler: {name!r} is not tuned for this model; {fix}")
     if "noises" not in asked and asked.keys() & {"steps", "spacing"}:
         changes["noises"] = ()
     if "sampler_options" not in asked and changes.get("sampler", own.sampler) != own.sampler:
@@ -48,16 +46,14 @@ def class_numbers(
     else:
         labels = list(asked)
     if not count:
-        given = [label for label in labels if label not in (None, "none")]
-        if given:
-            raise ConfigError(
-                f"label: got {given[0]!r}, but this model was trained without labels; leave it out"
-            )
+        for label in labels:
+            if label not in (None, "none"):
+                fix = "this model was trained without labels; leave it out"
+                raise ConfigError(f"label: got {label!r}, but {fix}")
         return None
     if len(labels) != len(seeds):
-        raise ConfigError(
-            f"label: got {len(labels)} for {len(seeds)} images, expected one, or one for each image"
-        )
+        got = f"got {len(labels)} for {len(seeds)} images"
+        raise ConfigError(f"label: {got}, expected one, or one for each image")
     return [
         seed % count if label is None else _class_number(label, count, names)
         for seed, label in zip(seeds, labels, strict=True)

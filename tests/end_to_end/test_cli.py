@@ -133,8 +133,8 @@ def test_switches_lists_and_none(capsys):
     assert (config.train.kimg, config.train.epochs) == (None, 2)
 
 
-def test_dry_run_prints_its_figures_and_writes_nothing(inside, capsys):
-    assert cli.main(["train", "digits", "--dry-run", *TINY]) == 0
+def test_a_plan_prints_its_figures_and_writes_nothing(inside, capsys):
+    assert cli.main(["plan", "digits", *TINY]) == 0
     out = capsys.readouterr().out
     assert all(
         word in out
@@ -455,7 +455,7 @@ def test_info_of_a_run(run, capsys):
     ("train digits --seed -1", "seed: got -1"),
     ("train digits --device cuda:9", "device: 'cuda:9' is not there"),
     ("train digits --train.precision fp16", "needs CUDA"),
-    ("train digits --out", "--out: expected 1 after it"),
+    ("train digits --out", "--out: a value is missing, expected text"),
     ("sample nothing", "nothing: no such run folder, model file or bundled model"),
     ("sample digits --seeds 9-3", "expected numbers and rising ranges"),
     ("sample digits --num 0", "--num: got 0"),
@@ -469,6 +469,8 @@ def test_info_of_a_run(run, capsys):
     ("sample digits --dynamic-threshold 2", "dynamic_threshold: got 2, expected 0 to 1"),
     ("sample digits --churn 3", "has none; expected one of heun"),
     ("sample digits --steps x", "--steps: got 'x', expected a whole number"),
+    ("sample digits --guidance-interval 3", "a value is missing, expected a number and a number"),
+    ("sample digits --sampler-options a", "expected names, each followed by a number"),
     ("tune-sampler digits", "belongs to the package"),
     ("train digits --objective edn", "did you mean 'edm'?"),
     ("train digits --kimg x", "--kimg/--train.kimg: got 'x', expected a number"),
@@ -481,7 +483,7 @@ def test_info_of_a_run(run, capsys):
     ("info pyproject.toml", "cannot be read"),
     ("data nowhere", "nowhere"),
     ("info digits --x", "no flag --x"),
-    ("info digits --x=3 --import", "--import/--imports: expected 1 after it"),
+    ("info digits --x=3 --import", "--import/--imports: a value is missing, expected text"),
     ("sample digits more", "got 'more', expected a flag"),
     ("sample digits --deep-cache 2", "no flag --deep-cache"),
     ("sample digits --import nowhere.py", "--import: got 'nowhere.py', expected a Python file"),

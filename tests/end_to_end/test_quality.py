@@ -121,7 +121,7 @@ def test_the_large_presets_take_twenty_steps(cifar, tmp_path, preset, capsys):
         "--sample.steps",
         "1",
     ]
-    assert cli.main(["train", preset, *flags, "--dry-run"]) == 0
+    assert cli.main(["plan", preset, *flags]) == 0
     assert "parameters" in capsys.readouterr().out
     out = tmp_path / "run"
     assert (

@@ -60,16 +60,16 @@ def trial(lab: Lab, number: int) -> Problems:
         problems = child.one_line(2, "out of memory with one image at a time")
         problems += [] if "Traceback" not in child.err else ["a traceback"]
         return [where + problem for problem in problems]
-    size, said = BATCH, [int(size) for size in re.findall(r"micro-batches of (\d+)", child.out)]
-    while size > most:
-        size = (size + 1) // 2
+    said, expected = [int(size) for size in re.findall(r": trying (\d+)", child.out)], [BATCH]
+    while expected[-1] > most:
+        expected.append((expected[-1] + 1) // 2)
     problems = (
         []
         if child.code == 0 and not child.err
         else [f"exit code {child.code}: {child.err[-300:]!r}"]
     )
-    if said != [size]:  # said once, at the end of the step in which it happened
-        problems.append(f"said micro-batches of {said}, expected {[size]}")
+    if said != expected[1:]:  # each said once, in the step in which it happened
+        problems.append(f"tried micro-batches of {said}, expected {expected[1:]}")
     return [where + problem for problem in problems + _same_curve(lab.whole(*SMOOTH), run)]
 
 

@@ -111,7 +111,7 @@ def test_no_step_waits_for_the_device(data, tmp_path, compiled, optimizer):
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert not list(collect_outcomes(run, state)) and state.counters.loss_steps == 6
+    assert not list(collect_outcomes(state)) and state.counters.loss_steps == 6
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -130,7 +130,7 @@ def test_a_step_that_is_not_finite_changes_nothing(data, tmp_path, optimizer):
     train_step(run, state, dataclasses.replace(batch, x0=batch.x0 * float("nan")), 1e-3)
     after = [v for module in (state.network, state.ema) for v in module.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert [outcome.step for outcome in collect_outcomes(run, state)] == [
+    assert [outcome.step for outcome in collect_outcomes(state)] == [
         2
     ] and state.counters.skipped == 1
     train_step(run, state, batch, 1e-3)

@@ -119,7 +119,7 @@ def test_images_and_a_listener_from_python(tmp_path, data):
     with pytest.raises(DataError, match="mine"):  # and not the distance to digits
         unnoise.evaluate(model, tmp_path / "evaluation", num=4)
     shares = [event.done for event in told if isinstance(event, events.Progress)]
-    assert shares == sorted(shares) and shares[-1] == 0.9
+    assert shares == sorted(shares) and shares[-1] == 1.0
     assert any("saved " in event.text for event in told if isinstance(event, events.Message))
 
 

@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+import unnoise
 from unnoise.cli.output import protect
-from unnoise.errors import UsageError, UserError, nearest
+from unnoise.errors import UsageError, UserError, nearest, one_line
 
 USAGE = """\
 usage: unnoise COMMAND ...
@@ -39,20 +40,12 @@ Start with: unnoise sample digits     a model that comes with the package
 """
 
 
-COMMANDS = {
-    "train": "train",
-    "plan": "plan",
-    "sample": "sample",
-    "edit": "edit",
-    "evaluate": "evaluate",
-    "compare": "compare",
-    "tune-sampler": "tune",
-    "data": "data",
-    "export": "export",
-    "info": "data",
-    "report": "report",
-}
-"""Command -> the module of this package that has it, as a function of its name."""
+COMMANDS = (
+    *("train", "plan", "sample", "edit", "evaluate", "compare", "tune-sampler"),
+    *("data", "export", "info", "report"),
+)
+MODULES = {"tune-sampler": "tune", "info": "data"}
+"""Where a command is not in the module of its name, as a function of its name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         return _dispatch([argument for argument in arguments if argument != "--debug"])
-    except (ValueError, OSError, KeyboardInterrupt, RuntimeError) as error:
-        if debug:
+    except (UserError, OSError, KeyboardInterrupt, MemoryError, RuntimeError, ValueError) as error:
+        line = _line(error)
+        if debug or line is None:
             raise
-        code = _complain(error)
+        print(line, file=sys.stderr)
+        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 2)
         _leave_rank(code)  # while the error still holds on to the network's process group
         return code
 
@@ -77,9 +72,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(USAGE, end="")
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V", "version"):
-        from unnoise import __version__
-
-        print(f"unnoise {__version__}")
+        print(f"unnoise {unnoise.__version__}")
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
@@ -90,7 +83,8 @@ def _dispatch(arguments: list[str]) -> int:
 
         for path in peek(Command, rest)[0].imports:
             extensions.load(path)
-    run = getattr(importlib.import_module(f"unnoise.cli.{COMMANDS[name]}"), name.replace("-", "_"))
+    module = importlib.import_module(f"unnoise.cli.{MODULES.get(name, name)}")
+    run = getattr(module, name.replace("-", "_"))
     if {"-h", "--help", "--help-all"} & set(rest):
         return run(rest)
     from unnoise import terminal  # imports tqdm
@@ -99,15 +93,18 @@ def _dispatch(arguments: list[str]) -> int:
         return run(rest)
 
 
-def _complain(error: BaseException) -> int:
-    """Print one line and give the exit code; errors of ours keep their traceback."""
+def _line(error: BaseException) -> str | None:
+    """What to say of an error of the user's or of the machine's; None for a fault of ours."""
     if isinstance(error, KeyboardInterrupt):
-        print("stopped", file=sys.stderr)
-        return 130
-    if not isinstance(error, (UserError, OSError)):
-        raise error
-    print(f"unnoise: {error}", file=sys.stderr)
-    return error.exit_code if isinstance(error, UserError) else 2
+        return "stopped"
+    if isinstance(error, UserError):
+        return f"unnoise: {error}"
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return one_line(f"unnoise: {error.filename}: {reason}" if error.filename else reason)
+    if isinstance(error, MemoryError) or "memory" in str(error):
+        return "unnoise: memory ran out; expected fewer or smaller images, or a smaller network"
+    return None
 
 
 def entry() -> None:

@@ -35,28 +35,23 @@ class Info(Command):
 def data(arguments: list[str]) -> int:
     """Run `unnoise data PATH`."""
     long = {f.name: (f"--data.{f.name.replace('_', '-')}",) for f in fields(DataConfig)}
-    short = {} if set(HELP) & set(arguments) else long  # as `unnoise train` and messages have them
-    short = {**short, "image_size": ("--size", *short.get("image_size", ()))}
-    flags, given = parse(Data, arguments, "data", Settings(DataConfig(), True, OFTEN, short))
+    also = {} if set(HELP) & set(arguments) else long  # as `unnoise train` and messages have them
+    also = {**also, "image_size": ("--size", *also.get("image_size", ()))}
+    flags, given = parse(Data, arguments, "data", Settings(DataConfig(), True, OFTEN, also))
     from unnoise.data.dataset import load, report
     from unnoise.data.images import mosaic, save_png
 
     config = override(DataConfig(source=flags.target), given, "data.")
-    path = claim(Path(flags.out) if flags.out else _place(Path(config.source)))
+    path, folder = Path(flags.out or "mosaic.png"), Path(config.source).resolve()
+    if not flags.out and folder.is_dir() and Path.cwd().is_relative_to(folder):
+        path = folder.parent / f"{folder.name}-mosaic.png"  # not among the pictures
+    claim(path)
     images = load(config)
     print(report(images))
     text = f"data {images.name}, fingerprint {images.fingerprint[:12]}"
     save_png(path, mosaic(images), {"unnoise": text})
     print(f"mosaic: {path}")
     return 0
-
-
-def _place(data: Path) -> Path:
-    """mosaic.png here; where here is among the pictures, next to their folder."""
-    folder = data.resolve()
-    if not (data.is_dir() and Path.cwd().is_relative_to(folder)):
-        return Path("mosaic.png")
-    return folder.parent / f"{folder.name}-mosaic.png"
 
 
 def info(arguments: list[str]) -> int:

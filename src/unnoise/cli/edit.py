@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +42,7 @@ class Versions(Edit):
     """Number of versions [8]."""
     seeds: Seeds | None = None
     """One version per seed, such as 0-7."""
-    label: str = ""
+    label: str | None = None
     """Class number or name of what is painted [no class]."""
 
 
@@ -86,7 +86,7 @@ class Interpolate(Edit):
     """Two pictures or seeds."""
     frames: int = 9
     """Number of pictures on the way."""
-    label: str = ""
+    label: str | None = None
     """Class number or name [no class]."""
     animate: Animation = None
     """Also write interpolate.gif (or .webp)."""
@@ -98,7 +98,7 @@ class Reconstruct(Edit):
 
     picture: Annotated[str, Flag(metavar="PICTURE")]
     """A picture file."""
-    label: str = ""
+    label: str | None = None
     """Class number or name [no class]."""
     iterations: int = 3
     """Fixed-point iterations per step of the inversion; 1 is the classical inversion."""
@@ -154,7 +154,7 @@ def edit(arguments: list[str]) -> int:
     only_pictures = hasattr(flags, "picture") and not isinstance(flags, Variations)
     sources = [_source(model, word, only_pictures) for word in words]
     images, before = _edited(model, flags, sources, given)
-    options = {key: value for key, value in asdict(flags).items() if value not in (None, "", ())}
+    options = {key: value for key, value in vars(flags).items() if value not in (None, "", ())}
     recipe = {**options, **given, "edit": name, "sources": words, "model": model.weights_hash}
     _write(flags, recipe, images, before)
     return 0
@@ -175,49 +175,39 @@ def _edited(
     model: Model, flags: Edit, sources: list[Any], settings: dict[str, Any]
 ) -> tuple[Tensor, list[Tensor]]:
     """The pictures to write, and those that the sheet shows before them."""
-    import torch
-
     from unnoise import editing
     from unnoise.data.images import from_model
 
-    a, b = sources[0], sources[-1]
-    options = {**settings, "label": getattr(flags, "label", "") or None}
+    a, taken = sources[0], ("label", "extend", "strength", "frames", "iterations", "resample")
+    options = {**settings, **{key: vars(flags)[key] for key in taken if hasattr(flags, key)}}
     if isinstance(flags, Versions):
         options["seeds"] = seeds_of(flags.seeds, flags.num, 8)
     match flags:
-        case Inpaint():
-            if (flags.mask is None) == (flags.box is None):
+        case Inpaint(mask=mask, box=box):
+            if (mask is None) == (box is None):
                 raise UsageError("edit inpaint: expected one of --mask FILE and --box x,y,w,h")
-            mask, box = flags.mask, flags.box
             unknown = editing.read_mask(model, mask) if mask else editing.box_mask(model, box or ())
-            images = editing.inpaint(model, a, unknown, resample=flags.resample, **options)
-            return images, [a, torch.where(unknown, 127, a).to(torch.uint8)]
+            return editing.inpaint(model, a, unknown, **options), [a, a.masked_fill(unknown, 127)]
         case Outpaint():
             if flags.extend is None:
                 raise UsageError("edit outpaint: expected --extend left,top,right,bottom")
-            extend, resample = flags.extend, flags.resample
-            return editing.outpaint(model, a, extend, resample=resample, **options), []
+            return editing.outpaint(model, a, **options), []
         case Image():
-            return editing.image_to_image(model, a, flags.strength, **options), [a]
+            return editing.image_to_image(model, a, **options), [a]
         case Interpolate():
-            return editing.interpolate(model, a, b, flags.frames, **options), []
+            return editing.interpolate(model, *sources, **options), []
         case Variations():
-            images = editing.variations(model, a, flags.strength, **options)
-            return images, [] if isinstance(a, int) else [a]
-        case Morph():
-            if flags.from_class is None or flags.to_class is None:
+            return editing.variations(model, a, **options), [] if isinstance(a, int) else [a]
+        case Morph(from_class=first, to_class=last):
+            if first is None or last is None:
                 raise UsageError("edit morph: expected --from CLASS and --to CLASS")
-            ends = flags.from_class, flags.to_class
-            return editing.morph(model, a, *ends, flags.frames, **settings), []
-        case Reconstruct():
-            picture, iterations = a, flags.iterations
-            noise, image = editing.reconstruct(model, picture, iterations=iterations, **options)
-            error = (image.double() - picture.double()).pow(2).mean().sqrt()
+            return editing.morph(model, a, first, last, **options), []
+        case _:
+            noise, image = editing.reconstruct(model, a, **options)
+            error = (image.double() - a.double()).pow(2).mean().sqrt()
             print(f"noise of standard deviation {noise.std():.3f} · "
                   f"reconstruction differs by {error:.2f} of 255 (rms)")  # fmt: skip
-            return image[None], [picture, from_model(noise / noise.std() / 2)]
-        case _:
-            raise AssertionError(flags)
+            return image[None], [a, from_model(noise / noise.std() / 2)]
 
 
 def _write(flags: Edit, recipe: dict[str, Any], images: Tensor, before: list[Tensor]) -> None:

@@ -23,8 +23,8 @@ from typing import Annotated, Any, ClassVar, TypeVar, cast
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from unnoise.cli.values import spec
-from unnoise.config import SampleConfig, from_dict
+from unnoise.cli.values import reading
+from unnoise.config import SampleConfig, dotted, from_dict
 from unnoise.errors import ConfigError, UsageError, nearest
 
 HELP = ("-h", "--help", "--help-all")
@@ -97,8 +97,9 @@ def first_word(arguments: Sequence[str]) -> str | None:
 
 def peek(kind: type[C], arguments: Sequence[str]) -> tuple[C, list[str]]:
     """Read the flags of one command from arguments that also hold others, which are given back."""
+    table = Table()
     words = [word for word in arguments if word not in HELP]
-    found, rest = _run(Table(None).of(kind), words, "unnoise")
+    found, rest = table.run(table.of(kind), words, "unnoise")
     return from_dict(kind, found), rest
 
 
@@ -115,27 +116,25 @@ def parse(
     """
     table = Table(next((word for word in reversed(HELP) if word in arguments), None))
     own = table.of(kind)
-    flags = {**(table.of(type(settings.of), settings) if settings else {}), **own}
-    flags = {**own, **flags}  # the command's own come first
+    others = table.of(type(settings.of), settings) if settings else {}
+    flags = {**own, **others, **own}  # the command's own come first, and win
     words = ["--help" if word == "--help-all" else word for word in arguments]
     try:
-        found, rest = _run(flags, words, f"unnoise {name}", f"{inspect.getdoc(kind)}\n{about}")
+        found, rest = table.run(flags, words, f"unnoise {name}", f"{inspect.getdoc(kind)}\n{about}")
     except SystemExit:
         if table.help != "--help-all":
             print(f"All flags: unnoise {name} --help-all")
         raise
-    _refuse(rest, table.names)
-    for word in (each.name for each in dataclasses.fields(kind) if _default(each) is MISSING):
-        if word not in found:
-            text = helps(kind)[word].rstrip(".")
-            raise UsageError(
-                f"{name}: expected {text[0].lower()}{text[1:]}; see unnoise {name} --help"
-            )
+    table.refuse(rest)
+    for each in dataclasses.fields(kind):
+        if each.default is MISSING and each.name not in found:
+            text = helps(kind)[each.name].rstrip(".")
+            text = f"{text[0].lower()}{text[1:]}; see unnoise {name} --help"
+            raise UsageError(f"{name}: expected {text}")
     given: dict[str, Any] = {}
     for key in [key for key in found if key not in own]:
-        value = found.pop(key)
-        nested = typing.is_typeddict(flags[key])
-        given |= {f"{key}.{k}": v for k, v in value.items()} if nested else {key: value}
+        part = {key: found.pop(key)}
+        given |= dotted(part) if typing.is_typeddict(flags[key]) else part
     try:
         return from_dict(kind, found), given
     except ConfigError as error:
@@ -143,57 +142,81 @@ def parse(
         raise UsageError(f"--{flag.replace('_', '-')}{colon}{rest}") from None
 
 
+@dataclass(frozen=True)
 class Table:
-    """The types from which tyro makes flags, and the names of all flags."""
+    """The types from which tyro makes flags."""
 
-    def __init__(self, help: str | None) -> None:
-        self.help = help
-        self.names: list[str] = []
+    help: str | None = None
+    """The word that asks for help, where one does."""
+    expected: dict[str, str] = field(default_factory=dict[str, str])
+    """What stands after each flag, in words."""
 
     def of(self, kind: type, settings: Settings | None = None, group: str = "") -> dict[str, Any]:
         """Name -> type for the fields of a dataclass; for help, of those it shows."""
         hints = typing.get_type_hints(kind, include_extras=True)
         flags: dict[str, Any] = {}
         for each in dataclasses.fields(kind):
-            default = getattr(settings.of, each.name) if settings else _default(each)
+            key, name, hint = group + each.name, each.name.replace("_", "-"), hints[each.name]
+            extras = getattr(hint, "__metadata__", ())
+            if settings:
+                default, flag = getattr(settings.of, each.name), Flag(settings.short.get(key, ()))
+                rare, shown = key not in settings.often, settings.known
+            else:
+                default, flag = each.default, next((e for e in extras if type(e) is Flag), Flag())
+                rare, shown = each.name in ("imports", *kind.rare), True
             if settings and dataclasses.is_dataclass(default):
                 inner = dataclasses.replace(settings, of=default)
                 nested = self.of(type(default), inner, f"{each.name}.")
                 flags |= {each.name: _only_given(nested)} if nested else {}
-                continue
-            extras = getattr(hints[each.name], "__metadata__", ())
-            flag = next((extra for extra in extras if isinstance(extra, Flag)), Flag())
-            if settings:
-                key = group + each.name
-                flag, rare = Flag(settings.short.get(key, ())), key not in settings.often
-            else:
-                rare = each.name in ("imports", *kind.rare)
-            if rare and self.help in ("-h", "--help"):
-                continue
-            shown = "" if settings and not settings.known else _text(default)
-            about = arg(
-                aliases=flag.short or None,
-                metavar=flag.metavar,
-                help=helps(kind).get(each.name) if self.help else None,
-                help_behavior_hint=shown,
-            )
-            hint = Annotated[hints[each.name], about]
-            if not isinstance(default, bool) and UseAppendAction not in extras:
-                hint = Annotated[str, spec(hints[each.name]), about]  # the spec says all
-            hint = Positional[hint] if default is MISSING else hint
-            # tyro leaves out what was not given, but cannot do so with flags that may be repeated
-            flags[each.name] = typing.Required[hint] if UseAppendAction in extras else hint
-            self._name(group, each.name, flag, isinstance(default, bool))
+            elif not rare or self.help not in ("-h", "--help"):
+                switch, repeated = isinstance(default, bool), UseAppendAction in extras
+                names = [f"--{group}{name}", *flag.short, *[f"--{group}no-{name}"] * switch]
+                read = reading(hint)
+                self.expected.update(dict.fromkeys(names, read.expected))
+                about = arg(
+                    aliases=flag.short or None, metavar=flag.metavar,
+                    help=helps(kind).get(each.name) if self.help else None,
+                    help_behavior_hint=_text(default) if shown else "",
+                )  # fmt: skip
+                hint = Annotated[hint if switch or repeated else Annotated[str, read], about]
+                hint = Positional[hint] if default is MISSING else hint
+                # tyro leaves out what was not given, but cannot do so with flags that are repeated
+                flags[each.name] = typing.Required[hint] if repeated else hint
         return flags
 
-    def _name(self, group: str, name: str, flag: Flag, switch: bool) -> None:
-        name = name.replace("_", "-")
-        self.names += [f"--{group}{name}", *flag.short]
-        self.names += [f"--{group}no-{name}"] if switch else []
+    def run(
+        self, flags: dict[str, Any], arguments: Sequence[str], prog: str, about: str = ""
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What tyro finds, and what it does not know; its complaint is a UsageError in one line."""
+        kind, complaint = _only_given(flags), io.StringIO()
+        try:
+            with contextlib.redirect_stderr(complaint):
+                return tyro.cli(
+                    kind, args=arguments, prog=prog, description=about, return_unknown_args=True
+                )
+        except SystemExit as end:
+            if not end.code:
+                raise
+        lines = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]|-{4,}", " ", complaint.getvalue()).splitlines()
+        text = " ".join(" ".join(lines[1:]).split())  # the first line is a title
+        missing = re.match(r"Missing value for argument '((.*?)(/.*)?)'", text)
+        if missing:
+            raise UsageError(
+                f"{missing[1]}: a value is missing, expected {self.expected[missing[2]]}"
+            )
+        text = re.split("For full helptext|Argument helptext", text)[0].strip()
+        raise UsageError(text.removeprefix("Error parsing "))
 
-
-def _default(each: dataclasses.Field[Any]) -> Any:
-    return each.default if each.default_factory is MISSING else each.default_factory()
+    def refuse(self, unknown: Sequence[str]) -> None:
+        """UsageError for the first argument that tyro does not know."""
+        flags = [word.split("=")[0].replace("_", "-") for word in unknown if word.startswith("-")]
+        if flags:
+            raise UsageError(f"no flag {flags[0]}; {nearest(flags[0], self.expected)}")
+        if unknown and unknown[0].lower() in ("true", "false"):
+            text = "expected nothing after a switch: it is --name, or --no-name for off"
+            raise UsageError(f"got {unknown[0]}, {text}")
+        if unknown:
+            raise UsageError(f"got {unknown[0]!r}, expected a flag; flags begin with --")
 
 
 def _text(default: object) -> str:
@@ -223,38 +246,3 @@ def helps(kind: type) -> dict[str, str]:
 def _only_given(flags: dict[str, Any]) -> Any:
     """A type of which tyro gives a dictionary with the flags that were given, and no others."""
     return typing.TypedDict("Flags", flags, total=False)  # pyright: ignore
-
-
-def _run(
-    flags: dict[str, Any], arguments: Sequence[str], prog: str, about: str = ""
-) -> tuple[dict[str, Any], list[str]]:
-    """What tyro finds, and what it does not know; its complaint is a UsageError in one line."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                _only_given(flags), args=arguments, prog=prog, description=about,
-                return_unknown_args=True,
-            )  # fmt: skip
-    except SystemExit as end:
-        if not end.code:
-            raise
-    lines = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]|-{4,}", " ", complaint.getvalue()).splitlines()
-    text = " ".join(" ".join(lines[1:]).split())  # the first line is a title
-    text = re.split("For full helptext|Argument helptext", text)[0].strip()
-    missing = r"Missing value for argument '(.*)'\. Expected (\d+) values\."
-    text = re.sub(missing, r"\1: expected \2 after it", text)
-    raise UsageError(text.removeprefix("Error parsing "))
-
-
-def _refuse(unknown: Sequence[str], names: Sequence[str]) -> None:
-    """UsageError for the first argument that tyro does not know."""
-    flags = [word.split("=")[0].replace("_", "-") for word in unknown if word.startswith("-")]
-    if flags:
-        raise UsageError(f"no flag {flags[0]}; {nearest(flags[0], names)}")
-    if unknown and unknown[0].lower() in ("true", "false"):
-        raise UsageError(
-            f"got {unknown[0]}, expected nothing after a switch: it is --name, or --no-name for off"
-        )
-    if unknown:
-        raise UsageError(f"got {unknown[0]!r}, expected a flag; flags begin with --")

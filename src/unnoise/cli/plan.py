@@ -44,7 +44,7 @@ def plan(arguments: list[str]) -> int:
     asked = planner.Plan(config, measured, budget_sec)
     advice = planner.advise(asked)
     final = planner.Plan(planner.follow(config, advice), measured, budget_sec)
-    change = ["to change:", *(f"  {line.text}" for line in advice)] if advice else []
+    change = ["to change:", *(f"  {line}" for line in advice)] if advice else []
     command = planner.command(["unnoise", "train", *rest], final, advice)
     print("\n".join([*planner.describe(asked), *busy, *change, command]))
     return 0

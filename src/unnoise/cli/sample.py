@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from unnoise.cli.flags import Flag, ModelCommand, first_word, parse, sampling
 from unnoise.cli.values import Seeds
 from unnoise.errors import UsageError
 from unnoise.ranges import Count
-
-if TYPE_CHECKING:
-    from unnoise.sampling import Request
 
 Animation = Annotated[tuple[Literal["gif", "webp"], ...] | None, Flag(metavar="[gif|webp]")]
 
@@ -50,51 +48,32 @@ class Sample(ModelCommand):
 def sample(arguments: list[str]) -> int:
     """Run `unnoise sample RUN|FILE|NAME`; under torchrun every rank makes its part."""
     flags, given = parse(Sample, arguments, "sample", sampling(first_word(arguments)))
-    seeds = seeds_of(flags.seeds, flags.num, 64)
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    seeds, out = seeds_of(flags.seeds, flags.num, 64), Path(flags.out)
     from unnoise.model import load
-    from unnoise.sampling import Request, write_samples
+    from unnoise.sampling import Request, write_grid, write_process, write_samples
 
-    device = flags.device if alone else _rank_device(flags.device)
+    device, several = flags.device, int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several:  # one process alone need not wait for these imports
+        from unnoise.parallel import process_group, rank_device
+
+        device = rank_device(device)
     guide = None if flags.guide is None else load(flags.guide, device)
-    request = Request(load(flags.model, device), seeds, flags.label or None, guide, given)
-    if alone:
-        write_samples(request, Path(flags.out), flags.batch_size)
-        _write_sheets(request, flags)
-    else:
-        _sample_together(request, flags)
-    return 0
-
-
-def _rank_device(device: str) -> str:
-    from unnoise.parallel import rank_device
-
-    return rank_device(device)
-
-
-def _sample_together(request: Request, flags: Sample) -> None:
-    """Every rank makes its part, and the first then the sheets."""
-    from unnoise.parallel import process_group
-    from unnoise.sampling import write_samples
-
-    with process_group(request.model.arithmetic.device) as here:
-        mine = dataclasses.replace(request, seeds=request.seeds[here.rows])
+    model = load(flags.model, device)
+    request = mine = Request(model, seeds, flags.label or None, guide, given)
+    group = process_group(model.arithmetic.device) if several else nullcontext()  # pyright: ignore
+    with group as here:
+        if here is not None:
+            mine = dataclasses.replace(request, seeds=seeds[here.rows])
         if mine.seeds:
-            write_samples(mine, Path(flags.out), flags.batch_size)
-        here.barrier()
-        if here.main:
-            _write_sheets(request, flags)
-
-
-def _write_sheets(request: Request, flags: Sample) -> None:
-    """The grid, and the pictures of the process if they were asked for."""
-    from unnoise.sampling import write_grid, write_process
-
-    out = Path(flags.out)
-    grid = write_grid(request, out, flags.scale)
-    print(f"{len(request.seeds)} images in {out}\ngrid: {grid}")
-    for path in write_process(request, out, formats(flags.animate), flags.trajectory):
-        print(f"{path.stem}: {path}")
+            write_samples(mine, out, flags.batch_size)
+        if here is not None:
+            here.barrier()
+        if here is None or here.main:
+            grid = write_grid(request, out, flags.scale)
+            print(f"{len(seeds)} images in {out}\ngrid: {grid}")
+            for path in write_process(request, out, formats(flags.animate), flags.trajectory):
+                print(f"{path.stem}: {path}")
+    return 0
 
 
 def formats(animate: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -62,8 +62,6 @@ class Run(Start):
 class Train(Run):
     """Train a model. The same command resumes a run that was stopped."""
 
-    dry_run: bool = False
-    """Only measure a few steps, and say what the run takes."""
     print_config: bool = False
     """Only print the whole configuration."""
 
@@ -89,26 +87,10 @@ def train(arguments: list[str]) -> int:
     if run.print_config:
         print(json.dumps(to_dict(config), indent=2))
         return 0
-    folder = run.folder(config)
-    return _dry_run(config, folder) if run.dry_run else _train(config, folder, run.resume)
-
-
-def _dry_run(config: RunConfig, folder: Path) -> int:
-    from unnoise import api
-    from unnoise.data.dataset import report
-    from unnoise.training import plan
-    from unnoise.training.probe import measure
-
-    images = api.load_data(config)
-    print(report(images))
-    print("\n".join(plan.describe(plan.Plan(config, measure(config, images, folder)))))
-    return 0
-
-
-def _train(config: RunConfig, folder: Path, resume: str) -> int:
     from unnoise import api, parallel
 
-    ending = api.train_here(config, folder, resume)
+    folder = run.folder(config)
+    ending = api.train_here(config, folder, run.resume)
     if parallel.world().main and ending.finished:
         print(f"done: {folder}\nnext: unnoise sample {folder}")
     elif parallel.world().main:

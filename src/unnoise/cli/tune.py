@@ -33,18 +33,14 @@ def tune_sampler(arguments: list[str]) -> int:
     flags, _ = parse(Tune, arguments, "tune-sampler")
     path, out = find(flags.model), flags.out
     if out is None and path in bundled().values():
-        raise UsageError(
-            f"tune-sampler: {flags.model} belongs to the package; "
-            f"give --out {flags.model}.safetensors"
-        )
+        fix = f"give --out {flags.model}.safetensors"
+        raise UsageError(f"tune-sampler: {flags.model} belongs to the package; {fix}")
     from unnoise import tuning
     from unnoise.model import load
 
     model, scale = load(flags.model, flags.device), flags.guidance_scale
-    print(
-        "error: rms pixel difference (pixels in 0..1) to the exact solution from the same seeds, "
-        "on seeds not searched"
-    )
+    print("error: rms pixel difference (pixels in 0..1) to the exact solution from the same seeds, "
+          "on seeds not searched")  # fmt: skip
     scale = model.config.sample.guidance_scale if scale is None else scale
     tuned, rows = tuning.tune(
         model, flags.budgets, flags.images, flags.evaluations, guidance_scale=scale

@@ -2,92 +2,93 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeAlias
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from unnoise.errors import nearest
+Read: TypeAlias = Callable[[list[str]], Any]
 
-Spec = PrimitiveConstructorSpec[Any]
+
+@dataclass(frozen=True)
+class Reading(PrimitiveConstructorSpec[Any]):
+    """How tyro reads a value: number of words, name in help, conversion (or a ValueError)."""
+
+    expected: str = ""
+    """What a message says of the value."""
+
+
+def _reading(words: int | Literal["*"], name: str, expected: str, read: Read) -> Reading:
+    return Reading(words, name, read, lambda _: True, lambda value: [str(value)], expected=expected)
+
+
+def _word(name: str, expected: str, convert: Callable[[str], Any]) -> Reading:
+    """A value of one word; `convert` raises a ValueError or KeyError for what is none."""
+
+    def read(words: list[str]) -> Any:
+        try:
+            return convert(words[0])
+        except (KeyError, ValueError):
+            raise ValueError(f"got {words[0]!r}, expected {expected}") from None
+
+    return _reading(1, name, expected, read)
+
+
 SCALARS = {
-    int: ("INT", "a whole number"),
-    float: ("FLOAT", "a number"),
-    str: ("STR", "text"),
-    Path: ("PATH", "a path"),
+    int: _word("INT", "a whole number", int),
+    float: _word("FLOAT", "a number", float),
+    str: _word("STR", "text", str),
+    Path: _word("PATH", "a path", Path),
 }
 
 
-def spec(hint: Any) -> Spec:
-    """How tyro reads a value of a type: its number of words, its name in help, its conversion."""
+def reading(hint: Any) -> Reading:
+    """How a value of a type is read."""
+    if hint in SCALARS:
+        return SCALARS[hint]
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        own = (part for part in parts if isinstance(part, PrimitiveConstructorSpec))
-        return next(own, None) or spec(parts[0])
-    if origin in (Union, types.UnionType):
-        inner = spec(next(part for part in parts if part is not type(None)))
-        return dataclasses.replace(
-            inner,
-            instance_from_str=lambda words: (
-                None
-                if [word.lower() for word in words] == ["none"]
-                else inner.instance_from_str(words)
-            ),
-        )
-    if origin is dict:
-        inner = spec(parts[1])
-        return dataclasses.replace(
-            inner,
-            nargs="*",
-            metavar=f"[NAME {inner.metavar} ..]",
-            instance_from_str=lambda words: {
-                key: inner.instance_from_str([word])
-                for key, word in zip(words[::2], words[1::2], strict=True)
-            },
-        )
-    if origin is tuple:
-        inner, count = spec(parts[0]), len(parts)
-        several = parts[-1] is ...
-        return dataclasses.replace(
-            inner,
-            nargs="*" if several else count,
-            metavar=f"[{inner.metavar} ..]" if several else " ".join([inner.metavar] * count),
-            instance_from_str=lambda words: tuple(inner.instance_from_str([w]) for w in words),
-        )
+        own = next((part for part in parts if isinstance(part, Reading)), None)
+        return own or reading(parts[0])
     if origin is Literal or hint is bool:
-        words = {str(value).lower(): value for value in (parts or (True, False))}
-        expected = nearest("", words).replace(", ", " or ")
-        return _word("|".join(words), words.__getitem__, expected)
-    metavar, expected = SCALARS[hint]
-    return _word(metavar, hint, f"expected {expected}")
+        values = {str(value).lower(): value for value in (parts or (True, False))}
+        expected = f"one of {' or '.join(values)}"
+        return _word("|".join(values), expected, lambda word: values[word.lower()])
+    part = reading(parts[1 if origin is dict else 0])
+
+    def several(words: Sequence[str]) -> tuple[Any, ...]:
+        return tuple(part.instance_from_str([word]) for word in words)
+
+    def pairs(words: Sequence[str]) -> dict[str, Any]:
+        if len(words) % 2:
+            raise ValueError(f"got {' '.join(words)!r}, expected {expected}")
+        return dict(zip(words[::2], several(words[1::2]), strict=True))
+
+    def optional(words: list[str]) -> Any:
+        none = len(words) == 1 and words[0].lower() == "none"
+        return None if none else part.instance_from_str(words)
+
+    if origin is dict:
+        expected = f"names, each followed by {part.expected}"
+        return _reading("*", f"[NAME {part.metavar} ..]", expected, pairs)
+    if origin is not tuple:  # X | None
+        return replace(part, instance_from_str=optional)
+    if parts[-1] is ...:
+        return _reading("*", f"[{part.metavar} ..]", part.expected, several)
+    name = " ".join([part.metavar] * len(parts))
+    return _reading(len(parts), name, " and ".join([part.expected] * len(parts)), several)
 
 
-def _word(metavar: str, read: Callable[[str], Any], expected: str) -> Spec:
-    """A value of one word; a ValueError or KeyError says that it cannot be read."""
+def _four(names: str) -> Reading:
+    def convert(word: str) -> tuple[int, ...]:
+        left, top, right, bottom = map(int, word.split(","))
+        return left, top, right, bottom
 
-    def convert(words: list[str]) -> Any:
-        try:
-            return read(words[0] if read is str else words[0].lower())
-        except (KeyError, ValueError):
-            raise ValueError(f"got {words[0]!r}, {expected}") from None
-
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=convert,
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-def _four(word: str) -> tuple[int, ...]:
-    left, top, right, bottom = (int(part) for part in word.split(","))
-    return left, top, right, bottom
+    return _word(names, f"{names}, such as 8,8,16,16", convert)
 
 
 def _seeds(word: str) -> tuple[int, ...]:
@@ -101,11 +102,7 @@ def _seeds(word: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _four_words(names: str) -> Spec:
-    return _word(names, _four, f"expected {names}, such as 8,8,16,16")
-
-
-RANGES = "expected numbers and rising ranges such as 0-63 or 3,7,20-29, at most 10 million"
-Box = Annotated[tuple[int, ...], _four_words("x,y,width,height")]
-Sides = Annotated[tuple[int, ...], _four_words("left,top,right,bottom")]
-Seeds = Annotated[tuple[int, ...], _word("0-7,9", _seeds, RANGES)]
+RANGES = "numbers and rising ranges such as 0-63 or 3,7,20-29, at most 10 million"
+Box = Annotated[tuple[int, ...], _four("x,y,width,height")]
+Sides = Annotated[tuple[int, ...], _four("left,top,right,bottom")]
+Seeds = Annotated[tuple[int, ...], _word("0-7,9", RANGES, _seeds)]

@@ -78,10 +78,8 @@ def invert(
 def slerp(a: Float[Tensor, "*s"], b: Float[Tensor, "*s"], share: float) -> Float[Tensor, "*s"]:
     """Spherical interpolation from a (share 0) to b (share 1), which keeps the length of noise."""
     # DDIM, appendix C.5
-    cosine = torch.nn.functional.cosine_similarity(
-        a.double().flatten(), b.double().flatten(), dim=0
-    ).clamp(-1, 1)
-    angle = torch.arccos(cosine)
+    flat = a.double().flatten(), b.double().flatten()
+    angle = torch.arccos(torch.cosine_similarity(*flat, dim=0).clamp(-1, 1))
     if angle < 1e-6:
         return a + share * (b - a)
     mixed = torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -66,8 +66,13 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
         )
     if path is not None:  # else it was interrupted before the first: from the start
         states.restore(path, state)
-        log.say(f"resuming from {path} ({state.counters.nimg / 1000:.1f} kimg)")
-        _say_rate(run, state, log, before)
+        nimg = state.counters.nimg
+        log.say(f"resuming from {path} ({nimg / 1000:.1f} kimg)")
+        done = [replace(run, config=c).progress(state.counters) for c in (before, run.config)]
+        then, now = (learning_rate(run.config.train, nimg, progress) for progress in done)
+        if done[1] < 1 and not math.isclose(then, now, rel_tol=0.01):
+            jump = f"the learning rate jumps from {then:.3g} to {now:.3g}"
+            log.say(f"the end of the run has moved: {jump} and follows its schedule to the new end")
     log.cut(state.counters.step)
 
 
@@ -80,18 +85,6 @@ def _started(written: Path) -> tuple[RunConfig, str]:
         raise CheckpointError(
             f"{written}: is damaged or of another version ({error}); mend it or use another --out"
         ) from error
-
-
-def _say_rate(run: Run, state: TrainState, log: Log, before: RunConfig) -> None:
-    """Report a learning rate that jumps because the end of the run has moved."""
-    counters, train = state.counters, run.config.train
-    ends = [replace(run, config=config).progress(counters) for config in (before, run.config)]
-    then, now = (learning_rate(train, counters.nimg, progress) for progress in ends)
-    if ends[1] < 1 and not math.isclose(then, now, rel_tol=0.01):
-        log.say(
-            f"the end of the run has moved: the learning rate jumps from {then:.3g} to {now:.3g} "
-            "and follows its schedule to the new end"
-        )
 
 
 class Checkpoints:
@@ -107,11 +100,10 @@ class Checkpoints:
 
     def save(self, best: bool, last: bool = False) -> None:
         """Write a checkpoint and the model files; raise where the last one cannot be written."""
-        counters, best_before = self.state.counters, self.state.counters.best_step
-        counters.best_step = counters.step if best else counters.best_step
-        groups = states.tensors(self.state)
-        if not self.run.world.main:
-            self.saved_nimg = counters.nimg
+        run, counters, groups = self.run, self.state.counters, states.tensors(self.state)
+        best_before = counters.best_step
+        counters.best_step = counters.step if best else best_before
+        if not run.world.main:
             return
         for name, group in groups.items():
             bad = [key for key, value in group.items() if not value.isfinite().all()]
@@ -120,21 +112,18 @@ class Checkpoints:
                     f"step {counters.step}: {name}: {bad[0]} is not finite and was not saved; "
                     f"{checkpoint.intact(self.folder)}"
                 )
-        must = last or self.run.config.train.on_save_error == "stop"
-        self.saver.start(self._writer(best_before, must), groups)
-
-    def _writer(self, best_before: int, must: bool) -> Callable[[Groups], None]:
-        """Make what writes the state of now, given its tensors; it raises only if it must write."""
-        run, counters, record = self.run, self.state.counters, self.run.record(self.state.counters)
+        record = run.record(counters)
+        scaler, epoch = self.state.scaler.state_dict(), counters.nimg / run.data.num_train
+        values = {**asdict(counters), "scaler": scaler, "epoch": epoch, **record}
         step, nimg, best_step = counters.step, counters.nimg, counters.best_step
-        values = states.record(self.state, {"epoch": nimg / run.data.num_train, **record})
 
         def write(groups: Groups) -> None:
+            """Write the state of then, while `counters` may be ahead."""
             try:
                 path = checkpoint.save(self.folder, step, groups, values)
                 self._write_models(groups, record)
             except CheckpointError as error:
-                if must:
+                if last or run.config.train.on_save_error == "stop":
                     raise
                 if counters.best_step == step:
                     counters.best_step = best_before
@@ -145,7 +134,7 @@ class Checkpoints:
             with self.log.forgiving("old checkpoints not deleted"):
                 checkpoint.prune(self.folder, self._kept(step, best_step))
 
-        return write
+        self.saver.start(write, groups)
 
     def _kept(self, step: int, best_step: int) -> set[str]:
         """Name the checkpoints that stay: the newest, the best, and those at round numbers."""
@@ -155,15 +144,13 @@ class Checkpoints:
         kept = set(there[-train.keep_checkpoints :])
         if train.keep_best:
             kept.add(checkpoint.name(best_step))
-        for name in there if train.keep_every_kimg is not None else ():
-            nimg = int(name.removeprefix("step-")) * train.batch_size
-            if due(nimg - train.batch_size, nimg, train.keep_every_kimg or 0):
-                kept.add(name)
+        if train.keep_every_kimg is not None:
+            ends = {name: int(name.removeprefix("step-")) * train.batch_size for name in there}
+            every, size = train.keep_every_kimg, train.batch_size
+            kept |= {name for name, nimg in ends.items() if due(nimg - size, nimg, every)}
         return kept
 
-    def _write_models(
-        self, groups: Groups, record: dict[str, Any], unless_there: bool = False
-    ) -> None:
+    def _write_models(self, groups: Groups, record: Any, unless_there: bool = False) -> None:
         """Write the model file of each average."""
         for name, kimg in zip(self.state.named_averages(), self.state.averages, strict=True):
             file = checkpoint.MODEL_FILE if name == "ema" else f"model-{name}.safetensors"
@@ -175,13 +162,13 @@ class Checkpoints:
     def finish(self, best: bool, again: bool) -> None:
         """Write a checkpoint of the end, unless it is there and need not be written `again`."""
         self.saver.wait()
-        saved_nimg = self.run.world.broadcast(self.saved_nimg)
-        if again or saved_nimg != self.state.counters.nimg:
+        run, counters = self.run, self.state.counters
+        if again or run.world.broadcast(self.saved_nimg) != counters.nimg:
             self.save(best, last=True)
             return
-        groups, record = states.tensors(self.state), self.run.record(self.state.counters)
-        if self.run.world.main:
-            self._write_models(groups, record, unless_there=True)
+        groups = states.tensors(self.state)
+        if run.world.main:
+            self._write_models(groups, run.record(counters), unless_there=True)
 
     @contextmanager
     def finished(self) -> Iterator[None]:
@@ -217,8 +204,7 @@ class Saver:
 
     def __init__(self, background: bool) -> None:
         self.background = background
-        self._thread: Thread | None = None
-        self._error: Exception | None = None
+        self.pending: Future[None] | None = None
 
     def start(self, save: Callable[[Groups], None], groups: Groups) -> None:
         """Call save(groups), after the save before it."""
@@ -230,26 +216,24 @@ class Saver:
             name: {key: value.to("cpu", copy=True) for key, value in group.items()}
             for name, group in groups.items()
         }
-        # A daemon: a second Ctrl-C does not wait for it, and half a checkpoint has another name.
-        run = partial(self._run, save, copied)
-        self._thread = Thread(target=run, name="unnoise save", daemon=True)
-        self._thread.start()
+        pending = self.pending = Future[None]()
 
-    def _run(self, save: Callable[[Groups], None], groups: Groups) -> None:
-        try:
-            save(groups)
-        except Exception as error:  # noqa: BLE001 (raised again by `wait`)
-            self._error = error
+        def run() -> None:
+            try:
+                pending.set_result(save(copied))
+            except Exception as error:  # noqa: BLE001 (raised again by `wait`)
+                pending.set_exception(error)
+
+        # A daemon: a second Ctrl-C does not wait for it, and half a checkpoint has another name.
+        Thread(target=run, name="unnoise save", daemon=True).start()
 
     def check(self) -> None:
         """Raise what a finished save raised."""
-        if self._thread is not None and not self._thread.is_alive():
+        if self.pending is not None and self.pending.done():
             self.wait()
 
     def wait(self) -> None:
         """Wait until nothing is being saved."""
-        if self._thread is not None:
-            self._thread.join()
-        self._thread, error, self._error = None, self._error, None
-        if error is not None:
-            raise error
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()

@@ -4,6 +4,7 @@ torch.optim.swa_utils.AveragedModel has one fixed decay; a half-life in images w
 it with every step.
 """
 
+# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import torch
@@ -20,22 +21,17 @@ def decay(batch_size: int, nimg: int, halflife_nimg: float, rampup: float) -> fl
 
 
 @torch.no_grad()
-def update(average: nn.Module, network: nn.Module, beta: float) -> None:
-    """average = beta * average + (1 - beta) * network, parameter by parameter."""
-    old, new = _local(average), _local(network)
-    torch._foreach_lerp_(old, new, 1 - beta)  # pyright: ignore[reportPrivateImportUsage]
+def update(
+    average: nn.Module, network: nn.Module, beta: float, wanted: Tensor | None = None
+) -> None:
+    """average = beta * average + (1 - beta) * network, parameter by parameter.
 
-
-@torch.no_grad()
-def update_where(wanted: Tensor, average: nn.Module, network: nn.Module, beta: float) -> None:
-    """`update` if the tensor `wanted` is true, without asking the device whether it is."""
-    old, new = _local(average), _local(network)
-    steps = torch._foreach_sub(new, old)  # pyright: ignore[reportPrivateImportUsage]
-    share = (1 - beta) * wanted.float()
-    torch._foreach_mul_(steps, share)  # pyright: ignore[reportPrivateImportUsage]
-    torch._foreach_add_(old, steps)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _local(network: nn.Module) -> list[Tensor]:
-    """This rank's part of every parameter."""
-    return [local_tensor(value) for value in network.parameters()]
+    With a tensor `wanted` only if that is true, without asking the device whether it is.
+    """
+    old, new = ([local_tensor(p) for p in module.parameters()] for module in (average, network))
+    if wanted is None:
+        torch._foreach_lerp_(old, new, 1 - beta)
+        return
+    steps = torch._foreach_sub(new, old)
+    torch._foreach_mul_(steps, (1 - beta) * wanted.float())
+    torch._foreach_add_(old, steps)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from unnoise.checkpoint import intact
 from unnoise.errors import ConfigError, DivergedError
@@ -40,11 +38,9 @@ def signals() -> Iterator[list[int]]:
         caught.append(number)
 
     numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
-    try:
-        before = {number: signal.signal(number, handler) for number in numbers}
-    except ValueError:  # not the main thread, as in some notebooks: signals stay with their owner
-        yield caught
-        return
+    # in another thread, as in some notebooks, signals stay with their owner
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers if main}
     try:
         yield caught
     finally:
@@ -61,35 +57,19 @@ def exclusive(folder: Path, main: bool = True) -> Iterator[None]:
     if not main or fcntl is None:
         yield
         return
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with (folder / LOCK).open("ab+", buffering=0) as lock:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.read(descriptor, 20).decode() or "unknown"
+            lock.seek(0)
             raise ConfigError(
-                f"{folder}: another trainer (process {owner}) is at work here; "
-                "wait for it, stop it, or use another --out"
+                f"{folder}: another trainer (process {lock.read().decode() or 'unknown'}) is at "
+                "work here; wait for it, stop it, or use another --out"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
         discard_leftovers(folder)
         yield
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)
-
-
-def histogram(noise: Tensor, bins: int = 8) -> str:
-    """Count values of sigma / alpha in intervals: "0.01 to 0.05: 3, 0.05 to 0.2: 11"."""
-    logs = noise.double().flatten().clamp(1e-6, 1e6).log10()
-    low, high = float(logs.min()), float(logs.max()) + 1e-9
-    counts = torch.histc(logs, bins, low, high).int().tolist()
-    edges = [10 ** (low + (high - low) * i / bins) for i in range(bins + 1)]
-    parts = [
-        f"{edges[i]:.2g} to {edges[i + 1]:.2g}: {count}" for i, count in enumerate(counts) if count
-    ]
-    return ", ".join(parts)
 
 
 def count_steps(run: Run, state: TrainState, log: Log) -> None:
@@ -98,15 +78,13 @@ def count_steps(run: Run, state: TrainState, log: Log) -> None:
     DivergedError after train.max_skipped of them in a row.
     """
     counters, most = state.counters, run.config.train.max_skipped
-    for outcome in collect_outcomes(run, state):
+    for outcome in collect_outcomes(state):
         what = f"step {outcome.step}: loss {outcome.loss:g}, gradient {outcome.norm:g}"
-        skipped = {"step": outcome.step, "nimg": outcome.nimg, "skipped_steps": counters.skipped}
-        log.metrics(skipped)
+        log.metrics({"step": outcome.step, "nimg": outcome.nimg, "skipped_steps": counters.skipped})
         if counters.skipped_in_row >= most:
-            noise = histogram(torch.cat(state.outcomes.skipped_noise))
             raise DivergedError(
                 f"training diverged at {what}, {most} steps in a row not finite; "
-                f"images by sigma / alpha: {noise}; {intact(run.folder / 'checkpoints')}; "
+                f"{intact(run.folder / 'checkpoints')}; "
                 "try a lower --train.lr or --train.precision fp32"
             )
         log.say(f"not applied, {counters.skipped_in_row} of {most} in a row: {what}")

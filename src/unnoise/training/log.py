@@ -16,15 +16,12 @@ from unnoise.events import Event, Message, Progress
 from unnoise.files import write_bytes
 from unnoise.training.run import Run
 from unnoise.training.state import TrainState
-from unnoise.training.trackers import CLOCKS, Tracker, start
+from unnoise.training.trackers import Tracker, start
 from unnoise.units import duration
 
 
 class Log:
-    """Appends to metrics.jsonl, and sends events.
-
-    Of several ranks only the main one does; the others are silent and write nothing.
-    """
+    """Appends to metrics.jsonl, and sends events; of several ranks only the main one does."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.path = run, run.folder / "metrics.jsonl"
@@ -53,11 +50,9 @@ class Log:
             return
         with self.forgiving("metrics not written"), self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
+        numbers = {key: value for key, value in values.items() if key not in ("step", "nimg")}
         for tracker in self.trackers:
-            numbers = {key: value for key, value in values.items() if key not in CLOCKS}
-            tracker.metrics(numbers, values["nimg"])
-            if picture is not None:
-                tracker.picture(picture, values["nimg"])
+            tracker.write(numbers, values["nimg"], picture)
 
     def steps(self, state: TrainState, lr: float) -> None:
         """Write the mean loss of the steps since the last line, and report progress."""
@@ -65,24 +60,37 @@ class Log:
         self.window = (now, counters.nimg)
         counters.loss = counters.loss_sum / counters.loss_steps
         counters.loss_sum, counters.loss_steps = 0.0, 0
+        speed = (counters.nimg - nimg) / max(now - began, 1e-9)
         values = {
             "step": counters.step,
             "nimg": counters.nimg,
             "epoch": counters.nimg / self.run.data.num_train,
             "loss": counters.loss,
-            "grad_norm": state.outcomes.norm,
+            "grad_norm": state.grad_norm,
             "lr": lr,
-            "img_per_sec": (counters.nimg - nimg) / max(now - began, 1e-9),
+            "img_per_sec": speed,
             "train_sec": counters.train_sec,
         }
         self.metrics(values)
         done = self.run.progress(counters)
-        text = (
+        left = duration(counters.train_sec * (1 - done) / max(done, 1e-9))
+        self.progress(
+            done,
             f"step {counters.step} · {counters.nimg / 1000:.1f} kimg · loss {counters.loss:.4f} · "
-            f"grad {state.outcomes.norm:.2f} · {values['img_per_sec']:.0f} img/s · "
-            f"{duration(counters.train_sec * (1 - done) / max(done, 1e-9))} left"
+            f"grad {state.grad_norm:.2f} · {speed:.0f} img/s · {left} left",
         )
-        self._send(Progress("training", done, 1.0, detail=text))
+
+    def progress(self, done: float, detail: str = "") -> None:
+        """Report the share of the run that is done."""
+        self._send(Progress("training", done, 1.0, detail=detail))
+
+    def say(self, text: str) -> None:
+        """Report a line for people."""
+        self._send(Message(text))
+
+    def _send(self, event: Event) -> None:
+        for listener in self.listeners if self.run.world.main else ():
+            listener(event)
 
     @contextmanager
     def forgiving(self, what: str) -> Iterator[None]:
@@ -93,14 +101,6 @@ class Log:
             if self.run.config.train.on_save_error == "stop":
                 raise
             self.say(f"{what}, training continues: {error}")
-
-    def say(self, text: str) -> None:
-        """Report a line for people."""
-        self._send(Message(text))
-
-    def _send(self, event: Event) -> None:
-        for listener in self.listeners if self.run.world.main else ():
-            listener(event)
 
     def close(self) -> None:
         for tracker in self.trackers:

@@ -27,12 +27,10 @@ from unnoise.training.log import Log
 from unnoise.training.preview import Measure, preview
 from unnoise.training.run import Run, prepare
 from unnoise.training.state import TrainState
-from unnoise.training.step import draw, find_micro_batch, learning_rate, train_step
+from unnoise.training.step import draw, learning_rate, train_step
 
 READ_EVERY = {"cpu": 1}
 """Steps until the host asks what came of them, by kind of device; 20 on others."""
-RESUME = ("auto", "anyway", "never")
-"""Resume a run of the same configuration, or of another one too, or refuse a folder with a run."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +50,16 @@ def train(
 ) -> Ending:
     """Train until the configured end or a signal; the run folder then holds a model either way.
 
-    `resume` is one of RESUME; `measure` gives more numbers for each preview. Under torchrun all
+    `resume` is auto (an earlier run of the same configuration), anyway (of another one too) or
+    never (refuse its folder); `measure` gives more numbers for each preview. Under torchrun all
     ranks call this alike; rank 0 writes.
     """
     with process_group(find_device(config.device)) as world:
         run, state = prepare(config, data, folder)
         existed = world.broadcast(_existed(folder) if world.main else None)
         if existed and resume == "never":
-            raise ConfigError(
-                f"{folder}: holds a run already; "
-                "expected --resume auto, which resumes it, or another --out"
-            )
+            expected = "expected --resume auto, which resumes it, or another --out"
+            raise ConfigError(f"{folder}: holds a run already; {expected}")
         log = Log(run)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -80,10 +77,10 @@ def train(
                     finished = _loop(run, state, log, checkpoints, measure, caught)
                 return Ending(finished, caught[0] if caught else None)
         except OSError as error:
+            there = checkpoint.intact(folder / "checkpoints")
             raise CheckpointError(
-                f"{folder}: cannot be written ({error.strerror}); "
-                f"{checkpoint.intact(folder / 'checkpoints')}, make room and "
-                "run the same command again"
+                f"{folder}: cannot be written ({error.strerror}); {there}, "
+                "make room and run the same command again"
             ) from error
         finally:
             log.close()
@@ -111,26 +108,19 @@ def _loop(
 ) -> bool:
     """Step until the end (True) or a signal (False)."""
     train, counters, device = run.config.train, state.counters, run.arithmetic.device
+    read_every = READ_EVERY.get(device.type, 20)
     batches = Batches(run.data, run.config.seed, device)
     state.network.train()
-    first = True
     while run.progress(counters) < 1 and not caught:
-        began, before, size = time.monotonic(), counters.nimg, state.micro_batch
+        began, before = time.monotonic(), counters.nimg
         images = batches.get(counters.nimg, train.batch_size, run.world.rows)
         batch = draw(run, counters.step, *images, train.batch_size)
         lr = learning_rate(train, counters.nimg, run.progress(counters))
-        if first:
-            find_micro_batch(run, state, batch)
-            first = False
         train_step(run, state, batch, lr)
-        if state.micro_batch != size:
-            log.say(
-                f"out of memory: continuing with micro-batches of {state.micro_batch}; "
-                "the result is the same"
-            )
 
-        log_due = due(before, counters.nimg, train.log_every_kimg)
-        if log_due or len(state.outcomes.waiting) >= READ_EVERY.get(device.type, 20):
+        intervals = train.log_every_kimg, train.sample_every_kimg, train.checkpoint_every_kimg
+        log_due, preview_due, save_due = (due(before, counters.nimg, kimg) for kimg in intervals)
+        if log_due or preview_due or save_due or len(state.waiting) >= read_every:
             count_steps(run, state, log)
         counters.train_sec += time.monotonic() - began
         _agree(run, state, caught)
@@ -140,20 +130,18 @@ def _loop(
         if run.progress(counters) >= 1:
             break  # what is due at the end is done below, once
 
-        best = False
-        if due(before, counters.nimg, train.sample_every_kimg):
-            best = preview(run, state, log, measure)
-        save_due = due(before, counters.nimg, train.checkpoint_every_kimg)
+        best = preview_due and preview(run, state, log, measure)
         if save_due or (best and train.keep_best):
-            count_steps(run, state, log)
             checkpoints.save(best)
 
     count_steps(run, state, log)
     finished = run.progress(counters) >= 1
-    shown = counters.previewed_nimg == counters.nimg
-    best = preview(run, state, log, measure) if finished and not shown else False
+    preview_due = finished and counters.previewed_nimg != counters.nimg
+    best = preview_due and preview(run, state, log, measure)
     # the held-out loss of the end belongs into the last checkpoint
-    checkpoints.finish(best, again=finished and not shown)
+    checkpoints.finish(best, again=preview_due)
+    if finished:
+        log.progress(1.0)
     return finished
 
 

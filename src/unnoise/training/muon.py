@@ -5,6 +5,7 @@ torch.optim.Muon does the same for one matrix at a time. Here kernels of convolu
 too, (out, in x height x width), and all matrices of a shape are one batch.
 """
 
+# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import math
@@ -41,14 +42,6 @@ def orthogonalized(
     return x.mT if tall else x
 
 
-def _precision(device: torch.device) -> torch.dtype:
-    """bfloat16; but float32 on a CPU, where bfloat16 gains nothing.
-
-    There, ranks and micro-batches then differ by float32's rounding alone.
-    """
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
-
-
 class Muon(torch.optim.Optimizer):
     """Muon for `matrices`, tensors (out, ..) of two or more dimensions; fused AdamW for `others`.
 
@@ -56,7 +49,7 @@ class Muon(torch.optim.Optimizer):
     optimizers; 0 has no effect.
     """
 
-    found_inf: Tensor
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -66,48 +59,39 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
     ) -> None:
-        self.adamw = torch.optim.AdamW(
-            others, lr=lr, betas=betas, weight_decay=weight_decay, fused=True
-        )
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+        self.adamw = torch.optim.AdamW(others, betas=betas, fused=True, **common)
+        super().__init__(matrices, common)
         self.param_groups += self.adamw.param_groups
         self.state = self.adamw.state  # one place for both, as a checkpoint expects it
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Move all parameters that have a gradient."""
-        bad = getattr(self, "found_inf", None)
-        if bad is None:
-            self.adamw.step()
-        else:
-            self.adamw.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
-            self.adamw.step()
-            del self.adamw.found_inf  # pyright: ignore[reportAttributeAccessIssue]
+        self.adamw.found_inf = self.found_inf  # pyright: ignore[reportAttributeAccessIssue]
+        self.adamw.step()
         group, by_shape = self.param_groups[0], dict[torch.Size, list[Tensor]]()
         for parameter in group["params"]:
             if parameter.grad is not None:
                 by_shape.setdefault(parameter.shape, []).append(parameter)
         for alike in by_shape.values():
-            self._move(alike, group["lr"], group["weight_decay"], bad)
+            self._move(alike, group["lr"], group["weight_decay"])
 
-    def _move(
-        self, alike: list[Tensor], lr: float, weight_decay: float, bad: Tensor | None
-    ) -> None:
+    def _move(self, alike: list[Tensor], lr: float | Tensor, weight_decay: float) -> None:
         """One step of parameters of one shape."""
         momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in alike]
         gradients = [p.grad for p in alike if p.grad is not None]
-        lr_now: float | Tensor = lr
-        if bad is not None:
-            gradients = [
-                torch.where(bad.bool(), m, g) for m, g in zip(momenta, gradients, strict=True)
-            ]
-            lr_now = lr * (1 - bad)
-        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)  # pyright: ignore[reportPrivateImportUsage]
-        ahead = torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM))  # pyright: ignore[reportPrivateImportUsage]
+        if self.found_inf is not None:
+            bad, pairs = self.found_inf.bool(), zip(momenta, gradients, strict=True)
+            gradients = [torch.where(bad, momentum, gradient) for momentum, gradient in pairs]
+            lr = lr * (1 - self.found_inf)
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM))
         flat = ahead.flatten(2)
-        update = orthogonalized(flat, _precision(flat.device)).to(flat.dtype).view_as(ahead)
+        # bfloat16 gains nothing on a CPU, whose ranks and micro-batches then differ by less
+        dtype = torch.float32 if flat.device.type == "cpu" else torch.bfloat16
+        update = orthogonalized(flat, dtype).to(flat.dtype).view_as(ahead)
         rms = RMS * math.sqrt(max(flat.shape[1:]))
         if weight_decay:
-            kept = torch.as_tensor(1 - lr_now * weight_decay, device=ahead.device)
-            torch._foreach_mul_(alike, kept)  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_sub_(alike, list((lr_now * rms * update).unbind()))  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_mul_(alike, torch.as_tensor(1 - lr * weight_decay, device=ahead.device))
+        torch._foreach_sub_(alike, list((lr * rms * update).unbind()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -47,19 +48,14 @@ def preview(run: Run, state: TrainState, log: Log, measure: Measure | None) -> b
 
 def _held_out(run: Run, state: TrainState, average: Network, raw: Network) -> dict[str, float]:
     """Mean over the held-out images; of the average also by quarters of the levels, low to high."""
-    data, first = run.data, run.data.num_train
-    pixels = data.images[first : first + HELD_OUT_IMAGES]
-    if not len(pixels):
+    data, rows = run.data, slice(run.data.num_train, run.data.num_train + HELD_OUT_IMAGES)
+    images = torch.from_numpy(data.images[rows].copy()).to(run.arithmetic.device)
+    labels = None if data.labels is None else torch.from_numpy(data.labels[rows].copy())
+    if not len(images):
         return {}
-    images = torch.from_numpy(pixels.copy()).to(run.arithmetic.device)
-    labels = None
-    if data.labels is not None:
-        labels = torch.from_numpy(data.labels[first : first + len(pixels)].copy())
 
     def losses(network: Network) -> torch.Tensor:
-        def attempt(size: int) -> torch.Tensor:
-            return held_out_losses(run, state, network.eval(), images, labels, size)
-
+        attempt = partial(held_out_losses, run, state, network.eval(), images, labels)
         return halving(128, attempt)[1].double()
 
     averaged, plain = losses(average), losses(raw)
@@ -79,13 +75,11 @@ def _show(run: Run, log: Log, model: Model, values: dict[str, Any]) -> None:
     values["sample_sec"] = time.monotonic() - began
     path = run.folder / "samples" / f"{nimg:010d}.png"
     with log.forgiving("samples not written"):
-        says = {"unnoise": f"nimg {nimg}, seeds 0-{PREVIEW_IMAGES - 1}"}
-        save_png(path, grid(images), says)
+        save_png(path, grid(images), {"unnoise": f"nimg {nimg}, seeds 0-{PREVIEW_IMAGES - 1}"})
     log.metrics(values, path if path.exists() else None)
-    parts = [f"{nimg / 1000:.1f} kimg: "]
-    if "held_out_loss" in values:
-        parts.append(f"held-out loss {values['held_out_loss']:.4f} · ")
-    measured = [key for key in values if key.startswith(("fid_", "frechet_"))]
-    parts += [f"{key} {values[key]:.4g} · " for key in measured]
-    parts.append(f"samples in {path}" if path.exists() else "no samples")
-    log.say("".join(parts))
+    loss = values.get("held_out_loss")
+    told = [] if loss is None else [f"held-out loss {loss:.4f}"]
+    distances = [key for key in values if key.startswith(("fid_", "frechet_"))]
+    told += [f"{key} {values[key]:.4g}" for key in distances]
+    told.append(f"samples in {path}" if path.exists() else "no samples")
+    log.say(f"{nimg / 1000:.1f} kimg: {' · '.join(told)}")

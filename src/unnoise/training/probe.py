@@ -1,64 +1,56 @@
-"""What a run costs on this machine: some seconds of real steps and of sampling, in memory.
+"""What a run costs on this machine: some seconds of real steps, in memory; nothing is written.
 
-Nothing is written. A step on a batch of B images in micro-batches of m takes
-B / m * pass_sec(m) + update_sec. What is a rule of thumb and not measured is a constant.
+What is a rule of thumb and not measured is a constant.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
-import json
+import math
 import os
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unnoise import build, units
+from unnoise import build
 from unnoise.config import RunConfig
 from unnoise.data.batches import Batches
 from unnoise.data.dataset import ImageData
-from unnoise.data.images import grid
 from unnoise.diffusion.samplers import evaluations
 from unnoise.errors import ConfigError
-from unnoise.model import Model
 from unnoise.precision import find_device
 from unnoise.training import state as states
 from unnoise.training.preview import HELD_OUT_IMAGES, PREVIEW_IMAGES
 from unnoise.training.run import Run, prepare
 from unnoise.training.state import TrainState
 from unnoise.training.step import draw, train_step
+from unnoise.units import size
 
-STEPS_SEC, PREVIEW_SEC = 13.0, 4.0
-"""The probe's time for training steps and for sampling; a first step may take longer."""
+STEPS_SEC = 13.0
+"""The probe's time for training steps; a first step may take longer."""
 REPEATS = 3
 """The median of this many steps of one size counts."""
 SAFE_SHARE = 0.9
 """Rule of thumb: a run may use this share of the available memory."""
+FORWARD_SHARE = 1 / 3
+"""Rule of thumb: the share of a training step that evaluating the network takes."""
 STATE_BYTES_PER_PARAMETER = 20
 """fp32 weights, gradients, average and two moments."""
-HEADER_BYTES = 110
-"""Rule of thumb: what safetensors writes about each tensor."""
 
 
-@dataclass(frozen=True)
-class Speed:
+class Speed(NamedTuple):
     """Real training steps with one micro-batch."""
 
     micro_batch: int
-    pass_sec: float
-    """Seconds of drawing, forward, backward and clipping."""
-    update_sec: float
-    """Seconds of the optimizer and the average: once per step, whatever the batch."""
+    img_per_sec: float
     peak_bytes: int
 
 
@@ -68,44 +60,40 @@ class Measured:
 
     device: str
     precision: str
-    probe_sec: float
     parameters: int
     gflop_per_image: float
     """GFLOP of one forward pass."""
-    speeds: tuple[Speed, ...]
-    """Sorted by micro-batch; () where not even one image fits."""
+    speeds: list[Speed]
+    """Sorted by micro-batch; one at least."""
     too_large: float
     """The smallest micro-batch that ran out of memory; infinite where none did."""
     available_bytes: int
     preview_sec: float
     checkpoint_bytes: int
-    model_bytes: int
-    sample_bytes: int
+    """A checkpoint and its model file."""
     free_bytes: int
     num_train: int
+    probe_sec: float
 
-    def largest_fit(self, batch_size: int) -> int | None:
-        """The largest micro-batch that fits into memory; None where not one image does."""
+    def largest_fit(self, batch_size: int) -> int:
+        """The largest micro-batch that fits into memory; one image does, as it was tried."""
         limit = SAFE_SHARE * self.available_bytes
         fits = [m for m in sizes(batch_size) if m < self.too_large]
-        fits = [m for m in fits if peak_bytes(self.speeds, m) <= limit]
-        return max(fits, default=None) if self.speeds else None
+        return max((m for m in fits if peak_bytes(self.speeds, m) <= limit), default=1)
 
 
-def step_sec(speeds: Sequence[Speed], batch_size: int, micro_batch: int) -> float:
-    """Seconds of a step; passes larger than all measured are as fast as the largest of them."""
-    near = ([s for s in speeds if s.micro_batch <= micro_batch] or speeds[:1])[-1]
-    return batch_size / near.micro_batch * near.pass_sec + near.update_sec
+def img_per_sec(speeds: Sequence[Speed], micro_batch: int) -> float:
+    """As at the nearest size measured, from below: larger passes are no faster."""
+    return ([s for s in speeds if s.micro_batch <= micro_batch] or speeds[:1])[-1].img_per_sec
 
 
 def peak_bytes(speeds: Sequence[Speed], micro_batch: int) -> float:
     """Memory of a pass: as measured, or on the line through the two largest sizes measured."""
     known = {s.micro_batch: s.peak_bytes for s in speeds}
-    if micro_batch in known or not known:
-        return known.get(micro_batch, 0)
-    *_, low, high = 0, *sorted(known)
-    slope = (known[high] - known.get(low, 0)) / (high - low)
-    return known[high] + max(slope, 0) * (micro_batch - high)
+    if micro_batch in known:
+        return known[micro_batch]
+    *_, (low, less), (high, most) = (0, 0), *sorted(known.items())
+    return most + max(most - less, 0) / (high - low) * (micro_batch - high)
 
 
 def sizes(batch_size: int) -> list[int]:
@@ -126,9 +114,7 @@ def measure(config: RunConfig, data: ImageData, out: Path) -> Measured:
         state.ema(x, torch.ones(1, device=device))
     speeds, too_large = _speeds(run, state, available)
     groups = states.tensors(state)
-    record = len(json.dumps(run.record(state.counters), indent=2))
-    picture = io.BytesIO()  # a grid of samples is as large as one of training images
-    grid(torch.from_numpy(data.images[:PREVIEW_IMAGES].copy())).save(picture, "png")
+    written = [value for group in (*groups.values(), groups["ema"]) for value in group.values()]
     there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     return Measured(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -138,10 +124,8 @@ def measure(config: RunConfig, data: ImageData, out: Path) -> Measured:
         speeds=speeds,
         too_large=too_large,
         available_bytes=available,
-        preview_sec=_preview_sec(run, state) if speeds else 0.0,
-        checkpoint_bytes=record + sum(_file_bytes(group) for group in groups.values()),
-        model_bytes=record + _file_bytes(groups["ema"]),
-        sample_bytes=len(picture.getvalue()),
+        preview_sec=_preview_sec(run, max(speed.img_per_sec for speed in speeds)),
+        checkpoint_bytes=sum(value.nbytes for value in written),
         free_bytes=shutil.disk_usage(there).free,
         num_train=data.num_train,
         probe_sec=time.monotonic() - began,
@@ -153,156 +137,88 @@ def _check_weights(config: RunConfig, data: ImageData, available: int) -> None:
     with torch.device("meta"):
         network = build.network(config, build.Shape(*data.images.shape[1:]))
     parameters = sum(p.numel() for p in network.parameters())
-    if STATE_BYTES_PER_PARAMETER * parameters > SAFE_SHARE * available:
+    needed = STATE_BYTES_PER_PARAMETER * parameters
+    if needed > SAFE_SHARE * available:
         raise ConfigError(
-            f"{config.preset}: {parameters:,} parameters need "
-            f"{units.size(STATE_BYTES_PER_PARAMETER * parameters)} to train, "
-            f"{units.size(available)} are "
-            "available; expected a smaller network"
+            f"{config.preset}: {parameters:,} parameters need {size(needed)} to train, "
+            f"{size(available)} are available; expected a smaller network"
         )
 
 
-def _file_bytes(tensors: Mapping[str, Tensor]) -> int:
-    return sum(value.nbytes + HEADER_BYTES for value in tensors.values())
-
-
-def _speeds(run: Run, state: TrainState, available: int) -> tuple[tuple[Speed, ...], float]:
-    """From one image up, while time and memory last; compiled, from the whole batch down."""
+def _speeds(run: Run, state: TrainState, available: int) -> tuple[list[Speed], float]:
+    """From one image up, while time and memory last, and the smallest size that did not fit."""
     batches = Batches(run.data, run.config.seed, run.arithmetic.device)
+    ends, batch_size = time.monotonic() + STEPS_SEC, run.config.train.batch_size
     speeds: list[Speed] = []
-    ends, too_large = time.monotonic() + STEPS_SEC, float("inf")
-    down = run.arithmetic.compile  # which takes a minute for each size
-    for size in sorted(sizes(run.config.train.batch_size), reverse=down):
-        expected = 2 * step_sec(speeds, size, size) if speeds else 0  # a first step and one more
-        fits = down or peak_bytes(speeds, size) <= SAFE_SHARE * available
-        if not fits or time.monotonic() + expected > ends:
-            break
-        speed = _speed(run, state, batches, size, ends)
-        if speed is None:
-            too_large = size
-        else:
-            speeds.append(speed)
-        if (speed is None) != down:
-            break
-    return tuple(speeds), too_large
-
-
-def _speed(run: Run, state: TrainState, batches: Batches, size: int, ends: float) -> Speed | None:
-    """The median of some steps on `size` images after a first one; None where memory runs out."""
-    device = run.arithmetic.device
-    _reset_peak(device)
-    times: list[tuple[float, float]] = []
-    try:
-        while len(times) <= REPEATS and (
-            time.monotonic() + sum((times or [(0.0, 0.0)])[-1]) < ends
-            or len(times) < 1 + run.arithmetic.compile  # the first step is spent on compiling
+    # compiling takes a minute for each size: the whole batch alone, or what fits of it
+    for count in [batch_size] if run.arithmetic.compile else sizes(batch_size):
+        if speeds and (
+            peak_bytes(speeds, count) > SAFE_SHARE * available
+            or time.monotonic() + 2 * count / speeds[-1].img_per_sec > ends
         ):
-            times.append(_timed_step(run, state, batches, size))
-    except (torch.OutOfMemoryError, ConfigError):
-        state.micro_batch = size
-    if state.micro_batch is not None:  # which a step sets that ran out of memory
-        state.micro_batch = None
-        state.optimizer.zero_grad(set_to_none=True)
-        return None
-    passes, updates = zip(*(times[1:] or times), strict=True)
-    return Speed(size, statistics.median(passes), statistics.median(updates), _peak_memory(device))
+            break
+        speed = _speed(run, state, batches, count, ends)
+        if speed.micro_batch < count:  # memory ran out, and the step has halved it
+            return speeds or [speed], 2 * speed.micro_batch
+        speeds.append(speed)
+    return speeds, math.inf
 
 
-def _timed_step(run: Run, state: TrainState, batches: Batches, size: int) -> tuple[float, float]:
-    """Seconds up to the optimizer, and in it and the average, of a step that changes no weight."""
-    marks = [time.monotonic()]
-
-    def mark(*_: object) -> None:
-        if run.arithmetic.device.type != "cpu":
-            torch.accelerator.synchronize()
-        marks.append(time.monotonic())
-
-    handle = state.optimizer.register_step_pre_hook(mark)
-    batch = draw(run, state.counters.step, *batches.get(state.counters.nimg, size))
-    train_step(run, state, batch, 0.0)
-    mark()
-    handle.remove()
-    return marks[1] - marks[0], marks[-1] - marks[1]
+def _speed(run: Run, state: TrainState, batches: Batches, count: int, ends: float) -> Speed:
+    """Of the median of some steps that change no weight, after a first one."""
+    device, times = run.arithmetic.device, list[float]()
+    least = 2 if run.arithmetic.compile else 1  # the first step is spent on compiling
+    while len(times) < least or (len(times) <= REPEATS and time.monotonic() + times[-1] < ends):
+        _reset_peak(device)
+        began = time.monotonic()
+        batch = draw(run, state.counters.step, *batches.get(state.counters.nimg, count))
+        float(train_step(run, state, batch, 0.0)[0])  # waits for a GPU
+        times.append(time.monotonic() - began)
+    speed = count / statistics.median(times[1:] or times)
+    return Speed(state.micro_batch or count, speed, _peak_memory(device))
 
 
-def _preview_sec(run: Run, state: TrainState) -> float:
-    """Seconds of a grid of samples and two held-out losses, from a few steps on few images."""
-    model, chosen = run.model(state.ema, state.counters), run.config.sample
-    sec = _evaluation_sec(model, 1)
-    affordable = min(PREVIEW_IMAGES, int(PREVIEW_SEC / (16 * sec)))  # steps of up to 4 evaluations
-    if affordable > 1:
-        sec = _evaluation_sec(model, 1 << affordable.bit_length() - 1)
-    guided = 2 if run.shape.num_classes and chosen.guidance_scale != 1 else 1
-    sampling = PREVIEW_IMAGES * guided * evaluations(chosen.sampler, len(model.grid(chosen)) - 1)
-    held_out = min(HELD_OUT_IMAGES, len(run.data.images) - run.data.num_train)
-    return sec * (sampling + 2 * held_out)
-
-
-def _evaluation_sec(model: Model, count: int) -> float:
-    """Seconds of a network evaluation per image, from the second to the fourth sampling step."""
-    marks: list[tuple[float, int]] = [(time.monotonic(), 0)]
-    for step in itertools.islice(model.steps(range(count)), 4):
-        float(step.x.sum())  # waits for a GPU
-        marks.append((time.monotonic(), step.nfe))
-    (began, before), (ended, after) = marks[min(1, len(marks) - 2)], marks[-1]
-    return (ended - began) / (after - before) / count
+def _preview_sec(run: Run, fastest: float) -> float:
+    """Seconds of a grid of samples and two held-out losses, by FORWARD_SHARE."""
+    sample, images = run.config.sample, run.data.images
+    steps = len(build.grid(sample, run.diffusion.schedule)) - 1
+    guided = 2 if run.shape.num_classes and sample.guidance_scale != 1 else 1
+    sampling = PREVIEW_IMAGES * guided * evaluations(sample.sampler, steps)
+    held_out = min(HELD_OUT_IMAGES, len(images) - run.data.num_train)
+    return FORWARD_SHARE * (sampling + 2 * held_out) / fastest
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that this process may use, in a GPU or in the machine and its containers."""
+    """Memory that this process may use, in a GPU or in the machine and its container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    try:
-        machine = 1024 * _fields(Path("/proc/meminfo"))["MemAvailable"]
-        own = 1024 * _fields(Path("/proc/self/status"))["VmRSS"]
-    except (OSError, KeyError):  # not Linux
+    if sys.platform != "linux":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return (
-        min([machine, *_container_bytes(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]) + own
-    )
+    machine = _memory("/proc/meminfo", "MemAvailable") + _memory("/proc/self/status", "VmRSS")
+    with suppress(OSError, ValueError):  # no control groups, or no limit, which is "max"
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return machine
 
 
-def _container_bytes(root: Path, mine: Path) -> Iterator[int]:
-    """What the memory limits of this process's control groups (version 2) leave, up to the root."""
-    groups = [
-        line
-        for line in (mine.read_text() if mine.exists() else "").splitlines()
-        if line.startswith("0::")
-    ]
-    for line in groups:
-        group = root / line.removeprefix("0::").lstrip("/")
-        for folder in {group, *group.parents} - set(root.parents):
-            with contextlib.suppress(OSError, ValueError):  # no limit says "max"
-                limit, usage = (
-                    int((folder / f"memory.{n}").read_text()) for n in ("max", "current")
-                )
-                cached = _fields(folder / "memory.stat").get("inactive_file", 0)
-                yield max(0, limit - usage + cached)
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """The numbers of a file of lines such as `MemAvailable:  22235984 kB`."""
-    words = (line.replace(":", " ").split() for line in path.read_text().splitlines())
-    return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdigit()}
+def _memory(file: str, key: str) -> int:
+    """A number of bytes from a file of lines such as `MemAvailable:  22235984 kB`."""
+    lines = dict(line.split(":", 1) for line in Path(file).read_text().splitlines())
+    return 1024 * int(lines[key].split()[0])
 
 
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(
-            OSError
-        ):  # Linux alone has it; elsewhere the process's peak counts
+        with suppress(OSError):  # Linux alone has it; elsewhere the process's peak counts
             Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        return 1024 * _fields(Path("/proc/self/status"))["VmHWM"]
-    except (OSError, KeyError):
-        import resource  # which Windows lacks
+    if sys.platform == "linux":
+        return _memory("/proc/self/status", "VmHWM")
+    import resource  # which Windows lacks
 
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

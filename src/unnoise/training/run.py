@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from unnoise import build, parallel, precision
-from unnoise.config import RunConfig, check, override, to_dict
+from unnoise.config import RunConfig, TrainConfig, check, override, to_dict
 from unnoise.data.dataset import ImageData, sigma_data
 from unnoise.data.images import mosaic, save_png
 from unnoise.diffusion.denoiser import DiffusionModel
@@ -26,8 +26,6 @@ from unnoise.precision import Arithmetic
 from unnoise.training import state as states
 from unnoise.training.state import Counters, TrainState
 from unnoise.units import seconds
-
-MOSAIC = "data.png"
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,10 @@ class Run:
     diffusion: DiffusionModel
     """The trained network, with what compiles it and averages its gradients over the ranks."""
 
-    @property
-    def total_nimg(self) -> float:
-        """Images at which the run ends; infinite if only time ends it."""
-        train = self.config.train
-        by_epochs = math.inf if train.epochs is None else train.epochs * self.data.num_train
-        return min(by_epochs, math.inf if train.kimg is None else 1000 * train.kimg)
-
-    @property
-    def total_sec(self) -> float:
-        """Seconds of training after which the run ends; infinite if only images end it."""
-        return math.inf if self.config.train.time is None else seconds(self.config.train.time)
-
     def progress(self, counters: Counters) -> float:
         """The share of the run that is done, by whichever end is nearer."""
-        return min(1.0, max(counters.nimg / self.total_nimg, counters.train_sec / self.total_sec))
+        nimg, sec = ends(self.config.train, self.data.num_train)
+        return min(1.0, max(counters.nimg / nimg, counters.train_sec / sec))
 
     def losses(self, loss: Loss, batch: Batch, network: nn.Module | None = None) -> Tensor:
         """(b,) losses, fp32, of the trained network or of another one."""
@@ -100,9 +87,16 @@ class Run:
         """Write what the folder tells before the first step: configuration and some images."""
         record = {"config": to_dict(self.config), "data": self.data.fingerprint}
         write_json(self.folder / "config.json", record)
-        if not (self.folder / MOSAIC).exists():
-            says = {"unnoise": f"data {self.data.name}"}
-            save_png(self.folder / MOSAIC, mosaic(self.data), says)
+        picture = self.folder / "data.png"
+        if not picture.exists():
+            save_png(picture, mosaic(self.data), {"unnoise": f"data {self.data.name}"})
+
+
+def ends(train: TrainConfig, num_train: int) -> tuple[float, float]:
+    """The images and the seconds of training at which a run ends; infinite where it does not."""
+    by_epochs = math.inf if train.epochs is None else train.epochs * num_train
+    by_kimg = math.inf if train.kimg is None else 1000 * train.kimg
+    return min(by_epochs, by_kimg), math.inf if train.time is None else seconds(train.time)
 
 
 def prepare(config: RunConfig, data: ImageData, folder: Path) -> tuple[Run, TrainState]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,20 +54,6 @@ class StepOutcome(NamedTuple):
     loss: Tensor
     norm: Tensor
     """Norm of the gradient, before clipping."""
-    t: Tensor
-    """Times of the images."""
-
-
-@dataclass
-class Outcomes:
-    """What the counters do not say of the newest steps."""
-
-    waiting: list[StepOutcome] = field(default_factory=list)
-    """Steps that are not counted yet: see `step.collect_outcomes`."""
-    norm: float = math.nan
-    """Norm of the last gradient."""
-    skipped_noise: list[Tensor] = field(default_factory=list)
-    """sigma / alpha of the images of the steps skipped in a row."""
 
 
 @dataclass
@@ -81,7 +67,10 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     counters: Counters = field(default_factory=Counters)
-    outcomes: Outcomes = field(default_factory=Outcomes)
+    waiting: list[StepOutcome] = field(default_factory=list)
+    """Steps that are not counted yet: see `step.collect_outcomes`."""
+    grad_norm: float = math.nan
+    """Norm of the last gradient that was counted."""
     micro_batch: int | None = None
     """Images per pass after memory ran out; not kept, as another machine may have more."""
 
@@ -104,7 +93,7 @@ class TrainState:
 
 
 def create(
-    config: RunConfig, shape: build.Shape, arithmetic: Arithmetic, sharded: bool = False
+    config: RunConfig, shape: build.Shape, arithmetic: Arithmetic, sharded: bool
 ) -> TrainState:
     """Make the state before the first step; cut over the ranks if `sharded`."""
     network = arithmetic.place(build.network(config, shape))
@@ -121,17 +110,12 @@ def create(
 
 def _optimizer(train: TrainConfig, network: Network, loss: Loss) -> torch.optim.Optimizer:
     """Make what moves the network and the parameters of the loss."""
-    chosen: dict[str, Any] = {
-        "lr": train.lr,
-        "betas": train.betas,
-        "weight_decay": train.weight_decay,
-    }
+    chosen: Any = {"lr": train.lr, "betas": train.betas, "weight_decay": train.weight_decay}
     parameters = [*network.parameters(), *loss.parameters()]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **chosen, fused=True)
-    mine = network.hidden_matrices()
-    numbers = {id(p) for p in mine}
-    optimizer = Muon(mine, [p for p in parameters if id(p) not in numbers], **chosen)
+    matrices = dict.fromkeys(network.hidden_matrices())
+    optimizer = Muon(matrices, [p for p in parameters if p not in matrices], **chosen)
     factor = 1.0 if train.muon_lr is None else train.muon_lr / train.lr
     optimizer.param_groups[0]["lr_factor"] = factor
     return optimizer
@@ -156,11 +140,6 @@ def tensors(state: TrainState) -> dict[str, Tensors]:
     }
 
 
-def record(state: TrainState, extra: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint holds next to its tensors."""
-    return {**asdict(state.counters), "scaler": state.scaler.state_dict(), **extra}
-
-
 def restore(path: Path, state: TrainState) -> None:
     """Load a checkpoint into a state made from the same config."""
     groups, record = checkpoint.load(path)
@@ -173,8 +152,8 @@ def restore(path: Path, state: TrainState) -> None:
     _restore_optimizer(state.optimizer, state.parameters(), groups["optimizer"])
     if record["scaler"]:
         state.scaler.load_state_dict(record["scaler"])
-    known = {each.name for each in fields(Counters)}
-    state.counters = Counters(**{key: record[key] for key in known & record.keys()})
+    known = vars(state.counters).keys() & record.keys()
+    state.counters = Counters(**{key: record[key] for key in known})
 
 
 def _fit(module: nn.Module, group: Tensors, path: Path) -> None:
@@ -199,9 +178,8 @@ def _restore_optimizer(
         if value.shape == parameter.shape:
             value = torch.empty_like(parameter).copy_(shard_like(value, parameter))
         optimizer.state[parameter][kind] = value
-    by_muon = optimizer.param_groups[0]["params"] if isinstance(optimizer, Muon) else []
-    numbers = {id(p) for p in by_muon}
+    by_muon = set(optimizer.param_groups[0]["params"] if isinstance(optimizer, Muon) else ())
     for parameter, kinds in list(optimizer.state.items()):
-        momentum = id(parameter) in numbers
-        if kinds.keys() != ({"momentum"} if momentum else {"step", "exp_avg", "exp_avg_sq"}):
+        moments = {"momentum"} if parameter in by_muon else {"step", "exp_avg", "exp_avg_sq"}
+        if kinds.keys() != moments:
             del optimizer.state[parameter]

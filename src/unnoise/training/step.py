@@ -36,11 +36,8 @@ def learning_rate(config: TrainConfig, nimg: int, progress: float) -> float:
     warmup_nimg = 1000 * config.warmup_kimg
     warmup = min(1.0, (nimg + config.batch_size) / warmup_nimg) if warmup_nimg > 0 else 1.0
     fallen = max(0.0, 1 - (1 - progress) / config.lr_decay)
-    shape = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * fallen)),
-        "linear": 1 - fallen,
-        "constant": 1.0,
-    }
+    cosine = 0.5 * (1 + math.cos(math.pi * fallen))
+    shape = {"cosine": cosine, "linear": 1 - fallen, "constant": 1.0}
     return config.lr * warmup * shape[config.lr_schedule]
 
 
@@ -56,10 +53,8 @@ def draw(
     x0 = to_model(images)
     noise = stream(config.seed, step, "noise", where)
     eps = torch.randn((count, *x0.shape[1:]), generator=noise, device=where)[rows]
-    times, schedule = stream(config.seed, step, "times"), run.diffusion.schedule
-    t = draw_times(build.times(config.diffusion), schedule, count, times, config.train.stratified)[
-        rows
-    ]
+    times, drawn = stream(config.seed, step, "times"), build.times(config.diffusion)
+    t = draw_times(drawn, run.diffusion.schedule, count, times, config.train.stratified)[rows]
     label, null = None, run.shape.num_classes
     if labels is not None and null:
         coins = torch.rand(count, generator=stream(config.seed, step, "label_dropout"))[rows]
@@ -74,7 +69,7 @@ def train_step(run: Run, state: TrainState, batch: Batch, lr: float) -> tuple[Te
     The loss is the one that the loss object's `forward` gives, the norm the gradient's before
     clipping. A step whose loss or gradient is not finite changes no weight (with fp16 an infinite
     gradient is the scaler's business). On a GPU the device itself decides that, and what it decided
-    waits in `state.outcomes` for `collect_outcomes`, so that the host need not wait for every step.
+    waits in `state.waiting` for `collect_outcomes`, so that the host need not wait for every step.
     """
     train, counters, scaler = run.config.train, state.counters, state.scaler
     if train.pairing == "optimal_transport":
@@ -89,8 +84,7 @@ def train_step(run: Run, state: TrainState, batch: Batch, lr: float) -> tuple[Te
     counters.nimg += batch.count
     host_decides = scaler.is_enabled() or loss.device.type == "cpu"
     _apply(state, finite, batch.count, train.ema_rampup, wait=host_decides)
-    outcome = StepOutcome(counters.step, counters.nimg, finite, loss, norm, batch.t)
-    state.outcomes.waiting.append(outcome)
+    state.waiting.append(StepOutcome(counters.step, counters.nimg, finite, loss, norm))
     scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     return loss, norm
@@ -109,51 +103,45 @@ def _clip(network: nn.Module, most: float) -> Tensor:
 
 def _apply(state: TrainState, finite: Tensor, count: int, rampup: float, wait: bool) -> None:
     """Move weights and averages if all is finite: the host waits to know, or the device decides."""
-    optimizer = state.optimizer
-    averages = [
-        (average, ema.decay(count, state.counters.nimg, 1000 * kimg, rampup))
-        for kimg, average in state.averages.items()
-    ]
-    if not wait:
+    optimizer, wanted = state.optimizer, None
+    if wait:
+        if not finite:
+            return
+        state.scaler.step(optimizer)
+    else:
         # as a scaler would tell it
         optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
         optimizer.step()
         del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
-        for average, beta in averages:
-            ema.update_where(finite, average, state.network, beta)
-    elif bool(finite):
-        state.scaler.step(optimizer)
-        for average, beta in averages:
-            ema.update(average, state.network, beta)
+        wanted = finite
+    for kimg, average in state.averages.items():
+        beta = ema.decay(count, state.counters.nimg, 1000 * kimg, rampup)
+        ema.update(average, state.network, beta, wanted)
 
 
-def collect_outcomes(run: Run, state: TrainState) -> Iterator[StepOutcome]:
+def collect_outcomes(state: TrainState) -> Iterator[StepOutcome]:
     """Count the steps since the last call; give each that was not applied, as it is counted.
 
     The host waits for the device once for all of them.
     """
-    counters, outcomes = state.counters, state.outcomes
-    steps, outcomes.waiting = outcomes.waiting, []
+    counters, steps, state.waiting = state.counters, state.waiting, []
     numbers = [torch.stack([o.finite.float(), o.loss.float(), o.norm.float()]) for o in steps]
     values = torch.stack(numbers).tolist() if numbers else []
-    for outcome, (finite, loss, norm) in zip(steps, values, strict=True):
-        outcomes.norm = norm
+    for outcome, (finite, loss, state.grad_norm) in zip(steps, values, strict=True):
         if finite:
             counters.loss_sum += loss
             counters.loss_steps += 1
-            counters.skipped_in_row, outcomes.skipped_noise = 0, []
-            continue
-        level = run.diffusion.schedule.level(outcome.t)
-        counters.skipped += 1
-        counters.skipped_in_row += 1
-        noise = torch.as_tensor(level.sigma / level.alpha).flatten().cpu()
-        outcomes.skipped_noise.append(noise)
-        yield outcome
+            counters.skipped_in_row = 0
+        else:
+            counters.skipped += 1
+            counters.skipped_in_row += 1
+            yield outcome
 
 
 def _gradients(run: Run, state: TrainState, batch: Batch) -> Tensor:
     """Take gradients and give the mean loss; in smaller parts where memory runs out."""
-    most = _images_per_pass(run, state, batch)
+    here = len(batch.x0)
+    most = min(state.micro_batch or run.config.train.micro_batch or here, here)
 
     def attempt(size: int) -> Tensor:
         if size < most:
@@ -173,27 +161,6 @@ def _gradients(run: Run, state: TrainState, batch: Batch) -> Tensor:
             f"such as --train.micro-batch {max(1, most // 2)}; "
             "the same command resumes from the last checkpoint"
         ) from error
-
-
-def _images_per_pass(run: Run, state: TrainState, batch: Batch) -> int:
-    here = len(batch.x0)
-    return min(state.micro_batch or run.config.train.micro_batch or here, here)
-
-
-def find_micro_batch(run: Run, state: TrainState, batch: Batch) -> None:
-    """Before the first step of several ranks, find the micro-batch that fits on each of them."""
-    if run.world.size == 1 or run.config.train.parallel == "fsdp":
-        return  # a rank of fsdp cannot do a pass alone
-    most = _images_per_pass(run, state, batch)
-
-    def attempt(size: int) -> None:
-        state.optimizer.zero_grad(set_to_none=True)
-        run.losses(state.loss, batch.part(slice(size)), state.network).sum().backward()
-
-    fitting = run.world.all_reduce_min(halving(most, attempt)[0], batch.x0.device)
-    state.optimizer.zero_grad(set_to_none=True)
-    if fitting < most:
-        state.micro_batch = fitting
 
 
 def _accumulate(run: Run, state: TrainState, batch: Batch, size: int) -> Tensor:
@@ -233,9 +200,8 @@ def held_out_losses(
     batch = draw(replace(run, world=World()), -1, images, None)
     # times are stratified in order
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    if labels is not None and run.shape.num_classes:
-        labels = labels.to(images.device)
-    batch = replace(batch, t=batch.t[order], label=labels if run.shape.num_classes else None)
+    labels = labels.to(images.device) if labels is not None and run.shape.num_classes else None
+    batch = replace(batch, t=batch.t[order], label=labels)
     parts = (batch.part(slice(start, start + size)) for start in range(0, len(images), size))
     losses = [run.losses(state.loss, part, network) for part in parts]
     return torch.cat(losses)[torch.argsort(batch.t, stable=True)]

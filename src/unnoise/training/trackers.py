@@ -1,112 +1,65 @@
-"""Where metrics go beside metrics.jsonl: TensorBoard, Weights & Biases, trackio. Images seen are on
-the x axis."""
+"""Where metrics go beside metrics.jsonl, with images seen on the x axis."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
+from unnoise.data.images import read_png
 from unnoise.errors import ConfigError
-
-CLOCKS = ("step", "nimg")
-"""Fields of a metrics line that say when, not what."""
-
-
-class Tracker(Protocol):
-    """What the log tells."""
-
-    def metrics(self, values: Mapping[str, float], nimg: int) -> None:
-        """Some numbers after so many images."""
-        ...
-
-    def picture(self, path: Path, nimg: int) -> None:
-        """A grid of samples after so many images."""
-        ...
-
-    def close(self) -> None:
-        """Write what is left."""
-        ...
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard; a resumed run hides what came after the place where it goes
-    on."""
+    """Event files in RUN/tensorboard; a resumed run hides what came after its checkpoint."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], nimg: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=nimg + 1 if nimg else None
-        )
+        purge = nimg + 1 if nimg else None
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
         if not nimg:
             self.writer.add_text("config", f"```\n{config}\n```", 0)
 
-    def metrics(self, values: Mapping[str, float], nimg: int) -> None:
+    def write(self, values: Mapping[str, float], nimg: int, picture: Path | None) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, nimg)
+        if picture is not None:
+            self.writer.add_image("samples", read_png(picture), nimg)
         self.writer.flush()
-
-    def picture(self, path: Path, nimg: int) -> None:
-        from unnoise.data.images import read_png
-
-        self.writer.add_image("samples", read_png(path), nimg)
 
     def close(self) -> None:
         self.writer.close()
 
 
-class WandbLike:
-    """Weights & Biases, and trackio, which has its interface."""
+class Wandb:
+    """Weights & Biases, or trackio, which has its interface."""
 
-    def __init__(self, module: Any, folder: Path, config: Mapping[str, Any], nimg: int) -> None:
-        self.module = module
-        options: dict[str, Any] = {
-            "project": "unnoise",
-            "name": folder.name,
-            "config": dict(config),
-        }
-        if module.__name__ == "wandb":
-            options |= {"dir": str(folder), "id": folder.name, "resume": "allow"}
-        else:
-            options |= {"resume": "allow"}
-        self.run = module.init(**options)
+    def __init__(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
+        self.module = importlib.import_module(name)
+        options = {"dir": str(folder), "id": folder.name} if name == "wandb" else {}
+        options |= {"project": "unnoise", "name": folder.name, "resume": "allow"}
+        self.module.init(config=dict(config), **options)
 
-    def metrics(self, values: Mapping[str, float], nimg: int) -> None:
-        self.module.log({**values, "nimg": nimg}, step=nimg)
-
-    def picture(self, path: Path, nimg: int) -> None:
-        self.module.log({"samples": self.module.Image(str(path)), "nimg": nimg}, step=nimg)
+    def write(self, values: Mapping[str, float], nimg: int, picture: Path | None) -> None:
+        samples = {} if picture is None else {"samples": self.module.Image(str(picture))}
+        self.module.log({**values, **samples, "nimg": nimg}, step=nimg)
 
     def close(self) -> None:
         self.module.finish()
 
 
-def _wandb(folder: Path, config: Mapping[str, Any], nimg: int) -> Tracker:
-    import wandb  # pyright: ignore[reportMissingImports]
-
-    return WandbLike(wandb, folder, config, nimg)
-
-
-def _trackio(folder: Path, config: Mapping[str, Any], nimg: int) -> Tracker:
-    import trackio  # pyright: ignore[reportMissingImports]
-
-    return WandbLike(trackio, folder, config, nimg)
-
-
-TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "wandb": _wandb,
-    "trackio": _trackio,
-}
+Tracker: TypeAlias = TensorBoard | Wandb
 
 
 def start(name: str, folder: Path, config: Mapping[str, Any], nimg: int) -> Tracker:
     """A tracker for a run that resumes after nimg images; ConfigError without its package."""
+    own = name == "tensorboard"
     try:
-        return TRACKERS[name](folder, config, nimg)
+        return TensorBoard(folder, config, nimg) if own else Wandb(name, folder, config)
     except ImportError as error:
-        package = "unnoise[log]" if name == "tensorboard" else name
         raise ConfigError(
-            f"train.trackers: {name} is not installed ({error}); pip install '{package}'"
+            f"train.trackers: {name} is not installed ({error}); "
+            f"pip install '{'unnoise[log]' if own else name}'"
         ) from error
