@@ -45,8 +45,8 @@ def source(config: DataConfig) -> Source:
     def fill(writer: Writer) -> None:
         arrays = _read_npz(files[0]) if len(files) == 1 else [_read_idx(file) for file in files]
         train, test = arrays[:2], arrays[2:]
-        for name, part in (("training", train), ("test", test)):
-            _check(f"MNIST {path}, {name} part", *part, train[0].shape[1:])
+        for name, (images, labels) in (("training", train), ("test", test)):
+            _check(f"MNIST {path}, {name} part", images, labels, train[0].shape[1:])
         add_arrays(writer, config, train[0][:, None], train[1])
         writer.end_of_training_images()
         add_arrays(writer, config, test[0][:, None], test[1])

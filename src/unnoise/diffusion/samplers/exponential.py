@@ -45,9 +45,7 @@ def _weights(t: Level, s: Level, levels: Sequence[Level], curvature: float = 1.0
     if len(levels) == 3:
         moments[2] *= curvature
     nodes = np.array([(_lambda(level) - _lambda(t)) / h for level in levels])
-    return [
-        float(w) for w in np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments))
-    ]
+    return np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments)).tolist()
 
 
 def _advance(x: Tensor, t: Level, s: Level, points: Points, curvature: float = 1.0) -> Tensor:
