@@ -19,12 +19,12 @@ from typing import Any
 from unnoise.errors import CheckpointError, ConfigError, UserError
 from unnoise.evaluation import summary
 from unnoise.files import read_json
+from unnoise.records import read_header
 from unnoise.studio import commands
 from unnoise.units import seconds
 
 Record = dict[str, Any]
 
-LARGEST_HEADER_BYTES = 100_000_000
 HUGEST = 1e300
 EXACT = 2**53
 """JavaScript has no larger whole numbers."""
@@ -200,24 +200,16 @@ def _model(folder: Path, problems: list[str]) -> tuple[Record, int | None]:
     """Read the record in model.safetensors, and the number of parameters."""
     path = folder / "model.safetensors"
     with _noted(folder, path.name, problems):
-        texts, parameters, ends = _header(path)
-        record = json.loads(texts.get("unnoise", "null"))
+        header, start = read_header(path)
+        record = json.loads(header.pop("__metadata__", {}).get("unnoise", "null"))
         if not isinstance(record, dict) or "weights" not in record:
             raise CheckpointError("has no unnoise record")
-        if path.stat().st_size != ends:
+        tensors = list(header.values())
+        ends = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+        if path.stat().st_size != start + ends:
             problems.append("model.safetensors is truncated: it cannot be loaded")
-        return record, parameters
+        return record, sum(math.prod(tensor["shape"]) for tensor in tensors)
     return {}, None
-
-
-def _header(path: Path) -> tuple[Record, int, int]:
-    """Read the texts in a safetensors file, its number of parameters, and where it ends."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length if length <= LARGEST_HEADER_BYTES else 0))
-    texts = header.pop("__metadata__", {})
-    ends = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
-    return texts, sum(math.prod(tensor["shape"]) for tensor in header.values()), 8 + length + ends
 
 
 def _checkpoints(folder: Path, problems: list[str]) -> list[Record]:
