@@ -129,9 +129,8 @@ def _attempt(store: Store, rank: int, size: int) -> str:
     while waiting:
         for other in sorted(waiting):
             keys = [f"{word}/{other}" for word in ("hello", "welcome", "ready")]
-            hello, welcome, ready = (
-                store.get(key).decode() if store.check([key]) else "" for key in keys
-            )
+            said = (store.get(key).decode() if store.check([key]) else "" for key in keys)
+            hello, welcome, ready = said
             if rank and welcome.startswith(mine):
                 store.set(f"ready/{rank}", welcome)
                 return welcome.removeprefix(mine)

@@ -63,9 +63,9 @@ def _files(path: Path) -> list[Path]:
         found = [_spellings(folder / name) for name in FILES]
         if all(found):
             return [files[0] for files in found]
+    expected = f"{', '.join(FILES)} (also with a dot before idx, also with .gz) there"
     raise DataError(
-        f"data.path: no MNIST in {path}; expected {', '.join(FILES)} (also with a dot before idx, "
-        "also with .gz) there or in MNIST/raw, or mnist.npz"
+        f"data.path: no MNIST in {path}; expected {expected} or in MNIST/raw, or mnist.npz"
     )
 
 

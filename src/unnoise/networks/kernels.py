@@ -49,9 +49,8 @@ def norm_silu(
         return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift)
     recomputes = torch.is_grad_enabled() and x.device.type == "cpu" and x.numel() >= SMALL
     if recomputes and not torch.compiler.is_compiling():
-        return checkpoint(
-            _norm_silu, x, norm, scale, shift, use_reentrant=False, preserve_rng_state=False
-        )
+        options = {"use_reentrant": False, "preserve_rng_state": False}
+        return checkpoint(_norm_silu, x, norm, scale, shift, **options)
     return _norm_silu(x, norm, scale, shift)
 
 
