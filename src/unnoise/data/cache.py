@@ -109,10 +109,7 @@ def root(config: DataConfig) -> Path:
 
 
 def cached(config: DataConfig, source: Source) -> Cached:
-    """A source's images, from the cache or written to it now.
-
-    A source that has no key is read again, and kept by what it holds.
-    """
+    """A source's images, from the cache or written to it now (without a key, by their content)."""
     entry = root(config) / f"{source.name}-new-{os.getpid()}"
     if source.key is not None:
         settings = {name: getattr(config, name) for name in SETTINGS}

@@ -64,8 +64,7 @@ class Block(nn.Module):
 class DiT(Network):
     """A transformer for images (b, channels, h, w), output (b, out_channels, h, w).
 
-    Any height and width that the patch size divides works. The config's `check` says what can be
-    built.
+    The config's `check` says what can be built.
     """
 
     def __init__(self, config: DiTConfig, shape: Shape, out_channels: int) -> None:

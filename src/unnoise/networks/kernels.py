@@ -62,10 +62,7 @@ def _norm_silu(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None, shift: Tenso
 
 
 class Dropout(nn.Dropout):
-    """Zero each element with probability p and divide the others by 1 - p, while training.
-
-    On a CPU the randomness is that of `dropout_mask`.
-    """
+    """PyTorch's dropout, on a CPU with the randomness of `dropout_mask`."""
 
     def forward(self, input: Tensor) -> Tensor:
         draws = self.training and self.p > 0 and input.device.type == "cpu"

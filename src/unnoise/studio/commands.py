@@ -14,10 +14,7 @@ from unnoise.presets import PRESETS
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a configuration's values by dotted key, and the preset's where they differ.
-
-    `differs` is None for a preset that is unknown here.
-    """
+    """Give a configuration's values, and where they differ those of the preset, if it is known."""
     name, own, differs = config.get("preset"), dotted(config), None
     if isinstance(name, str) and name in PRESETS:
         preset = dotted(json.loads(json.dumps(to_dict(PRESETS[name]()))))

@@ -41,10 +41,7 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, 
 
 
 def read(folder: Path) -> Record:
-    """Give everything that is known of a run, ready for JSON; CheckpointError where there is none.
-
-    A picture is {"path": its place in the folder}.
-    """
+    """Give all that is known of a run, ready for JSON; CheckpointError where there is none."""
     problems: list[str] = []
     recorded = _json(folder, "config.json", problems, dict)
     config = _part(recorded, "config")
@@ -237,10 +234,7 @@ def _checkpoint(path: Path) -> Record:
 def _state(
     folder: Path, ends: Record, lines: Sequence[Record], training: Record, problems: list[str]
 ) -> Record:
-    """Give the last value of each clock and loss, the share of the way, and whether it still runs.
-
-    A run is at work while it writes lines as often as it did.
-    """
+    """Give the last value of each clock and loss, the share of the way, and whether it still runs."""
     seen = {}
     for name in ("nimg", "epoch", "train_sec", "loss", "held_out_loss"):
         values = (finite(line.get(name)) for line in reversed(lines))

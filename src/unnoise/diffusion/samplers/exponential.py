@@ -95,10 +95,7 @@ def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw) -> Itera
 
 
 def _unipc(denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw, order: int) -> Iterator[Step]:
-    """UniPC (Zhao et al. 2023): predict, evaluate, correct with that same evaluation.
-
-    It has lower orders at both ends.
-    """
+    """UniPC (Zhao et al. 2023): predict, evaluate, correct by that; lower orders at both ends."""
     points: Points = []
     before: tuple[Level, Tensor, Points] | None = None
     for i, (t, s) in enumerate(pairwise(grid), start=1):
