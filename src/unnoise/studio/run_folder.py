@@ -234,7 +234,7 @@ def _checkpoint(path: Path) -> Record:
 def _state(
     folder: Path, ends: Record, lines: Sequence[Record], training: Record, problems: list[str]
 ) -> Record:
-    """Give the last value of each clock and loss, the share of the way, and whether it still runs."""
+    """Give the last value of each clock and loss, the share of the way, and whether it runs."""
     seen = {}
     for name in ("nimg", "epoch", "train_sec", "loss", "held_out_loss"):
         values = (finite(line.get(name)) for line in reversed(lines))
