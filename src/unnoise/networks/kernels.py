@@ -51,7 +51,7 @@ def norm_silu(
     recomputes = torch.is_grad_enabled() and x.device.type == "cpu" and x.numel() >= SMALL
     if recomputes and not torch.compiler.is_compiling():
         recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        return recomputed(_norm_silu, x, norm, scale, shift)  # pyright: ignore[reportReturnType]
+        return recomputed(_norm_silu, x, norm, scale, shift)
     return _norm_silu(x, norm, scale, shift)
 
 
@@ -70,7 +70,7 @@ class Dropout(nn.Dropout):
         if not draws or torch.compiler.is_compiling():
             return super().forward(input)
         mask = dropout_mask(input, self.p)
-        return _Masked.apply(input, mask, 1 / (1 - self.p))  # pyright: ignore[reportReturnType]
+        return _Masked.apply(input, mask, 1 / (1 - self.p))
 
 
 def dropout_mask(x: Tensor, p: float) -> Tensor:
