@@ -27,7 +27,7 @@ _WHERE = {
     "ConfigError": "config",
     "override": "config",
     "CheckpointError": "checkpoint",
-    "DataError": "data.config",
+    "DataError": "errors",
     "DataConfig": "data.config",
     "dataset": "data.arrays",
     "grid": "data.images",

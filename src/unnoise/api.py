@@ -37,7 +37,7 @@ def preset(
 
 def load_data(config: RunConfig) -> ImageData:
     """The images of a configuration."""
-    return load(config.data)
+    return load(override(config.data, {}, "data."))  # which checks its ranges
 
 
 def train(

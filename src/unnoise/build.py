@@ -45,10 +45,7 @@ def lookup(registry: Mapping[str, V], name: str, field: str) -> V:
 
 
 def network(config: RunConfig, shape: Shape) -> Network:
-    """A new network for images of a shape, initialised from `config.seed`.
-
-    The global generator stays untouched. ConfigError for a network that cannot be built.
-    """
+    """A network initialised from `config.seed` alone; ConfigError where it cannot be built."""
     build = lookup(NETWORKS, config.network.kind, "network.kind")
     config.network.check(shape)
     learned = config.diffusion.variance == "learned"
@@ -85,46 +82,29 @@ def times(config: DiffusionConfig) -> TimeDistribution:
 
 
 def diffusion_model(config: DiffusionConfig, net: nn.Module) -> DiffusionModel:
-    """The network with its schedule and parameterization.
-
-    ConfigError for combinations that do not exist.
-    """
+    """A network with its process; ConfigError for combinations that do not exist."""
     process = schedule(config)
     lookup(PARAMETERIZATIONS, config.parameterization, "diffusion.parameterization")
     lookup(TIME_DISTRIBUTIONS, config.times, "diffusion.times")
     lookup(dict.fromkeys(VARIANCES), config.variance, "diffusion.variance")
+    used, learned = repr(config.schedule), config.variance == "learned"
     if (process.steps is None) == (config.times == "uniform_discrete"):
         fix = "uniform" if process.steps is None else "uniform_discrete"
-        raise ConfigError(
-            f"diffusion.times: got {config.times!r} with schedule {config.schedule!r}; "
-            f"expected {fix!r}"
-        )
-    if config.variance == "learned" and process.steps is None:
-        raise ConfigError(
-            f"diffusion.variance: 'learned' needs a discrete schedule, got {config.schedule!r}"
-        )
-    if config.variance == "learned" and config.timesteps < 2:
-        raise ConfigError(
-            f"diffusion.timesteps: got {config.timesteps} with variance 'learned'; "
-            "expected 2 or more"
-        )
+        got = f"got {config.times!r} with schedule {used}"
+        raise ConfigError(f"diffusion.times: {got}; expected {fix!r}")
+    if learned and process.steps is None:
+        raise ConfigError(f"diffusion.variance: 'learned' needs a discrete schedule, got {used}")
+    if learned and config.timesteps < 2:
+        got = f"got {config.timesteps} with variance 'learned'"
+        raise ConfigError(f"diffusion.timesteps: {got}; expected 2 or more")
     if config.parameterization == "eps" and process.level(process.t_max).alpha == 0:
-        raise ConfigError(
-            "diffusion.parameterization: 'eps' cannot start from pure noise on schedule "
-            f"{config.schedule!r}; expected flow, v, x0 or edm"
-        )
+        why = f"'eps' cannot start from pure noise on schedule {used}"
+        raise ConfigError(f"diffusion.parameterization: {why}; expected flow, v, x0 or edm")
     if config.sigma_data is None:
-        raise ConfigError(
-            "diffusion.sigma_data: got None, expected the data's, which training measures"
-        )
-    return DiffusionModel(
-        net,
-        process,
-        config.parameterization,
-        config.variance,
-        config.sigma_data,
-        config.time_scale,
-    )
+        expected = "the data's, which training measures"
+        raise ConfigError(f"diffusion.sigma_data: got None, expected {expected}")
+    names = ("parameterization", "variance", "sigma_data", "time_scale")
+    return DiffusionModel(net, process, **{name: getattr(config, name) for name in names})
 
 
 def loss(config: DiffusionConfig) -> Loss:
@@ -132,10 +112,9 @@ def loss(config: DiffusionConfig) -> Loss:
     lookup(WEIGHTINGS, config.weighting, "diffusion.weighting")
     made = lookup(LOSSES, config.loss, "diffusion.loss")(config.weighting)
     if not isinstance(made, Loss):
-        raise ConfigError(
-            f"diffusion.loss: {config.loss!r} makes a {type(made).__name__}; "
-            "expected a subclass of unnoise.diffusion.losses.Loss"
-        )
+        expected = "a subclass of unnoise.diffusion.losses.Loss"
+        got = f"{config.loss!r} makes a {type(made).__name__}"
+        raise ConfigError(f"diffusion.loss: {got}; expected {expected}")
     return LearnedWeighting(made) if config.weighting == "learned" else made
 
 
@@ -148,14 +127,11 @@ def check_sampling(config: SampleConfig) -> None:
     for name, option in (("eta", "eta"), ("churn", "churned")):
         takers = [sampler for sampler in SAMPLERS if option in options(sampler)]
         if getattr(config, name) and config.sampler not in takers:
-            raise ConfigError(
-                f"sample.{name}: sampler {config.sampler!r} has none; "
-                f"expected one of {', '.join(takers)}"
-            )
+            lacks = f"sampler {config.sampler!r} has none"
+            raise ConfigError(f"sample.{name}: {lacks}; expected one of {', '.join(takers)}")
     if any(b >= a for a, b in pairwise(config.noises)):
-        raise ConfigError(
-            f"sample.noises: got {config.noises}, expected falling values of sigma / alpha"
-        )
+        expected = "falling values of sigma / alpha"
+        raise ConfigError(f"sample.noises: got {config.noises}, expected {expected}")
     for name in ("guidance_interval", "churn_range"):
         low, high = getattr(config, name)
         if low > high:
@@ -170,22 +146,15 @@ def sampler_options(
     config: SampleConfig, model: DiffusionModel, grid: Sequence[Level]
 ) -> dict[str, Any]:
     """Keyword arguments of the chosen sampler: the settings of these names, and its own options."""
-    values = {
-        **vars(config),
-        "variance": model.variance,
-        "churned": grids.churned(
-            model.schedule, grid, config.churn, config.churn_range, config.churn_noise
-        ),
-        **config.sampler_options,
-    }
+    churn = (config.churn, config.churn_range, config.churn_noise)
+    churned = grids.churned(model.schedule, grid, *churn)
+    values = {**vars(config), "variance": model.variance, "churned": churned}
+    values |= config.sampler_options
     return {name: values[name] for name in options(config.sampler) if name in values}
 
 
 def grid(config: SampleConfig, schedule: Schedule) -> list[Level]:
-    """The levels that sampling with these settings visits.
-
-    ConfigError where the schedule has too few for the steps.
-    """
+    """The levels that sampling visits; ConfigError where there are too few for the steps."""
     try:
         if config.noises:
             return grids.from_noises(schedule, config.noises)

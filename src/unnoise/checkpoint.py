@@ -48,31 +48,26 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
             for part, group in tensors.items():
                 _save_tensors(group, temporary / f"{part}.safetensors")
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-            files = {
-                path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-                for path in sorted(temporary.iterdir())
-            }
+            written = sorted(temporary.iterdir())
+            files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in written}
             manifest = {"format": FORMAT, "torch": torch.__version__, "files": files}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint {final}: not written ({_reason(error)}); {intact(folder)}, "
-            "make room or choose another --out and run the same command again"
-        ) from error
+        fix = "make room or choose another --out and run the same command again"
+        what = f"checkpoint {final}: not written ({_reason(error)})"
+        raise CheckpointError(f"{what}; {intact(folder)}, {fix}") from error
     return final
 
 
 def _save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
-    path.touch()
-    mode = (
-        path.stat().st_mode
-    )  # as for any new file; safetensors' own would be readable by nobody else
+    path.touch()  # safetensors' own mode would let nobody else read the file
+    mode = path.stat().st_mode
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
     path.chmod(mode)
 
 
 def _reason(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return str(getattr(error, "strerror", None) or error)
 
 
 def name(step: int) -> str:
@@ -101,7 +96,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def load(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """Read a checkpoint; CheckpointError names a file that is not as its manifest says."""
+    """Read a checkpoint that `verify` finds sound."""
     verify(path)
     tensors = {p.stem: load_file(p, device=str(device)) for p in sorted(path.glob("*.safetensors"))}
     return tensors, json.loads((path / "state.json").read_text())
@@ -109,36 +104,27 @@ def load(
 
 def verify(path: Path) -> None:
     """CheckpointError unless every file of the manifest is there, of its size and SHA-256."""
+    what = f"checkpoint {path}"
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         files, version = dict(manifest["files"]), manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}: its manifest.json cannot be read ({type(error).__name__})"
-        ) from error
+        why = type(error).__name__
+        raise CheckpointError(f"{what}: its manifest.json cannot be read ({why})") from error
     if version != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path}: format {version}, expected {FORMAT}; update unnoise"
-        )
+        raise CheckpointError(f"{what}: format {version}, expected {FORMAT}; update unnoise")
     there = {file.name for file in path.iterdir()} - {MANIFEST}
-    sound = all(
-        isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values()
-    )
+    sound = all(isinstance(f, dict) and {"bytes", "sha256"} <= f.keys() for f in files.values())
     if not sound or there - files.keys() or "state.json" not in files:
-        raise CheckpointError(f"checkpoint {path}: its manifest.json is damaged")
+        raise CheckpointError(f"{what}: its manifest.json is damaged")
     for name, entry in files.items():
-        file = path / name
+        file, size = path / name, entry["bytes"]
         if not file.is_file():
-            raise CheckpointError(f"checkpoint {path}: {name} is missing")
-        if file.stat().st_size != entry["bytes"]:
-            raise CheckpointError(
-                f"checkpoint {path}: {name} is {file.stat().st_size} bytes, "
-                f"expected {entry['bytes']}"
-            )
+            raise CheckpointError(f"{what}: {name} is missing")
+        if (got := file.stat().st_size) != size:
+            raise CheckpointError(f"{what}: {name} is {got} bytes, expected {size}")
         if sha256(file) != entry["sha256"]:
-            raise CheckpointError(
-                f"checkpoint {path}: {name} is damaged (SHA-256 differs from the manifest's)"
-            )
+            raise CheckpointError(f"{what}: {name} is damaged (SHA-256 differs)")
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
@@ -170,26 +156,21 @@ def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
 
 def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Read weights and record of a model file; CheckpointError where it is damaged or foreign."""
+    what = f"model file {path}"
     try:
         with safe_open(path, "pt") as file:
             record = json.loads((file.metadata() or {}).get("unnoise", "null"))
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(
-            f"model file {path}: cannot be read ({error}); it is truncated or damaged"
-        ) from error
+        why = f"cannot be read ({error}); it is truncated or damaged"
+        raise CheckpointError(f"{what}: {why}") from error
     if not isinstance(record, dict) or not {"config", "weights", "shape"} <= record.keys():
-        raise CheckpointError(
-            f"model file {path}: has no unnoise record; expected a file that `unnoise train` wrote"
-        )
+        expected = "a file that `unnoise train` wrote"
+        raise CheckpointError(f"{what}: has no unnoise record; expected {expected}")
     if _digest(record) != record.get("record"):
-        raise CheckpointError(
-            f"model file {path}: is damaged (its record differs from its SHA-256)"
-        )
+        raise CheckpointError(f"{what}: is damaged (its record differs from its SHA-256)")
     if fingerprint(tensors) != record["weights"]:
-        raise CheckpointError(
-            f"model file {path}: is damaged (its weights differ from their SHA-256)"
-        )
+        raise CheckpointError(f"{what}: is damaged (its weights differ from their SHA-256)")
     return tensors, record
 
 
@@ -197,13 +178,11 @@ def fit(module: nn.Module, tensors: Tensors, path: Path) -> None:
     """Load tensors of the file `path` into a module; CheckpointError for the first that misfits."""
     expected = module.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
-        got, want = tensors.get(name), expected.get(name)
-        if got is None or want is None or got.shape != want.shape:
-            shapes = [None if v is None else tuple(v.shape) for v in (got, want)]
-            raise CheckpointError(
-                f"{path}: the weights do not match the configuration: "
-                f"{name} is {shapes[0]}, expected {shapes[1]}"
-            )
+        values = tensors.get(name), expected.get(name)
+        got, want = (None if value is None else tuple(value.shape) for value in values)
+        if got is None or got != want:
+            why = f"{name} is {got}, expected {want}"
+            raise CheckpointError(f"{path}: the weights do not match the configuration: {why}")
     module.load_state_dict(tensors)
 
 

@@ -36,11 +36,9 @@ class DiffusionConfig:
     parameterization: str = "eps"
     """What the network predicts: eps, x0, v, flow or edm."""
     variance: str = "small"
-    """Variance of ancestral sampling: small, large, or learned (by the network, with the hybrid
-    loss)."""
+    """Variance of ancestral sampling: small, large, or learned by the network (hybrid loss)."""
     times: str = "uniform_discrete"
-    """Distribution of the training times: uniform_discrete, uniform, log_normal_sigma or
-    logit_normal."""
+    """Training times are uniform_discrete, uniform, log_normal_sigma or logit_normal."""
     weighting: str = "none"
     """Weight of the loss at each noise level: none, min_snr or learned (EDM2's uncertainty)."""
     schedule_options: dict[str, float] = field(default_factory=dict)
@@ -73,8 +71,7 @@ class TrainConfig:
     time: str | None = None
     """Stop after this much training time: 90s, 20m, 1h30m."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """adamw; or muon, with orthogonal updates, for the matrices inside the network, and adamw for
-    the other weights."""
+    """adamw, or muon (orthogonal updates) for matrices inside the network, else adamw."""
     lr: Positive = 2e-4
     """Peak learning rate."""
     muon_lr: Positive | None = None
@@ -107,8 +104,7 @@ class TrainConfig:
     pairing: Literal["independent", "optimal_transport"] = "independent"
     """Which noise goes with which image of a batch: any, or the nearest overall in each class."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of the network's arithmetic; auto is the fastest on this machine for this
-    network."""
+    """Precision of the network's arithmetic; auto is the fastest on this machine."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Store the network's tensors with channels last in memory."""
     fused_norm: Literal["auto", "on", "off"] = "auto"
@@ -159,16 +155,14 @@ class SampleConfig:
     steps: Count = 50
     """Number of sampling steps; each is one network evaluation (NFE), or two for heun."""
     spacing: str = "trailing"
-    """How the steps are spread over the noise levels: leading, trailing, uniform, karras or
-    log_snr."""
+    """How steps are spread over noise levels: leading, trailing, uniform, karras or log_snr."""
     guidance_scale: Finite = 1.0
     """Push towards the class (classifier-free guidance), or away from a worse guide
     (autoguidance); 1 is off, others cost a second evaluation per step."""
     guidance_interval: tuple[NotNegative, NotNegative] = (0.0, 1e9)
     """Guide only where sigma / alpha is between these; elsewhere a step costs one evaluation."""
     noises: tuple[Positive, ...] = ()
-    """The noise levels themselves, as falling values of sigma / alpha, instead of steps and
-    spacing."""
+    """Falling values of sigma / alpha to visit, instead of steps and spacing."""
     eta: Share = 0.0
     """DDIM's share of ancestral noise: 0 is deterministic, 1 ancestral."""
     churn: NotNegative = 0.0
@@ -222,6 +216,14 @@ def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
     ConfigError for an unknown key, a wrong type or a number out of range; RETIRED keys are ignored.
     """
+    if kind is NetworkConfig:  # by default a U-Net
+        name = str(values.get("kind", "unet"))
+        if name not in NETWORK_CONFIGS:
+            own = "a kind of your own is an entry in NETWORK_CONFIGS and in NETWORKS"
+            fix = f"{nearest(name, NETWORK_CONFIGS)} ({own})"
+            raise UnknownNameError(f"{where}kind: no {name!r}; {fix}")
+        kind = cast("type[T]", NETWORK_CONFIGS[name])
+        values = {key: value for key, value in values.items() if key != "kind"}
     hints = typing.get_type_hints(kind, include_extras=True)
     found = {}
     for key, value in values.items():
@@ -230,18 +232,6 @@ def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
         elif where + key not in RETIRED:
             raise ConfigError(f"{where}{key}: unknown key; {nearest(key, hints)}")
     return kind(**found)
-
-
-def _network(values: Mapping[str, Any], where: str) -> NetworkConfig:
-    """The settings of a network of the kind that they name, by default a U-Net."""
-    kind = str(values.get("kind", "unet"))
-    if kind not in NETWORK_CONFIGS:
-        raise UnknownNameError(
-            f"{where}kind: no {kind!r}; {nearest(kind, NETWORK_CONFIGS)} "
-            "(a kind of your own is an entry in NETWORK_CONFIGS and in NETWORKS)"
-        )
-    settings = {key: value for key, value in values.items() if key != "kind"}
-    return from_dict(NETWORK_CONFIGS[kind], settings, where)
 
 
 def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
@@ -253,7 +243,8 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     values = to_dict(config)
     kind = changes.get("network.kind")
     if isinstance(config, RunConfig) and kind not in (None, config.network.kind):
-        values["network"] = {"kind": kind, **to_dict(_network({"kind": kind}, "network."))}
+        network = from_dict(NetworkConfig, {"kind": kind}, "network.")
+        values["network"] = {"kind": kind, **to_dict(network)}
     for key, value in changes.items():
         *path, last = key.split(".")
         part = values
@@ -283,8 +274,6 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
                 got = f"{read:g}" if isinstance(read, float) else read
                 raise ConfigError(f"{where}: got {got}, expected {limit}")
         return read
-    if hint is NetworkConfig and isinstance(value, Mapping):
-        return _network(cast("Mapping[str, Any]", value), where + ".")
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(cast("type[Any]", hint), cast("Mapping[str, Any]", value), where + ".")
     if origin in (types.UnionType, typing.Union):
@@ -337,9 +326,8 @@ def check(config: RunConfig) -> None:
     from_dict(type(config), to_dict(config))
     train = config.train
     if train.epochs is train.kimg is train.time is None:
-        raise ConfigError(
-            "train: no end is set; give one of --epochs, --kimg or --time (such as --time 20m)"
-        )
+        fix = "give one of --epochs, --kimg or --time (such as --time 20m)"
+        raise ConfigError(f"train: no end is set; {fix}")
     if train.time is not None and seconds(train.time) <= 0:
         raise ConfigError(f"train.time: got {train.time}, expected more than 0s")
     halflives = [f"{value:g}" for value in (train.ema_halflife_kimg, *train.ema_also_kimg)]

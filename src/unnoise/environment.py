@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ FILE = "environment.json"
 
 
 def describe(arithmetic: Arithmetic) -> dict[str, Any]:
-    """Versions, machine and arithmetic, ready for JSON."""
+    """What ran where, ready for JSON."""
     from unnoise import __version__
 
     device = arithmetic.device
@@ -42,20 +43,16 @@ def describe(arithmetic: Arithmetic) -> dict[str, Any]:
 def write(folder: Path, arithmetic: Arithmetic, step: int) -> None:
     """Add this start to environment.json: a list, the newest last."""
     path = folder / FILE
-    try:
-        starts = read_json(path, list) if path.exists() else []
-    except CheckpointError:  # a damaged note of the past stops nobody
-        starts = []
+    starts = []
+    with suppress(CheckpointError):  # a missing or damaged note of the past stops nobody
+        starts = read_json(path, list)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(path, [*starts, {"started": now, "step": step, **describe(arithmetic)}])
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

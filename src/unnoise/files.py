@@ -26,16 +26,14 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     An OSError names `path`.
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    made = (
-        temporary / path.name
-    )  # alone in a folder, since some writers make further files beside it
+    made = temporary / path.name  # in a folder of its own: some writers make more files beside it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         yield made
         if durable:
-            for file in [*made.rglob("*"), made] if made.is_dir() else [made]:
+            for file in [*made.rglob("*"), made]:
                 _flush(file)
         if path.is_dir():  # a folder cannot be renamed onto another
             os.replace(path, temporary / "old")
@@ -69,9 +67,8 @@ def read_json(path: Path, kind: type[T] = dict[str, Any]) -> T:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     expected = getattr(kind, "__origin__", kind)
     if not isinstance(value, expected):
-        raise CheckpointError(
-            f"{path}: holds a {type(value).__name__}, expected a {expected.__name__}; it is damaged"
-        )
+        got = f"holds a {type(value).__name__}, expected a {expected.__name__}"
+        raise CheckpointError(f"{path}: {got}; it is damaged")
     return value
 
 

@@ -23,8 +23,7 @@ CPU_BYTES, MOST_THREADS = 4 * 2**20, 8
 GPU_BYTES = 128 * 2**20
 """The same on a GPU."""
 PEAK = 24
-"""Rule of thumb: memory of a call without gradients, over its widest layer; 5 to 22 were measured.
-"""
+"""Memory of a call without gradients, over its widest layer: 5 to 22 were measured."""
 FREE_SHARE = 0.5
 """The share of a GPU's free memory that a call may use."""
 MOST = 256
@@ -54,10 +53,8 @@ def halving(size: int, run: Callable[[int], R]) -> tuple[int, R]:
             if not out_of_memory(error):
                 raise
             if size == 1:
-                raise ConfigError(
-                    "out of memory with one image at a time; expected more free memory, "
-                    "a smaller network or image, or --device cpu"
-                ) from error
+                fix = "expected more free memory, a smaller network or image, or --device cpu"
+                raise ConfigError(f"out of memory with one image at a time; {fix}") from error
         half = (size + 1) // 2
         events.say(f"out of memory with {size} images at a time: trying {half}")
         size = half
@@ -77,9 +74,5 @@ def in_batches(count: int, size: int, run: Callable[[slice], R]) -> Iterator[R]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or a CPU."""
-    text = str(error)
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or "allocate memory" in text
-        or "not enough memory" in text
-    )
+    said = any(words in str(error) for words in ("allocate memory", "not enough memory"))
+    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))

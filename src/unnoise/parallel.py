@@ -24,15 +24,14 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel as DDP
 
 from unnoise.networks.network import Network
 
 V = TypeVar("V")
 
 TIMEOUT = timedelta(minutes=30)
-"""A rank that is silent for so long is taken for dead; the others end, and torchrun starts all
-again."""
+"""A rank that is silent for so long counts as dead: the others end, and torchrun starts anew."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,8 @@ class World:
 
 def world() -> World:
     """This process, by the variables that torchrun sets."""
-    numbers = (
-        int(os.environ.get(name, default))
-        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
-    return World(*numbers)
+    defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    return World(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
 
 
 @contextmanager
@@ -132,9 +128,9 @@ def _attempt(store: Store, rank: int, size: int) -> str:
     waiting = set(range(1, size)) if rank == 0 else {rank}
     while waiting:
         for other in sorted(waiting):
-            hello, welcome, ready = (
-                _said(store, f"{word}/{other}") for word in ("hello", "welcome", "ready")
-            )
+            keys = [f"{word}/{other}" for word in ("hello", "welcome", "ready")]
+            said = (store.get(key).decode() if store.check([key]) else "" for key in keys)
+            hello, welcome, ready = said
             if rank and welcome.startswith(mine):
                 store.set(f"ready/{rank}", welcome)
                 return welcome.removeprefix(mine)
@@ -147,10 +143,6 @@ def _attempt(store: Store, rank: int, size: int) -> str:
     return mine
 
 
-def _said(store: Store, key: str) -> str:
-    return store.get(key).decode() if store.check([key]) else ""
-
-
 def rank_device(name: str) -> str:
     """cuda means this rank's own GPU of its machine."""
     here = world()
@@ -160,23 +152,18 @@ def rank_device(name: str) -> str:
 
 
 def shard(network: Network) -> None:
-    """Cut the parameters of each block, and then the rest, over the ranks (FSDP2), in place.
-
-    This comes before the optimizer.
-    """
+    """Cut the parameters over the ranks (FSDP2), in place, before the optimizer is made."""
     for block in network.blocks():
         fully_shard(block)
     fully_shard(network)
 
 
 def wrap_ddp(network: nn.Module, here: World, device: torch.device) -> nn.Module:
-    """DDP: the same network on each rank, gradients averaged; FSDP's and a lone network as they
-    are."""
+    """DDP averages gradients over the ranks; FSDP's and a lone network stay as they are."""
     if here.size == 1 or isinstance(network, FSDPModule):
         return network
-    return DistributedDataParallel(
-        network, device_ids=[device.index] if device.type == "cuda" else None
-    )
+    ids = [device.index] if device.type == "cuda" else None
+    return DDP(network, device_ids=ids)
 
 
 @contextmanager
@@ -185,11 +172,7 @@ def sync_gradients(network: nn.Module, now: bool) -> Iterator[None]:
     network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(now)
-    with (
-        network.no_sync()
-        if isinstance(network, DistributedDataParallel) and not now
-        else nullcontext()
-    ):
+    with nullcontext() if now or not isinstance(network, DDP) else network.no_sync():
         yield
 
 

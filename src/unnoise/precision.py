@@ -35,9 +35,8 @@ def find_device(name: str) -> torch.device:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device: {name!r} is not there; expected auto, cpu, cuda, cuda:0 or mps"
-        ) from error
+        expected = "expected auto, cpu, cuda, cuda:0 or mps"
+        raise ConfigError(f"device: {name!r} is not there; {expected}") from error
     return chosen
 
 
@@ -79,24 +78,19 @@ class Arithmetic:
 def choose(config: RunConfig) -> Arithmetic:
     """The configured arithmetic; "auto" follows the measurements in docs/results.md (kernels)."""
     where, train = find_device(config.device), config.train
+    on_cuda, got = where.type == "cuda", f"got device {where.type}"
     if train.precision != "auto":
         dtype = DTYPES[train.precision]
-    elif where.type == "cuda":
+    elif on_cuda:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    elif where.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        dtype = torch.bfloat16
     else:
-        dtype = torch.float32
-    on_cuda = where.type == "cuda"
+        fast = where.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        dtype = torch.bfloat16 if fast else torch.float32
     if dtype == torch.float16 and not on_cuda:
-        raise ConfigError(
-            f"train.precision: 'fp16' needs CUDA, got device {where.type}; expected fp32 or bf16"
-        )
+        raise ConfigError(f"train.precision: 'fp16' needs CUDA, {got}; expected fp32 or bf16")
     if train.fused_norm == "on" and not (on_cuda and available()):
-        raise ConfigError(
-            "train.fused_norm: needs CUDA and the triton package, "
-            f"got device {where.type}; expected off"
-        )
+        needs = "needs CUDA and the triton package"
+        raise ConfigError(f"train.fused_norm: {needs}, {got}; expected off")
     return Arithmetic(
         where,
         dtype,

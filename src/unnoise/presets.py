@@ -5,8 +5,8 @@ The keys are those of the command line: "train.lr" is `--train.lr`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,20 +168,16 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
 """Name -> configuration. A folder or zip in place of a name trains `pictures` on it."""
 
 _UNIPC = {"sampler": "unipc_2", "spacing": "log_snr"}
+_EDM = DiffusionConfig(
+    schedule="edm", parameterization="edm", times="log_normal_sigma", weighting="learned"
+)
+_FLOW = DiffusionConfig(schedule="flow", parameterization="flow", times="logit_normal")
 OBJECTIVES: dict[str, tuple[DiffusionConfig, dict[str, Any]]] = {
     "ddpm": (DiffusionConfig(), _UNIPC),
     "iddpm": (DiffusionConfig(variance="learned"), _UNIPC),
     "v": (DiffusionConfig(parameterization="v"), _UNIPC),
-    "edm": (
-        DiffusionConfig(
-            schedule="edm", parameterization="edm", times="log_normal_sigma", weighting="learned"
-        ),
-        {"sampler": "heun", "spacing": "karras"},
-    ),
-    "flow": (
-        DiffusionConfig(schedule="flow", parameterization="flow", times="logit_normal"),
-        {"sampler": "heun", "spacing": "uniform"},
-    ),
+    "edm": (_EDM, {"sampler": "heun", "spacing": "karras"}),
+    "flow": (_FLOW, {"sampler": "heun", "spacing": "uniform"}),
 }
 """Name -> process and prediction, and the sampler that suits them: `--objective NAME`."""
 
@@ -191,16 +187,11 @@ def with_objective(config: RunConfig, name: str) -> RunConfig:
     if name not in OBJECTIVES:
         raise ConfigError(f"objective: no {name!r}; {nearest(name, OBJECTIVES)}")
     diffusion, sampling = OBJECTIVES[name]
-    return dataclasses.replace(
-        config, diffusion=diffusion, sample=dataclasses.replace(config.sample, **sampling)
-    )
+    return replace(config, diffusion=diffusion, sample=replace(config.sample, **sampling))
 
 
 def named(target: str, objective: str | None = None) -> RunConfig:
-    """The preset of a name, or `pictures` for the path of a folder or zip.
-
-    `objective` is the name of another objective for it.
-    """
+    """The preset of a name, or `pictures` for a folder or zip, with another objective if given."""
     if target in PRESETS:
         config = PRESETS[target]()
     elif Path(target).exists():

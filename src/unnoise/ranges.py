@@ -20,13 +20,10 @@ class Range:
     most: float | None = None
 
     def __contains__(self, value: float) -> bool:
-        return (
-            math.isfinite(value)
-            and (self.above is None or value > self.above)
-            and (self.least is None or value >= self.least)
-            and (self.below is None or value < self.below)
-            and (self.most is None or value <= self.most)
-        )
+        above, least, below, most = self.above, self.least, self.below, self.most
+        low = (above is None or value > above) and (least is None or value >= least)
+        high = (below is None or value < below) and (most is None or value <= most)
+        return math.isfinite(value) and low and high
 
     def __str__(self) -> str:
         """The range in words, for a message that says what was expected."""
@@ -34,9 +31,8 @@ class Range:
             return f"{self.least:g} to {self.most:g}"
         words = ("more than {:g}", "{:g} or more", "less than {:g}", "at most {:g}")
         bounds = zip(words, (self.above, self.least, self.below, self.most), strict=True)
-        return ", ".join(word.format(bound) for word, bound in bounds if bound is not None) or (
-            "a finite number"
-        )
+        said = [word.format(bound) for word, bound in bounds if bound is not None]
+        return ", ".join(said) or "a finite number"
 
 
 Positive = Annotated[float, Range(above=0)]

@@ -81,7 +81,7 @@ def test_a_damaged_entry_is_made_again(config, fills, file, damage):
 
 
 def test_an_interrupted_write_leaves_nothing_that_would_be_read(config, monkeypatch):
-    monkeypatch.setattr(cache, "_fingerprint", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(np, "save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         load(config)
     assert os.listdir(config.cache) == []

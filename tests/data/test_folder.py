@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from unnoise.api import load_data
+from unnoise.config import RunConfig
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load, report
 from unnoise.data.fit import Target
 from unnoise.data.folder import read_picture
 from unnoise.data.images import save_png
-from unnoise.errors import DataError
+from unnoise.errors import ConfigError, DataError
 
 ORIENTATION = 0x0112
 
@@ -393,10 +395,10 @@ def test_nothing_to_train_on_is_one_clear_line(folder, read):
         {"max_pixels": 0},
     ],
 )
-def test_settings_out_of_range(folder, read, change):
-    noise(32, 32).save(folder / "a.png")
-    with pytest.raises(DataError, match=rf"data\.{next(iter(change))}: got .* expected"):
-        read(folder, **change)
+def test_settings_out_of_range(change):
+    config = RunConfig(data=DataConfig(**change))
+    with pytest.raises(ConfigError, match=rf"data\.{next(iter(change))}: got .* expected"):
+        load_data(config)
 
 
 def test_the_split_is_seeded_by_names_and_covers_all_classes(folder, read):

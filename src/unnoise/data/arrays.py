@@ -4,30 +4,22 @@ pictures."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from unnoise.data.cache import Source, Writer, cached_by_content
-from unnoise.data.config import DataConfig, check
-from unnoise.data.dataset import ImageData, from_cache
+from unnoise.data.cache import Source, Writer
+from unnoise.data.config import DataConfig
+from unnoise.data.dataset import ImageData, from_source
 from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
 
-class Items(Protocol):
-    """What a torch Dataset and an array have in common."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
 def dataset(
-    images: Items,
+    images: Any,
     labels: Sequence[int] | np.ndarray | torch.Tensor | None = None,
     class_names: Sequence[str] | None = None,
     name: str = "dataset",
@@ -42,7 +34,6 @@ def dataset(
     the size of the first image is the default. DataError names the first item that cannot be used.
     """
     config = config or DataConfig(source=name)
-    check(config)
     if not len(images):
         raise DataError(f"{name}: got 0 images, expected 1 or more")
     first, _ = _item(images, 0, name)
@@ -70,11 +61,10 @@ def dataset(
             raise DataError(f"{name}: {labelled} of {len(order)} items have a label; expected all")
         writer.class_names = _names(writer, class_names, images, name) if labelled else []
 
-    source = Source(name, None, fill, flip=False)
-    return from_cache(config, source, *cached_by_content(config, source))
+    return from_source(config, Source(name, None, fill))
 
 
-def _item(images: Items, index: int, name: str) -> tuple[Image.Image, int | None]:
+def _item(images: Any, index: int, name: str) -> tuple[Image.Image, int | None]:
     """Item `index` as a picture, and its label where it has one."""
     item, label = images[index], None
     if isinstance(item, tuple | list) and len(item) == 2:
@@ -90,20 +80,17 @@ def _picture(item: Any, what: str) -> Image.Image:
         return item
     array = item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else np.asarray(item)
     expected = "expected (c, h, w), (h, w, c) or (h, w) with 1, 3 or 4 channels"
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+    first, last = (array.ndim == 3 and array.shape[axis] in (1, 3, 4) for axis in (0, -1))
+    if first and (isinstance(item, torch.Tensor) or not last):  # torch's, where both would do
         array = array.transpose(1, 2, 0)
-    elif array.ndim == 3 and array.shape[0] in (1, 3, 4) and isinstance(item, torch.Tensor):
-        array = array.transpose(1, 2, 0)  # torch's layout, where both would do
-    if array.ndim == 2:
+    elif array.ndim == 2:
         array = array[..., None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+    elif not last:
         raise DataError(f"{what}: got shape {np.shape(item)}, {expected}")
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise DataError(
-                f"{what}: got floats from {array.min():g} to {array.max():g}, "
-                "expected 0 to 1 (or uint8 0 to 255)"
-            )
+            got = f"got floats from {array.min():g} to {array.max():g}"
+            raise DataError(f"{what}: {got}, expected 0 to 1 (or uint8 0 to 255)")
         array = np.round(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise DataError(f"{what}: got {array.dtype}, expected uint8, or floats from 0 to 1")
@@ -118,7 +105,7 @@ def _whole_numbers(labels: Any, count: int, name: str) -> np.ndarray:
     return values
 
 
-def _names(writer: Writer, given: Sequence[str] | None, images: Items, name: str) -> Sequence[str]:
+def _names(writer: Writer, given: Sequence[str] | None, images: Any, name: str) -> Sequence[str]:
     """The given class names, else the Dataset's own `classes`, else the numbers."""
     count = max(writer.labels) + 1
     names = [str(n) for n in given or getattr(images, "classes", None) or range(count)]

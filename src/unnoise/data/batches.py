@@ -22,20 +22,14 @@ class Batches:
     """Random access to the endless, shuffled stream of training images."""
 
     def __init__(self, data: ImageData, seed: int, device: torch.device | str = "cpu") -> None:
-        self.count, self.flip, self.seed, self.device = (
-            data.num_train,
-            data.flip,
-            seed,
-            torch.device(device),
-        )
-        images = data.images[: self.count]
-        self.resident = self.device.type != "cpu" and images.nbytes <= RESIDENT_BYTES
-        self.images = (
-            torch.from_numpy(np.array(images)).to(self.device) if self.resident else images
-        )
-        self.labels = (
-            None if data.labels is None else torch.from_numpy(np.array(data.labels[: self.count]))
-        )
+        self.count, self.flip, self.seed = data.num_train, data.flip, seed
+        self.device = torch.device(device)
+        self.images, self.labels = data.images[: self.count], None
+        self.resident = self.device.type != "cpu" and self.images.nbytes <= RESIDENT_BYTES
+        if self.resident:
+            self.images = torch.from_numpy(np.array(self.images)).to(self.device)
+        if data.labels is not None:
+            self.labels = torch.from_numpy(np.array(data.labels[: self.count]))
         self._epoch = (-1, np.empty(0, np.int64), np.empty(0, bool))
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,9 +58,8 @@ class Batches:
         if isinstance(self.images, Tensor):
             images = self.images[to_device(index, self.device)]
         else:
-            images = to_device(
-                torch.from_numpy(np.ascontiguousarray(self.images[rows])), self.device
-            )
+            chosen = torch.from_numpy(np.ascontiguousarray(self.images[rows]))
+            images = to_device(chosen, self.device)
         if self.flip:
             mirrored = to_device(torch.from_numpy(flips), self.device)[:, None, None, None]
             images = torch.where(mirrored, images.flip(-1), images)
@@ -74,6 +67,5 @@ class Batches:
 
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device; CUDA copies it when it gets there, and the host does not
-    wait."""
+    """A tensor of the host on the device; the host does not wait until CUDA has copied it."""
     return value.to(device, non_blocking=device.type == "cuda")

@@ -13,9 +13,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from unnoise.files import replacing
 
 VERSION = 2
 SETTINGS = ("image_size", "image_width", "channels", "background", "held_out", "max_pixels")
+Cached: TypeAlias = tuple[np.ndarray, np.ndarray, dict[str, Any]]
+"""Pixels, labels and meta.json."""
+DAMAGE = (OSError, EOFError, ValueError, KeyError)
+"""What reading an entry raises that is damaged or not there yet."""
 
 
 @dataclass
@@ -62,7 +66,7 @@ class Source:
 
     name: str
     key: Any
-    """JSON that changes when the files change."""
+    """JSON that changes when the files change; None where only reading the data can tell."""
     fill: Callable[[Writer], None]
     class_names: tuple[str, ...] = ()
     flip: bool = False
@@ -74,11 +78,8 @@ class Source:
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     """A key for a source: name, size and time of the files that it reads."""
-    return [
-        (str(file.resolve()), state.st_size, state.st_mtime_ns)
-        for file in files
-        for state in [file.stat()]
-    ]
+    states = [(str(file.resolve()), file.stat()) for file in files]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
 @contextmanager
@@ -97,45 +98,37 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"data cache {folder}: cannot be written ({error.strerror}); choose another with"
-            " --data.cache FOLDER"
-        ) from error
+        what = f"data cache {folder}: cannot be written ({error.strerror})"
+        raise DataError(f"{what}; choose another with --data.cache FOLDER") from error
 
 
 def root(config: DataConfig) -> Path:
     """The cache folder of a configuration."""
-    return Path(
-        config.cache or os.environ.get("UNNOISE_CACHE") or Path.home() / ".cache" / "unnoise"
-    )
+    chosen = config.cache or os.environ.get("UNNOISE_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "unnoise"
 
 
-def cached(config: DataConfig, source: Source) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Pixels, labels and meta of a source, from the cache or written to it now."""
-    settings = {name: value for name, value in asdict(config).items() if name in SETTINGS}
-    text = json.dumps([VERSION, source.name, source.key, settings], sort_keys=True)
-    entry = root(config) / f"{source.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    with suppress(OSError, EOFError, ValueError, KeyError):  # not there yet, or damaged
-        return _read(entry)
+def cached(config: DataConfig, source: Source) -> Cached:
+    """A source's images, from the cache or written to it now (without a key, by their content)."""
+    entry = root(config) / f"{source.name}-new-{os.getpid()}"
+    if source.key is not None:
+        settings = {name: getattr(config, name) for name in SETTINGS}
+        text = json.dumps([VERSION, source.name, source.key, settings], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        entry = entry.with_name(f"{source.name}-{digest[:12]}")
+        with suppress(*DAMAGE):
+            return _read(entry)
     with _writing(entry.parent):
         _write(entry, source)
-        return _read(entry)
-
-
-def cached_by_content(
-    config: DataConfig, source: Source
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Like `cached`, for a source that has no key: it is read again, and kept by what it holds."""
-    new = root(config) / f"{source.name}-new-{os.getpid()}"
-    with _writing(new.parent):
-        _write(new, source)
-        entry = new.with_name(f"{source.name}-{_read(new)[2]['fingerprint'][:12]}")
-        with suppress(OSError, EOFError, ValueError, KeyError):  # not there yet, or damaged
-            found = _read(entry)
-            shutil.rmtree(new)
-            return found
-        shutil.rmtree(entry, ignore_errors=True)
-        os.replace(new, entry)
+        if source.key is None:
+            new, fingerprint = entry, _read(entry)[2]["fingerprint"]
+            entry = new.with_name(f"{source.name}-{fingerprint[:12]}")
+            with suppress(*DAMAGE):
+                found = _read(entry)
+                shutil.rmtree(new)
+                return found
+            shutil.rmtree(entry, ignore_errors=True)
+            os.replace(new, entry)
         return _read(entry)
 
 
@@ -150,11 +143,13 @@ def _write(entry: Path, source: Source) -> None:
         np.save(temporary / "labels.npy", labels)
         num_train = writer.count if writer.num_train is None else writer.num_train
         shape = (writer.count, *writer.shape)
-        head = f"{shape} {num_train}".encode() + labels.tobytes()
+        head = hashlib.sha256(f"{shape} {num_train}".encode() + labels.tobytes())
+        with (temporary / "pixels.u8").open("rb") as file:
+            fingerprint = hashlib.file_digest(file, lambda: head).hexdigest()
         meta = {
             "shape": shape,
             "num_train": num_train,
-            "fingerprint": _fingerprint(temporary / "pixels.u8", head),
+            "fingerprint": fingerprint,
             "class_names": writer.class_names,
             "skipped": writer.skipped,
             "notes": writer.notes,
@@ -162,22 +157,11 @@ def _write(entry: Path, source: Source) -> None:
         (temporary / "meta.json").write_text(json.dumps(meta))
 
 
-def _read(entry: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _read(entry: Path) -> Cached:
     meta = json.loads((entry / "meta.json").read_text())
     images = np.memmap(entry / "pixels.u8", np.uint8, "r", shape=tuple(meta["shape"]))
     labels = np.load(entry / "labels.npy")
-    if (
-        images.nbytes != (entry / "pixels.u8").stat().st_size
-        or len(labels) != len(images)
-        or not meta["fingerprint"]
-    ):
+    whole = images.nbytes == (entry / "pixels.u8").stat().st_size and len(labels) == len(images)
+    if not (whole and meta["fingerprint"]):
         raise ValueError("damaged cache")
     return images, labels, meta
-
-
-def _fingerprint(pixels: Path, head: bytes) -> str:
-    digest = hashlib.sha256(head)
-    with pixels.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

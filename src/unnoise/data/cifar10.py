@@ -22,6 +22,7 @@ from unnoise.data.fit import add_arrays
 from unnoise.errors import DataError
 
 URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
+ARCHIVE = "cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = 1 + 3 * 32 * 32
@@ -31,36 +32,29 @@ USED = re.compile(r"data_batch_[1-5]\.bin|test.*\.bin")
 
 def source(config: DataConfig) -> Source:
     """50,000 images to train on; the test images that are there are held out."""
-    path = root(config) / "downloads" / "cifar-10-binary.tar.gz"
-    fix = "delete it to download it again"
+    path = Path(config.path) if config.path else root(config) / "downloads" / ARCHIVE
+    fix = "get a new copy, or leave out --data.path to download one"
     if config.path is None:
         download(URLS, path, MD5)
-    else:
-        path, fix = Path(config.path), "get a new copy, or leave out --data.path to download one"
+        fix = "delete it to download it again"
     if not path.exists():
-        raise DataError(
-            f"data.path: {path} does not exist; "
-            "expected a folder or archive of CIFAR-10's binary version"
-        )
+        expected = "a folder or archive of CIFAR-10's binary version"
+        raise DataError(f"data.path: {path} does not exist; expected {expected}")
     inner = path / "cifar-10-batches-bin"
     folder = inner if inner.is_dir() else path
     files = [path] if path.is_file() else [f for f in folder.iterdir() if USED.fullmatch(f.name)]
 
     def fill(writer: Writer) -> None:
-        contents = (
-            _archive(path, fix) if path.is_file() else {f.name: f.read_bytes() for f in files}
-        )
-        missing = [name for name in TRAIN if name not in contents]
-        if missing:
-            raise DataError(
-                f"CIFAR-10 in {path}: {missing[0]} is missing; "
-                "expected data_batch_1.bin to data_batch_5.bin"
-            )
+        packed = path.is_file()
+        contents = _archive(path, fix) if packed else {f.name: f.read_bytes() for f in files}
         for name in TRAIN:
+            if name not in contents:
+                expected = f"{TRAIN[0]} to {TRAIN[-1]}"
+                raise DataError(f"CIFAR-10 in {path}: {name} is missing; expected {expected}")
+        for name in (*TRAIN, *sorted(contents.keys() - {*TRAIN})):
             add_arrays(writer, config, *_records(contents[name], name))
-        writer.end_of_training_images()
-        for name in sorted(contents.keys() - {*TRAIN}):
-            add_arrays(writer, config, *_records(contents[name], name))
+            if name == TRAIN[-1]:
+                writer.end_of_training_images()
 
     return Source("cifar10", stamps(sorted(files)), fill, CLASSES, flip=True)
 
@@ -80,10 +74,8 @@ def _archive(path: Path, fix: str) -> dict[str, bytes]:
         with path.open("rb") as file:
             md5 = hashlib.file_digest(file, "md5").hexdigest()
         reason = str(error).partition("\n")[0]  # tarfile lists every format that it tried
-        raise DataError(
-            f"CIFAR-10 archive {path}: cannot be read, it is damaged ({reason}; got MD5 {md5}, "
-            f"expected {MD5}); {fix}"
-        ) from error
+        why = f"it is damaged ({reason}; got MD5 {md5}, expected {MD5})"
+        raise DataError(f"CIFAR-10 archive {path}: cannot be read, {why}; {fix}") from error
     return members
 
 
@@ -101,13 +93,10 @@ def _records(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 3, 32, 32) and labels (n,)."""
     rows = np.frombuffer(content, np.uint8)
     if len(rows) == 0 or len(rows) % RECORD:
-        raise DataError(
-            f"CIFAR-10 {name}: got {len(rows)} bytes, expected a multiple of {RECORD}; the file is"
-            " truncated"
-        )
+        expected = f"a multiple of {RECORD}; the file is truncated"
+        raise DataError(f"CIFAR-10 {name}: got {len(rows)} bytes, expected {expected}")
     rows = rows.reshape(-1, RECORD)
-    if rows[:, 0].max() > 9:
-        raise DataError(
-            f"CIFAR-10 {name}: got label {rows[:, 0].max()}, expected 0 to 9; this is another file"
-        )
+    if (label := rows[:, 0].max()) > 9:
+        what = f"CIFAR-10 {name}: got label {label}, expected 0 to 9"
+        raise DataError(f"{what}; this is another file")
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unnoise.data import cifar10, digits, folder, mnist
 from unnoise.data.cache import Source, cached, reading
-from unnoise.data.config import DataConfig, check
+from unnoise.data.config import DataConfig
 from unnoise.errors import DataError, nearest
 
 
@@ -47,22 +47,23 @@ DATASETS: dict[str, Callable[[DataConfig], Source]] = {
 }
 """Name -> function of the configuration."""
 
-COUNTED_PIXELS = 1 << 20
-"""numpy counts bytes as 8-byte integers: at most so many at once."""
-
 
 def load(config: DataConfig) -> ImageData:
     """The images of a configuration, through the cache; DataError where there are none."""
-    check(config)
     with reading(config.path or config.source):
-        source = _source(config)
-    return from_cache(config, source, *cached(config, source))
+        if config.source in DATASETS:
+            source = DATASETS[config.source](config)
+        elif Path(config.source).exists():
+            source = folder.source(config)
+        else:
+            fix = nearest(config.source, DATASETS, "a path")
+            raise DataError(f"data: no data set, folder or zip {config.source!r}; {fix}")
+    return from_source(config, source)
 
 
-def from_cache(
-    config: DataConfig, source: Source, images: np.ndarray, labels: np.ndarray, meta: dict[str, Any]
-) -> ImageData:
-    """A source's images as the cache holds them."""
+def from_source(config: DataConfig, source: Source) -> ImageData:
+    """A source's images, through the cache."""
+    images, labels, meta = cached(config, source)
     class_names = tuple(meta["class_names"])
     return ImageData(
         name=source.name,
@@ -72,19 +73,8 @@ def from_cache(
         num_train=meta["num_train"],
         flip=source.flip if config.flip is None else config.flip,
         fingerprint=meta["fingerprint"],
-        skipped=(*source.skipped, *((name, reason) for name, reason in meta["skipped"])),
+        skipped=(*source.skipped, *map(tuple, meta["skipped"])),
         notes=(*source.notes, *meta["notes"]),
-    )
-
-
-def _source(config: DataConfig) -> Source:
-    if config.source in DATASETS:
-        return DATASETS[config.source](config)
-    if Path(config.source).exists():
-        return folder.source(config)
-    raise DataError(
-        f"data: no data set, folder or zip {config.source!r};"
-        f" {nearest(config.source, DATASETS, 'a path')}"
     )
 
 
@@ -94,16 +84,16 @@ def report(data: ImageData) -> str:
     mean, std = _moments(_counts(data.images, np.linspace(0, n - 1, min(n, 5000)).astype(int)))
     split = f"{data.num_train:,} to train on, {n - data.num_train:,} held out"
     kind = f"{h} x {w}, {'grey' if c == 1 else 'RGB'}, flips {'on' if data.flip else 'off'}"
-    pixels = (
-        f"mean {_numbers(mean)}, std {_numbers(std)} of 0..1 · fingerprint {data.fingerprint[:12]}"
-    )
-    lines = [f"{data.name}: {n:,} images ({split}), {kind}", f"  pixels: {pixels}"]
+    means, stds = (" ".join(f"{v:.3f}" for v in values) for values in (mean, std))
+    lines = [
+        f"{data.name}: {n:,} images ({split}), {kind}",
+        f"  pixels: mean {means}, std {stds} of 0..1 · fingerprint {data.fingerprint[:12]}",
+    ]
     if data.labels is not None:
         counts = np.bincount(data.labels, minlength=len(data.class_names))
         named = [f"{name} {count:,}" for name, count in zip(data.class_names, counts, strict=True)]
-        lines.append(
-            f"  {len(named)} classes: {', '.join(named[:20])}{', ..' if len(named) > 20 else ''}"
-        )
+        more = ", .." if len(named) > 20 else ""
+        lines.append(f"  {len(named)} classes: {', '.join(named[:20])}{more}")
     lines += [f"  note: {note}" for note in data.notes]
     if data.skipped:
         lines.append(f"  skipped {len(data.skipped)}:")
@@ -122,11 +112,7 @@ def _counts(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Count the 256 values of each channel, so that no image is held as floats."""
     counts = np.zeros((images.shape[1], 256), np.int64)
     for row in rows:
-        for channel, pixels in enumerate(images[row].reshape(len(counts), -1)):
-            for start in range(0, len(pixels), COUNTED_PIXELS):
-                counts[channel] += np.bincount(
-                    pixels[start : start + COUNTED_PIXELS], minlength=256
-                )
+        counts += [Image.fromarray(channel).histogram() for channel in images[row]]
     return counts
 
 
@@ -135,7 +121,3 @@ def _moments(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
     mean = shares @ values
     return mean, (shares * (values - mean[:, None]) ** 2).sum(1) ** 0.5
-
-
-def _numbers(values: np.ndarray) -> str:
-    return " ".join(f"{v:.3f}" for v in values)

@@ -16,8 +16,7 @@ TIMEOUT_SEC = 30
 
 
 def download(urls: Sequence[str], path: Path, md5: str) -> None:
-    """Fetch the first url that works into `path`, unless it is there; DataError if none gives the
-    expected MD5."""
+    """Fetch the first url that works into `path`, unless it is there; DataError if none does."""
     if path.exists():
         return
     part = path.with_name(path.name + ".part")
@@ -25,15 +24,12 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(
-            f"{path.parent}: cannot be written ({error.strerror}); choose --data.cache FOLDER"
-        ) from error
+        what = f"{path.parent}: cannot be written ({error.strerror})"
+        raise DataError(f"{what}; choose --data.cache FOLDER") from error
     for url in urls:
         try:
             _fetch(url, part)
-        except (
-            OSError
-        ) as error:  # URLError, timeouts and broken connections; the part stays for the next try
+        except OSError as error:  # also a URLError or a timeout; the part stays for the next try
             reasons.append(f"{url}: {error}")
             continue
         if hashlib.md5(part.read_bytes()).hexdigest() == md5:
@@ -41,10 +37,8 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
             return
         part.unlink()
         reasons.append(f"{url}: the file's MD5 is not {md5}")
-    raise DataError(
-        f"download of {path.name} failed ({'; '.join(reasons)}); run the command again to go on, or"
-        " give a local copy with --data.path"
-    )
+    fix = "run the command again to go on, or give a local copy with --data.path"
+    raise DataError(f"download of {path.name} failed ({'; '.join(reasons)}); {fix}")
 
 
 def _fetch(url: str, part: Path) -> None:
@@ -58,10 +52,10 @@ def _fetch(url: str, part: Path) -> None:
             return
         raise
     with response:
-        resumed = response.status == 206
-        total = int(response.headers.get("Content-Length") or 0) + (have if resumed else 0)
-        bar = Counter(part.stem, total, "B", done=have if resumed else 0)
-        with part.open("ab" if resumed else "wb") as file:
+        have, mode = (have, "ab") if response.status == 206 else (0, "wb")
+        total = int(response.headers.get("Content-Length") or 0) + have
+        bar = Counter(part.stem, total, "B", done=have)
+        with part.open(mode) as file:
             while block := response.read(1 << 16):
                 file.write(block)
                 bar.step(len(block))

@@ -15,7 +15,6 @@ T = TypeVar("T")
 
 FOLDER_SIZE = 32
 MOST_HELD_OUT = 1000
-BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
 
 
 class Unusable(Exception):
@@ -35,14 +34,12 @@ class Target:
 def target(config: DataConfig, own_size: int = FOLDER_SIZE, own_channels: int = 3) -> Target:
     """The configured size and kind, or the data set's own."""
     height = config.image_size or own_size
-    return Target(
-        height, config.image_width or height, config.channels or own_channels, config.background
-    )
+    width, channels = config.image_width or height, config.channels or own_channels
+    return Target(height, width, channels, config.background)
 
 
 def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: np.ndarray) -> None:
-    """Add uint8 images (n, c, h, w) of a data set, resized or recoloured where the configuration
-    asks for it."""
+    """Add uint8 images (n, c, h, w) of a data set, in the configured size and kind."""
     c, h, w = images.shape[1:]
     wanted = target(config, h, c)
     same = (wanted.channels, wanted.height, wanted.width) == (c, h, w)
@@ -53,14 +50,12 @@ def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: n
 
 
 def fit(picture: Image.Image, wanted: Target) -> np.ndarray:
-    """Upright, 8 bits, on the background, in the asked colours, centre-cropped to the aspect and
-    resized."""
-    picture = ImageOps.exif_transpose(picture)
-    picture = flatten(eight_bits(picture), wanted.background)
+    """Upright, 8 bits, on the background, in the asked colours, cropped to the aspect, resized."""
+    picture = flatten(eight_bits(ImageOps.exif_transpose(picture)), wanted.background)
     picture = picture.convert("L" if wanted.channels == 1 else "RGB")
     size = (wanted.width, wanted.height)
     if picture.size != size:
-        shrinks = picture.width >= size[0] and picture.height >= size[1]
+        shrinks = picture.width >= wanted.width and picture.height >= wanted.height
         method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
         picture = ImageOps.fit(picture, size, method)
     array = np.asarray(picture, np.uint8)
@@ -79,8 +74,7 @@ def held_out_count(config: DataConfig, count: int) -> int:
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit and floating-point greys scaled to 0..255 by their range; Pillow alone would clip
-    them."""
+    """16-bit and floating-point greys scaled to 0..255 by their range; Pillow alone would clip."""
     if not (picture.mode.startswith("I") or picture.mode == "F"):
         return picture
     values = np.asarray(picture).astype(np.float64)
@@ -99,11 +93,9 @@ def flatten(picture: Image.Image, background: str) -> Image.Image:
     if not picture.has_transparency_data:
         return picture
     picture = picture.convert("RGBA")
-    if background == "refuse":
-        lowest = picture.getchannel("A").getextrema()[0]
-        if lowest != 255:
-            raise Unusable("has transparent pixels (data.background is refuse)")
-        return picture.convert("RGB")
-    return Image.alpha_composite(
-        Image.new("RGBA", picture.size, BACKGROUNDS[background]), picture
-    ).convert("RGB")
+    if background != "refuse":
+        under = Image.new("RGBA", picture.size, background)
+        picture = Image.alpha_composite(under, picture)
+    elif picture.getchannel("A").getextrema()[0] != 255:
+        raise Unusable("has transparent pixels (data.background is refuse)")
+    return picture.convert("RGB")

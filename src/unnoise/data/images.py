@@ -42,19 +42,14 @@ def to_pil(image: Tensor) -> Image.Image:
 def grid(
     images: Tensor, columns: int | None = None, padding: int = 2, scale: int | None = None
 ) -> Image.Image:
-    """uint8 (n, c, h, w) side by side on white; near square, and images about 64 pixels high unless
-    told.
-
-    Each pixel is enlarged to scale x scale.
-    """
+    """uint8 (n, c, h, w) on white; unless told, near square, and scaled to about 64 pixels high."""
     n, c, h, w = images.shape
     scale = scale or max(1, GRID_HEIGHT // h)
     columns = columns or math.ceil(n**0.5)
     rows = math.ceil(n / columns)
     height, width = h * scale + padding, w * scale + padding
-    sheet = torch.full(
-        (c, rows * height + padding, columns * width + padding), 255, dtype=torch.uint8
-    )
+    size = (c, rows * height + padding, columns * width + padding)
+    sheet = torch.full(size, 255, dtype=torch.uint8)
     large = images.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     for i, image in enumerate(large):
         top, left = i // columns * height + padding, i % columns * width + padding
@@ -66,8 +61,7 @@ def mosaic(data: ImageData, count: int = 100, seed: int = 0) -> Image.Image:
     """A grid of random training images."""
     random = np.random.Generator(np.random.Philox(key=seed))
     rows = np.sort(random.permutation(data.num_train)[:count])
-    images = torch.from_numpy(np.array(data.images[rows]))
-    return grid(images)
+    return grid(torch.from_numpy(np.array(data.images[rows])))
 
 
 def save_png(path: Path | str, image: Image.Image | Tensor, text: Mapping[str, str]) -> None:
@@ -86,9 +80,9 @@ def save_animation(
     """Write an endless GIF or (lossless) WebP, by the suffix, that rests on its last frame."""
     durations = [frame_ms] * (len(frames) - 1) + [last_ms]
     options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
-    kind = (
-        {"format": "WEBP", "lossless": True} if Path(path).suffix == ".webp" else {"format": "GIF"}
-    )
+    kind = {"format": "GIF"}
+    if Path(path).suffix == ".webp":
+        kind = {"format": "WEBP", "lossless": True}
     with replacing(Path(path), durable=False) as file:
         frames[0].save(file, **kind, **options)
 
@@ -116,8 +110,6 @@ def read_png_text(path: Path | str) -> dict[str, str]:
     try:
         with Image.open(path) as picture:
             picture.load()
-            return {
-                str(key): value for key, value in picture.info.items() if isinstance(value, str)
-            }
+            return {str(k): v for k, v in picture.info.items() if isinstance(v, str)}
     except (OSError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be read as a picture ({error})") from error

@@ -6,6 +6,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -53,15 +54,11 @@ def _hidden(name: str) -> bool:
 
 
 def _run_folders(names: list[str]) -> list[str]:
-    """Sub-folders, ending in a slash, with config.json and something in checkpoints or samples, as
-    training leaves."""
+    """Sub-folders, ending in a slash, with config.json and checkpoints or samples, as training
+    leaves."""
     folders = [name.removesuffix("config.json") for name in names if name.endswith("/config.json")]
-    made = [(folder + "checkpoints/", folder + "samples/") for folder in folders]
-    return sorted(
-        f
-        for f, inside in zip(folders, made, strict=True)
-        if any(n.startswith(inside) for n in names)
-    )
+    made = {folder: (folder + "checkpoints/", folder + "samples/") for folder in folders}
+    return sorted(f for f in made if any(name.startswith(made[f]) for name in names))
 
 
 def _walk(path: Path) -> Iterator[Entry]:
@@ -76,16 +73,13 @@ def _walk(path: Path) -> Iterator[Entry]:
         for name in files:
             file = Path(base) / name
             relative = file.relative_to(path).as_posix().encode("utf-8", "replace").decode()
-            try:
+            stamp = (0, 0)
+            with suppress(OSError):  # a broken link, which reading will say
                 state = file.stat()
-            except OSError:
-                state = None
-            if state is None or stat.S_ISREG(state.st_mode):  # no pipes, no devices
-                yield Entry(
-                    relative,
-                    (state.st_size, state.st_mtime_ns) if state else (0, 0),
-                    lambda f=file: f.open("rb"),
-                )
+                if not stat.S_ISREG(state.st_mode):  # no pipes, no devices
+                    continue
+                stamp = (state.st_size, state.st_mtime_ns)
+            yield Entry(relative, stamp, lambda f=file: f.open("rb"))
 
 
 def _zip(path: Path) -> Iterator[Entry]:
@@ -93,9 +87,8 @@ def _zip(path: Path) -> Iterator[Entry]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a zip ({error}); expected a folder or a zip of pictures"
-        ) from error
+        fix = "expected a folder or a zip of pictures"
+        raise DataError(f"{path}: cannot be read as a zip ({error}); {fix}") from error
     members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
     names = [PurePosixPath("/" + m.filename).parts[1:] for m in members]
     wrapped = len({parts[:1] for parts in names}) == 1 and all(len(parts) > 1 for parts in names)

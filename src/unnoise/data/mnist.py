@@ -7,7 +7,6 @@ import gzip
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,9 @@ FILES = {
 }
 """Name -> MD5 of the gzipped file."""
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+DAMAGE = (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
+          struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
+"""What reading a damaged file can raise."""
 
 
 def source(config: DataConfig) -> Source:
@@ -58,31 +60,29 @@ def _files(path: Path) -> list[Path]:
     if npz.is_file():
         return [npz]
     for folder in (path, path / "raw", path / "MNIST" / "raw"):  # torchvision's is the last
-        found = [next((f for f in _spellings(folder / n) if f.is_file()), None) for n in FILES]
-        if None not in found:
-            return [file for file in found if file is not None]
+        found = [_spellings(folder / name) for name in FILES]
+        if all(found):
+            return [files[0] for files in found]
+    expected = f"{', '.join(FILES)} (also with a dot before idx, also with .gz) there"
     raise DataError(
-        f"data.path: no MNIST in {path}; expected {', '.join(FILES)} (also with a dot before idx, "
-        "also with .gz) there or in MNIST/raw, or mnist.npz"
+        f"data.path: no MNIST in {path}; expected {expected} or in MNIST/raw, or mnist.npz"
     )
 
 
-def _spellings(path: Path) -> Iterator[Path]:
-    """An idx file's official name and its other usual one, plain or gzipped."""
-    for name in (path.name, path.name.replace("-idx", ".idx")):
-        yield from (path.with_name(name), path.with_name(name + ".gz"))
+def _spellings(path: Path) -> list[Path]:
+    """What is there of an idx file's official name and its other usual one, plain or gzipped."""
+    plain = [path, path.with_name(path.name.replace("-idx", ".idx"))]
+    both = [file for name in plain for file in (name, name.with_name(name.name + ".gz"))]
+    return [file for file in both if file.is_file()]
 
 
 def _read_npz(path: Path) -> list[np.ndarray]:
     try:
         with np.load(path) as arrays:
             return [arrays[name] for name in ARRAYS]
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
-            TypeError) as error:  # fmt: skip
-        raise DataError(
-            f"MNIST {path}: cannot be read, it is damaged or another file ({error}); "
-            f"expected an .npz with {', '.join(ARRAYS)}"
-        ) from error
+    except DAMAGE as error:
+        what = f"MNIST {path}: cannot be read, it is damaged or another file ({error})"
+        raise DataError(f"{what}; expected an .npz with {', '.join(ARRAYS)}") from error
 
 
 def _read_idx(path: Path) -> np.ndarray:
@@ -96,10 +96,9 @@ def _read_idx(path: Path) -> np.ndarray:
         if content[:3] != b"\0\0\x08":
             raise ValueError("it does not begin as an idx file of bytes does")
         return values.reshape(shape)
-    except (gzip.BadGzipFile, EOFError, zlib.error, struct.error, IndexError, ValueError) as error:
-        raise DataError(
-            f"MNIST {path}: is truncated, damaged or no idx file ({error}); get a new copy"
-        ) from error
+    except DAMAGE as error:
+        what = f"MNIST {path}: is truncated, damaged or no idx file ({error})"
+        raise DataError(f"{what}; get a new copy") from error
 
 
 def _check(what: str, images: np.ndarray, labels: np.ndarray, size: tuple[int, ...]) -> None:

@@ -34,10 +34,9 @@ class NetworkConfig:
         for name, config in NETWORK_CONFIGS.items():
             if type(self) is config:
                 return name
-        raise ConfigError(
-            f"network: {type(self).__name__} is not registered; "
-            f"expected NETWORK_CONFIGS['a-name'] = {type(self).__name__}"
-        )
+        own = type(self).__name__
+        fix = f"expected NETWORK_CONFIGS['a-name'] = {own}"
+        raise ConfigError(f"network: {own} is not registered; {fix}")
 
     @property
     def stochastic(self) -> bool:
@@ -50,10 +49,7 @@ class NetworkConfig:
         return False
 
     def narrower(self, share: float) -> dict[str, int]:
-        """The change of settings to a narrower network with this share of the cost, if any.
-
-        Rule of thumb: the cost grows with the square of the width.
-        """
+        """The change of settings, if any, to a network of this share of the cost, width^2."""
         return {}
 
     def check(self, shape: Shape) -> None:
@@ -114,7 +110,6 @@ class UNetConfig(NetworkConfig):
 
     @property
     def stochastic(self) -> bool:
-        """Dropout draws."""
         return self.dropout > 0
 
     @property
@@ -133,13 +128,10 @@ class UNetConfig(NetworkConfig):
 
     def attention(self, image_height: int) -> set[int]:
         """The levels with attention, whether asked for by number or by height."""
-        by_height = [
-            i for i, h in enumerate(self.heights(image_height)) if h in self.attention_sizes
-        ]
-        return {*self.attention_levels, *by_height}
+        heights = enumerate(self.heights(image_height))
+        return {*self.attention_levels, *(i for i, h in heights if h in self.attention_sizes)}
 
     def check(self, shape: Shape) -> None:
-        """Raise ConfigError for a network that cannot be built for images of this shape."""
         levels, heights, widths = range(len(self.widths)), self.heights(shape.height), self.widths
         divisor = f"a divisor of each level's channels {widths}"
         self.require([
@@ -171,7 +163,6 @@ class DiTConfig(NetworkConfig):
 
     @property
     def stochastic(self) -> bool:
-        """Nothing draws."""
         return False
 
     def narrower(self, share: float) -> dict[str, int]:
@@ -179,7 +170,6 @@ class DiTConfig(NetworkConfig):
         return _narrower("width", self.width, math.lcm(4, self.heads), share)
 
     def check(self, shape: Shape) -> None:
-        """Raise ConfigError for a network that cannot be built for images of this shape."""
         height, width = shape.height, shape.width
         self.require([
             (height % self.patch_size == width % self.patch_size == 0, "patch_size",

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unnoise.networks.config import DiTConfig, Shape
-from unnoise.networks.layers import attend, sinusoidal_embedding, time_and_class, zeroed
+from unnoise.networks.layers import attend, sinusoidal_embedding, zeroed
 from unnoise.networks.network import Network
 
 FREQUENCIES = 256
@@ -44,9 +44,8 @@ class Block(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
-        )
+        first, last = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.mlp = nn.Sequential(first, nn.GELU(approximate="tanh"), last)
 
     def forward(
         self, x: Float[Tensor, "b n c"], modulation: Float[Tensor, "b m"]
@@ -65,23 +64,17 @@ class Block(nn.Module):
 class DiT(Network):
     """A transformer for images (b, channels, h, w), output (b, out_channels, h, w).
 
-    Any height and width that the patch size divides works. `shape.num_classes` > 0 adds a class
-    embedding with one row more, the null label. The config's `check` says what can be built.
+    The config's `check` says what can be built.
     """
 
     def __init__(self, config: DiTConfig, shape: Shape, out_channels: int) -> None:
         super().__init__()
         self.config = config
-        width, patch, classes = config.width, config.patch_size, shape.num_classes
-        self.time_mlp = nn.Sequential(
-            nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
-        )
-        self.class_embedding = nn.Embedding(classes + 1, width) if classes else None
+        width, patch = config.width, config.patch_size
+        self.add_embeddings(FREQUENCIES, width, width, shape.num_classes)
         self.patches = nn.Conv2d(shape.channels, width, patch, stride=patch)
-        hidden = int(config.mlp_ratio * width)
-        self.transformer = nn.ModuleList(
-            Block(width, config.heads, hidden) for _ in range(config.depth)
-        )
+        size = (width, config.heads, int(config.mlp_ratio * width))
+        self.transformer = nn.ModuleList(Block(*size) for _ in range(config.depth))
         self._slices = [*[6 * width] * config.depth, 2 * width]
         self.modulation = nn.Linear(width, sum(self._slices))
         self.head = nn.Linear(width, patch * patch * out_channels)
@@ -108,11 +101,7 @@ class DiT(Network):
         return list(self.transformer)
 
     def widest_bytes(self, height: int, width: int, attention_in_memory: bool) -> int:
-        """Bytes, as float32, of the largest tensor that one image of this size needs in a call.
-
-        That is the MLP's or attention's input or, where attention weights are stored (as on a
-        CPU), those.
-        """
+        """Bytes of the MLP's hidden layer, of q, k and v, or of attention weights, of one image."""
         config = self.config
         tokens = (height // config.patch_size) * (width // config.patch_size)
         channels = max(3 * config.width, int(config.mlp_ratio * config.width))
@@ -130,9 +119,8 @@ class DiT(Network):
         if no_rows or no_columns:
             size = f"{x.shape[-2]}x{x.shape[-1]}"
             raise ValueError(f"x: got {size} pixels, expected multiples of patch_size {patch}")
-        sinusoids = sinusoidal_embedding(time, FREQUENCIES, "iddpm").to(self.head.weight.dtype)
-        embedding = time_and_class(self.time_mlp, self.class_embedding, sinusoids, label)
-        *modulations, last = self.modulation(F.silu(embedding)).split(self._slices, dim=-1)
+        embedding = self.time_and_class(sinusoidal_embedding(time, FREQUENCIES, "iddpm"), label)
+        *modulations, last = self.modulation(embedding).split(self._slices, dim=-1)
         # The sum is float32 under autocast too, where positions are; the blocks then add to that.
         tokens = self.patches(x).flatten(2).mT
         tokens = tokens + positions(height, width, self.config.width, x.device)

@@ -9,6 +9,7 @@ The mathematics is the same. What each gains is in docs/results.md (Speed).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from unnoise.networks.triton_norm import group_norm_silu
 
@@ -40,75 +42,43 @@ def norm_silu(
 ) -> Float[Tensor, "b c h w"]:
     """SiLU(norm(x) * (1 + scale) + shift), with scale and shift (b, c, 1, 1) or left out.
 
-    On a CPU, a normalised x of more than SMALL elements is not kept for the backward pass but
-    computed again. On a GPU, a `GroupNorm` with `triton` set is one kernel with its SiLU
-    (triton_norm.py).
+    On a CPU, a normalised x of SMALL or more elements is computed again in the backward pass. On a
+    GPU, a `GroupNorm` with `triton` set is one kernel with its SiLU (triton_norm.py).
     """
     if x.device.type == "cuda" and getattr(norm, "triton", False):
         scale, shift = (None if v is None else v[:, :, 0, 0] for v in (scale, shift))
         return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift)
-    arguments = (x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift)
     recomputes = torch.is_grad_enabled() and x.device.type == "cpu" and x.numel() >= SMALL
     if recomputes and not torch.compiler.is_compiling():
-        return _NormSiLU.apply(*arguments)  # pyright: ignore[reportReturnType]
-    return F.silu(_normed(*arguments))
+        recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        return recomputed(_norm_silu, x, norm, scale, shift)
+    return _norm_silu(x, norm, scale, shift)
 
 
-def _normed(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    groups: int,
-    eps: float,
-    scale: Tensor | None,
-    shift: Tensor | None,
-) -> Tensor:
-    h = F.group_norm(x, groups, weight, bias, eps)
-    return h if scale is None or shift is None else h * (1 + scale) + shift  # Improved DDPM's AdaGN
-
-
-class _NormSiLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, *rest: Any):
-        ctx.groups, ctx.eps, *affine = rest
-        ctx.save_for_backward(x, weight, bias, *affine)
-        return F.silu(_normed(x, weight, bias, *rest), inplace=True)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved: list[Any] = [
-            None if v is None else v.detach().requires_grad_() for v in ctx.saved_tensors
-        ]
-        x, weight, bias, *affine = saved
-        with torch.enable_grad():
-            h = _normed(x, weight, bias, ctx.groups, ctx.eps, *affine)
-        grad_h = torch.ops.aten.silu_backward(grads[0], h.detach())
-        found = iter(torch.autograd.grad(h, [v for v in saved if v is not None], grad_h))
-        dx, dweight, dbias, *daffine = (None if v is None else next(found) for v in saved)
-        return dx, dweight, dbias, None, None, *daffine
+def _norm_silu(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    h = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    if scale is not None and shift is not None:
+        h = h * (1 + scale) + shift  # Improved DDPM's AdaGN
+    return F.silu(h)
 
 
 class Dropout(nn.Dropout):
-    """Zero each element with probability p and divide the others by 1 - p, while training.
-
-    On a CPU the randomness is that of `dropout_mask`.
-    """
+    """PyTorch's dropout, on a CPU with the randomness of `dropout_mask`."""
 
     def forward(self, input: Tensor) -> Tensor:
         draws = self.training and self.p > 0 and input.device.type == "cpu"
         if not draws or torch.compiler.is_compiling():
             return super().forward(input)
         mask = dropout_mask(input, self.p)
-        return _Masked.apply(input, mask, 1 / (1 - self.p))  # pyright: ignore[reportReturnType]
+        return _Masked.apply(input, mask, 1 / (1 - self.p))
 
 
 def dropout_mask(x: Tensor, p: float) -> Tensor:
     """int8 of x's shape and strides: -1 (all bits set) with probability 1 - p, else 0.
 
-    It is drawn from the global generator. One random byte per element is below a threshold of
-    256 p. Where 256 p is no whole number, each row of ROW elements takes the one below or above
-    it, at random, so that every element's probability is p.
+    It is drawn from the global generator: a random byte per element, against a threshold of 256 p.
+    Where 256 p is no whole number, each row of ROW elements takes the one below or above it, at
+    random, so that every element's probability is p.
     """
     count = x.numel()
     rows = -(-count // ROW)
@@ -126,15 +96,15 @@ class _Masked(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float):
         ctx.scale = scale
         ctx.save_for_backward(mask)
-        return masked(x, mask, scale)
+        return _masked(x, mask, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return masked(grads[0], ctx.saved_tensors[0], ctx.scale), None, None
+        return _masked(grads[0], ctx.saved_tensors[0], ctx.scale), None, None
 
 
-def masked(x: Tensor, mask: Tensor, scale: float) -> Tensor:
+def _masked(x: Tensor, mask: Tensor, scale: float) -> Tensor:
     """scale * x where the mask is -1, 0 where it is 0."""
     integer = INTEGERS[x.element_size()]
     return (x.view(integer) & mask.to(integer)).view(x.dtype).mul_(scale)

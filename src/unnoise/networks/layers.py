@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unnoise.networks.config import UNetConfig
@@ -30,22 +30,6 @@ def sinusoidal_embedding(
     angles = time.float()[:, None] * torch.exp(-math.log(10000) / max(last, 1) * steps)
     parts = (angles.cos(), angles.sin()) if order == "iddpm" else (angles.sin(), angles.cos())
     return torch.cat(parts, dim=1)
-
-
-def time_and_class(
-    time_mlp: nn.Module,
-    class_embedding: nn.Embedding | None,
-    sinusoids: Float[Tensor, "b c"],
-    label: Int[Tensor, " b"] | None,
-) -> Float[Tensor, "b e"]:
-    """One embedding of time and class; no label is the class embedding's last row."""
-    embedding = time_mlp(sinusoids)
-    if class_embedding is None:
-        return embedding
-    if label is None:
-        null, device = class_embedding.num_embeddings - 1, sinusoids.device
-        label = torch.full((len(sinusoids),), null, device=device, dtype=torch.long)
-    return embedding + class_embedding(label)
 
 
 def norm(channels: int, config: UNetConfig) -> GroupNorm:

@@ -6,7 +6,9 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from unnoise.networks.layers import Upsample
 
@@ -21,11 +23,26 @@ class Network(nn.Module):
 
     config: Any
 
-    def hidden_matrices(self) -> list[nn.Parameter]:
-        """The weights that Muon moves; AdamW moves the others.
+    def add_embeddings(self, inputs: int, hidden: int, channels: int, classes: int) -> None:
+        """Make the layers of `time_and_class`; no classes, no class embedding."""
+        first, last = nn.Linear(inputs, hidden), nn.Linear(hidden, channels)
+        self.time_mlp = nn.Sequential(first, nn.SiLU(), last)
+        self.class_embedding = nn.Embedding(classes + 1, channels) if classes else None
 
-        By default, all weights of two or more dimensions but embeddings and the first and the last.
-        """
+    def time_and_class(
+        self, sinusoids: Float[Tensor, "b c"], label: Int[Tensor, " b"] | None
+    ) -> Float[Tensor, "b e"]:
+        """SiLU of the sum of both embeddings; no label is the class embedding's last row."""
+        embedding = self.time_mlp(sinusoids.to(next(self.time_mlp.parameters()).dtype))
+        if self.class_embedding is not None:
+            if label is None:
+                null, device = self.class_embedding.num_embeddings - 1, sinusoids.device
+                label = torch.full((len(sinusoids),), null, device=device)
+            embedding = embedding + self.class_embedding(label)
+        return F.silu(embedding)
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights that Muon moves, by default all matrices inside; AdamW moves the others."""
         embeddings = [module for module in self.modules() if isinstance(module, nn.Embedding)]
         return self.matrices_except(*embeddings)[1:-1]
 
@@ -36,8 +53,8 @@ class Network(nn.Module):
     def widest_bytes(self, height: int, width: int, attention_in_memory: bool) -> int:
         """Bytes, as float32, of the largest tensor that one image of this size needs in a call.
 
-        `attention_in_memory` says that attention weights are stored, as on a CPU. The default
-        counts a feature map of full size with the channels of the widest weight.
+        `attention_in_memory`: attention weights are stored, as on a CPU. The default is a feature
+        map of full size with the channels of the widest weight.
         """
         return 4 * height * width * max(p.shape[0] for p in self.parameters() if p.ndim >= 2)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -27,7 +26,6 @@ from unnoise.networks.layers import (
     Upsample,
     norm,
     sinusoidal_embedding,
-    time_and_class,
     zeroed,
 )
 from unnoise.networks.network import Network
@@ -48,9 +46,7 @@ class Stage(nn.Module):
 class UNet(Network):
     """A network for images (b, channels, h, w), output (b, out_channels, h, w).
 
-    `shape.num_classes` > 0 adds a class embedding with one row more, the null label, for images
-    without a label. `shape.height` only serves `config.attention_sizes`. The config's
-    `check` says what can be built.
+    `shape.height` serves `config.attention_sizes` alone.
     """
 
     def __init__(self, config: UNetConfig, shape: Shape, out_channels: int) -> None:
@@ -61,13 +57,7 @@ class UNet(Network):
         self._every = config.skips == "every_block"
         time_hidden = config.time_hidden or 4 * config.base_channels
         time_channels = config.time_channels or 4 * config.base_channels
-        self.time_mlp = nn.Sequential(
-            nn.Linear(config.base_channels, time_hidden),
-            nn.SiLU(),
-            nn.Linear(time_hidden, time_channels),
-        )
-        classes = shape.num_classes
-        self.class_embedding = nn.Embedding(classes + 1, time_channels) if classes else None
+        self.add_embeddings(config.base_channels, time_hidden, time_channels, shape.num_classes)
         skips = self._build_encoder(shape.channels)
         self.middle1 = ResBlock(self._widths[-1], self._widths[-1], config)
         self.middle_attention = Attention(self._widths[-1], config)
@@ -138,11 +128,7 @@ class UNet(Network):
         return [m for m in self.modules() if isinstance(m, ResBlock | Attention)]
 
     def widest_bytes(self, height: int, width: int, attention_in_memory: bool) -> int:
-        """Bytes, as float32, of the largest tensor that one image of this size needs in a call.
-
-        That is a feature map or, where attention weights are stored (as on a CPU), a matrix of
-        them.
-        """
+        """Bytes of the largest feature map, or matrix of attention weights, of one image."""
         sizes = []
         attention = self._attention | {len(self._widths) - 1}  # the middle always has it
         for level, channels in enumerate(self._widths):
@@ -157,9 +143,8 @@ class UNet(Network):
     ) -> tuple[Tensor, ...]:
         """Every residual block's slice of the projected time and class embedding, by its slot."""
         sinusoids = sinusoidal_embedding(time, self.config.base_channels, self.config.frequencies)
-        sinusoids = sinusoids.to(self.out_conv.weight.dtype)
-        embedding = time_and_class(self.time_mlp, self.class_embedding, sinusoids, label)
-        return self.time_projection(F.silu(embedding)).split(self._embedding_widths, dim=1)
+        embedding = self.time_projection(self.time_and_class(sinusoids, label))
+        return embedding.split(self._embedding_widths, dim=1)
 
     def forward(
         self,
