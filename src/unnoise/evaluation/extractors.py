@@ -115,7 +115,7 @@ def _own(spec: str, network: foreign.Foreign, device: torch.device) -> Extractor
 
 
 def _inception(name: str, device: torch.device, path: Path | None) -> Extractor:
-    protocol, network = inception.PROTOCOLS[name], inception.rebuilt(path, device)
+    protocol, network = inception.PROTOCOLS[name], inception.folded(path, device)
     described = _described(
         protocol.resize_words,
         protocol.range_words,
