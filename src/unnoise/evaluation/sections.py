@@ -13,8 +13,9 @@ from torch import Tensor
 
 from unnoise.evaluation import metrics
 from unnoise.evaluation.classes import SPLITS, class_accuracy, class_distances, inception_score
-from unnoise.evaluation.comparison import Comparison, Reference
+from unnoise.evaluation.comparison import Comparison
 from unnoise.evaluation.extractors import Extractor
+from unnoise.evaluation.frechet import FrechetTo
 from unnoise.evaluation.likelihood import bits_per_dim
 from unnoise.evaluation.memorization import copying, save_pairs
 from unnoise.evaluation.settings import Settings
@@ -89,7 +90,9 @@ def distances(context: Context, extract: Extractor, features: Features) -> dict[
         about = {**made_with, "data": data.fingerprint}
         kept = Statistics(statistics.count, statistics.mean, statistics.cov, about)
         kept.save(settings.save_reference)
-    reference, real = Reference(features.train, statistics), features.held_out
+    frechet, real = FrechetTo(statistics), features.held_out
+    samples = Comparison(features.samples, features.train, frechet)
+    yardstick = None if real is None else Comparison(real, features.train, frechet, real=True)
     return {
         "extractor": extract.name,
         "standard": extract.standard,
@@ -97,10 +100,8 @@ def distances(context: Context, extract: Extractor, features: Features) -> dict[
         "fingerprint": extract.fingerprint,
         "reference": named,
         "metrics": metrics.labels(extract.standard),
-        "samples": metrics.measured(Comparison(features.samples, reference)),
-        "held_out": None
-        if real is None
-        else metrics.measured(Comparison(real, reference, real=True)),
+        "samples": metrics.measured(samples),
+        "held_out": yardstick and metrics.measured(yardstick),
         "per_class": _per_class(context, features),
     }
 
