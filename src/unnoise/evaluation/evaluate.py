@@ -65,10 +65,7 @@ def evaluate(
     judge = _classifier(wanted, data, config, settings)
     images = made_samples(wanted, folder, world)
     context = sections.Context(wanted, store, settings, folder, statistics, judge, images)
-    features = [
-        sections.extract_all(context, extract, mirrored=settings.copying and i == 0)
-        for i, extract in enumerate(extracts)
-    ]
+    features = [sections.extract_all(context, extract) for extract in extracts]
     if not world.main:
         return {}
     record = _record(context, list(zip(extracts, features, strict=True)))
