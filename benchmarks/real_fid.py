@@ -70,7 +70,8 @@ def measured(samples: Tensor, reference: Tensor) -> dict[str, Any]:
         "fid": asdict(fid) | {"interval": fid.interval},
         "fid_infinity": asdict(to.infinity(samples)),
         "fid_of_a_perfect_model": sum(perfect(to.reference.cov, count) for count in counts),
-        "kid": asdict(kernel_distance(samples, reference)), **asdict(coverage(samples, reference)),
+        "kid": kernel_distance(samples, reference)._asdict(),
+        **coverage(samples, reference)._asdict(),
     }  # fmt: skip
 
 

@@ -219,10 +219,9 @@ def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     if kind is NetworkConfig:  # by default a U-Net
         name = str(values.get("kind", "unet"))
         if name not in NETWORK_CONFIGS:
-            fix = "(a kind of your own is an entry in NETWORK_CONFIGS and in NETWORKS)"
-            raise UnknownNameError(
-                f"{where}kind: no {name!r}; {nearest(name, NETWORK_CONFIGS)} {fix}"
-            )
+            own = "a kind of your own is an entry in NETWORK_CONFIGS and in NETWORKS"
+            fix = f"{nearest(name, NETWORK_CONFIGS)} ({own})"
+            raise UnknownNameError(f"{where}kind: no {name!r}; {fix}")
         kind = cast("type[T]", NETWORK_CONFIGS[name])
         values = {key: value for key, value in values.items() if key != "kind"}
     hints = typing.get_type_hints(kind, include_extras=True)

@@ -24,7 +24,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel as DDP
 
 from unnoise.networks.network import Network
 
@@ -129,9 +129,8 @@ def _attempt(store: Store, rank: int, size: int) -> str:
     while waiting:
         for other in sorted(waiting):
             keys = [f"{word}/{other}" for word in ("hello", "welcome", "ready")]
-            hello, welcome, ready = (
-                store.get(key).decode() if store.check([key]) else "" for key in keys
-            )
+            said = (store.get(key).decode() if store.check([key]) else "" for key in keys)
+            hello, welcome, ready = said
             if rank and welcome.startswith(mine):
                 store.set(f"ready/{rank}", welcome)
                 return welcome.removeprefix(mine)
@@ -164,7 +163,7 @@ def wrap_ddp(network: nn.Module, here: World, device: torch.device) -> nn.Module
     if here.size == 1 or isinstance(network, FSDPModule):
         return network
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids)
+    return DDP(network, device_ids=ids)
 
 
 @contextmanager
@@ -173,8 +172,7 @@ def sync_gradients(network: nn.Module, now: bool) -> Iterator[None]:
     network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(now)
-    alone = isinstance(network, DistributedDataParallel) and not now
-    with network.no_sync() if alone else nullcontext():
+    with nullcontext() if now or not isinstance(network, DDP) else network.no_sync():
         yield
 
 

@@ -31,9 +31,8 @@ class Range:
             return f"{self.least:g} to {self.most:g}"
         words = ("more than {:g}", "{:g} or more", "less than {:g}", "at most {:g}")
         bounds = zip(words, (self.above, self.least, self.below, self.most), strict=True)
-        return ", ".join(word.format(bound) for word, bound in bounds if bound is not None) or (
-            "a finite number"
-        )
+        said = [word.format(bound) for word, bound in bounds if bound is not None]
+        return ", ".join(said) or "a finite number"
 
 
 Positive = Annotated[float, Range(above=0)]

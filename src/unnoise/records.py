@@ -33,13 +33,17 @@ def find(name: str | Path) -> Path:
     raise CheckpointError(f"{name}: {said}; {nearest(str(name), own)}")
 
 
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Read the header of a safetensors file, and where its tensors begin."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(size if size <= LARGEST_HEADER else 0)), 8 + size
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Read the record in a model file's header, unverified; CheckpointError where there is none."""
     try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size if size <= LARGEST_HEADER else 0))
-        record = json.loads(header["__metadata__"]["unnoise"])
+        record = json.loads(read_header(path)[0]["__metadata__"]["unnoise"])
         if not isinstance(record, dict):
             raise TypeError(f"it is a {type(record).__name__}")
         return record

@@ -129,10 +129,10 @@ def original(weights: Path, x: torch.Tensor) -> torch.Tensor:
         return script(x)
 
 
-def test_rebuilt_network_is_the_torchscript(weights):
+def test_folded_network_is_the_torchscript(weights):
     x = PROTOCOLS["edm"].prepare(pixels(32, 32, n=3))
     with torch.inference_mode():
-        found = inception.rebuilt(weights, torch.device("cpu"))(x)
+        found = inception.folded(weights, torch.device("cpu"))(x)
     assert found.shape == (3, inception.DIMENSION)
     torch.testing.assert_close(found, original(weights, x), atol=3e-5, rtol=1e-4)
 

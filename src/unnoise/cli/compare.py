@@ -23,9 +23,7 @@ def compare(arguments: list[str]) -> int:
     """Run `unnoise compare RUN RUN ..`."""
     flags, _ = parse(Compare, arguments, "compare")
     if len(set(flags.runs)) < 2:
-        raise UsageError(
-            "compare: expected two or more runs, as in `unnoise compare runs/a runs/b`"
-        )
+        raise UsageError("compare: expected two or more runs, as `unnoise compare runs/a runs/b`")
     from unnoise.evaluation.compare import comparison, warnings
     from unnoise.evaluation.summary import layout
 
@@ -33,10 +31,8 @@ def compare(arguments: list[str]) -> int:
     try:
         lines = [*layout(comparison(records)), "", *warnings(records)]
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UsageError(
-            "compare: a file is not what `unnoise evaluate` writes "
-            f"({type(error).__name__}: {error})"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"compare: no record of `unnoise evaluate` ({reason})") from error
     print("\n".join(lines).strip())
     return 0
 

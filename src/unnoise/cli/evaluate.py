@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +54,7 @@ def evaluate(arguments: list[str]) -> int:
     model = load(flags.model, device)
     guide = None if flags.guide is None else load(flags.guide, device)
     samples = Samples(model, given, flags.num, flags.first_seed, flags.batch_size, guide)
-    measured = Settings(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Settings)})
+    measured = Settings(**{f.name: getattr(flags, f.name) for f in fields(Settings)})
     config, out = _data(model, flags), Path(flags.out) if flags.out else _folder(flags.model)
     with process_group(model.arithmetic.device) as here:
         images = here.main_process_first(lambda: load_data(config))
@@ -73,15 +72,9 @@ def _data(model: Model, flags: Evaluate) -> DataConfig:
     """What the model was trained on, or other data made like it."""
     shape, config = model.shape, model.config.data
     if flags.data is not None:
-        config = dataclasses.replace(
-            config,
-            source=flags.data,
-            path=None,
-            image_size=shape.height,
-            image_width=shape.width,
-            channels=shape.channels,
-        )
-    return config if flags.data_path is None else dataclasses.replace(config, path=flags.data_path)
+        size = {"image_size": shape.height, "image_width": shape.width}
+        config = replace(config, source=flags.data, path=None, channels=shape.channels, **size)
+    return config if flags.data_path is None else replace(config, path=flags.data_path)
 
 
 def _folder(target: str) -> Path:

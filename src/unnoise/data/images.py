@@ -44,10 +44,7 @@ def to_pil(image: Tensor) -> Image.Image:
 def grid(
     images: Tensor, columns: int | None = None, padding: int = 2, scale: int | None = None
 ) -> Image.Image:
-    """uint8 (n, c, h, w) side by side on white.
-
-    Unless told, near square and with images about 64 pixels high: each pixel is scale x scale.
-    """
+    """uint8 (n, c, h, w) on white; unless told, near square, and scaled to about 64 pixels high."""
     n, c, h, w = images.shape
     scale = scale or max(1, GRID_HEIGHT // h)
     columns = columns or math.ceil(n**0.5)

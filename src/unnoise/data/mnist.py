@@ -45,8 +45,8 @@ def source(config: DataConfig) -> Source:
     def fill(writer: Writer) -> None:
         arrays = _read_npz(files[0]) if len(files) == 1 else [_read_idx(file) for file in files]
         train, test = arrays[:2], arrays[2:]
-        for name, part in (("training", train), ("test", test)):
-            _check(f"MNIST {path}, {name} part", *part, train[0].shape[1:])
+        for name, (images, labels) in (("training", train), ("test", test)):
+            _check(f"MNIST {path}, {name} part", images, labels, train[0].shape[1:])
         add_arrays(writer, config, train[0][:, None], train[1])
         writer.end_of_training_images()
         add_arrays(writer, config, test[0][:, None], test[1])
@@ -63,9 +63,9 @@ def _files(path: Path) -> list[Path]:
         found = [_spellings(folder / name) for name in FILES]
         if all(found):
             return [files[0] for files in found]
+    expected = f"{', '.join(FILES)} (also with a dot before idx, also with .gz) there"
     raise DataError(
-        f"data.path: no MNIST in {path}; expected {', '.join(FILES)} (also with a dot before idx, "
-        "also with .gz) there or in MNIST/raw, or mnist.npz"
+        f"data.path: no MNIST in {path}; expected {expected} or in MNIST/raw, or mnist.npz"
     )
 
 

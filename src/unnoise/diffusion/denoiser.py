@@ -15,12 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unnoise.diffusion.levels import Level, Scalar
-from unnoise.diffusion.parameterizations import (
-    PARAMETERIZATIONS,
-    SIGMA_DATA,
-    Coefficients,
-    recover,
-)
+from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, SIGMA_DATA, Coefficients, recover
 from unnoise.diffusion.schedules import Schedule
 
 

@@ -28,19 +28,15 @@ def log_variance(kind: str, step: Transition, var_frac: Tensor | None, floor: Sc
     log Sigma = f log beta + (1 - f) log beta~ (Improved DDPM (15)). Where s is data beta~ is 0;
     `floor` serves there, which the papers set to beta~ of the first pair (2, 1).
     """
-    small = (
-        torch.clamp(step.beta_tilde, min=floor)
-        if isinstance(step.beta_tilde, Tensor)
-        else max(step.beta_tilde, floor)
-    )
+    small = step.beta_tilde
+    small = torch.clamp(small, min=floor) if isinstance(small, Tensor) else max(small, floor)
     if kind == "small":
         return log(small)
     if kind == "large":
         return log(step.beta)
     if var_frac is None:
-        raise ValueError(
-            "variance 'learned' needs a network that predicts it (diffusion.variance = learned)"
-        )
+        needs = "needs a network that predicts it (diffusion.variance = learned)"
+        raise ValueError(f"variance 'learned' {needs}")
     return var_frac * log(step.beta) + (1 - var_frac) * log(small)
 
 
@@ -49,20 +45,13 @@ def kl_divergence(mean1: Tensor, log_var1: Scalar, mean2: Tensor, log_var2: Scal
     log_var1, log_var2 = (
         torch.as_tensor(v, dtype=mean1.dtype, device=mean1.device) for v in (log_var1, log_var2)
     )
-    return 0.5 * (
-        log_var2
-        - log_var1
-        - 1
-        + (log_var1 - log_var2).exp()
-        + (mean1 - mean2) ** 2 * (-log_var2).exp()
-    )
+    distance = (mean1 - mean2) ** 2 * (-log_var2).exp()
+    return 0.5 * (log_var2 - log_var1 - 1 + (log_var1 - log_var2).exp() + distance)
 
 
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_var: Scalar) -> Tensor:
-    """log P(x) of a grey value in {-1, -1 + 2/255, .., 1}, in nats.
-
-    P is a Gaussian cut into 256 bins.
-    """  # DDPM (13)
+    """log P(x), in nats, of grey values in {-1, -1 + 2/255, .., 1}, by a Gaussian in 256 bins."""
+    # DDPM (13)
     inv_std = torch.exp(-0.5 * torch.as_tensor(log_var, dtype=x.dtype, device=x.device))
     upper = _normal_cdf((x - mean + 1 / 255) * inv_std)
     lower = _normal_cdf((x - mean - 1 / 255) * inv_std)

@@ -36,9 +36,8 @@ def _trailing(schedule: Schedule, steps: int) -> np.ndarray:
 def _uniform(schedule: Schedule, steps: int) -> np.ndarray:
     if schedule.steps is None or steps == 1:
         return np.linspace(schedule.t_max, schedule.t_min, steps)
-    return (
-        1 + np.round(np.linspace(0, schedule.steps - 1, steps))[::-1]
-    )  # half-way points as theirs
+    times = np.linspace(0, schedule.steps - 1, steps)
+    return 1 + np.round(times)[::-1]  # half-way points as theirs
 
 
 def _noise_ends(schedule: Schedule) -> tuple[float, float]:
@@ -95,10 +94,8 @@ def from_noises(schedule: Schedule, noises: Sequence[float]) -> list[Level]:
 
 def _levels(schedule: Schedule, times: np.ndarray, name: str) -> list[Level]:
     if np.any(np.diff(times) >= 0):
-        raise ValueError(
-            f"steps: got {len(times)} with spacing {name!r} on {schedule.steps} levels; "
-            "expected fewer"
-        )
+        got = f"got {len(times)} with spacing {name!r} on {schedule.steps} levels"
+        raise ValueError(f"steps: {got}; expected fewer")
     return [*(schedule.level(float(t)) for t in times), DATA]
 
 
@@ -114,7 +111,7 @@ class Churned(NamedTuple):
 def churned(
     schedule: Schedule, grid: Grid, churn: float, between: tuple[float, float], noise: float = 1.0
 ) -> Churned:
-    """EDM's churn of a grid where sigma / alpha is between two values."""
+    """Raise the levels of a grid by EDM's churn where sigma / alpha is between two values."""
     gamma = min(churn / (len(grid) - 1), 2**0.5 - 1)  # EDM Alg. 2, line 5
     raised, (low, high) = list(grid), between
     for i, level in enumerate(grid[:-1]):

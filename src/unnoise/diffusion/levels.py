@@ -79,6 +79,6 @@ class Transition(NamedTuple):
     def posterior_mean(self, x_t: Tensor, x0: Tensor) -> Tensor:
         """The mean of q(x_s | x_t, x0), shaped like x_t."""  # DDPM (7)
         variance = self.t.sigma**2
-        return (self.s.alpha * self.beta / variance) * x0 + (
-            self.ratio * self.s.sigma**2 / variance
-        ) * x_t
+        of_data = self.s.alpha * self.beta / variance
+        of_noisy = self.ratio * self.s.sigma**2 / variance
+        return of_data * x0 + of_noisy * x_t

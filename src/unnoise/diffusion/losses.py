@@ -18,15 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from unnoise.diffusion import gaussian
 from unnoise.diffusion.denoiser import DiffusionModel, Prediction
-from unnoise.diffusion.gaussian import (
-    NATS_PER_BIT,
-    diffuse,
-    discretized_log_likelihood,
-    kl_divergence,
-    log_variance,
-    mean_flat,
-)
+from unnoise.diffusion.gaussian import NATS_PER_BIT, diffuse, mean_flat
 from unnoise.diffusion.levels import Level, Scalar, Transition
 from unnoise.diffusion.parameterizations import determinant, recover, target
 from unnoise.diffusion.schedules import Schedule
@@ -213,9 +207,9 @@ def vlb_term(
     x0, x_t, x0_hat = x0.double(), x_t.double(), prediction.x0.double()
     share = None if prediction.var_frac is None else prediction.var_frac.double()
     mean = step.posterior_mean(x_t, x0_hat)
-    log_var = log_variance(variance, step, share, floor)
-    true_log_var = log_variance("small", step, None, floor)
-    kl = kl_divergence(step.posterior_mean(x_t, x0), true_log_var, mean, log_var)
-    decoder = -discretized_log_likelihood(x0, mean, log_var)
+    log_var = gaussian.log_variance(variance, step, share, floor)
+    true_log_var = gaussian.log_variance("small", step, None, floor)
+    kl = gaussian.kl_divergence(step.posterior_mean(x_t, x0), true_log_var, mean, log_var)
+    decoder = -gaussian.discretized_log_likelihood(x0, mean, log_var)
     at_data = torch.as_tensor(step.s.sigma == 0, device=x0.device)
     return mean_flat(torch.where(at_data, decoder, kl)) / NATS_PER_BIT

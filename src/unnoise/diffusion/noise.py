@@ -14,22 +14,18 @@ from torch import Tensor
 
 
 class Noise:
-    """Standard normal noise for images of given seeds.
-
-    Each call of `normal` draws the next (n, c, h, w) float32.
-    """
+    """Standard normal noise for images of given seeds."""
 
     def __init__(
         self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device | str = "cpu"
     ) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.shape = shape
-        self.device = device
+        self.shape, self.device = shape, device
 
     def normal(self) -> Tensor:
-        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(
-            self.device
-        )
+        """The next (n, c, h, w) float32."""
+        drawn = [torch.randn(self.shape, generator=g) for g in self.generators]
+        return torch.stack(drawn).to(self.device)
 
 
 def derive_seed(*parts: int | str) -> int:

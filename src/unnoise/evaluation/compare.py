@@ -18,25 +18,26 @@ def comparison(records: Mapping[str, Record]) -> list[Table]:
     """A table per extractor and one for the rest: a row per number, a column per evaluation."""
     found: dict[str, dict[str, dict[str, str]]] = {}
 
-    def add(title: str, row: str, name: str, value: str) -> None:
-        found.setdefault(title, {}).setdefault(row, {})[name] = value
+    def add(title: str, label: str, name: str, value: str) -> None:
+        found.setdefault(title, {}).setdefault(label, {})[name] = value
 
     for name, record in records.items():
         for part in tables(record):
             title = part.head[0]
-            for row, value, *_ in part.rows:
-                if row != "copies":
-                    add(title, row, name, value)
+            for label, value, *_ in part.rows:
+                if label != "copies":
+                    add(title, label, name, value)
             if title:
                 add(title, "samples", name, part.head[1].removesuffix(" samples"))
         if (copying := record["copying"]) is not None:
             text = f"{copying['num_copies']} of {copying['num_samples']}"
             add("", "copies of training images", name, text)
+
+    def row(label: str, values: dict[str, str]) -> tuple[str, ...]:
+        return (label, *(values.get(name, "-") for name in records))
+
     return [
-        Table(
-            (title, *records),
-            [(row, *(values.get(name, "-") for name in records)) for row, values in rows.items()],
-        )
+        Table((title, *records), [row(*each) for each in rows.items()])
         for title, rows in found.items()
     ]
 

@@ -16,7 +16,7 @@ last two. All four depend on the numbers of vectors, so compare at equal ones.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -29,8 +29,7 @@ CHUNK = 1 << 23
 """Distances held at a time."""
 
 
-@dataclass(frozen=True)
-class Coverage:
+class Coverage(NamedTuple):
     """Each is best at 1."""
 
     precision: float
@@ -57,12 +56,9 @@ def coverage(
         balls += int(inside.sum())
         covered |= inside.any(0)
         reached |= (distances <= radius_s[rows, None]).any(0)
-    return Coverage(
-        precision=plausible / len(samples),
-        recall=float(reached.double().mean()),
-        density=balls / (k_coverage * len(samples)),
-        coverage=float(covered.double().mean()),
-    )
+    recall, covers = float(reached.double().mean()), float(covered.double().mean())
+    n = len(samples)
+    return Coverage(plausible / n, recall, balls / (k_coverage * n), covers)
 
 
 def radii(x: Float[Tensor, "n d"], ks: tuple[int, ...]) -> list[Float[Tensor, " n"]]:

@@ -53,5 +53,5 @@ def measure_for(config: RunConfig, data: ImageData, world: World) -> Quality | N
     features = store.features(extract, rows)
     if not world.main:
         return None
-    reference = FrechetTo(store.statistics(extract, rows, features))
-    return Quality(extract, reference, config.train.evaluate_num)
+    to = FrechetTo(store.statistics(extract, rows, features))
+    return Quality(extract, to, config.train.evaluate_num)

@@ -65,22 +65,20 @@ def evaluate(
     judge = _classifier(wanted, data, config, settings)
     images = made_samples(wanted, folder, world)
     context = sections.Context(wanted, store, settings, folder, statistics, judge, images)
-    features = [
-        sections.extract_all(context, extract, mirrored=settings.copying and i == 0)
-        for i, extract in enumerate(extracts)
-    ]
+    features = [sections.extract_all(context, extract) for extract in extracts]
     if not world.main:
         return {}
     record = _record(context, list(zip(extracts, features, strict=True)))
     record["data"]["config"] = config and to_dict(config)
     record["environment"]["seconds"] = time.monotonic() - began
-    record = _merged(_plain(record), folder)
+    kept = folder / f"{wanted.key}-{wanted.num}.json"
+    record = _merged(_plain(record), kept)
     recipe = {"unnoise": f"weights {wanted.model.weights_hash}, seeds {wanted.seed}.."}
     save_png(folder / "samples.png", grid(images[:SHOWN]), recipe)
     if record["copying"] is None:
         (folder / "neighbours.png").unlink(missing_ok=True)
-    write_json(folder / f"{wanted.key}-{wanted.num}.json", record)
-    write_json(out / RECORD, record)
+    for path in (kept, out / RECORD):
+        write_json(path, record)
     return record
 
 
@@ -89,6 +87,7 @@ def _record(
 ) -> dict[str, Any]:
     """Everything that is measured, and of what."""
     wanted, data, settings = context.wanted, context.store.data, context.settings
+    first = features[0][1] if features else None
     return {
         "format": FORMAT,
         "key": wanted.key,
@@ -102,9 +101,7 @@ def _record(
         },
         "distances": [sections.distances(context, *one) for one in features],
         "likelihood": {name: sections.likelihood(context, name) for name in settings.likelihood},
-        "copying": sections.copies(context, features[0][1] if features else None)
-        if settings.copying
-        else None,
+        "copying": sections.copies(context, first) if settings.copying else None,
         "classes": sections.accuracy(context),
         "notes": sections.notes(context, [extract for extract, _ in features]),
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()},
@@ -124,8 +121,7 @@ def _check(wanted: Samples, data: ImageData, settings: Settings) -> None:
         got = " x ".join(map(str, images))
         raise DataError(f"evaluate: {made}, the data is {got}; expected {expected}")
     if data.num_train < 2:
-        got = f"got {data.num_train} training images as reference"
-        raise DataError(f"evaluate: {got}, expected 2 or more")
+        raise DataError(f"evaluate: got {data.num_train} training images, expected 2 or more")
     from_dict(Settings, vars(settings))  # its types and ranges
     unknown = [name for name in settings.likelihood if name not in METHODS]
     refused = {
@@ -174,23 +170,21 @@ def _classifier(
     return None
 
 
-def _merged(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _merged(record: dict[str, Any], kept: Path) -> dict[str, Any]:
     """The record with what was measured of the same samples before and is not now."""
     try:
-        before = read_json(folder / f"{record['key']}-{record['samples']['num']}.json")
+        before = read_json(kept)
         if (before["format"], before["data"]) != (record["format"], record["data"]):
             return record
         now = {(one["extractor"], one["reference"]) for one in record["distances"]}
-        kept = [
-            one for one in before["distances"] if (one["extractor"], one["reference"]) not in now
-        ]
+        earlier = [d for d in before["distances"] if (d["extractor"], d["reference"]) not in now]
         return {
             **record,
-            "distances": [*kept, *record["distances"]],
-            "likelihood": {**before["likelihood"], **record["likelihood"]},
+            "distances": earlier + record["distances"],
+            "likelihood": before["likelihood"] | record["likelihood"],
             "copying": record["copying"] or before["copying"],
             "classes": record["classes"] or before["classes"],
-            "notes": list(dict.fromkeys([*before["notes"], *record["notes"]])),
+            "notes": list(dict.fromkeys(before["notes"] + record["notes"])),
         }
     except (CheckpointError, KeyError, TypeError):
         return record

@@ -115,13 +115,9 @@ def _own(spec: str, network: foreign.Foreign, device: torch.device) -> Extractor
 
 
 def _inception(name: str, device: torch.device, path: Path | None) -> Extractor:
-    protocol, network = inception.PROTOCOLS[name], inception.rebuilt(path, device)
-    described = _described(
-        protocol.resize_words,
-        protocol.range_words,
-        "Inception 2015-12-05 (TensorFlow), pool3, 2,048 features, float32",
-        inception.SHA256,
-    )
+    protocol, network = inception.PROTOCOLS[name], inception.folded(path, device)
+    words = "Inception 2015-12-05 (TensorFlow), pool3, 2,048 features, float32"
+    described = _described(protocol.resize_words, protocol.range_words, words, inception.SHA256)
 
     def prepare(images: Tensor) -> Tensor:
         return protocol.prepare(images).contiguous(memory_format=torch.channels_last)
@@ -131,12 +127,9 @@ def _inception(name: str, device: torch.device, path: Path | None) -> Extractor:
 
 def _tiny(device: torch.device) -> Extractor:
     network = tiny.trained(device)
-    described = _described(
-        f"area to {tiny.SIZE} x {tiny.SIZE}, RGB averaged to grey",
-        "x / 255",
-        f"small classifier of scikit-learn's digits, {tiny.DIMENSION} features, float32",
-        sha256(tiny.WEIGHTS),
-    )
+    words = f"small classifier of scikit-learn's digits, {tiny.DIMENSION} features, float32"
+    resize = f"area to {tiny.SIZE} x {tiny.SIZE}, RGB averaged to grey"
+    described = _described(resize, "x / 255", words, sha256(tiny.WEIGHTS))
     return Extractor("tiny", False, described, device, tiny.prepare, network.features, network)
 
 

@@ -43,19 +43,14 @@ class Foreign:
                 found = self.call(images)
         except Exception as error:  # whatever a stranger's code raises
             got = f"float images {tuple(images.shape)} in [0, 1]"
+            reason = f"fails on {got} ({_reason(error)})"
+            raise ConfigError(f"{self.where}: {reason}; {EXPECTED}") from error
+        count = len(images)
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if isinstance(got, str) or len(got) != 2 or got != (count, self.columns or got[1]):
+            expected = f"expected ({count}, {self.columns or 'd'})"
             raise ConfigError(
-                f"{self.where}: fails on {got} ({_reason(error)}); {EXPECTED}"
-            ) from error
-        if not (
-            isinstance(found, Tensor)
-            and found.ndim == 2
-            and len(found) == len(images)
-            and self.columns in (None, found.shape[1])
-        ):
-            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            expected = f"expected ({len(images)}, {self.columns or 'd'})"
-            raise ConfigError(
-                f"{self.where}: returns {got} for {len(images)} images, {expected}; {EXPECTED}"
+                f"{self.where}: returns {got} for {count} images, {expected}; {EXPECTED}"
             )
         if not bool(found.isfinite().all()):
             raise ConfigError(

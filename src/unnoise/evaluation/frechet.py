@@ -75,13 +75,12 @@ class FrechetTo:
 
     def _distance(self, mean: Tensor, cov: Tensor) -> float:
         eigenvalues = torch.linalg.eigvalsh(self.root @ cov @ self.root)
-        shift = self.reference.mean - mean
-        return max(float(shift @ shift + self._traces(cov, eigenvalues)), 0.0)
+        return self._value(mean - self.reference.mean, cov, eigenvalues)
 
-    def _traces(self, cov: Tensor, eigenvalues: Tensor) -> Tensor:
-        """tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2))."""
-        roots = eigenvalues.clamp(min=0).sqrt()
-        return self.reference.cov.trace() + cov.trace() - 2 * roots.sum()
+    def _value(self, shift: Tensor, cov: Tensor, eigenvalues: Tensor) -> float:
+        traces = self.reference.cov.trace() + cov.trace()
+        traces = traces - 2 * eigenvalues.clamp(min=0).sqrt().sum()
+        return max(float(shift @ shift + traces), 0.0)
 
     def estimate(self, features: Float[Tensor, "n d"]) -> Estimate:
         """The distance with its standard error, by the influence of every vector:
@@ -102,7 +101,7 @@ class FrechetTo:
             x = part.to(mean.device, torch.float64) - mean
             parts.append(2 * x @ shift + (x**2).sum(1) - ((x @ map_root) ** 2).sum(1))
         error = float(torch.cat(parts).std()) / len(features) ** 0.5
-        return Estimate(max(float(shift @ shift + self._traces(cov, values)), 0.0), error)
+        return Estimate(self._value(shift, cov, values), error)
 
     def infinity(self, features: Float[Tensor, "n d"], points: int = 15, seed: int = 0) -> Estimate:
         """The end at 1 / N = 0 of a straight line through the distances of random subsets.

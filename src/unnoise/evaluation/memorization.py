@@ -1,8 +1,8 @@
 """Whether samples are copies of training images.
 
 Four answers, each next to the same one for held-out images, which nobody copied. d_i is the
-distance to the i-th nearest training image, or to its mirror image where that is nearer; in pixels
-it is the root mean square, in grey levels of 255.
+distance to the i-th nearest training image; in pixels, or to its mirror image where that is nearer,
+as the root mean square in grey levels of 255.
 
 - Copies: d_1 <= 1 grey level, or d_1 <= 0.2 of the mean of d_1..d_50. The ratio is alpha times the
   adaptive distance of Carlini et al. 2023 (section 5, n = 50, alpha = 0.5): a blank sky is near to
@@ -96,17 +96,13 @@ def copying(
         found = Neighbours(*nearest(sides, k))
         return found._replace(distances=found.distances / images[0].numel() ** 0.5)
 
-    def in_features(queries: Tensor) -> Neighbours:
-        assert features is not None
-        sides = (features.train, features.train_flipped)
-        return Neighbours(*nearest([(queries, side) for side in sides if side is not None], k))
-
     near = in_pixels(samples)
     spaces = {"pixels": (near, None if held_out is None else in_pixels(held_out))}
     if features is not None:
-        real = features.held_out
-        others = None if real is None else in_features(real)
-        spaces["features"] = (in_features(features.samples), others)
+        assert features.train is not None
+        train_features, real = features.train, features.held_out
+        others = None if real is None else Neighbours(*nearest([(real, train_features)], k))
+        spaces["features"] = (Neighbours(*nearest([(features.samples, train_features)], k)), others)
     return Copying(near, _record(spaces, len(train)))
 
 
@@ -133,13 +129,9 @@ def _record(
     if real_copied is not None:
         line += f"; {sum(real_copied):,} of {len(real_copied):,} held-out images"
     sides = {name: spaces.get(name, (None, None)) for name in UNITS}
+    level = {"grey_levels": GREY_LEVELS, "ratio": RATIO}
     return {
-        "level": {
-            "grey_levels": GREY_LEVELS,
-            "ratio": RATIO,
-            "neighbours": NEIGHBOURS,
-            "flips": True,
-        },
+        "level": level | {"neighbours": NEIGHBOURS, "flips": True},
         "num_samples": len(copied),
         "num_train": num_train,
         "num_held_out": real_copied and len(real_copied),
@@ -159,16 +151,14 @@ def _closeness(near: Neighbours, real: Neighbours | None) -> dict[str, float | N
         return None
     ours, theirs = near.distances[:, 0], real.distances[:, 0]
     closer, c_t = _mann_whitney(ours, theirs)
-    found: dict[str, float | None] = {
-        "median": float(ours.median()),
-        "held_out_median": float(theirs.median()),
-        "closer": closer,
-        "c_t": c_t,
-    }
+    medians = {"median": float(ours.median()), "held_out_median": float(theirs.median())}
+    found: dict[str, float | None] = {**medians, "closer": closer, "c_t": c_t}
     for percent in PERCENTS:
-        level = theirs.quantile(percent / 100) if len(theirs) * percent >= 100 else None
-        below = None if level is None else float((ours < level).double().mean())
-        found[f"held_out_percentile_{percent}"] = None if level is None else float(level)
+        level = below = None
+        if len(theirs) * percent >= 100:
+            level = float(theirs.quantile(percent / 100))
+            below = float((ours < level).double().mean())
+        found[f"held_out_percentile_{percent}"] = level
         found[f"below_percentile_{percent}"] = below
     return found
 

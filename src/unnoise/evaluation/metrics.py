@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 Value = float | dict[str, Any] | None
 """A number; or numbers by name, of which the metric's own is shown and NAME_error is its error."""
-
-
 INTERVAL = "95 % for other samples of this number, the reference fixed (influence function)"
 INFINITY_FROM = 100
 """Fewer samples are not extrapolated."""
@@ -53,33 +51,28 @@ def _infinity(c: Comparison) -> Value:
     if c.real or len(c.all_samples) < INFINITY_FROM:
         return None
     found = c.frechet.infinity(c.all_samples)
-    name = "frechet_infinity"
-    return {name: found.value, f"{name}_standard_error": found.standard_error}
+    error = found.standard_error
+    return {"frechet_infinity": found.value, "frechet_infinity_standard_error": error}
 
 
 def _kernel(c: Comparison) -> Value:
-    found = c.kernel()
-    return {
-        "kernel": found.value,
-        "kernel_error": found.standard_error,
-        "kernel_exact": found.exact,
-    }
+    from unnoise.evaluation.kernel import kernel_distance
+
+    assert c.reference is not None
+    value, error, exact = kernel_distance(c.samples, c.reference)
+    return {"kernel": value, "kernel_error": error, "kernel_exact": exact}
 
 
-_DISTANCE, _EXTRAPOLATED = "Fréchet distance", ", extrapolated to infinite N"
+def _perfect(c: Comparison) -> Value:
+    return c.frechet.perfect(len(c.all_samples))
+
+
+_DISTANCE, _INFINITE = "Fréchet distance", ", extrapolated to infinite N"
 _PERFECT = " of a perfect model at this N, about"
 METRICS: dict[str, Metric] = {
-    "frechet": Metric(_frechet, _DISTANCE, False, "FID", needs_vectors=False),
-    "frechet_infinity": Metric(
-        _infinity, _DISTANCE + _EXTRAPOLATED, False, "FID" + _EXTRAPOLATED, needs_vectors=False
-    ),
-    "frechet_of_perfect": Metric(
-        lambda c: c.frechet.perfect(len(c.all_samples)),
-        _DISTANCE + _PERFECT,
-        None,
-        "FID" + _PERFECT,
-        needs_vectors=False,
-    ),
+    "frechet": Metric(_frechet, _DISTANCE, False, "FID", False),
+    "frechet_infinity": Metric(_infinity, _DISTANCE + _INFINITE, False, "FID" + _INFINITE, False),
+    "frechet_of_perfect": Metric(_perfect, _DISTANCE + _PERFECT, None, "FID" + _PERFECT, False),
     "kernel": Metric(_kernel, "kernel distance", False, "KID x 1000"),
     "precision": Metric(lambda c: c.coverage.precision, "precision", True),
     "recall": Metric(lambda c: c.coverage.recall, "recall", True),
@@ -91,12 +84,9 @@ METRICS: dict[str, Metric] = {
 
 def measured(comparison: Comparison) -> dict[str, Any]:
     """Every number with its uncertainty; None for what cannot be had."""
-    counts = comparison.counts
-    record: dict[str, Any] = {
-        "num": len(comparison.all_samples),
-        "reference_num": comparison.frechet.reference.count,
-        "pairs_of": None if counts is None else list(counts),
-    }
+    counts, of = comparison.counts, comparison.frechet.reference.count
+    record: dict[str, Any] = {"num": len(comparison.all_samples), "reference_num": of}
+    record["pairs_of"] = counts
     for name, metric in METRICS.items():
         found = metric.measure(comparison) if counts or not metric.needs_vectors else None
         record |= found if isinstance(found, dict) else {name: found and float(found)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from unnoise.evaluation import metrics
 from unnoise.evaluation.classes import SPLITS, class_accuracy, class_distances, inception_score
-from unnoise.evaluation.comparison import Comparison, Reference
+from unnoise.evaluation.comparison import Comparison
 from unnoise.evaluation.extractors import Extractor
+from unnoise.evaluation.frechet import FrechetTo
 from unnoise.evaluation.likelihood import bits_per_dim
 from unnoise.evaluation.memorization import copying, save_pairs
 from unnoise.evaluation.settings import Settings
@@ -59,18 +60,14 @@ class Context:
         return bool(model.shape.num_classes) and model.class_names == self.store.data.class_names
 
 
-def extract_all(context: Context, extract: Extractor, mirrored: bool) -> Features:
-    """Features of samples and data; `mirrored` training images only where that is cheap."""
-    store, rows = context.store, context.reference_rows
-    wanted, images, out = context.wanted, context.images, context.out
-    samples = sample_features(extract, wanted, images, out, store.world)
-    held_out, train, train_flipped = context.held_out_rows, None, None
-    if context.statistics is None:
-        train = store.features(extract, rows)
-        if mirrored and len(rows) == store.data.num_train and not extract.standard:
-            train_flipped = store.features(extract, rows, flipped=True)
+def extract_all(context: Context, extract: Extractor) -> Features:
+    """Features of samples and data."""
+    store, held_out = context.store, context.held_out_rows
+    samples = sample_features(extract, context.wanted, context.images, context.out, store.world)
+    from_file = context.statistics is not None
+    train = None if from_file else store.features(extract, context.reference_rows)
     real = store.features(extract, held_out) if len(held_out) > 1 else None
-    return Features(samples, train, real, train_flipped)
+    return Features(samples, train, real)
 
 
 def distances(context: Context, extract: Extractor, features: Features) -> dict[str, Any]:
@@ -85,11 +82,12 @@ def distances(context: Context, extract: Extractor, features: Features) -> dict[
         digest = sha256(settings.reference)[:12]
         named = f"{settings.reference} (SHA-256 {digest}, of {count} images)"
     if settings.save_reference is not None:
-        made_with = {"extractor": extract.name, "fingerprint": extract.fingerprint}
-        about = {**made_with, "data": data.fingerprint}
-        kept = Statistics(statistics.count, statistics.mean, statistics.cov, about)
-        kept.save(settings.save_reference)
-    reference, real = Reference(features.train, statistics), features.held_out
+        about = {"extractor": extract.name, "fingerprint": extract.fingerprint}
+        about["data"] = data.fingerprint
+        replace(statistics, about=about).save(settings.save_reference)
+    frechet, real = FrechetTo(statistics), features.held_out
+    samples = Comparison(features.samples, features.train, frechet)
+    yardstick = None if real is None else Comparison(real, features.train, frechet, real=True)
     return {
         "extractor": extract.name,
         "standard": extract.standard,
@@ -97,10 +95,8 @@ def distances(context: Context, extract: Extractor, features: Features) -> dict[
         "fingerprint": extract.fingerprint,
         "reference": named,
         "metrics": metrics.labels(extract.standard),
-        "samples": metrics.measured(Comparison(features.samples, reference)),
-        "held_out": None
-        if real is None
-        else metrics.measured(Comparison(real, reference, real=True)),
+        "samples": metrics.measured(samples),
+        "held_out": yardstick and metrics.measured(yardstick),
         "per_class": _per_class(context, features),
     }
 
@@ -120,15 +116,13 @@ def likelihood(context: Context, method: str) -> dict[str, Any] | None:
     rows, classes = context.held_out_rows[: settings.likelihood_num], model.shape.num_classes
     if not rows:
         return None
-    labels = None
-    if classes:  # where the labels mean something else: without any
-        open_ = torch.full((len(rows),), classes)
-        labels = context.store.labels(rows) if context.same_classes else open_
+    labels = torch.full((len(rows),), classes) if classes else None
+    if context.same_classes:  # where the labels mean something else: without any
+        labels = context.store.labels(rows)
     terms = min(settings.likelihood_terms, model.diffusion.schedule.steps or math.inf)
     more: dict[str, Any] = {"terms": int(terms) if terms > 1 else None} if method == "bound" else {}
-    size = context.wanted.batch_size or model.images_at_once()
-    images = context.store.pixels(rows)
-    return bits_per_dim(model, images, labels, method, batch_size=size, **more).describe()
+    more["batch_size"] = context.wanted.batch_size or model.images_at_once()
+    return bits_per_dim(model, context.store.pixels(rows), labels, method, **more).describe()
 
 
 def copies(context: Context, features: Features | None) -> dict[str, Any]:
@@ -138,8 +132,7 @@ def copies(context: Context, features: Features | None) -> dict[str, Any]:
     if features is None or features.train is None or len(features.train) < len(train):
         features = None
     else:
-        searched = features.samples[:MOST_SEARCHED]
-        features = Features(searched, features.train, features.held_out, features.train_flipped)
+        features = replace(features, samples=features.samples[:MOST_SEARCHED])
     found = copying(images, train, context.store.pixels(rows) if rows else None, features)
     save_pairs(context.out / "neighbours.png", images, train, found)
     return found.record

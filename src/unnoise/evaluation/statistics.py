@@ -30,10 +30,8 @@ from unnoise.files import replacing
 CHUNK = 4096
 """Vectors that are float64 at a time."""
 NAMES = ("mu", "sigma", "half", "count", "about")
-UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile,
-    zlib.error
-)  # fmt: skip
+WRONG = (ValueError, TypeError, AttributeError)
+UNREADABLE = (*WRONG, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 """What numpy raises for a file that is not there, not its own or damaged."""
 
 
@@ -90,7 +88,7 @@ class Statistics:
             about = {k: str(v) for k, v in json.loads(str(found.get("about", "{}"))).items()}
             cov = _unfolded(cov, dimension) if kind == "half" else cov
             _check(count, mean, cov)
-        except (ValueError, TypeError, AttributeError) as error:
+        except WRONG as error:
             fix = "the file is damaged: make it again"
             raise DataError(f"statistics {path}: {error}; {fix}") from error
         return Statistics(count, mean, cov, about)
@@ -98,8 +96,8 @@ class Statistics:
     def save(self, path: Path) -> None:
         """Write the covariance's upper half in float32 (8 MB for 2,048 features)."""
         half = self.cov.cpu().numpy()[np.triu_indices(len(self.mean))].astype(np.float32)
-        arrays: dict[str, Any] = {"half": half, "mu": self.mean.cpu().numpy()}
-        arrays |= {"about": json.dumps(self.about)}
+        about = json.dumps(self.about)
+        arrays: dict[str, Any] = {"half": half, "mu": self.mean.cpu().numpy(), "about": about}
         arrays |= {} if self.count is None else {"count": self.count}
         try:
             with replacing(path) as temporary, temporary.open("wb") as file:

@@ -92,8 +92,6 @@ class Features:
     train: Float[Tensor, "m d"] | None
     """None where statistics from a file are the reference."""
     held_out: Float[Tensor, "h d"] | None = None
-    train_flipped: Float[Tensor, "m d"] | None = None
-    """Features of the mirrored training images, where they cost little and are looked at."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,7 @@ class Pieces:
 
     def parts(self) -> list[range]:
         """The rows of each file."""
-        starts = range(0, self.count, PIECE)
-        return [range(start, min(start + PIECE, self.count)) for start in starts]
+        return [range(self.count)[start : start + PIECE] for start in range(0, self.count, PIECE)]
 
     def path(self, rows: range) -> Path:
         return self.folder / f"{self.name}-{rows.start:06d}-{rows.stop:06d}.safetensors"
@@ -133,13 +130,13 @@ class Pieces:
 
     def whole(self) -> Tensor:
         """All rows; DataError while some are missing."""
-        found = {part: self.read(part) for part in self.parts()}
-        if missing := [part for part, rows in found.items() if rows is None]:
-            raise DataError(
-                f"{self.path(missing[0])}: is missing or damaged; run the same command again "
-                "(ranks need one shared folder)"
-            )
-        return torch.cat([rows for rows in found.values() if rows is not None])
+        found: list[Tensor] = []
+        for part in self.parts():
+            if (rows := self.read(part)) is None:
+                fix = "run the same command again (ranks need one shared folder)"
+                raise DataError(f"{self.path(part)}: is missing or damaged; {fix}")
+            found.append(rows)
+        return torch.cat(found)
 
 
 def made_samples(wanted: Samples, out: Path, world: World) -> Tensor:
@@ -153,11 +150,11 @@ def sample_features(
 ) -> Tensor:
     """Features of the samples, float32 (num, d), on rank 0."""
     pieces = Pieces(out / wanted.key, f"features-{extract.fingerprint[:12]}", len(images))
-    return pieces.make(
-        lambda rows: extract.features(images[rows.start : rows.stop]),
-        world,
-        f"{extract.name}: samples",
-    )
+
+    def made(rows: range) -> Tensor:
+        return extract.features(images[rows.start : rows.stop])
+
+    return pieces.make(made, world, f"{extract.name}: samples")
 
 
 @dataclass(frozen=True)
@@ -175,23 +172,20 @@ class DataStore:
         assert self.data.labels is not None
         return torch.from_numpy(np.array(self.data.labels[rows.start : rows.stop]))
 
-    def features(self, extract: Extractor, rows: range, flipped: bool = False) -> Tensor:
-        """Features of rows of the data, mirrored or not, float32 (n, d), on rank 0."""
-        name = f"rows-{rows.start}{'-flipped' if flipped else ''}"
+    def features(self, extract: Extractor, rows: range) -> Tensor:
+        """Features of rows of the data, float32 (n, d), on rank 0."""
         where = f"features-{self.data.fingerprint[:16]}-{extract.fingerprint[:16]}"
-
-        def made(part: range) -> Tensor:
-            images = self.pixels(rows[part.start : part.stop])
-            return extract.features(images.flip(-1) if flipped else images)
-
         kind = "held-out" if rows.start >= self.data.num_train else "training"
-        what = f"{extract.name}: {kind} images{', mirrored' if flipped else ''}"
-        return Pieces(self.cache / where, name, len(rows)).make(made, self.world, what)
+        return Pieces(self.cache / where, f"rows-{rows.start}", len(rows)).make(
+            lambda part: extract.features(self.pixels(rows[part.start : part.stop])),
+            self.world,
+            f"{extract.name}: {kind} images",
+        )
 
     def statistics(self, extract: Extractor, rows: range, features: Tensor) -> Statistics:
         """Statistics of the features of these rows, from the cache or put there now."""
-        data, made_by = self.data.fingerprint, extract.fingerprint
-        about = {"data": data, "extractor": made_by, "rows": str(rows)}
+        fingerprints = {"data": self.data.fingerprint, "extractor": extract.fingerprint}
+        about = {**fingerprints, "rows": str(rows)}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
         path = self.cache / "features" / f"statistics-{digest}.safetensors"
         found = read_tensors(path)
@@ -210,10 +204,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
             save_file(plain, temporary, {**about, "sha256": _sha256(plain)})
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(
-            f"cache {path.parent}: cannot be written ({reason}); "
-            "make room, or choose another place (--out; for the cache UNNOISE_CACHE)"
-        ) from error
+        fix = "make room, or choose another place (--out; for the cache UNNOISE_CACHE)"
+        raise DataError(f"cache {path.parent}: cannot be written ({reason}); {fix}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:

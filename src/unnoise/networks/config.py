@@ -49,10 +49,7 @@ class NetworkConfig:
         return False
 
     def narrower(self, share: float) -> dict[str, int]:
-        """The change of settings to a narrower network with this share of the cost, if any.
-
-        Rule of thumb: the cost grows with the square of the width.
-        """
+        """The change of settings, if any, to a network of this share of the cost, width^2."""
         return {}
 
     def check(self, shape: Shape) -> None:

@@ -44,9 +44,8 @@ class Block(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
-        )
+        first, last = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.mlp = nn.Sequential(first, nn.GELU(approximate="tanh"), last)
 
     def forward(
         self, x: Float[Tensor, "b n c"], modulation: Float[Tensor, "b m"]
@@ -65,8 +64,7 @@ class Block(nn.Module):
 class DiT(Network):
     """A transformer for images (b, channels, h, w), output (b, out_channels, h, w).
 
-    Any height and width that the patch size divides works. The config's `check` says what can be
-    built.
+    The config's `check` says what can be built.
     """
 
     def __init__(self, config: DiTConfig, shape: Shape, out_channels: int) -> None:
@@ -75,10 +73,8 @@ class DiT(Network):
         width, patch = config.width, config.patch_size
         self.add_embeddings(FREQUENCIES, width, width, shape.num_classes)
         self.patches = nn.Conv2d(shape.channels, width, patch, stride=patch)
-        hidden = int(config.mlp_ratio * width)
-        self.transformer = nn.ModuleList(
-            Block(width, config.heads, hidden) for _ in range(config.depth)
-        )
+        size = (width, config.heads, int(config.mlp_ratio * width))
+        self.transformer = nn.ModuleList(Block(*size) for _ in range(config.depth))
         self._slices = [*[6 * width] * config.depth, 2 * width]
         self.modulation = nn.Linear(width, sum(self._slices))
         self.head = nn.Linear(width, patch * patch * out_channels)

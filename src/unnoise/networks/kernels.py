@@ -9,6 +9,7 @@ The mathematics is the same. What each gains is in docs/results.md (Speed).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,9 +50,8 @@ def norm_silu(
         return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift)
     recomputes = torch.is_grad_enabled() and x.device.type == "cpu" and x.numel() >= SMALL
     if recomputes and not torch.compiler.is_compiling():
-        return checkpoint(
-            _norm_silu, x, norm, scale, shift, use_reentrant=False, preserve_rng_state=False
-        )
+        recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        return recomputed(_norm_silu, x, norm, scale, shift)
     return _norm_silu(x, norm, scale, shift)
 
 
@@ -63,17 +63,14 @@ def _norm_silu(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None, shift: Tenso
 
 
 class Dropout(nn.Dropout):
-    """Zero each element with probability p and divide the others by 1 - p, while training.
-
-    On a CPU the randomness is that of `dropout_mask`.
-    """
+    """PyTorch's dropout, on a CPU with the randomness of `dropout_mask`."""
 
     def forward(self, input: Tensor) -> Tensor:
         draws = self.training and self.p > 0 and input.device.type == "cpu"
         if not draws or torch.compiler.is_compiling():
             return super().forward(input)
         mask = dropout_mask(input, self.p)
-        return _Masked.apply(input, mask, 1 / (1 - self.p))  # pyright: ignore[reportReturnType]
+        return _Masked.apply(input, mask, 1 / (1 - self.p))
 
 
 def dropout_mask(x: Tensor, p: float) -> Tensor:

@@ -46,8 +46,7 @@ class Stage(nn.Module):
 class UNet(Network):
     """A network for images (b, channels, h, w), output (b, out_channels, h, w).
 
-    `shape.height` only serves `config.attention_sizes`. The config's `check` says what can be
-    built.
+    `shape.height` serves `config.attention_sizes` alone.
     """
 
     def __init__(self, config: UNetConfig, shape: Shape, out_channels: int) -> None:

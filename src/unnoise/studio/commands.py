@@ -14,18 +14,12 @@ from unnoise.presets import PRESETS
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a configuration's values by dotted key, and the preset's where they differ.
-
-    `differs` is None for a preset that is unknown here.
-    """
+    """Give a configuration's values, and where they differ those of the preset, if it is known."""
     name, own, differs = config.get("preset"), dotted(config), None
     if isinstance(name, str) and name in PRESETS:
         preset = dotted(json.loads(json.dumps(to_dict(PRESETS[name]()))))
-        differs = {
-            key: preset.get(key)
-            for key, value in own.items()
-            if key not in RETIRED and (key not in preset or value != preset[key])
-        }
+        changed = (key for key in own if key not in preset or own[key] != preset[key])
+        differs = {key: preset.get(key) for key in changed if key not in RETIRED}
     return {"preset": name, "values": own, "differs": differs}
 
 
@@ -38,19 +32,15 @@ def command(name: str, folder: Path, *flags: str) -> str:
 def following(folder: Path, config: Mapping[str, Any], record: Any) -> list[dict[str, str]]:
     """Give what to run next for a model's record, as {"about": .., "line": the command}."""
     tuned = record.get("tuned") or {}
-    lines = {
-        "Resume the training (add a later end, such as --kimg, to a finished run)": _train(
-            folder, config
-        )
-    }
+    resume = "Resume the training (add a later end, such as --kimg, to a finished run)"
+    lines = {resume: _train(folder, config)}
     if record:
         lines["Make pictures"] = command("sample", folder, "--num", "64")
     if record and not tuned:
         lines["Find the best solver and time steps"] = command("tune-sampler", folder)
     if "balanced" in tuned:
-        lines["Make pictures with a tuned sampler"] = command(
-            "sample", folder, "--sampler", "balanced"
-        )
+        tuned_line = command("sample", folder, "--sampler", "balanced")
+        lines["Make pictures with a tuned sampler"] = tuned_line
     return [{"about": about, "line": line} for about, line in lines.items() if line]
 
 
@@ -67,12 +57,9 @@ def _train(folder: Path, recorded: Mapping[str, Any]) -> str:
     target, preset = config.preset, flat(same_kind) | {"network.kind": default.network.kind}
     if target == "pictures" and source not in PRESETS and not source.startswith("-"):
         target = preset["data.source"] = source
-    flags = [
-        part
-        for key, value in flat(config).items()
-        if key not in preset or value != preset[key]
-        for part in _flag(key, value, preset.get(key))
-    ]
+    own = flat(config)
+    changed = [key for key in own if key not in preset or own[key] != preset[key]]
+    flags = [part for key in changed for part in _flag(key, own[key], preset.get(key))]
     return shlex.join(["unnoise", "train", target, *flags, "--out", str(folder)])
 
 

@@ -54,9 +54,8 @@ def _html(run: Record) -> str:
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         allowed[kind] += f" 'sha256-{digest}'"
         contents[tag] = f"<{kind}>{text}</{kind}>"
-    policy = "default-src 'none'; img-src data:; " + "; ".join(
-        f"{kind}-src{hashes}" for kind, hashes in allowed.items()
-    )
+    policy = "; ".join(f"{kind}-src{hashes}" for kind, hashes in allowed.items())
+    policy = f"default-src 'none'; img-src data:; {policy}"
     contents["<!-- policy -->"] = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     for tag, content in contents.items():
         page = page.replace(tag, content)

@@ -19,12 +19,12 @@ from typing import Any
 from unnoise.errors import CheckpointError, ConfigError, UserError
 from unnoise.evaluation import summary
 from unnoise.files import read_json
+from unnoise.records import read_header
 from unnoise.studio import commands
 from unnoise.units import seconds
 
 Record = dict[str, Any]
 
-LARGEST_HEADER_BYTES = 100_000_000
 HUGEST = 1e300
 EXACT = 2**53
 """JavaScript has no larger whole numbers."""
@@ -41,11 +41,7 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, 
 
 
 def read(folder: Path) -> Record:
-    """Give everything that is known of a run, ready for JSON; CheckpointError where there is none.
-
-    A picture is {"path": its place in the folder}. A number that JSON or JavaScript cannot hold is
-    text.
-    """
+    """Give all that is known of a run, ready for JSON; CheckpointError where there is none."""
     problems: list[str] = []
     recorded = _json(folder, "config.json", problems, dict)
     config = _part(recorded, "config")
@@ -56,32 +52,29 @@ def read(folder: Path) -> Record:
     checkpoints = _checkpoints(folder, problems)
     if not (config or lines or record or checkpoints):
         kind = "is a file" if folder.exists() else "is not there"
-        raise CheckpointError(
-            f"{folder} {'holds no run' if folder.is_dir() else kind}; "
-            "expected a run folder of `unnoise train`, such as runs/digits"
-        )
+        what = f"{folder} {'holds no run' if folder.is_dir() else kind}"
+        expected = "a run folder of `unnoise train`, such as runs/digits"
+        raise CheckpointError(f"{what}; expected {expected}")
     data = {"fingerprint": recorded.get("data"), **_part(record, "data")}
-    return plain(
-        {
-            "name": folder.resolve().name or str(folder),
-            "folder": str(folder),
-            **_state(folder, _part(config, "train"), lines, _part(record, "training"), problems),
-            "parameters": parameters,
-            "weights": record.get("weights"),
-            "class_names": record.get("class_names"),
-            "shape": _part(record, "shape"),
-            "data": {**data, "picture": _picture(folder, "data.png", problems)},
-            "samples": _samples(folder, problems),
-            "curves": _curves(lines),
-            "settings": commands.settings(config),
-            "environment": _json(folder, "environment.json", problems, list),
-            "checkpoints": checkpoints,
-            "evaluation": _evaluation(folder, str(record.get("weights", "")), problems),
-            "tuned": _part(record, "tuned"),
-            "commands": commands.following(folder, config, record),
-            "problems": problems,
-        }
-    )
+    run = {
+        "name": folder.resolve().name or str(folder),
+        "folder": str(folder),
+        **_state(folder, _part(config, "train"), lines, _part(record, "training"), problems),
+        "parameters": parameters,
+        "weights": record.get("weights"),
+        "class_names": record.get("class_names"),
+        "data": {**data, "picture": _picture(folder, "data.png", problems)},
+        "samples": _samples(folder, problems),
+        "curves": _curves(lines),
+        "settings": commands.settings(config),
+        "environment": _json(folder, "environment.json", problems, list),
+        "checkpoints": checkpoints,
+        "evaluation": _evaluation(folder, str(record.get("weights", "")), problems),
+        "tuned": _part(record, "tuned"),
+        "commands": commands.following(folder, config, record),
+        "problems": problems,
+    }
+    return plain(run)
 
 
 def plain(value: Any, depth: int = DEEPEST) -> Any:
@@ -132,9 +125,9 @@ def _picture(folder: Path, name: str, problems: list[str]) -> Record | None:
     """Name a picture of the folder, where it is there and whole."""
     with _noted(folder, name, problems):
         content = (folder / name).read_bytes()
-        if content.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND" in content[-12:]:
-            return {"path": name}
-        raise CheckpointError("is not a whole PNG")
+        if not (content.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND" in content[-12:]):
+            raise CheckpointError("is not a whole PNG")
+        return {"path": name}
     return None
 
 
@@ -143,8 +136,8 @@ def _samples(folder: Path, problems: list[str]) -> list[Record]:
     paths = [p for p in (folder / "samples").glob("*.png") if re.fullmatch("[0-9]{1,15}", p.stem)]
     if not paths:
         problems.append("samples/ holds no grid yet")
-    grids = [(int(path.stem), f"samples/{path.name}") for path in paths]
-    found = [(nimg, _picture(folder, name, problems)) for nimg, name in sorted(grids)]
+    grids = sorted((int(path.stem), f"samples/{path.name}") for path in paths)
+    found = [(nimg, _picture(folder, name, problems)) for nimg, name in grids]
     return [{"nimg": nimg, **picture} for nimg, picture in found if picture]
 
 
@@ -158,13 +151,14 @@ def _lines(folder: Path, problems: list[str]) -> list[Record]:
     lines: list[Record] = []
     broken: list[str] = []
     for number, text in enumerate(texts, 1):
-        with suppress(*DAMAGE):
+        try:
             line = json.loads(text)
             line["nimg"] = finite(line["nimg"])
-            if line["nimg"] >= 0:
-                lines.append(line)
-                continue
-        broken.append(str(number))
+            if line["nimg"] < 0:
+                raise ValueError
+            lines.append(line)
+        except DAMAGE:
+            broken.append(str(number))
     if broken:
         shown = ", ".join(broken[:5]) + (", .." if len(broken) > 5 else "")
         problems.append(f"metrics.jsonl: {len(broken)} broken line(s) left out (line {shown})")
@@ -203,24 +197,16 @@ def _model(folder: Path, problems: list[str]) -> tuple[Record, int | None]:
     """Read the record in model.safetensors, and the number of parameters."""
     path = folder / "model.safetensors"
     with _noted(folder, path.name, problems):
-        texts, parameters, ends = _header(path)
-        record = json.loads(texts.get("unnoise", "null"))
+        header, start = read_header(path)
+        record = json.loads(header.pop("__metadata__", {}).get("unnoise", "null"))
         if not isinstance(record, dict) or "weights" not in record:
             raise CheckpointError("has no unnoise record")
-        if path.stat().st_size != ends:
+        tensors = list(header.values())
+        ends = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+        if path.stat().st_size != start + ends:
             problems.append("model.safetensors is truncated: it cannot be loaded")
-        return record, parameters
+        return record, sum(math.prod(tensor["shape"]) for tensor in tensors)
     return {}, None
-
-
-def _header(path: Path) -> tuple[Record, int, int]:
-    """Read the texts in a safetensors file, its number of parameters, and where it ends."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length if length <= LARGEST_HEADER_BYTES else 0))
-    texts = header.pop("__metadata__", {})
-    ends = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
-    return texts, sum(math.prod(tensor["shape"]) for tensor in header.values()), 8 + length + ends
 
 
 def _checkpoints(folder: Path, problems: list[str]) -> list[Record]:
@@ -248,20 +234,15 @@ def _checkpoint(path: Path) -> Record:
 def _state(
     folder: Path, ends: Record, lines: Sequence[Record], training: Record, problems: list[str]
 ) -> Record:
-    """Give the last value of each clock and loss, the share of the way, and whether it still runs.
-
-    The last values are those of metrics.jsonl, or else the model file's. A run is at work while it
-    writes lines as often as it did.
-    """
+    """Give the last value of each clock and loss, the share of the way, and whether it runs."""
     seen = {}
     for name in ("nimg", "epoch", "train_sec", "loss", "held_out_loss"):
         values = (finite(line.get(name)) for line in reversed(lines))
         seen[name] = next((v for v in values if v is not None), finite(training.get(name)))
     model_at = finite(training.get("nimg"))
     if model_at is not None and model_at < seen["nimg"]:
-        problems.append(
-            f"model.safetensors is of {model_at:,.0f} images; the curves reach {seen['nimg']:,.0f}"
-        )
+        reach = f"the curves reach {seen['nimg']:,.0f}"
+        problems.append(f"model.safetensors is of {model_at:,.0f} images; {reach}")
     limits = {"nimg": 1000 * (finite(ends.get("kimg")) or 0), "epoch": finite(ends.get("epochs"))}
     with suppress(ConfigError):
         limits["train_sec"] = seconds(str(ends.get("time") or ""))
@@ -277,10 +258,11 @@ def _state(
 
 def _evaluation(folder: Path, weights_now: str, problems: list[str]) -> Record | None:
     """Give evaluation.json as a title, tables, notes and pictures; None where there is none."""
-    if not (folder / "evaluation.json").exists():
+    path = folder / "evaluation.json"
+    if not path.exists():
         return None
-    with _noted(folder, "evaluation.json", problems):
-        record = read_json(folder / "evaluation.json")
+    with _noted(folder, path.name, problems):
+        record = read_json(path)
         weights = str(record["model"]["weights"])
         shown = {
             "title": summary.title(record),
@@ -288,10 +270,8 @@ def _evaluation(folder: Path, weights_now: str, problems: list[str]) -> Record |
             "notes": [str(note) for note in record["notes"]],
         }
         if weights_now and not weights_now.startswith(weights):
-            problems.append(
-                f"evaluation.json is of other weights ({weights}) than model.safetensors "
-                f"({weights_now[:12]})"
-            )
+            now = f"model.safetensors ({weights_now[:12]})"
+            problems.append(f"evaluation.json is of other weights ({weights}) than {now}")
         for name in ("samples", "neighbours") if record.get("copying") else ("samples",):
             shown[name] = _picture(folder, f"evaluation/{name}.png", problems)
         return shown

@@ -52,8 +52,7 @@ def walk(
 ) -> Iterator[Step]:
     """Sample along a grid from pure noise x = sigma_max * eps, or from `start`.
 
-    Each Step says the evaluations so far. `draw` gives the next standard normal noise of the batch:
-    Noise(...).normal.
+    Each Step says the evaluations so far. `draw` is Noise(...).normal.
     """
     nfe = 0
 

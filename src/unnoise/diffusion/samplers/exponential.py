@@ -45,9 +45,7 @@ def _weights(t: Level, s: Level, levels: Sequence[Level], curvature: float = 1.0
     if len(levels) == 3:
         moments[2] *= curvature
     nodes = np.array([(_lambda(level) - _lambda(t)) / h for level in levels])
-    return [
-        float(w) for w in np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments))
-    ]
+    return np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments)).tolist()
 
 
 def _advance(x: Tensor, t: Level, s: Level, points: Points, curvature: float = 1.0) -> Tensor:
@@ -97,10 +95,7 @@ def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw) -> Itera
 
 
 def _unipc(denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw, order: int) -> Iterator[Step]:
-    """UniPC (Zhao et al. 2023): predict, evaluate, correct with that same evaluation.
-
-    It has lower orders at both ends.
-    """
+    """UniPC (Zhao et al. 2023): predict, evaluate, correct by that; lower orders at both ends."""
     points: Points = []
     before: tuple[Level, Tensor, Points] | None = None
     for i, (t, s) in enumerate(pairwise(grid), start=1):

@@ -15,10 +15,7 @@ from unnoise.diffusion.samplers.step import Draw, Step
 
 
 def euler(prediction: Prediction, s: Level) -> Tensor:
-    """x_s = alpha_s * x0 + sigma_s * eps: the first-order step of every ODE solver.
-
-    It is exact where s is data.
-    """
+    """x_s = alpha_s * x0 + sigma_s * eps: every ODE solver's first-order step, exact on data."""
     return s.alpha * prediction.x0 + s.sigma * prediction.eps  # DDIM (12), eta = 0
 
 
@@ -47,10 +44,7 @@ def ddpm(
 
 
 def ddim(denoiser: Denoiser, x: Tensor, grid: Grid, draw: Draw, eta: float = 0.0) -> Iterator[Step]:
-    """The deterministic first-order step for eta = 0, which is also EDM's and flow's Euler step.
-
-    eta = 1 is ancestral sampling.
-    """
+    """First order: eta = 0 is deterministic, EDM's and flow's Euler step too; 1 is ancestral."""
     for t, s in pairwise(grid):
         prediction = denoiser(x, t)
         variance = eta**2 * Transition(t, s).beta_tilde  # DDIM (16)

@@ -23,10 +23,7 @@ def _heun(
     frame: Frame,
     churned: Churned | None = None,
 ) -> Iterator[Step]:
-    """EDM's Algorithm 2 in either frame.
-
-    The last step, and one from alpha = 0 in the edm frame, are first order.
-    """
+    """EDM's Algorithm 2; the last step, and one from alpha = 0 by EDM's frame, are first order."""
     levels, noise = churned or Churned(grid)
     for t, t_hat, s in zip(grid, levels, grid[1:], strict=False):
         if t_hat != t:

@@ -1,7 +1,7 @@
 """Bits per dimension by the bound of ancestral sampling, and by the probability-flow ODE.
 
     bits_per_dim(model, images, labels).describe()
-    bits_per_dim(model, images, labels, method="ode", solver="rk4", steps=32)
+    bits_per_dim(model, images, labels, method="ode", steps=32)
 
 The two are numbers of two different models with one network: the bound is of the stochastic sampler
 on the same grid, the ODE's of the deterministic one. Both are upper bounds on average (by the bound

@@ -82,8 +82,7 @@ def variational_bound(work: Work, settings: BoundSettings) -> Likelihood:
     num_pairs = len(chain.grid) - 1
     count = num_pairs if settings.terms is None else settings.terms
     if not 2 <= count <= num_pairs:
-        expected = f"expected 2 to {num_pairs}, the terms that there are"
-        raise ConfigError(f"bound.terms: got {count}, {expected}")
+        raise ConfigError(f"bound.terms: got {count}, expected 2 to {num_pairs}, which there are")
     prior_variance = common.prior_variance(schedule, chain.grid[0])
     found, priors = [], []
     counter = events.Counter("bound", count * work.count, "term")
@@ -184,9 +183,8 @@ def drawn_terms(
     quantiles = (torch.arange(count - 1) + part.uniform("terms", count - 1)) / (count - 1)
     drawn = torch.searchsorted(chance.cumsum(0), quantiles).clamp(max=len(chance) - 1)
     pairs = torch.cat([drawn, torch.full((len(drawn), 1), len(chance))], dim=1)
-    weights = torch.cat(
-        [1 / ((count - 1) * chance[drawn]), torch.ones(len(drawn), 1, dtype=torch.float64)], dim=1
-    )
+    often, once = (count - 1) * chance[drawn], torch.ones(len(drawn), 1, dtype=torch.float64)
+    weights = torch.cat([1 / often, once], dim=1)
     bits = []
     for k in range(count):
         bits.append(_terms_of(part, chain, pairs[:, k].tolist(), draw().to(part.x0)))
@@ -200,9 +198,7 @@ def _chances(grid: Sequence[Level]) -> np.ndarray:
     A term is about as large as its share, since sigma / alpha bounds the error of a good x0. Far
     noise adds nothing.
     """
-    ratios = [
-        float(level.sigma / level.alpha) if level.alpha > 0 else np.inf for level in grid[:-1]
-    ]
+    ratios = [float(one.sigma / one.alpha) if one.alpha > 0 else np.inf for one in grid[:-1]]
     widths = -np.diff(np.log(np.minimum(ratios, SIGMA_RANGE[1])))
     return 0.9 * widths / widths.sum() + 0.1 / len(widths)
 

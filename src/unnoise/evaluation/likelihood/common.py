@@ -7,9 +7,8 @@ TensorFloat-32), everything around it in float64.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,14 +90,14 @@ class Work:
     def first(self, count: int) -> Work:
         """The first images, in one portion."""
         labels = None if self.labels is None else self.labels[:count]
-        return Work(self.model, self.images[:count], labels, self.seed, count)
+        return replace(self, images=self.images[:count], labels=labels, batch_size=count)
 
     def portions(self) -> Iterator[Portion]:
         """The images, `batch_size` at a time."""
         where = self.model.arithmetic.device
         where = torch.device("cpu") if where.type == "mps" else where  # it has no float64
         network = Precise(self.model.network)
-        diffusion = dataclasses.replace(self.model.diffusion, network=network)
+        diffusion = replace(self.model.diffusion, network=network)
         for start in range(0, len(self.images), self.batch_size):
             stop = min(start + self.batch_size, len(self.images))
             label = None if self.labels is None else self.labels[start:stop].to(where)
@@ -153,13 +152,13 @@ def checked(
         raise DataError(f"likelihood: images are {_kind(images)}; {expected}")
     if batch_size < 1:
         raise ConfigError(f"likelihood: got batch_size {batch_size}, expected 1 or more")
-    if (labels is None) != (not classes):
-        expected = "no labels, as this model was trained without them"
-        if classes:
-            open_ = f"or {classes} for the likelihood without labels"
-            expected = f"a label (0 to {classes - 1}) for each image, {open_}"
-        got = "no labels" if labels is None else "labels"
-        raise ConfigError(f"likelihood: got {got}; expected {expected}")
+    if classes and labels is None:
+        expected = f"expected a label (0 to {classes - 1}) for each image"
+        raise ConfigError(
+            f"likelihood: got no labels; {expected}, or {classes} for the likelihood without labels"
+        )
+    if labels is not None and not classes:
+        raise ConfigError("likelihood: got labels; expected none: the model was trained without")
     if labels is not None:
         labels = torch.as_tensor(labels)
         whole = labels.shape == (len(images),) and not labels.is_floating_point()

@@ -12,12 +12,12 @@ From data to noise:
 - Uniform dequantisation: x0 = (grey + v - 1/2) / 127.5 - 1 with v in [0, 1) from the image's seed.
   By Jensen's inequality the mean over v of -log2 p(x0) / d + log2(127.5) is an upper bound on -log2
   P(image) / d.
-- Trace: v^T J v with the image's own probes v (Rademacher or Gaussian), the same all along the way:
-  unbiased for the solved integral; or exact, by one backward pass for each of the d dimensions.
-- Solver: Heun or the classical Runge-Kutta method in even steps of tau = log(u / (1 + c - u)), c =
-  0, or 1/80 where u reaches 1: tau is log(sigma / alpha) but for the end at pure noise. Even steps,
-  and not adaptive ones, so that an image's number does not depend on its batch. The error is
-  estimated from the difference to half as many steps (Richardson).
+- Trace: v^T J v with the image's own Rademacher probes v, the same all along the way: unbiased for
+  the solved integral; or exact, by one backward pass for each of the d dimensions.
+- Solver: the classical Runge-Kutta method in even steps of tau = log(u / (1 + c - u)), c = 0, or
+  1/80 where u reaches 1: tau is log(sigma / alpha) but for the end at pure noise. Even steps, and
+  not adaptive ones, so that an image's number does not depend on its batch. The error is estimated
+  from the difference to half as many steps (Richardson).
 - The network is not guided and x0 not clipped: the ODE must be smooth.
 """
 
@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -48,23 +47,10 @@ CHECKED_IMAGES = 8
 """Images on which the error of the steps is estimated."""
 
 
-class RungeKutta(NamedTuple):
-    """An explicit method: stage k is at time + nodes[k] h, from stages[k] times earlier slopes."""
-
-    order: int
-    nodes: tuple[float, ...]
-    stages: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
-
-
-THIRDS = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
-SOLVERS = {
-    "heun": RungeKutta(2, (0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
-    "rk4": RungeKutta(4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), THIRDS),
-}
-"""Name -> method."""
-
-TRACES = ("rademacher", "gaussian", "exact")
+RUNGE_KUTTA = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))
+"""Of each stage: how much of the step it is at, along the slope before, and its weight."""
+ORDER = 4
+TRACES = ("rademacher", "exact")
 
 
 @dataclass(frozen=True)
@@ -72,11 +58,9 @@ class OdeSettings:
     """How the ODE and its trace are computed."""
 
     steps: int = 32
-    """Steps of the solver; each takes two evaluations (heun) or four (rk4), with gradients."""
-    solver: str = "rk4"
-    """rk4 or heun."""
+    """Steps of the solver; each takes four evaluations, with gradients."""
     trace: str = "rademacher"
-    """Probes of the trace estimator: rademacher or gaussian; or exact, for few pixels."""
+    """Probes of the trace estimator: rademacher; or exact, for few pixels."""
     probes: int = 1
     """Probes per image, averaged."""
 
@@ -116,25 +100,18 @@ def to_noise(
 
     The trace is the sum of v^T J v over the probes v, each shaped like x0.
     """
-    clock, method = Clock(schedule), SOLVERS[settings.solver]
+    clock = Clock(schedule)
     h = (clock.end - clock.start) / settings.steps
     first, last = FLOW.scale(clock.first), FLOW.scale(clock.last)
     y = x0 * (float(clock.first.alpha) / first)
     volume = torch.zeros(len(x0), dtype=x0.dtype, device=x0.device)
-
-    def weighted(factors: Sequence[float], values: list[Tensor], start: Tensor | float) -> Any:
-        return sum((a * value for a, value in zip(factors, values, strict=True)), start)
-
     for i in range(settings.steps):
-        slopes, traces = list[Tensor](), list[Tensor]()
-        for node, row in zip(method.nodes, method.stages, strict=True):
-            level, speed = clock.at(clock.start + (i + node) * h)
-            stage = y + h * weighted(row, slopes, torch.zeros_like(y))
-            slope, trace = _slope_and_trace(denoiser, stage, level, speed, probes)
-            slopes.append(slope)
-            traces.append(trace)
-        y = y + h * weighted(method.weights, slopes, torch.zeros_like(y))
-        volume = volume + h * weighted(method.weights, traces, 0.0)
+        slope, slopes, traces = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(volume)
+        for part, weight in RUNGE_KUTTA:
+            level, speed = clock.at(clock.start + (i + part) * h)
+            slope, trace = _slope_and_trace(denoiser, y + h * part * slope, level, speed, probes)
+            slopes, traces = slopes + weight * slope, traces + weight * trace
+        y, volume = y + h * slopes, volume + h * traces
         progress(1)
     scales = math.log(last / first * float(clock.first.alpha))
     return last * y, volume + x0[0].numel() * scales
@@ -162,10 +139,8 @@ def make_probes(settings: OdeSettings, portion: Portion) -> list[Tensor]:
         basis = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device)
         return list(basis.reshape(-1, 1, *x0.shape[1:]))
     noise = portion.noise("probes")
-    draws = [noise.normal().to(x0) for _ in range(settings.probes)]
-    if settings.trace == "rademacher":
-        draws = [torch.where(draw < 0, -1.0, 1.0).to(x0) for draw in draws]
-    return [draw / settings.probes**0.5 for draw in draws]
+    signs = [torch.where(noise.normal() < 0, -1.0, 1.0).to(x0) for _ in range(settings.probes)]
+    return [sign / settings.probes**0.5 for sign in signs]
 
 
 def dequantise(portion: Portion) -> Float[Tensor, "b c h w"]:
@@ -181,13 +156,12 @@ def log_normal(x: Float[Tensor, "b c h w"], variance: float) -> Float[Tensor, " 
 
 def ode_likelihood(work: Work, settings: OdeSettings) -> Likelihood:
     """Bits/dim of each image by the ODE."""
-    build.lookup(SOLVERS, settings.solver, "ode.solver")
     build.lookup(dict.fromkeys(TRACES), settings.trace, "ode.trace")
     if settings.steps < 2 or settings.probes < 1:
         got = f"{settings.steps} steps and {settings.probes} probes"
         expected = "expected 2 steps or more (half of them say the error) and 1 probe or more"
         raise ConfigError(f"ode: got {got}, {expected}")
-    schedule, method = work.model.diffusion.schedule, SOLVERS[settings.solver]
+    schedule = work.model.diffusion.schedule
     prior_variance = common.prior_variance(schedule, schedule.level(schedule.t_max))
     half, few = replace(settings, steps=settings.steps // 2), work.first(CHECKED_IMAGES)
     counter = events.Counter("ode", settings.steps * work.count + half.steps, "step")
@@ -213,8 +187,9 @@ def ode_likelihood(work: Work, settings: OdeSettings) -> Likelihood:
         "method": "probability-flow ODE",
         **work.recipe(),
         **asdict(settings),
+        "solver": "rk4",
         "probes": size if settings.trace == "exact" else settings.probes,
-        "evaluations": settings.steps * len(method.weights),
+        "evaluations": settings.steps * len(RUNGE_KUTTA),
         "t_min": schedule.t_min,
         "prior_variance": prior_variance,
         "dequantisation": "uniform, one draw per image",
@@ -223,6 +198,6 @@ def ode_likelihood(work: Work, settings: OdeSettings) -> Likelihood:
         "prior": float(prior.mean()),
         "volume": float(volume.mean()),
         "dequantisation": math.log2(GREY_LEVELS_PER_UNIT),
-        "solver_error": float(difference.abs().mean()) / (2**method.order - 1),
+        "solver_error": float(difference.abs().mean()) / (2**ORDER - 1),
     }
     return Likelihood(prior + volume + math.log2(GREY_LEVELS_PER_UNIT), parts, recipe)
