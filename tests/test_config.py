@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unnoise.cli.flags import helps
-from unnoise.config import RunConfig, check, differences, flat, from_dict, override, to_dict
+from unnoise.config import RunConfig, check, differences, flat, override, to_dict
 from unnoise.errors import ConfigError
 from unnoise.networks.config import DiTConfig, UNetConfig
 from unnoise.presets import PRESETS, named
+from unnoise.reading import from_dict
 from unnoise.units import seconds
 
 
@@ -72,10 +73,10 @@ def test_what_override_refuses(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train.batch_size": 0}, r"train\.batch_size: got 0, expected 1 or more"),
+        ({"train.batch_size": 0}, r"train\.batch_size: got 0, expected 1 to 10,000,000"),
         ({"train.lr": 0}, r"train\.lr: got 0, expected more than 0"),
         ({"train.lr": float("nan")}, r"train\.lr: got nan"),
-        ({"train.micro_batch": 0}, r"train\.micro_batch: got 0, expected 1 or more"),
+        ({"train.micro_batch": 0}, r"train\.micro_batch: got 0, expected 1 to 10,000,000"),
         ({"train.time": "0s"}, r"train\.time: got 0s"),
         ({"train.kimg": None}, r"no end is set; give one of --epochs, --kimg or --time"),
         ({"train.label_dropout": 1.5}, r"train\.label_dropout: got 1\.5, expected 0 to 1"),

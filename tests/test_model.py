@@ -9,13 +9,14 @@ import torch
 
 import unnoise
 from unnoise import build
-from unnoise.config import DiffusionConfig, from_dict, to_dict
+from unnoise.config import DiffusionConfig, to_dict
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.samplers import SAMPLERS
 from unnoise.diffusion.samplers.step import Step
 from unnoise.diffusion.schedules import SCHEDULES, Discrete
 from unnoise.errors import ConfigError
 from unnoise.model import Model
+from unnoise.reading import from_dict
 from unnoise.training.run import prepare
 
 

@@ -8,16 +8,25 @@ checks names that choose something, such as a sampler. This module imports no to
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from unnoise.data.config import DataConfig
-from unnoise.errors import ConfigError, UnknownNameError, nearest
-from unnoise.networks.config import NETWORK_CONFIGS, NetworkConfig, UNetConfig
-from unnoise.ranges import Count, Finite, NotNegative, Positive, Range, Share
+from unnoise.errors import ConfigError, nearest
+from unnoise.networks.config import NetworkConfig, UNetConfig
+from unnoise.ranges import (
+    Count,
+    Finite,
+    Images,
+    NotNegative,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    Steps,
+)
+from unnoise.reading import RETIRED, from_dict
 from unnoise.units import seconds
 
 T = TypeVar("T")
@@ -31,7 +40,7 @@ class DiffusionConfig:
 
     schedule: str = "cosine"
     """Noise schedule: linear, cosine, sigmoid, edm or flow."""
-    timesteps: Count = 1000
+    timesteps: Steps = 1000
     """Number T of steps of the discrete schedules."""
     parameterization: str = "eps"
     """What the network predicts: eps, x0, v, flow or edm."""
@@ -60,9 +69,9 @@ class DiffusionConfig:
 class TrainConfig:
     """Training stops at the first of epochs, kimg and time; the learning rate decays towards it."""
 
-    batch_size: Count = 256
+    batch_size: Images = 256
     """Images per optimizer step."""
-    micro_batch: Count | None = None
+    micro_batch: Images | None = None
     """Images per forward and backward pass, whose gradients add up; None is the whole batch."""
     epochs: Positive | None = None
     """Stop after this many passes over the training images."""
@@ -152,7 +161,7 @@ class SampleConfig:
     unipc_3, ipndm or ipndm_edm; or fast, balanced or best where `unnoise tune-sampler` has run."""
     sampler_options: dict[str, float] = field(default_factory=dict)
     """Options of the sampler that have no setting here, such as curvature 0.5 for dpmpp_3m."""
-    steps: Count = 50
+    steps: Steps = 50
     """Number of sampling steps; each is one network evaluation (NFE), or two for heun."""
     spacing: str = "trailing"
     """How steps are spread over noise levels: leading, trailing, uniform, karras or log_snr."""
@@ -191,16 +200,12 @@ class RunConfig:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    seed: Annotated[int, Range(least=0, below=2**63)] = 0
+    seed: Seed = 0
     """Seed of every random number in the run."""
     device: str = "auto"
     """Device that trains: auto, cpu, cuda, cuda:1 or mps."""
     imports: tuple[str, ...] = ()
     """Files of one's own that were given with --import, for a message that says what to pass."""
-
-
-RETIRED = ("sample.deep_cache",)
-"""Settings that older versions had: ignored in a record, refused from a user."""
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -209,29 +214,6 @@ def to_dict(config: object) -> dict[str, Any]:
     if isinstance(config, RunConfig):
         values["network"] = {"kind": config.network.kind, **values["network"]}
     return values
-
-
-def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Read a configuration from a plain dictionary: the inverse of `to_dict`.
-
-    ConfigError for an unknown key, a wrong type or a number out of range; RETIRED keys are ignored.
-    """
-    if kind is NetworkConfig:  # by default a U-Net
-        name = str(values.get("kind", "unet"))
-        if name not in NETWORK_CONFIGS:
-            own = "a kind of your own is an entry in NETWORK_CONFIGS and in NETWORKS"
-            fix = f"{nearest(name, NETWORK_CONFIGS)} ({own})"
-            raise UnknownNameError(f"{where}kind: no {name!r}; {fix}")
-        kind = cast("type[T]", NETWORK_CONFIGS[name])
-        values = {key: value for key, value in values.items() if key != "kind"}
-    hints = typing.get_type_hints(kind, include_extras=True)
-    found = {}
-    for key, value in values.items():
-        if key in hints:
-            found[key] = _coerce(hints[key], value, where + key)
-        elif where + key not in RETIRED:
-            raise ConfigError(f"{where}{key}: unknown key; {nearest(key, hints)}")
-    return kind(**found)
 
 
 def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
@@ -245,7 +227,7 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     if isinstance(config, RunConfig) and kind not in (None, config.network.kind):
         network = from_dict(NetworkConfig, {"kind": kind}, "network.")
         values["network"] = {"kind": kind, **to_dict(network)}
-    for key, value in changes.items():
+    for key, value in _flattened(config, changes):
         *path, last = key.split(".")
         part = values
         for name in path:
@@ -260,44 +242,14 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     return from_dict(type(config), values, where)
 
 
-KINDS: dict[Any, str] = {float: "a number", int: "a whole number", bool: "on or off", str: "text"}
-"""How a message names the type that it expected."""
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type and within its range, or a ConfigError."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        read = _coerce(arguments[0], value, where)
-        for limit in arguments[1:]:
-            if isinstance(limit, Range) and read not in limit:
-                got = f"{read:g}" if isinstance(read, float) else read
-                raise ConfigError(f"{where}: got {got}, expected {limit}")
-        return read
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_dict(cast("type[Any]", hint), cast("Mapping[str, Any]", value), where + ".")
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _coerce(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        parts = cast("list[Any]", list(value))  # pyright: ignore[reportUnknownArgumentType]
-        if arguments[-1] is not ... and len(parts) != len(arguments):
-            raise ConfigError(f"{where}: got {len(parts)} values, expected {len(arguments)}")
-        return tuple(_coerce(arguments[0], part, where) for part in parts)
-    if origin is dict and isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value).items()
-        return {str(key): _coerce(arguments[1], part, f"{where}.{key}") for key, part in items}
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise ConfigError(f"{where}: got {value!r}; {nearest(str(value), map(str, arguments))}")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    wrong = hint is int and isinstance(value, bool)
-    if isinstance(hint, type) and isinstance(value, hint) and not wrong:
-        return value
-    raise ConfigError(f"{where}: got {value!r}, expected {KINDS.get(hint, hint)}")
+def _flattened(config: object, changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted keys; the group {"train": {"kimg": 1}} changes one of its fields and keeps the rest."""
+    for key, value in changes.items():
+        if dataclasses.is_dataclass(getattr(config, str(key), None)) and isinstance(value, Mapping):
+            inner = cast("Mapping[str, Any]", value)
+            yield from ((f"{key}.{name}", part) for name, part in inner.items())
+        else:
+            yield str(key), value
 
 
 def flat(config: object) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from unnoise import build, checkpoint, extensions, precision
-from unnoise.config import RunConfig, SampleConfig, from_dict
+from unnoise.config import RunConfig, SampleConfig
 from unnoise.data.images import from_model
 from unnoise.diffusion import samplers
 from unnoise.diffusion.denoiser import Denoiser, DiffusionModel, conditional, thresholded
@@ -32,6 +32,7 @@ from unnoise.memory import images_at_once, in_batches
 from unnoise.networks.cuda_graphs import Graphed
 from unnoise.networks.network import Network
 from unnoise.precision import find_device
+from unnoise.reading import from_dict
 from unnoise.records import find
 from unnoise.settings import Labels, class_numbers, resolve
 

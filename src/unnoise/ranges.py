@@ -23,16 +23,20 @@ class Range:
         above, least, below, most = self.above, self.least, self.below, self.most
         low = (above is None or value > above) and (least is None or value >= least)
         high = (below is None or value < below) and (most is None or value <= most)
-        return math.isfinite(value) and low and high
+        return low and high and (isinstance(value, int) or math.isfinite(value))
 
     def __str__(self) -> str:
         """The range in words, for a message that says what was expected."""
         if self.least is not None and self.most is not None:
-            return f"{self.least:g} to {self.most:g}"
-        words = ("more than {:g}", "{:g} or more", "less than {:g}", "at most {:g}")
+            return f"{_number(self.least)} to {_number(self.most)}"
+        words = ("more than {}", "{} or more", "less than {}", "at most {}")
         bounds = zip(words, (self.above, self.least, self.below, self.most), strict=True)
-        said = [word.format(bound) for word, bound in bounds if bound is not None]
+        said = [word.format(_number(bound)) for word, bound in bounds if bound is not None]
         return ", ".join(said) or "a finite number"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 Positive = Annotated[float, Range(above=0)]
@@ -40,3 +44,11 @@ NotNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(least=0, most=1)]
 Finite = Annotated[float, Range()]
 Count = Annotated[int, Range(least=1)]
+Few = Annotated[int, Range(least=1, most=1000)]
+"""What is repeated or listed, and never by the thousand: levels, blocks, frames of a side."""
+Steps = Annotated[int, Range(least=1, most=100_000)]
+Width = Annotated[int, Range(least=1, most=100_000)]
+"""Channels of a layer."""
+Images = Annotated[int, Range(least=1, most=10_000_000)]
+"""Images of one call."""
+Seed = Annotated[int, Range(least=0, below=2**63)]

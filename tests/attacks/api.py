@@ -13,7 +13,6 @@ import torch
 import unnoise
 from tests.attacks.harness import Attack
 from unnoise import editing
-from unnoise.errors import UserError
 
 NUMBERS: tuple[Any, ...] = (
     -1,
@@ -124,10 +123,8 @@ def _configurations() -> Iterator[Attack]:
 def _configured(key: str, value: Any) -> None:
     config = unnoise.preset("digits", {key: value, "train.time": "1s"})
     from unnoise.config import check
-    from unnoise.data import config as data
 
     check(config)
-    data.check(config.data)
     unnoise.build.network(config, unnoise.build.Shape(1, 8, 8))
 
 
@@ -196,6 +193,3 @@ def _right() -> Iterator[Attack]:
 
     for act in (nested, grid, labels):
         yield Attack(f"right: {act.__name__}", act, "done")
-
-
-assert UserError

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-import unnoise
 from tests.attacks.harness import Attack, Check
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load
@@ -123,7 +122,7 @@ FOREIGN = {
     "ELF": b"\x7fELF" + bytes(200),
     "Windows metafile": b"\xd7\xcd\xc6\x9a" + bytes(40),
     "FITS": b"SIMPLE  =                    T".ljust(2880),
-    "text": "not a picture: \x1b[31mred\x07".encode(),
+    "text": b"not a picture: \x1b[31mred\x07",
 }
 
 
@@ -236,9 +235,8 @@ def _as_argument() -> Iterator[Attack]:
     for kind in FORMATS:
         whole = encoded(kind, 64)
         for percent in (0, 50):
-            write = lambda here, c=whole[: len(whole) * percent // 100], k=kind: (
-                here / f"bad.{k}"
-            ).write_bytes(c)
+            part = whole[: len(whole) * percent // 100]
+            write = lambda here, c=part, k=kind: (here / f"bad.{k}").write_bytes(c)
             words = ("edit", "reconstruct", "digits", f"bad.{kind}")
             yield Attack(f"edit a {kind} cut at {percent} %", words, "refused", write)
             yield Attack(
@@ -265,6 +263,3 @@ def _as_argument() -> Iterator[Attack]:
     ):
         for command in (("data", word), ("info", word), ("edit", "image", "digits", word)):
             yield Attack(f"{' '.join(command[:2])[:20]!r} {word[:12]!r}", command)
-
-
-assert unnoise

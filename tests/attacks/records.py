@@ -119,7 +119,7 @@ def _with_extra(
 def _weights() -> Iterator[Attack]:
     path = records.bundled()["digits"]
     record, tensors = records.read_record(path), load_file(path)
-    name = sorted(tensors)[0]
+    name = min(tensors)
     changes = {
         "NaN in them": {name: tensors[name] * float("nan")},
         "infinity in them": {name: tensors[name] + float("inf")},

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import io
 import random
-import struct
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from tests.attacks.harness import Attack, Ending
 from tests.attacks.pictures import SIZE, encoded, good
@@ -140,6 +136,3 @@ def _classes() -> Iterator[Attack]:
 
             words = ("data", "a.zip", "--size", str(SIZE))
             yield Attack(f"a {kind}: {name}", words, "done", zipped, named)
-
-
-assert struct and np and Image

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 import unnoise
 from unnoise import checkpoint, cli
-from unnoise.config import RunConfig, from_dict
+from unnoise.config import RunConfig
+from unnoise.reading import from_dict
 
 TINY = [
     "--network.base-channels", "8", "--batch-size", "16", "--kimg", "0.32",

@@ -24,8 +24,9 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from unnoise.cli.values import reading
-from unnoise.config import SampleConfig, dotted, from_dict
+from unnoise.config import SampleConfig, dotted
 from unnoise.errors import ConfigError, UsageError, nearest
+from unnoise.reading import from_dict
 
 HELP = ("-h", "--help", "--help-all")
 

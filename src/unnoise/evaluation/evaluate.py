@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unnoise.config import from_dict, to_dict
+from unnoise.config import to_dict
 from unnoise.data.cache import root
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData
@@ -31,6 +31,7 @@ from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.store import DataStore, Features, Samples, made_samples
 from unnoise.files import read_json, write_json
 from unnoise.parallel import World
+from unnoise.reading import from_dict
 
 RECORD = "evaluation.json"
 FOLDER = "evaluation"

@@ -6,22 +6,22 @@ A kind has its settings here, by its name in NETWORK_CONFIGS, and its class in r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from unnoise.errors import ConfigError
-from unnoise.ranges import Count, NotNegative, Positive, Range
+from unnoise.errors import ConfigError, UnknownNameError, nearest
+from unnoise.ranges import Few, NotNegative, Positive, Range, Width
 
 
 @dataclass(frozen=True)
 class Shape:
     """What a network must know of its data."""
 
-    channels: int
-    height: int
-    width: int
-    num_classes: int = 0
+    channels: Width
+    height: Annotated[int, Range(least=1, most=4096)]
+    width: Annotated[int, Range(least=1, most=4096)]
+    num_classes: Annotated[int, Range(least=0, most=100_000)] = 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,21 @@ class NetworkConfig:
         own = type(self).__name__
         fix = f"expected NETWORK_CONFIGS['a-name'] = {own}"
         raise ConfigError(f"network: {own} is not registered; {fix}")
+
+    @classmethod
+    def of_kind(
+        cls, values: Mapping[str, Any], where: str
+    ) -> tuple[type[NetworkConfig], dict[str, Any]]:
+        """The class of settings that `values` are of, by their "kind", and the other values."""
+        if cls is not NetworkConfig:
+            return cls, dict(values)
+        name = str(values.get("kind", "unet"))
+        if name not in NETWORK_CONFIGS:
+            own = "a kind of your own is an entry in NETWORK_CONFIGS and in NETWORKS"
+            raise UnknownNameError(
+                f"{where}kind: no {name!r}; {nearest(name, NETWORK_CONFIGS)} ({own})"
+            )
+        return NETWORK_CONFIGS[name], {key: v for key, v in values.items() if key != "kind"}
 
     @property
     def stochastic(self) -> bool:
@@ -66,17 +81,17 @@ class NetworkConfig:
 class UNetConfig(NetworkConfig):
     """The U-Net of DDPM and its descendants."""
 
-    base_channels: Count = 128
+    base_channels: Width = 128
     """Channels of the first level; those of the others are multiples of it."""
-    channel_multipliers: tuple[Count, ...] = (1, 2, 2, 2)
+    channel_multipliers: tuple[Few, ...] = (1, 2, 2, 2)
     """Channels of each level, as multiples of base_channels; each level has half the height."""
-    blocks_per_level: Count = 2
+    blocks_per_level: Few = 2
     """Residual blocks of each encoder level."""
     attention_levels: tuple[int, ...] = ()
     """Levels with self-attention after every block: 0 is the full size, 1 the half, .."""
     attention_sizes: tuple[int, ...] = ()
     """The same by height of the feature map: 16 means the level where the image is 16 high."""
-    attention_heads: Count = 1
+    attention_heads: Few = 1
     """Heads of each attention layer."""
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0
     """Dropout before the second convolution of each block."""
@@ -90,15 +105,15 @@ class UNetConfig(NetworkConfig):
     level), or one skip per level."""
     stem: Literal["conv", "block"] = "conv"
     """The image first meets a convolution (DDPM), or the first residual block itself."""
-    norm_groups: Count = 32
+    norm_groups: Width = 32
     """Groups of each group normalisation."""
     norm_eps: NotNegative = 1e-5
     """Epsilon of each group normalisation."""
     frequencies: Literal["ddpm", "iddpm"] = "ddpm"
     """Sinusoidal time embedding: sines first, down to 1/10000 (DDPM), or cosines first (IDDPM)."""
-    time_hidden: Count | None = None
+    time_hidden: Width | None = None
     """Hidden width of the time network; None = 4 x base_channels."""
-    time_channels: Count | None = None
+    time_channels: Width | None = None
     """Output width of the time network; None = 4 x base_channels."""
     downsample_padding: Literal["same", "symmetric"] = "symmetric"
     """Padding of strided convolutions: TensorFlow's "same" (DDPM's weights) or 1 on each side."""
@@ -136,7 +151,7 @@ class UNetConfig(NetworkConfig):
         divisor = f"a divisor of each level's channels {widths}"
         self.require([
             (self.base_channels % 2 == 0, "base_channels", "an even number of channels"),
-            (len(levels) > 0, "channel_multipliers", "at least one multiplier"),
+            (0 < len(levels) <= 16, "channel_multipliers", "1 to 16 multipliers"),
             ({*self.attention_levels} <= {*levels}, "attention_levels",
              f"levels from 0 to {len(levels) - 1}"),
             ({*self.attention_sizes} <= {*heights}, "attention_sizes",
@@ -150,13 +165,13 @@ class UNetConfig(NetworkConfig):
 class DiTConfig(NetworkConfig):
     """A transformer over patches of the image (Peebles & Xie 2023), sized for small images."""
 
-    patch_size: Count = 2
+    patch_size: Few = 2
     """Height and width of a patch, in pixels; it must divide those of the image."""
-    width: Count = 128
+    width: Width = 128
     """Channels of each patch's token."""
-    depth: Count = 6
+    depth: Few = 6
     """Number of transformer blocks."""
-    heads: Count = 4
+    heads: Few = 4
     """Heads of each attention layer."""
     mlp_ratio: Positive = 4.0
     """Hidden width of each block's MLP, as a multiple of width."""

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unnoise.config import RETIRED, RunConfig, dotted, flat, from_dict, override, to_dict
+from unnoise.config import RunConfig, dotted, flat, override, to_dict
 from unnoise.errors import ConfigError
 from unnoise.presets import PRESETS
+from unnoise.reading import RETIRED, from_dict
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

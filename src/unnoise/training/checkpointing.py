@@ -16,9 +16,10 @@ from typing import Any
 
 from unnoise import checkpoint
 from unnoise.checkpoint import Tensors
-from unnoise.config import RunConfig, differences, from_dict
+from unnoise.config import RunConfig, differences
 from unnoise.errors import CheckpointError, ConfigError, DivergedError
 from unnoise.files import read_json
+from unnoise.reading import from_dict
 from unnoise.training import state as states
 from unnoise.training.log import Log
 from unnoise.training.run import Run

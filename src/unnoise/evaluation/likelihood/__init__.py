@@ -17,11 +17,11 @@ import numpy as np
 from torch import Tensor
 
 from unnoise import build
-from unnoise.config import from_dict
 from unnoise.evaluation.likelihood.bound import BoundSettings, variational_bound
 from unnoise.evaluation.likelihood.common import Likelihood, checked
 from unnoise.evaluation.likelihood.ode import OdeSettings, ode_likelihood
 from unnoise.model import Model
+from unnoise.reading import from_dict
 
 METHODS = {"bound": (variational_bound, BoundSettings), "ode": (ode_likelihood, OdeSettings)}
 """Name -> function, and its settings."""
