@@ -18,7 +18,9 @@ from unnoise.networks.config import NetworkConfig, UNetConfig
 from unnoise.ranges import (
     Count,
     Finite,
+    Guidance,
     Images,
+    Kimg,
     NotNegative,
     Positive,
     Range,
@@ -73,9 +75,9 @@ class TrainConfig:
     """Images per optimizer step."""
     micro_batch: Images | None = None
     """Images per forward and backward pass, whose gradients add up; None is the whole batch."""
-    epochs: Positive | None = None
+    epochs: Annotated[float, Range(least=1e-6, most=1e9)] | None = None
     """Stop after this many passes over the training images."""
-    kimg: Positive | None = None
+    kimg: Kimg | None = None
     """Stop after this many kimg (thousand training images)."""
     time: str | None = None
     """Stop after this much training time: 90s, 20m, 1h30m."""
@@ -97,9 +99,9 @@ class TrainConfig:
     """AdamW's weight decay."""
     clip: NotNegative = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
-    ema_halflife_kimg: Positive = 500.0
+    ema_halflife_kimg: Kimg = 500.0
     """Half-life of the averaged weights in kimg (thousand images)."""
-    ema_also_kimg: tuple[Positive, ...] = ()
+    ema_also_kimg: tuple[Kimg, ...] = ()
     """Half-lives of further averages, which are written next to the model as
     model-ema-<half-life>.safetensors."""
     ema_rampup: NotNegative = 0.05
@@ -123,22 +125,22 @@ class TrainConfig:
     """Use torch.compile; auto is on for CUDA."""
     tf32: bool = True
     """Use TensorFloat-32 on CUDA where the arithmetic stays in fp32."""
-    log_every_kimg: Positive = 5.0
+    log_every_kimg: Kimg = 5.0
     """Write a line of metrics.jsonl every this many kimg (thousand images)."""
-    sample_every_kimg: Positive = 250.0
+    sample_every_kimg: Kimg = 250.0
     """Measure the held-out loss and write a grid of samples every this many kimg."""
     evaluate: str | None = None
     """Also measure a Fréchet distance (FID) to all training images with the samples: pytorch-fid,
     edm, clean, tiny or auto."""
-    evaluate_num: Annotated[int, Range(least=2)] = 1000
+    evaluate_num: Annotated[int, Range(least=2, most=10_000_000)] = 1000
     """Number of samples of that distance; compare only distances of equally many."""
-    checkpoint_every_kimg: Positive = 250.0
+    checkpoint_every_kimg: Kimg = 250.0
     """Write a checkpoint every this many kimg, and at every stop."""
     keep_checkpoints: Count = 2
     """Number of the newest checkpoints that are kept."""
     keep_best: bool = True
     """Also keep the checkpoint with the lowest held-out loss."""
-    keep_every_kimg: Positive | None = None
+    keep_every_kimg: Kimg | None = None
     """Also keep the checkpoints at multiples of this many kimg."""
     max_skipped: Count = 10
     """Stop after this many steps in a row whose loss or gradient is not finite."""
@@ -165,7 +167,7 @@ class SampleConfig:
     """Number of sampling steps; each is one network evaluation (NFE), or two for heun."""
     spacing: str = "trailing"
     """How steps are spread over noise levels: leading, trailing, uniform, karras or log_snr."""
-    guidance_scale: Finite = 1.0
+    guidance_scale: Guidance = 1.0
     """Push towards the class (classifier-free guidance), or away from a worse guide
     (autoguidance); 1 is off, others cost a second evaluation per step."""
     guidance_interval: tuple[NotNegative, NotNegative] = (0.0, 1e9)
@@ -243,7 +245,7 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
 
 
 def _flattened(config: object, changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys; the group {"train": {"kimg": 1}} changes one of its fields and keeps the rest."""
+    """Dotted keys; the group {"train": {"kimg": 1}} changes one field and keeps the others."""
     for key, value in changes.items():
         if dataclasses.is_dataclass(getattr(config, str(key), None)) and isinstance(value, Mapping):
             inner = cast("Mapping[str, Any]", value)

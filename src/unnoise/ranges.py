@@ -43,7 +43,10 @@ Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(least=0, most=1)]
 Finite = Annotated[float, Range()]
-Count = Annotated[int, Range(least=1)]
+Kimg = Annotated[float, Range(least=1e-6, most=1e9)]
+"""An interval or a length in thousands of images; other numbers are divided by it."""
+Guidance = Annotated[float, Range(least=-1000, most=1000)]
+Count = Annotated[int, Range(least=1, most=10**9)]
 Few = Annotated[int, Range(least=1, most=1000)]
 """What is repeated or listed, and never by the thousand: levels, blocks, frames of a side."""
 Steps = Annotated[int, Range(least=1, most=100_000)]
@@ -51,4 +54,8 @@ Width = Annotated[int, Range(least=1, most=100_000)]
 """Channels of a layer."""
 Images = Annotated[int, Range(least=1, most=10_000_000)]
 """Images of one call."""
+Frames = Annotated[int, Range(least=1, most=10_000)]
+"""Pictures on the way from one to another."""
+Scale = Annotated[int, Range(least=1, most=100)]
+"""Pixels of a sheet per pixel of an image."""
 Seed = Annotated[int, Range(least=0, below=2**63)]

@@ -6,6 +6,8 @@ import re
 
 from unnoise.errors import ConfigError
 
+MOST_SEC = 3600 * 1_000_000
+
 
 def seconds(text: str, name: str = "train.time") -> float:
     """Read 90s, 20m, 1h30m or plain seconds, as seconds; a ConfigError names the setting `name`."""
@@ -14,7 +16,10 @@ def seconds(text: str, name: str = "train.time") -> float:
     if not text.strip() or match is None:
         raise ConfigError(f"{name}: got {text!r}, expected a time such as 90s, 20m or 1h30m")
     hours, minutes, rest = (float(group or 0) for group in match.groups())
-    return 3600 * hours + 60 * minutes + rest
+    sec = 3600 * hours + 60 * minutes + rest
+    if sec > MOST_SEC:
+        raise ConfigError(f"{name}: got {text[:20]!r}, expected at most 1000000h")
+    return sec
 
 
 def duration(sec: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from unnoise.cli.flags import Flag, ModelCommand, first_word, parse, sampling
 from unnoise.evaluation.settings import Settings
-from unnoise.ranges import Count, Range
+from unnoise.ranges import Images, Range, Seed
 from unnoise.records import MODEL_FILE, bundled, find
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ class Evaluate(Settings, ModelCommand):
         *("first_seed", "inception", "reference", "save_reference", "reference_num", "data_path"),
         *("likelihood_num", "likelihood_terms", "classifier", "guide", "batch_size"),
     )
-    num: Annotated[Count, Flag(("-n",))] = 1000
+    num: Annotated[int, Range(least=2, most=10_000_000), Flag(("-n",))] = 1000
     """Number of samples; published FIDs are of 50000. torchrun needs -n."""
-    first_seed: Annotated[int, Range(least=0)] = 0
+    first_seed: Seed = 0
     """First seed of the samples."""
     guide: str | None = None
     """A worse model that the samples are pushed away from (autoguidance)."""
@@ -36,7 +36,7 @@ class Evaluate(Settings, ModelCommand):
     """Local folder or archive of mnist or cifar10, instead of downloading."""
     out: str | None = None
     """Folder for evaluation.json and evaluation/ [the run folder, or evaluation-NAME]."""
-    batch_size: Count | None = None
+    batch_size: Images | None = None
     """Images per network call [as the network, the images and the device allow]."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unnoise.cli.flags import ModelCommand, parse
 from unnoise.errors import UsageError
-from unnoise.ranges import Count, Finite
+from unnoise.ranges import Count, Guidance, Images, Steps
 from unnoise.records import bundled, find
 
 
@@ -15,14 +15,14 @@ from unnoise.records import bundled, find
 class Tune(ModelCommand):
     """Find the best solver and time steps for few evaluations, and keep them with the model."""
 
-    budgets: tuple[Count, ...] = (5, 8, 10, 15, 20)
+    budgets: tuple[Steps, ...] = (5, 8, 10, 15, 20)
     """Network evaluations (NFE) per image. The first is kept as fast, the middle one as balanced,
     the last as best."""
-    images: Count = 32
+    images: Images = 32
     """Images of the search; the errors are reported on twice as many others."""
     evaluations: Count = 40_000
     """Evaluations, times images, that the refinement of one budget may spend."""
-    guidance_scale: Finite | None = None
+    guidance_scale: Guidance | None = None
     """Guidance scale to tune for [the model's own]."""
     out: str | None = None
     """File for the model with its tuned samplers [the model itself]."""

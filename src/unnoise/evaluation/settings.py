@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from unnoise.ranges import Count, Range
+from unnoise.ranges import Images, Range
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Settings:
     """Statistics of the reference set (.npz with mu and sigma) in place of the training images."""
     save_reference: Path | None = None
     """File for the statistics of the training images, as --reference takes it."""
-    reference_num: Annotated[int, Range(least=2)] | None = None
+    reference_num: Annotated[int, Range(least=2, most=10**9)] | None = None
     """Use only the first N training images as reference (quick, but not comparable)."""
     likelihood: tuple[str, ...] = ("bound",)
     """Bits/dim of held-out images: bound, ode, both with a comma, or none."""
-    likelihood_num: Count = 100
+    likelihood_num: Images = 100
     """Number of held-out images whose likelihood is computed."""
-    likelihood_terms: Annotated[int, Range(least=0)] = 20
+    likelihood_terms: Annotated[int, Range(least=0, most=100_000)] = 20
     """Terms of the bound that are drawn per image, without bias; 0 computes all of them."""
     copying: bool = True
     """Look for copies of training images among the samples."""
