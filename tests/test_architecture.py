@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "unnoise"
 LAYERS = [
     {"errors", "ranges"},
-    {"files", "reading", "units", "events"},
+    {"files", "reading", "units", "events", "ranks"},
     {"diffusion", "networks", "data"},
     {"config"},
     {"records"},

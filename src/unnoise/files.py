@@ -22,6 +22,8 @@ except ImportError:  # Windows
 
 T = TypeVar("T")
 NEAR_BYTES = 1 << 17
+LONGEST_NAME = 200
+"""Bytes of a name, to which file systems let as many be added as a temporary name has more."""
 
 
 @contextmanager
@@ -35,7 +37,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "is a device or a pipe, not a file", str(path))
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
+    temporary = path.parent / f".{name}.{os.getpid()}.tmp"
     made = temporary / path.name  # in a folder of its own: some writers make more files beside it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +72,8 @@ def locked(path: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    lock = path.parent / f".{path.name}.lock"
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
+    lock = path.parent / f".{name}.lock"
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         with suppress(OSError):
@@ -79,7 +83,7 @@ def locked(path: Path) -> Iterator[None]:
                 break
         os.close(descriptor)  # the process before this one has deleted it
     try:
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        for left in path.parent.glob(f".{glob.escape(name)}.*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
@@ -87,7 +91,7 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def claim(path: Path) -> Path:
+def claim(path: Path, flag: str = "--out") -> Path:
     """Give back a path that the user chose for a file, if nothing of the user's is there.
 
     UsageError for a folder, a device, or a file that does not name unnoise near its beginning or
@@ -103,7 +107,7 @@ def claim(path: Path) -> Path:
                 return path
     kind = "a folder" if path.is_dir() else "a file that unnoise did not write"
     kind = kind if path.is_file() or path.is_dir() else "a device or a pipe"
-    raise UsageError(f"--out: {path} is {kind}; expected a new name")
+    raise UsageError(f"{flag}: {path} is {kind}; expected a new name")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -8,7 +8,6 @@ see the same images and noise, and a run may go on with another number of ranks.
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel as DDP
 
+from unnoise import ranks
 from unnoise.networks.network import Network
 
 V = TypeVar("V")
@@ -92,8 +92,7 @@ class World:
 
 def world() -> World:
     """This process, by the variables that torchrun sets."""
-    defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
-    return World(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
+    return World(*ranks.read())
 
 
 @contextmanager

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import unnoise
+from unnoise import ranks
 from unnoise.cli.output import protect
 from unnoise.errors import UsageError, UserError, nearest, one_line
 
@@ -75,6 +78,10 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"unnoise {unnoise.__version__}")
         return 0
     name, *rest = arguments
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError("the current folder is gone; change to another one") from error
     if name not in COMMANDS:
         raise UsageError(f"no command {name!r}; {nearest(name, COMMANDS)}")
     if any(word.startswith("--import") for word in rest):
@@ -89,8 +96,12 @@ def _dispatch(arguments: list[str]) -> int:
         return run(rest)
     from unnoise import terminal  # imports tqdm
 
-    with terminal.shown(speaks=os.environ.get("RANK", "0") == "0"):
+    with terminal.shown(speaks=ranks.read().rank == 0):
         return run(rest)
+
+
+NO_MEMORY = "memory|bad_alloc|[Ss]torage size|multiplication overflow"
+"""What Python, C++ and torch say of more bytes than there are, or than can be counted."""
 
 
 def _line(error: BaseException) -> str | None:
@@ -101,8 +112,8 @@ def _line(error: BaseException) -> str | None:
         return f"unnoise: {error}"
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
-        return one_line(f"unnoise: {error.filename}: {reason}" if error.filename else reason)
-    if isinstance(error, MemoryError) or "memory" in str(error):
+        return one_line(f"unnoise: {f'{error.filename}: ' if error.filename else ''}{reason}")
+    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
         return "unnoise: memory ran out; expected fewer or smaller images, or a smaller network"
     return None
 
@@ -120,7 +131,8 @@ def _leave_rank(code: int) -> None:
 
     gloo may abort the interpreter, or wait for it for ever, as process groups are taken apart.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    with suppress(UserError):  # which `main` has told
+        if ranks.read().size > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -116,7 +117,12 @@ def _writing(folder: Path) -> Iterator[None]:
 def root(config: DataConfig) -> Path:
     """The cache folder of a configuration."""
     chosen = config.cache or os.environ.get("UNNOISE_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "unnoise"
+    if chosen:
+        return Path(chosen)
+    home = Path(os.path.expanduser("~"))
+    if home.is_dir() and home != Path("/"):
+        return home / ".cache" / "unnoise"
+    return Path(tempfile.gettempdir()) / f"unnoise-{getattr(os, 'getuid', int)()}"
 
 
 def cached(config: DataConfig, source: Source) -> Cached:
