@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from unnoise.config import DiffusionConfig, RunConfig, SampleConfig
+from unnoise.config import check as config_check
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import DiffusionModel
 from unnoise.diffusion.gaussian import VARIANCES
@@ -116,6 +117,18 @@ def loss(config: DiffusionConfig) -> Loss:
         got = f"{config.loss!r} makes a {type(made).__name__}"
         raise ConfigError(f"diffusion.loss: {got}; expected {expected}")
     return LearnedWeighting(made) if config.weighting == "learned" else made
+
+
+def check(config: RunConfig) -> None:
+    """ConfigError for whatever can be told of a configuration before its data are read."""
+    config_check(config)
+    check_sampling(config.sample)
+    diffusion = config.diffusion
+    if diffusion.sigma_data is None:  # training measures it
+        diffusion = replace(diffusion, sigma_data=1.0)
+    grid(config.sample, diffusion_model(diffusion, nn.Identity()).schedule)
+    loss(diffusion)
+    lookup(NETWORKS, config.network.kind, "network.kind")
 
 
 def check_sampling(config: SampleConfig) -> None:

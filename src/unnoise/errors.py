@@ -65,13 +65,26 @@ class DivergedError(UserError, RuntimeError):
     exit_code = 3
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant, if any is close: one whose letters are swapped comes first.
+
+    The words of flags ("--train.lr") are also known by their last part.
+    """
+    known = list(known)
+    whole = {each.lstrip("-"): each for each in known}
+    parts = {each.rpartition(".")[2]: whole[each] for each in whole} | whole
+    word = name.lstrip("-")
+    close = difflib.get_close_matches(word, parts, 3, 0.6 if len(word) < 5 else 0.7)
+    close.sort(key=lambda part: sorted(part) != sorted(word))
+    return parts[close[0]] if close else None
+
+
 def nearest(name: str, known: Iterable[str], also: str = "") -> str:
     """Suggest the closest of some names ("did you mean 'x'?"), or list them where none is close.
 
     `also` ends that list with what else would do: "a path".
     """
     known = list(known)
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
+    if found := closest(name, known):
+        return f"did you mean {found!r}?"
     return f"expected one of {', '.join(known)}" + (f", or {also}" if also else "")

@@ -35,7 +35,9 @@ def find_device(name: str) -> torch.device:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        expected = "expected auto, cpu, cuda, cuda:0 or mps"
+        cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        there = ["auto", "cpu", *cuda, *["mps"] * torch.backends.mps.is_available()]
+        expected = f"expected {' or '.join(there)}"
         raise ConfigError(f"device: {name!r} is not there; {expected}") from error
     return chosen
 

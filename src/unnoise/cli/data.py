@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from unnoise.cli.flags import HELP, Command, Flag, Settings, parse
+from unnoise.cli.flags import HELP, Command, Flag, Settings, check_model_file, parse
 from unnoise.config import override
 from unnoise.data.config import DataConfig
 from unnoise.files import claim
@@ -59,5 +59,7 @@ def info(arguments: list[str]) -> int:
     flags, _ = parse(Info, arguments, "info")
     from unnoise.sampling import describe
 
+    if not flags.target.lower().endswith(".png"):
+        check_model_file(flags.target)
     print(describe(flags.target))
     return 0

@@ -18,6 +18,7 @@ import textwrap
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import tyro
@@ -25,7 +26,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from unnoise.cli.values import reading
 from unnoise.config import SampleConfig, dotted
-from unnoise.errors import ConfigError, UsageError, nearest
+from unnoise.errors import ConfigError, UsageError, closest
 from unnoise.reading import from_dict
 
 HELP = ("-h", "--help", "--help-all")
@@ -91,6 +92,16 @@ def sampling(model: str | None) -> Settings:
         return Settings(SampleConfig(), False, often)
 
 
+def check_model_file(name: str) -> None:
+    """UsageError for a file that no one can take for a model, such as README.md."""
+    path = Path(name)
+    if path.is_file() and path.suffix != ".safetensors":
+        with path.open("rb") as file:
+            if file.read(9)[8:] != b"{":  # where the header of a model file begins
+                fix = "expected a run folder, a .safetensors file or a bundled name"
+                raise UsageError(f"{name}: is no model file; {fix}")
+
+
 def first_word(arguments: Sequence[str]) -> str | None:
     """What the command works on, if that is how the arguments begin."""
     return arguments[0] if arguments and not arguments[0].startswith("-") else None
@@ -126,7 +137,7 @@ def parse(
         if table.help != "--help-all":
             print(f"All flags: unnoise {name} --help-all")
         raise
-    table.refuse(rest)
+    table.refuse(rest, words, name)
     for each in dataclasses.fields(kind):
         if each.default is MISSING and each.name not in found:
             text = helps(kind)[each.name].rstrip(".")
@@ -137,7 +148,9 @@ def parse(
         part = {key: found.pop(key)}
         given |= dotted(part) if typing.is_typeddict(flags[key]) else part
     try:
-        return from_dict(kind, found), given
+        command = from_dict(kind, found)
+        check_model_file(getattr(command, "model", ""))
+        return command, given
     except ConfigError as error:
         flag, colon, rest = str(error).partition(":")
         raise UsageError(f"--{flag.replace('_', '-')}{colon}{rest}") from None
@@ -151,6 +164,8 @@ class Table:
     """The word that asks for help, where one does."""
     expected: dict[str, str] = field(default_factory=dict[str, str])
     """What stands after each flag, in words."""
+    switches: set[str] = field(default_factory=set[str])
+    """The flags after which nothing stands."""
 
     def of(self, kind: type, settings: Settings | None = None, group: str = "") -> dict[str, Any]:
         """Name -> type for the fields of a dataclass; for help, of those it shows."""
@@ -173,7 +188,9 @@ class Table:
                 switch, repeated = isinstance(default, bool), UseAppendAction in extras
                 names = [f"--{group}{name}", *flag.short, *[f"--{group}no-{name}"] * switch]
                 read = reading(hint)
-                self.expected.update(dict.fromkeys(names, read.expected))
+                if default is not MISSING:
+                    self.expected.update(dict.fromkeys(names, read.expected))
+                    self.switches.update(names if switch else ())
                 about = arg(
                     aliases=flag.short or None, metavar=flag.metavar,
                     help=helps(kind).get(each.name) if self.help else None,
@@ -208,16 +225,31 @@ class Table:
         text = re.split("For full helptext|Argument helptext", text)[0].strip()
         raise UsageError(text.removeprefix("Error parsing "))
 
-    def refuse(self, unknown: Sequence[str]) -> None:
+    def refuse(self, unknown: Sequence[str], arguments: Sequence[str], name: str) -> None:
         """UsageError for the first argument that tyro does not know."""
+        for before, word in itertools.pairwise(arguments):
+            if word in unknown and before.replace("_", "-") in self.switches and word[:2] != "--":
+                text = f"expected nothing after a switch: it is {before}, or --no-.. for off"
+                raise UsageError(f"got {before} {word}, {text}")
         flags = [word.split("=")[0].replace("_", "-") for word in unknown if word.startswith("-")]
         if flags:
-            raise UsageError(f"no flag {flags[0]}; {nearest(flags[0], self.expected)}")
-        if unknown and unknown[0].lower() in ("true", "false"):
-            text = "expected nothing after a switch: it is --name, or --no-name for off"
-            raise UsageError(f"got {unknown[0]}, {text}")
+            alias = ALIASES.get(flags[0].lstrip("-"), "")
+            own = alias if alias.split(" ")[0] in self.expected else None
+            known = own if alias else closest(flags[0], self.expected)
+            hint = f"did you mean {known!r}?" if known else f"see unnoise {name} --help-all"
+            raise UsageError(f"no flag {flags[0]}; {hint}")
         if unknown:
             raise UsageError(f"got {unknown[0]!r}, expected a flag; flags begin with --")
+
+
+ALIASES = {
+    "learning-rate": "--lr", "batch": "--batch-size", "bs": "--batch-size", "epoch": "--epochs",
+    "resolution": "--image-size", "wandb": "--train.trackers wandb", "seed": "--seeds",
+    "fp16": "--train.precision fp16", "bf16": "--train.precision bf16", "class": "--label",
+    "ema": "--train.ema-halflife-kimg", "cfg": "--guidance-scale", "cfg-scale": "--guidance-scale",
+    "gpu": "--device cuda", "cpu": "--device cpu", "output": "--out", "output-dir": "--out",
+}  # fmt: skip
+"""What other tools call our flags."""
 
 
 def _text(default: object) -> str:

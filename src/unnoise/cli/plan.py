@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from unnoise.cli.flags import Command, peek
 from unnoise.cli.train import Run, configured
-from unnoise.config import check, override
+from unnoise.config import override
 from unnoise.errors import UsageError
 from unnoise.units import seconds
 
@@ -34,11 +34,11 @@ def plan(arguments: list[str]) -> int:
     if run.budget is not None:
         budget_sec = _budget_sec(run.budget, rest)
         config = override(config, {"train.time": run.budget})
-    check(config)
-    from unnoise import api
+    from unnoise import api, build
     from unnoise.training import plan as planner
     from unnoise.training.probe import measure
 
+    build.check(config)
     data, busy = api.load_data(config), _busy()
     measured = measure(config, data, run.folder(config))
     asked = planner.Plan(config, measured, budget_sec)

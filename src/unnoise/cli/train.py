@@ -87,8 +87,9 @@ def train(arguments: list[str]) -> int:
     if run.print_config:
         print(json.dumps(to_dict(config), indent=2))
         return 0
-    from unnoise import api, parallel
+    from unnoise import api, build, parallel
 
+    build.check(config)
     folder = run.folder(config)
     ending = api.train_here(config, folder, run.resume)
     if parallel.world().main and ending.finished:

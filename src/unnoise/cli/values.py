@@ -38,11 +38,18 @@ def _word(name: str, expected: str, convert: Callable[[str], Any]) -> Reading:
     return _reading(1, name, expected, read)
 
 
+def _given(word: str) -> str:
+    """A text that is one: what a script's unset variable leaves ("") asks for nothing."""
+    if not word.strip():
+        raise ValueError
+    return word
+
+
 SCALARS = {
     int: _word("INT", "a whole number", int),
     float: _word("FLOAT", "a number", float),
-    str: _word("STR", "text", str),
-    Path: _word("PATH", "a path", Path),
+    str: _word("STR", "text", _given),
+    Path: _word("PATH", "a path", lambda word: Path(_given(word))),
 }
 
 
@@ -96,7 +103,7 @@ def _seeds(word: str) -> tuple[int, ...]:
     for part in word.split(","):
         match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not 0 <= high - low <= 10_000_000:
+        if not 0 <= high - low < 10_000_000 - len(seeds):
             raise ValueError
         seeds += range(low, high + 1)
     return tuple(seeds)
