@@ -224,11 +224,11 @@ def test_a_full_disk_is_one_line_and_what_is_there_is_whole(inside, monkeypatch,
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "seed-000002.png: not written (No space left on device)" in err
     assert "the 2 pictures before it are whole; make room and run the same command again" in err
-    assert sorted(p.name for p in Path("samples").iterdir()) == [
+    assert sorted(p.name for p in Path("samples/digits").iterdir()) == [
         "seed-000000.png",
         "seed-000001.png",
     ]
-    assert seen_in(Path("samples")).shape == (2, 8, 8)
+    assert seen_in(Path("samples/digits")).shape == (2, 8, 8)
 
 
 def test_ctrl_c_leaves_whole_pictures_only(inside, monkeypatch):
@@ -242,11 +242,11 @@ def test_ctrl_c_leaves_whole_pictures_only(inside, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", save)
     assert cli.main(["sample", "digits", "--num", "4", "--steps", "1"]) == 130
-    assert sorted(p.name for p in Path("samples").iterdir()) == [
+    assert sorted(p.name for p in Path("samples/digits").iterdir()) == [
         "seed-000000.png",
         "seed-000001.png",
     ]
-    assert seen_in(Path("samples")).shape == (2, 8, 8)
+    assert seen_in(Path("samples/digits")).shape == (2, 8, 8)
 
 
 def test_a_folder_that_cannot_be_is_told_before_any_time_is_spent(inside, calls, capsys):

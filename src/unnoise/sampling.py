@@ -7,6 +7,7 @@ import functools
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from unnoise.data.images import (
     side_by_side,
 )
 from unnoise.diffusion.samplers.step import Step
-from unnoise.errors import CheckpointError, ConfigError
+from unnoise.errors import CheckpointError, ConfigError, DataError
+from unnoise.files import claim
 from unnoise.memory import in_batches
 from unnoise.model import Model, last
 from unnoise.records import find
@@ -54,11 +56,16 @@ class Request:
         """All settings."""
         return self.model.settings(guide=self.guide, **self.settings)
 
-    @property
+    @functools.cached_property
     def recipe(self) -> dict[str, Any]:
         """What a picture says of itself besides its seed."""
         guide = {} if self.guide is None else {"guide": self.guide.weights_hash}
         return {"model": self.model.weights_hash, **to_dict(self.chosen), **guide}
+
+    def text(self, seed: int, labels: Tensor | None, row: int) -> dict[str, Any]:
+        """What the picture of a seed says of itself; its label is that of a row."""
+        label = {} if labels is None else {"label": int(labels[row])}
+        return {**self.recipe, "seed": int(seed), **label}
 
     @functools.cached_property
     def count(self) -> int:
@@ -93,9 +100,56 @@ class Request:
         return dataclasses.replace(self, seeds=[int(seed) for seed in self.seeds[:count]])
 
 
+CHOSEN_ANEW = ("out", "device", "scale", "animate", "num")
+"""What a recipe may also say and what makes no other picture."""
+
+
+def claim_pictures(out: Path, recipes: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Look at what is in the place of files of `out` before the work for them.
+
+    UsageError for a file that unnoise did not write; a message where pictures of another recipe
+    will be replaced. None in a recipe, or for one, matches whatever was there.
+    """
+    there = set(os.listdir(out)) if out.is_dir() else set[str]()
+    changes: list[dict[str, Any]] = []
+    for name in (name for name in recipes if name in there):
+        claim(out / name)
+        new, old = json.loads(json.dumps(recipes[name])), _recipe_of(out / name)
+        if new is None:
+            continue
+        keys = [key for key in {**new, **old} if key not in CHOSEN_ANEW]
+        matters = [key for key in keys if key not in new or new[key] is not None]
+        changes.append({k: old.get(k, "none") for k in matters if old.get(k) != new.get(k)})
+    if changed := [change for change in changes if change]:
+        some = [f"{key} {value}" for key, value in changed[0].items()]
+        some = ", ".join([*some[:3], *[".."] * (len(some) > 3)])
+        events.say(f"replaces {len(changed)} pictures of another recipe in {out}: {some}")
+
+
+def _recipe_of(path: Path) -> dict[str, Any]:
+    """What a picture says of itself, as far as it can be read."""
+    with suppress(DataError, KeyError, ValueError, RecursionError):
+        recipe = json.loads(read_png_text(path)["unnoise"])
+        return recipe if isinstance(recipe, dict) else {}
+    return {}
+
+
+def claim_samples(request: Request, out: Path, process: Collection[str] = ()) -> None:
+    """`claim_pictures` for what `write_samples` and the functions below will write.
+
+    `process` are the further files: denoising.gif, ..
+    """
+    sheet = {**request.recipe, "seeds": None, "label": request.label}
+    recipes: dict[str, Mapping[str, Any] | None] = {}
+    labels = request.model.labels(request.seeds, request.label)
+    for i, seed in enumerate(request.seeds if out.is_dir() else ()):
+        recipes[picture(out, seed).name] = request.text(seed, labels, i)
+    claim_pictures(out, {**recipes, "grid.png": sheet, **dict.fromkeys(process)})
+
+
 def write_samples(request: Request, out: Path, batch_size: int | None = None) -> None:
     """Write seed-<n>.png for every seed, with its recipe; batch_size None is automatic."""
-    seeds, recipe = request.seeds, request.recipe
+    seeds = request.seeds
     labels = request.model.labels(seeds, request.label)
     size = batch_size or request.images_at_once
     _ = request.count  # a grid that cannot be is told before the folder is made
@@ -106,8 +160,7 @@ def write_samples(request: Request, out: Path, batch_size: int | None = None) ->
 
     for rows, images in in_batches(len(seeds), size, made):
         for i, image in zip(range(rows.start, rows.stop), images, strict=True):
-            text = {**recipe, "seed": seeds[i]}
-            text |= {} if labels is None else {"label": int(labels[i])}
+            text = request.text(seeds[i], labels, i)
             path = picture(out, seeds[i])
             try:
                 save_png(path, image, {"unnoise": json.dumps(text)})

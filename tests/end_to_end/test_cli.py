@@ -237,17 +237,18 @@ def test_animation_and_trajectory_show_the_process(inside):
     assert cli.main([*words, "--animate", "--trajectory"]) == 0
     assert cli.main([*words, "--animate", "webp"]) == 0
     for name in ("denoising.gif", "denoising.webp"):
-        with Image.open(inside / "samples" / name) as animation:
+        with Image.open(inside / "samples" / "digits" / name) as animation:
             assert animation.n_frames == 5
             animation.seek(4)
             last = np.asarray(animation.convert("L"))
-    with Image.open(inside / "samples" / "grid.png") as grid:
+    with Image.open(inside / "samples" / "digits" / "grid.png") as grid:
         both = np.asarray(grid)
     # The last frame, x_t at data on the left and the last x0 on the right, is the samples.
     assert np.array_equal(last[:, : both.shape[1]], both)
-    with Image.open(inside / "samples" / "trajectory.png") as sheet:
+    with Image.open(inside / "samples" / "digits" / "trajectory.png") as sheet:
         assert sheet.size == (5 * 66 + 2, 2 * 3 * 66 + 2)
-    assert json.loads(unnoise_text(inside / "samples" / "trajectory.png"))["seeds"] == [0, 1, 2]
+    text = unnoise_text(inside / "samples" / "digits" / "trajectory.png")
+    assert json.loads(text)["seeds"] == [0, 1, 2]
 
 
 def unnoise_text(path: Path) -> str:
@@ -301,14 +302,13 @@ def test_sampling_with_noises_thresholds_and_an_interval(inside):
         "10",
     ]
     assert cli.main(["sample", "digits", "--num", "2", "--sampler", "unipc_2", *flags]) == 0
-    recipe = json.loads(unnoise_text(inside / "samples" / "seed-000000.png"))
+    path = inside / "samples" / "digits" / "seed-000000.png"
+    recipe = json.loads(unnoise_text(path))
     assert (recipe["noises"], recipe["guidance_interval"]) == ([50, 5, 1, 0.2], [0.3, 10])
     model = unnoise.load("digits", "cpu")
     settings = {name: recipe[name] for name in recipe if name not in ("model", "seed", "label")}
     again = model.sample(seeds=[0], **settings)  # a picture's own recipe makes it again
-    assert np.array_equal(
-        np.asarray(Image.open(inside / "samples" / "seed-000000.png")), again[0, 0].numpy()
-    )
+    assert np.array_equal(np.asarray(Image.open(path)), again[0, 0].numpy())
 
 
 def test_tune_sampler_keeps_what_it_found(run, inside, capsys):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from unnoise.cli.flags import HELP, Flag, ModelCommand, first_word, parse, sampling
-from unnoise.cli.sample import Animation, formats, seeds_of
+from unnoise.cli.sample import Animation, folder, formats, seeds_of
 from unnoise.cli.values import Box, Seeds, Sides
 from unnoise.errors import UsageError, nearest
-from unnoise.ranges import Count
+from unnoise.ranges import Few, Frames, Images, Scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,9 +26,9 @@ class Edit(ModelCommand):
     """What all kinds of edits take."""
 
     rare = ("scale",)
-    out: str = "edited"
-    """Folder for the pictures."""
-    scale: Count | None = None
+    out: str | None = None
+    """Folder for the pictures [edited/NAME]."""
+    scale: Scale | None = None
     """Pixels of the sheet per pixel of an image [so that images are about 64 high]."""
 
 
@@ -38,7 +38,7 @@ class Versions(Edit):
 
     picture: Annotated[str, Flag(metavar="PICTURE")]
     """A picture file."""
-    num: Annotated[Count | None, Flag(("-n",))] = None
+    num: Annotated[Images | None, Flag(("-n",))] = None
     """Number of versions [8]."""
     seeds: Seeds | None = None
     """One version per seed, such as 0-7."""
@@ -54,7 +54,7 @@ class Inpaint(Versions):
     """A picture that is white where to paint."""
     box: Box | None = None
     """Where to paint, in pixels of the model."""
-    resample: Count = 1
+    resample: Few = 1
     """Walk each part of the way this many times: fits better, and costs as much more."""
 
 
@@ -64,7 +64,7 @@ class Outpaint(Versions):
 
     extend: Sides | None = None
     """Number of pixels to add on each side."""
-    resample: Count = 1
+    resample: Few = 1
     """Walk each part of the way this many times: fits better, and costs as much more."""
 
 
@@ -84,7 +84,7 @@ class Interpolate(Edit):
     """Two pictures or seeds."""
     b: Source
     """Two pictures or seeds."""
-    frames: int = 9
+    frames: Frames = 9
     """Number of pictures on the way."""
     label: str | None = None
     """Class number or name [no class]."""
@@ -100,7 +100,7 @@ class Reconstruct(Edit):
     """A picture file."""
     label: str | None = None
     """Class number or name [no class]."""
-    iterations: int = 3
+    iterations: Few = 3
     """Fixed-point iterations per step of the inversion; 1 is the classical inversion."""
 
 
@@ -124,7 +124,7 @@ class Morph(Edit):
     """Class number or name at the start."""
     to_class: Annotated[str | None, Flag(("--to",))] = None
     """Class number or name at the end."""
-    frames: int = 9
+    frames: Frames = 9
     """Number of pictures on the way."""
     animate: Animation = None
     """Also write morph.gif (or .webp)."""
@@ -153,9 +153,11 @@ def edit(arguments: list[str]) -> int:
     words = [getattr(flags, field) for field in ("picture", "a", "b") if hasattr(flags, field)]
     only_pictures = hasattr(flags, "picture") and not isinstance(flags, Variations)
     sources = [_source(model, word, only_pictures) for word in words]
-    images, before = _edited(model, flags, sources, given)
+    flags = replace(flags, out=str(folder(flags, "edited")))
     options = {key: value for key, value in vars(flags).items() if value not in (None, "", ())}
     recipe = {**options, **given, "edit": name, "sources": words, "model": model.weights_hash}
+    _claim(flags, recipe)
+    images, before = _edited(model, flags, sources, given)
     _write(flags, recipe, images, before)
     return 0
 
@@ -169,6 +171,19 @@ def _source(model: Model, word: str, only_pictures: bool) -> int | Tensor:
     if only_pictures:
         raise UsageError(f"edit: got the seed {word}, expected the path of a picture")
     return int(word)
+
+
+def _claim(flags: Edit, recipe: dict[str, Any]) -> None:
+    """Look at what is in the place of the pictures before the work for them."""
+    from unnoise.sampling import claim_pictures
+
+    name, count = recipe["edit"], getattr(flags, "frames", 1)
+    if isinstance(flags, Versions):
+        count = len(seeds_of(flags.seeds, flags.num, 8))
+    animations = [f"{name}.{ending}" for ending in formats(getattr(flags, "animate", None))]
+    recipes = {f"{name}-{i:06d}.png": {**recipe, "number": i} for i in range(count)}
+    claim_pictures(Path(flags.out or ""), {**recipes, f"{name}.png": recipe,
+                                           **dict.fromkeys(animations)})  # fmt: skip
 
 
 def _edited(
@@ -216,7 +231,7 @@ def _write(flags: Edit, recipe: dict[str, Any], images: Tensor, before: list[Ten
 
     from unnoise.data.images import grid, save_animation, save_png
 
-    name, out = recipe["edit"], Path(flags.out)
+    name, out = recipe["edit"], Path(flags.out or "")
     for i, image in enumerate(images):
         text = {"unnoise": json.dumps({**recipe, "number": i})}
         save_png(out / f"{name}-{i:06d}.png", image, text)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from unnoise import ranks
 from unnoise.cli.flags import Flag, ModelCommand, first_word, parse, sampling
 from unnoise.cli.values import Seeds
 from unnoise.errors import UsageError
-from unnoise.ranges import Count
+from unnoise.ranges import Images, Scale
+from unnoise.records import MODEL_FILE
 
 Animation = Annotated[tuple[Literal["gif", "webp"], ...] | None, Flag(metavar="[gif|webp]")]
 
@@ -23,7 +25,7 @@ class Sample(ModelCommand):
     """Make pictures with a trained model: single PNGs and a grid."""
 
     rare = ("batch_size", "scale")
-    num: Annotated[Count | None, Flag(("-n",))] = None
+    num: Annotated[Images | None, Flag(("-n",))] = None
     """Number of images [64]."""
     seeds: Seeds | None = None
     """One image per seed, such as 0-63 or 3,7,20-29 [0 to num - 1]."""
@@ -36,23 +38,23 @@ class Sample(ModelCommand):
     """Also write denoising.gif (or .webp): x_t next to the predicted x0."""
     trajectory: bool = False
     """Also write trajectory.png: x_t and the predicted x0, step by step."""
-    out: str = "samples"
-    """Folder for the pictures."""
-    batch_size: Count | None = None
+    out: str | None = None
+    """Folder for the pictures [samples/NAME]."""
+    batch_size: Images | None = None
     """Images per network call [as the network, the images and the device allow; half as many
     where memory runs out]."""
-    scale: Count | None = None
+    scale: Scale | None = None
     """Pixels of the grid per pixel of an image [so that images are about 64 high]."""
 
 
 def sample(arguments: list[str]) -> int:
     """Run `unnoise sample RUN|FILE|NAME`; under torchrun every rank makes its part."""
     flags, given = parse(Sample, arguments, "sample", sampling(first_word(arguments)))
-    seeds, out = seeds_of(flags.seeds, flags.num, 64), Path(flags.out)
+    seeds, out = seeds_of(flags.seeds, flags.num, 64), folder(flags, "samples")
     from unnoise.model import load
-    from unnoise.sampling import Request, write_grid, write_process, write_samples
+    from unnoise.sampling import Request, claim_samples, write_grid, write_process, write_samples
 
-    device, several = flags.device, int(os.environ.get("WORLD_SIZE", "1")) > 1
+    device, several = flags.device, ranks.read().size > 1
     if several:  # one process alone need not wait for these imports
         from unnoise.parallel import process_group, rank_device
 
@@ -61,8 +63,14 @@ def sample(arguments: list[str]) -> int:
     model = load(flags.model, device)
     request = mine = Request(model, seeds, flags.label or None, guide, given)
     group = process_group(model.arithmetic.device) if several else nullcontext()  # pyright: ignore
+    animations = formats(flags.animate)
+    process = [f"denoising.{ending}" for ending in animations] + [
+        "trajectory.png"
+    ] * flags.trajectory
     with group as here:
+        claim_samples(request, out, process)
         if here is not None:
+            here.barrier()  # until all have seen what was there
             mine = dataclasses.replace(request, seeds=seeds[here.rows])
         if mine.seeds:
             write_samples(mine, out, flags.batch_size)
@@ -71,9 +79,24 @@ def sample(arguments: list[str]) -> int:
         if here is None or here.main:
             grid = write_grid(request, out, flags.scale)
             print(f"{len(seeds)} images in {out}\ngrid: {grid}")
-            for path in write_process(request, out, formats(flags.animate), flags.trajectory):
+            for path in write_process(request, out, animations, flags.trajectory):
                 print(f"{path.stem}: {path}")
     return 0
+
+
+def folder(flags: ModelCommand, parent: str) -> Path:
+    """The folder of --out, or one of the model's own: pictures of two models do not meet."""
+    return Path(getattr(flags, "out", None) or Path(parent) / name_of(flags.model))
+
+
+def name_of(model: str) -> str:
+    """What a user calls a model: its bundled name, its run folder's or its file's."""
+    path = Path(os.path.abspath(model))
+    if path.parent.name == "checkpoints":
+        return f"{path.parent.parent.name}-{path.name}"
+    if not path.is_file():
+        return path.name
+    return path.parent.name if path.name == MODEL_FILE else path.stem
 
 
 def formats(animate: tuple[str, ...] | None) -> tuple[str, ...]:

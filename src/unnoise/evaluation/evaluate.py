@@ -29,7 +29,7 @@ from unnoise.evaluation.likelihood import METHODS
 from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.store import DataStore, Features, Samples, made_samples
-from unnoise.files import read_json, write_json
+from unnoise.files import claim, read_json, write_json
 from unnoise.parallel import World
 from unnoise.reading import from_dict
 
@@ -124,6 +124,8 @@ def _check(wanted: Samples, data: ImageData, settings: Settings) -> None:
     if data.num_train < 2:
         raise DataError(f"evaluate: got {data.num_train} training images, expected 2 or more")
     from_dict(Settings, vars(settings))  # its types and ranges
+    if settings.save_reference is not None:
+        claim(settings.save_reference, "--save-reference")
     unknown = [name for name in settings.likelihood if name not in METHODS]
     refused = {
         f"--num: got {wanted.num}, expected 2 or more": wanted.num < 2,
