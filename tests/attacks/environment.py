@@ -35,9 +35,13 @@ def attacks(shared: Path) -> Iterator[Attack]:
     for code in ("ascii", "latin-1", "utf-16", "cp1252"):
         yield sample(f"output in {code}", PYTHONIOENCODING=code)
     yield sample("LANG=C", LANG="C", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
-    for name, value in (("WORLD_SIZE", ""), ("WORLD_SIZE", "x"), ("WORLD_SIZE", "2"), ("RANK", ""),
-                        ("RANK", "x"), ("RANK", "-1"), ("LOCAL_RANK", "x"), ("WORLD_SIZE", "0")):  # fmt: skip
-        yield sample(f"{name}={value!r} alone", "either", **{name: value})
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        for value in ("", " ", "0", "1", "2", "-1", "x", "1.5", "9" * 40, "\u0663"):
+            alone = value.strip() in ("", "0") or (name, value) == ("WORLD_SIZE", "1")
+            wrong = lambda e, n=name: None if not e.code or n in e.err else f"{n} is not named"
+            environ = {**base, name: value}
+            expected = "done" if alone else "refused"
+            yield Attack(f"{name}={value!r} alone", SAMPLE, expected, None, wrong, environ)
     yield sample("a cache that is a file", "either", UNNOISE_CACHE="/proc/version")
     yield sample("COLUMNS=1", COLUMNS="1")
     yield sample("COLUMNS=x", COLUMNS="x")
@@ -67,12 +71,13 @@ OUTPUTS = {
     "without stdin": "{} <&-",
 }
 PLACES = {
-    "a folder without permission": "chmod 0 'a folder'; {}; code=$?; chmod 755 'a folder'; exit $code",
+    "a folder without permission":
+        "chmod 0 'a folder'; {}; code=$?; chmod 755 'a folder'; exit $code",
     "the current folder is gone": "mkdir gone; cd gone; rmdir ../gone; {}",
     "no file descriptors": "ulimit -n 16; {}",
     "little memory": "ulimit -v 9000000; {}",
     "no file larger than 1 kB": "ulimit -f 1; {}",
-}
+}  # fmt: skip
 
 
 def _pictures(here: Path) -> None:

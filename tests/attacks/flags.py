@@ -19,7 +19,7 @@ from unnoise.evaluation.settings import Settings
 from unnoise.networks.config import UNetConfig
 
 VALUES = ("nan", "inf", "-1", "0", "1e400", "-1e400", "10" * 40, "", "x", "1e-310", "--", "None",
-          "\x1b[31mred", "é🙂", "0x10", "1,2", "999999999999", "1_000", " 8 ", "true")  # fmt: skip
+          "\x1b[31mred", "é🙂", "0x10", "1,2", "9" * 12, "1_000", " 8 ", "true")  # fmt: skip
 SHORT = ("--device", "cpu", "--train.kimg", "0.02", "--train.batch-size", "4", "--train.time", "1s",
          "--network.base-channels", "8", "--sample.steps", "1", "--out", "run")  # fmt: skip
 TRAIN: dict[str, Any] = {"train": TrainConfig, "network": UNetConfig, "diffusion": DiffusionConfig,
@@ -27,10 +27,17 @@ TRAIN: dict[str, Any] = {"train": TrainConfig, "network": UNetConfig, "diffusion
 FOREIGN = {
     "--learning-rate": "lr", "--cfg": "guidance-scale", "--class": "label", "--wandb": "trackers",
     "--gpu": "device", "--fp16": "precision", "--resolution": "image-size", "--ema": "ema",
-    "--batch": "batch-size", "--workers": "", "--dataset": "", "--model": "", "--steps-per-epoch": "",
+    "--batch": "batch-size", "--workers": "", "--dataset": "data", "--model": "", "--prompt": "",
+    "--steps-per-epoch": "", "--num_workers": "",
     "--cfg-scale": "guidance-scale", "--seed": "seed", "--output": "out", "--epoch": "epochs",
 }  # fmt: skip
 """What other tools call a flag -> a part of our name, which the message must say."""
+ONLY = {
+    "--learning-rate": "train", "--wandb": "train", "--fp16": "train", "--resolution": "train",
+    "--ema": "train", "--epoch": "train", "--dataset": "train",
+    "--cfg": "sample", "--cfg-scale": "sample", "--class": "sample",
+}  # fmt: skip
+"""The command that has such a flag, where only one has."""
 
 
 def attacks(shared: Path) -> Iterator[Attack]:
@@ -61,12 +68,43 @@ def _fields(kind: Any) -> list[str]:
     return [each.name.replace("_", "-") for each in dataclasses.fields(kind)]
 
 
+SAMPLE = f"""\
+--num {10**9}
+--num {"9" * 30}
+--num 1e9
+--num 0
+--steps {10**12}
+--batch-size {10**12}
+--scale 100000
+--seeds 0-999999999
+--seeds 0-9999999,0-9999999
+--seeds 5-1
+--seeds -1
+--seeds {2**70}
+--guidance-scale 1e39
+--noises 1 2 3
+--label 3.7
+--label -1
+--label 10
+--label cat"""
+ENDS = f"""\
+log-every-kimg 1e-310
+lr 100
+lr 1e300
+batch-size {"9" * 12}
+kimg 1e-310
+epochs 1e308
+time {"9" * 400}s
+time -5m
+time 5
+time 1h1h
+ema-also-kimg 1 1
+betas 0.9"""
+
+
 def _absurd() -> Iterator[Attack]:
-    for flag, value in (("--num", "1" + "0" * 9), ("--num", "9" * 30), ("--steps", "1" + "0" * 12),
-                        ("--batch-size", "1" + "0" * 12), ("--scale", "100000"), ("--seeds", "0-999999999"),
-                        ("--seeds", "5-1"), ("--seeds", "-1"), ("--seeds", str(2**70)), ("--num", "1e9"),
-                        ("--guidance-scale", "1e39"), ("--noises", "1 2 3"), ("--label", "3.7"),
-                        ("--label", "-1"), ("--label", "10"), ("--label", "cat"), ("--num", "0")):  # fmt: skip
+    for line in SAMPLE.splitlines():
+        flag, value = line.split(" ", 1)
         words = (
             "sample",
             "digits",
@@ -82,10 +120,9 @@ def _absurd() -> Iterator[Attack]:
         words = ("edit", kind, "digits", *("1", "2")[: 1 + (kind != "morph")], *ends)
         for frames in ("1000000000", "0", "-3", "1e9", "9" * 40):
             yield Attack(f"edit {kind} --frames {frames[:12]}", (*words, "--frames", frames))
-    for flag, value in (("log-every-kimg", "1e-310"), ("lr", "100"), ("lr", "1e300"), ("batch-size", "9" * 12),
-                        ("kimg", "1e-310"), ("epochs", "1e308"), ("time", "9" * 400 + "s"), ("time", "-5m"),
-                        ("time", "5"), ("time", "1h1h"), ("ema-also-kimg", "1 1"), ("betas", "0.9")):  # fmt: skip
-        words = ("train", "digits", *SHORT, f"--train.{flag}", *value.split())
+    for line in ENDS.splitlines():
+        flag, value = line.split(" ", 1)
+        words = ("train", "digits", *SHORT, f"--train.{flag}", *value.split(" "))
         yield Attack(f"train --train.{flag} {value[:12]}", words, "either")
     for size in ("0", "-8", "100000", "9" * 30, "8.5", "8x8"):
         yield Attack(
@@ -100,40 +137,35 @@ def _absurd() -> Iterator[Attack]:
         yield Attack(f"evaluate --num {num[:9]}", ("evaluate", "digits", "--num", num))
 
 
+WORDS = (
+    *("sampel digits", "train", "sample", "edit", "edit inpaint", "edit paint digits", "evaluate"),
+    *("compare", "compare x", "tune-sampler x", "export x", "info", "report x", "--nope"),
+    *("sample digits extra", "train digits digits", "sample --num 3", "sample digits --num"),
+    *("sample digits --num 3 --num", "train digist", "sample digits --=3", "sample digits -"),
+    *("sample digits ---num 3", "sample digits --num=3=4", "train digits --kimg"),
+    *("sample README.md", "sample digits --import nothing.py", "sample digits --device cuda"),
+    *("sample digits --device cuda:99", "sample digits --device tpu", "train digits --out "),
+    *("sample digits --device \x1b[31m", "sample digits \x1b[31mred", "sample \x1b[31mred"),
+    *("\x1b[31mred", "train digits --train.stratified -1", "edit interpolate digits 1 2 --out "),
+)
+
+
 def _words() -> Iterator[Attack]:
     for flag, ours in FOREIGN.items():
         for command in ("train", "sample"):
-            if command == "sample" and flag in ("--learning-rate", "--wandb", "--fp16", "--resolution",
-                                                "--ema", "--epoch", "--batch"):  # fmt: skip
+            if (command, flag) == ("train", "--seed"):
                 continue
-            if command == "train" and flag in (
-                "--cfg",
-                "--class",
-                "--cfg-scale",
-                "--seed",
-                "--model",
-            ):
-                continue
-            if command == "sample" and flag == "--model":
-                continue
-            told = lambda e, o=ours, f=flag: _suggests(e, o)
+            there = flag not in ONLY or ONLY[flag] == command
+            told = lambda e, o=ours if there else "": _suggests(e, o)
             yield Attack(f"{command} {flag}", (command, "digits", flag, "1"), "refused", None, told)
     near = lambda e: None if "ddim" in e.err else f"ddim is nearest: {e.err}"
     yield Attack(
         "sample --sampler ddmi", ("sample", "digits", "--sampler", "ddmi"), "refused", None, near
     )
-    for words in (("sampel", "digits"), ("train",), ("sample",), ("edit",), ("edit", "inpaint"), ("edit", "paint", "digits"),
-                  ("evaluate",), ("compare",), ("compare", "x"), ("tune-sampler", "x"), ("export", "x"), ("info",),
-                  ("report", "x"), ("sample", "digits", "extra"), ("train", "digits", "digits"), ("sample", "--num", "3"),
-                  ("sample", "digits", "--num"), ("sample", "digits", "--num", "3", "--num"), ("train", "digist"),
-                  ("sample", "digits", "--=3"), ("sample", "digits", "-"), ("sample", "digits", "---num", "3"),
-                  ("sample", "digits", "--num=3=4"), ("train", "digits", "--kimg"), ("--nope",), ("sample", "README.md"),
-                  ("sample", "digits", "--import", "nothing.py"), ("sample", "digits", "--device", "cuda"),
-                  ("sample", "digits", "--device", "cuda:99"), ("sample", "digits", "--device", "tpu"),
-                  ("sample", "digits", "--device", "\x1b[31m"), ("train", "digits", "--out", ""),
-                  ("sample", "digits", "\x1b[31mred"), ("sample", "\x1b[31mred"), ("\x1b[31mred",)):  # fmt: skip
-        code = "either" if words in (("edit",),) else "refused"
-        yield Attack(" ".join(words)[:40].replace("\x1b", "ESC"), words, code)
+    text = lambda here: (here / "README.md").write_text("# words\n" * 99)
+    for words in (tuple(line.split(" ")) for line in WORDS):
+        code = "usage" if words == ("edit",) else "refused"
+        yield Attack(" ".join(words)[:40].replace("\x1b", "ESC"), words, code, text)
 
 
 def _suggests(ending: Ending, ours: str) -> str | None:
@@ -147,9 +179,13 @@ def _places() -> Iterator[Attack]:
     """Where pictures and runs may not be written."""
     kept = lambda e: None if (e.folder / "mine.txt").read_text() == "mine" else "the file is gone"
     write = lambda here: (here / "mine.txt").write_text("mine")
-    commands = {"sample": ("sample", "digits", "-n", "1"), "train": ("train", "digits", *SHORT[:-2]),
-                "data": ("data", "digits"), "export": ("export", "model.safetensors"),
-                "edit": ("edit", "interpolate", "digits", "1", "2", "--frames", "2")}  # fmt: skip
+    commands = {
+        "sample": ("sample", "digits", "-n", "1"),
+        "train": ("train", "digits", *SHORT[:-2]),
+        "data": ("data", "digits"),
+        "export": ("export", "model.safetensors"),
+        "edit": ("edit", "interpolate", "digits", "1", "2", "--frames", "2"),
+    }
 
     def prepare(here: Path) -> None:
         write(here)

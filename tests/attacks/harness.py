@@ -39,7 +39,7 @@ MOST_BYTES = 16 << 30
 """Address space of a child: what asks for more gets a MemoryError, and not the machine's last."""
 STOPPED = (130, 141, 143)
 
-Expected = Literal["refused", "done", "either"]
+Expected = Literal["refused", "done", "either", "usage"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ def verdict(attack: Attack, ending: Ending) -> str | None:
         return "raw control characters"
     refused = ending.code in (2, 3)
     lines = [line for line in ending.err.splitlines() if line.strip()]
+    if attack.expected == "usage":
+        return None if ending.code == 2 and text.startswith("usage: ") else "no usage"
     if refused and (len(lines) != 1 or not lines[0].startswith("unnoise: ")):
         return "not one line"
     if refused and len(lines[0]) > 2000:
@@ -143,8 +145,8 @@ def _forked(attack: Attack, folder: Path) -> Ending:
     return _ending(os.waitstatus_to_exitcode(status), folder, sec)
 
 
-def _ending(code: int, folder: Path, sec: float) -> Ending:
-    out, err = ((folder / name).read_bytes().decode("utf-8", "replace") for name in ("out", "err"))
+def _ending(code: int, folder: Path, sec: float, encoding: str = "utf-8") -> Ending:
+    out, err = ((folder / name).read_bytes().decode(encoding, "replace") for name in ("out", "err"))
     return Ending(code, out, err, folder / "here", sec)
 
 
@@ -196,4 +198,5 @@ def _own_python(attack: Attack, folder: Path) -> Ending:
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             code, sec = child.wait(), 3 * LIMIT_SEC
-    return _ending(code - 128 - 128 if code > 160 else code, folder, sec)
+    encoding = attack.environ.get("PYTHONIOENCODING", "utf-8")
+    return _ending(code - 128 - 128 if code > 160 else code, folder, sec, encoding)
