@@ -259,10 +259,10 @@ def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
 @pytest.mark.parametrize(("words", "line"), [
     (["--features", "edn"], "did you mean 'edm'"),
     (["--features", "edm", "--inception", "nowhere.pt"], "nowhere.pt"),
-    (["--num", "1"], "--num: got 1, expected 2 or more"),
+    (["--num", "1"], "--num: got 1, expected 2 to 10,000,000"),
     (["--likelihood", "vlb"], "--likelihood: got vlb, expected bound, ode"),
-    (["--reference-num", "1"], "--reference-num: got 1, expected 2 or more"),
-    (["--likelihood-num", "0"], "--likelihood-num: got 0, expected 1 or more"),
+    (["--reference-num", "1"], "--reference-num: got 1, expected 2 to 1,000,000,000"),
+    (["--likelihood-num", "0"], "--likelihood-num: got 0, expected 1 to 10,000,000"),
     (["--reference", "nowhere.npz"], "nowhere.npz"),
     (["--reference", "nowhere.npz", "--features", "tiny,edm"], "--reference: is of one extractor"),
     (["--data", "cifar11"], "cifar11"),
@@ -332,7 +332,7 @@ def test_images_of_ones_own_are_the_reference(measured, tmp_path):
 
 
 def test_settings_from_python_are_checked_too(tmp_path):
-    with pytest.raises(ConfigError, match="likelihood_num: got 0, expected 1 or more"):
+    with pytest.raises(ConfigError, match="likelihood_num: got 0, expected 1 to 10,000,000"):
         unnoise.evaluate("digits", tmp_path, 60, likelihood_num=0)
 
 

@@ -128,7 +128,7 @@ def test_muon_gets_the_matrices_inside_and_memory_the_widest_output():
         ({"patch_size": 0}, "patch_size: got 0"),
         ({"width": 18}, "width: got 18, expected a multiple of 4"),
         ({"heads": 3}, "heads: got 3, expected a divisor of width 16"),
-        ({"depth": 0}, "depth: got 0, expected 1 or more"),
+        ({"depth": 0}, "depth: got 0, expected 1 to 1,000"),
         ({"mlp_ratio": 0.0}, "mlp_ratio: got 0, expected more than 0"),
     ],
 )

@@ -74,13 +74,13 @@ def test_sinusoidal_embedding_orders():
         ({"attention_sizes": (5,)}, r"attention_sizes: got \(5,\), expected .* \[8, 4, 2\]"),
         ({"norm_groups": 32}, r"norm_groups: got 32, expected a divisor .* \[8, 16, 24\]"),
         ({"attention_heads": 3}, "attention_heads: got 3, expected a divisor"),
-        ({"attention_heads": 0}, "attention_heads: got 0, expected 1 or more"),
+        ({"attention_heads": 0}, "attention_heads: got 0, expected 1 to 1,000"),
         ({"blocks_per_level": 0}, "blocks_per_level: got 0"),
         ({"base_channels": 7}, "base_channels: got 7, expected an even number"),
         ({"dropout": 1.0}, "dropout: got 1, expected 0 or more, less than 1"),
         ({"norm_eps": -1.0}, "norm_eps: got -1, expected 0 or more"),
-        ({"channel_multipliers": ()}, "channel_multipliers: got .* at least one multiplier"),
-        ({"channel_multipliers": (1, 0)}, "channel_multipliers: got 0, expected 1 or more"),
+        ({"channel_multipliers": ()}, "channel_multipliers: got .* expected 1 to 16 multipliers"),
+        ({"channel_multipliers": (1, 0)}, "channel_multipliers: got 0, expected 1 to 1,000"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(change, message):
