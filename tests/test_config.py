@@ -87,7 +87,10 @@ def test_what_override_refuses(change, message):
         ({"train.betas": (1.0, 2.0)}, r"train\.betas: got 1, expected 0 or more, less than 1"),
         ({"seed": -1}, r"seed: got -1, expected 0 or more"),
         ({"sample.noises": [1, -1]}, r"sample\.noises: got -1, expected more than 0"),
-        ({"sample.guidance_scale": float("inf")}, r"guidance_scale: got inf, expected -1,000 to 1,000"),
+        (
+            {"sample.guidance_scale": float("inf")},
+            r"guidance_scale: got inf, expected -1,000 to 1,000",
+        ),
     ],
 )
 def test_numbers_out_of_range(change, message):

@@ -444,7 +444,7 @@ def test_info_of_a_run(run, capsys):
     ("train digitz", "did you mean 'digits'?"),
     ("train digits --train.bach-size 3", "did you mean '--train.batch-size'?"),
     ("train digits --train.batch-size many", "many"),
-    ("train digits --train.labels False", "got --train.labels False, expected nothing after a switch"),
+    ("train digits --train.labels False", "got --train.labels False, expected nothing after a"),
     ("train digits --batch-size 0", "train.batch_size: got 0, expected 1 to 10,000,000"),
     ("train digits --image-size 0", "image_size: got 0"),
     ("train digits --image-size -4", "image_size: got -4"),
