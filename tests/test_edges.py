@@ -117,8 +117,8 @@ def test_memory_that_runs_out_is_one_line(error, monkeypatch, inside, capsys):
 # --- names
 
 NEAREST = {
-    "ddmi": "ddim", "dpdm": "ddpm", "unipc2": "unipc_2", "xyz": None, "workers": None, "heum": "heun",
-    "log": "log_snr",
+    "ddmi": "ddim", "dpdm": "ddpm", "unipc2": "unipc_2", "xyz": None, "workers": None,
+    "heum": "heun", "log": "log_snr",
 }  # fmt: skip
 
 
