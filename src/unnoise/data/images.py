@@ -44,7 +44,15 @@ def to_pil(image: Tensor) -> Image.Image:
 def grid(
     images: Tensor, columns: int | None = None, padding: int = 2, scale: int | None = None
 ) -> Image.Image:
-    """uint8 (n, c, h, w) on white; unless told, near square, and scaled to about 64 pixels high."""
+    """Images (n, c, h, w) on white; unless told, near square, and scaled to about 64 pixels high.
+
+    They are uint8, or floats from 0 to 1.
+    """
+    if images.is_floating_point() and images.min() >= 0 and images.max() <= 1:
+        images = (images * 255).round().to(torch.uint8)
+    if images.dtype != torch.uint8:
+        got = f"{images.dtype} from {float(images.min()):g} to {float(images.max()):g}"
+        raise DataError(f"grid: got {got}, expected uint8, or floats from 0 to 1")
     n, c, h, w = images.shape
     scale = scale or max(1, GRID_HEIGHT // h)
     columns = columns or math.ceil(n**0.5)
