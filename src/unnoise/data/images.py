@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -117,8 +118,8 @@ def read_png(path: Path | str) -> Tensor:
 def read_png_text(path: Path | str) -> dict[str, str]:
     """The text chunks of a PNG; DataError where it is none."""
     try:
-        with Image.open(path) as picture:
-            picture.load()
+        with warnings.catch_warnings(), Image.open(path, formats=("PNG",)) as picture:
+            warnings.simplefilter("ignore")  # of its size: its pixels are not decoded
             return {str(k): v for k, v in picture.info.items() if isinstance(v, str)}
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # whatever a stranger's file makes Pillow raise
         raise DataError(f"{path}: cannot be read as a picture ({error})") from error
