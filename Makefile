@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test test-slow quick golden faults lint gpu-check clean
+.PHONY: help install demo test test-slow quick golden faults attacks lint gpu-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,9 @@ golden: install  ## do the working tree and the commit BASE compute the same? ON
 
 faults: install  ## the full fault suite: kills, signals, full disks, damaged files, .. and its table (about 20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --full
+
+attacks: install  ## bad input of every kind: nothing ends in a traceback, hangs or is silently wrong (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks
 
 lint: install  ## ruff and basedpyright
 	$(BIN)/ruff check .

@@ -97,7 +97,7 @@ def train_here(
         images = data or world.main_process_first(lambda: load_data(config))
         if world.main:
             events.say(report(images))
-        measure = measure_for(config, images, world)
+        measure = measure_for(config, images, world) if config.train.evaluate else None
         return loop.train(config, images, folder, resume, measure)
 
 

@@ -245,7 +245,7 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
 
 
 def _flattened(config: object, changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys; the group {"train": {"kimg": 1}} changes one field and keeps the others."""
+    """Dotted keys; a group, {"train": {"kimg": 1}}, changes the fields that it names."""
     for key, value in changes.items():
         if dataclasses.is_dataclass(getattr(config, str(key), None)) and isinstance(value, Mapping):
             inner = cast("Mapping[str, Any]", value)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, UInt8
@@ -39,7 +39,9 @@ from unnoise.diffusion.samplers import stochastic
 from unnoise.errors import ConfigError, DataError
 from unnoise.memory import in_batches
 from unnoise.model import SAMPLE_BATCH, Model, last
-from unnoise.ranges import Range
+from unnoise.ranges import Few, Range
+from unnoise.reading import typed
+from unnoise.settings import image_seeds
 
 INVERSION = {
     "sampler": "ddim",
@@ -50,7 +52,8 @@ INVERSION = {
 }
 """The default settings for inverting and decoding: guidance and clipping have no inverse."""
 
-STRENGTH, AT_LEAST_ONE = Range(above=0, most=1), Range(least=1)
+Strength = Annotated[float, Range(above=0, most=1)]
+Frames = Annotated[int, Range(least=1, most=10_000)]
 
 Label: TypeAlias = int | str | None
 Source: TypeAlias = int | Tensor
@@ -103,6 +106,7 @@ def inpaint(
     (RePaint, Lugmayr et al. 2022): what is painted fits what is known better, and costs more.
     """
     _check_picture(model, picture)
+    _check_mask(model, unknown)
     edit = _painting(model, label, resample, settings)
 
     def paint(part: list[int]) -> Tensor:
@@ -171,7 +175,7 @@ def image_to_image(
 ) -> Pictures:
     """Noise the picture to a share `strength` in (0, 1] of the steps and denoise it (SDEdit)."""
     _check_picture(model, picture)
-    _check("strength", strength, STRENGTH)
+    strength = typed(Strength, strength, "strength")
     edit = _Edit(model, label, model.settings(**settings))
     steps = max(1, round(strength * (len(edit.grid) - 1)))
     grid = edit.grid[-steps - 1 :]
@@ -189,6 +193,7 @@ def reconstruct(
     model: Model, picture: Picture, label: Label = None, iterations: int = 3, **settings: Any
 ) -> tuple[Tensor, Picture]:
     """Find the noisiest state x (c, h, w) from which DDIM makes this picture, and what it makes."""
+    _check_picture(model, picture)
     edit = _inverting(model, label, (picture,), settings)
     start = edit.latent(picture, iterations)
     return start[0].cpu(), edit.decode(start)[0]
@@ -198,7 +203,7 @@ def interpolate(
     model: Model, a: Source, b: Source, frames: int = 9, label: Label = None, **settings: Any
 ) -> Pictures:
     """Make `frames` pictures from a to b, by spherical interpolation of their noises."""
-    _check("frames", frames, AT_LEAST_ONE)
+    frames = typed(Frames, frames, "frames")
     edit = _inverting(model, label, (a, b), settings)
     first, second = (edit.latent(source)[0] for source in (a, b))
     shares = torch.linspace(0, 1, frames).tolist()
@@ -214,9 +219,9 @@ def variations(
     **settings: Any,
 ) -> Pictures:
     """Mix the noise z of a with another per seed: sqrt(1 - strength^2) z + strength z'."""
-    _check("strength", strength, STRENGTH)
+    strength = typed(Strength, strength, "strength")
     edit = _inverting(model, label, (a,), settings)
-    other = edit.grid[0].sigma * model.noise(seeds).normal()
+    other = edit.grid[0].sigma * model.noise(image_seeds(seeds)).normal()
     return edit.decode((1 - strength**2) ** 0.5 * edit.latent(a) + strength * other)
 
 
@@ -224,7 +229,7 @@ def morph(
     model: Model, a: Source, from_label: Label, to_label: Label, frames: int = 9, **settings: Any
 ) -> Pictures:
     """Make `frames` pictures from one noise, as the prediction moves from one class to another."""
-    _check("frames", frames, AT_LEAST_ONE)
+    frames = typed(Frames, frames, "frames")
     if not model.shape.num_classes:
         raise ConfigError("morph: this model was trained without classes; expected one with labels")
     edit = _inverting(model, from_label, (a,), settings)
@@ -268,9 +273,10 @@ class _Edit:
 
     def latent(self, source: Source, iterations: int = 3) -> Tensor:
         """The state (1, c, h, w) at the grid's first level that stands for a seed or a picture."""
-        if isinstance(source, int):
-            return self.grid[0].sigma * self.model.noise([source]).normal()
-        _check("iterations", iterations, AT_LEAST_ONE)
+        if not isinstance(source, Tensor):
+            (seed,) = image_seeds([source])
+            return self.grid[0].sigma * self.model.noise([seed]).normal()
+        iterations = typed(Few, iterations, "iterations")
         _check_picture(self.model, source)
         x0 = to_model(source[None].to(self.model.arithmetic.device))
         steps = editing.invert(self.denoiser(1), x0, self.grid, iterations)
@@ -287,7 +293,7 @@ class _Edit:
 
 
 def _painting(model: Model, label: Label, resample: int, settings: dict[str, Any]) -> _Edit:
-    _check("resample", resample, AT_LEAST_ONE)
+    resample = typed(Few, resample, "resample")
     ancestral = {"sampler": "ddpm", "eta": 0.0} if resample > 1 else {}
     return _Edit(model, label, model.settings(**{**settings, **ancestral}))
 
@@ -310,25 +316,31 @@ def _inverting(
 
 def _labels(model: Model, count: int, label: Label) -> Tensor | None:
     """The label of each picture."""
-    return model.labels(range(count), "none" if label is None else label)
+    return model.labels(range(count), "no class" if label is None else label)
 
 
 def _versions(seeds: Sequence[int], make: Callable[[list[int]], Tensor]) -> Tensor:
     """One picture for each seed, made a batch at a time."""
-    seeds = list(seeds)
-    _check("seeds", len(seeds), AT_LEAST_ONE)
+    seeds = image_seeds(seeds)
     return torch.cat(list(in_batches(len(seeds), SAMPLE_BATCH, lambda rows: make(seeds[rows]))))
 
 
 def _check_picture(model: Model, picture: Tensor) -> None:
     wanted = (model.shape.channels, model.shape.height, model.shape.width)
-    if tuple(picture.shape) != wanted or picture.dtype != torch.uint8:
-        raise ConfigError(
-            f"picture: got {picture.dtype} of shape {tuple(picture.shape)}, "
-            f"expected uint8 of {wanted}; read_picture makes one from a file"
-        )
+    if (got := _kind(picture)) != (expected := f"torch.uint8 of shape {wanted}"):
+        fix = "read_picture makes one from a file"
+        raise ConfigError(f"picture: got {got}, expected {expected}; {fix}")
 
 
-def _check(name: str, value: float, allowed: Range) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name}: got {value:g}, expected {allowed}")
+def _check_mask(model: Model, unknown: Tensor) -> None:
+    expected = f"torch.bool of shape {(model.shape.height, model.shape.width)}"
+    if (got := _kind(unknown)) != expected or not unknown.any():
+        got = got if got != expected else "no pixel"
+        raise ConfigError(f"unknown: got {got}, expected {expected}, True where to paint")
+
+
+def _kind(value: object) -> str:
+    """What a message says of a tensor, or of what is none."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return type(value).__name__

@@ -32,9 +32,10 @@ from unnoise.memory import images_at_once, in_batches
 from unnoise.networks.cuda_graphs import Graphed
 from unnoise.networks.network import Network
 from unnoise.precision import find_device
-from unnoise.reading import from_dict
+from unnoise.ranges import Images, Seed
+from unnoise.reading import from_dict, typed
 from unnoise.records import find
-from unnoise.settings import Labels, class_numbers, resolve
+from unnoise.settings import Labels, class_numbers, image_seeds, resolve
 
 SAMPLE_BATCH = 64
 """Images per network call, where the call does not choose them itself."""
@@ -83,11 +84,11 @@ class Model:
         `settings` change fields of the model's own SampleConfig: sampler, steps, guidance_scale, ..
         `batch_size` None is `images_at_once`; it is halved where memory runs out.
         """
-        seeds = list(range(seed, seed + num)) if seeds is None else list(seeds)
-        size = self.images_at_once(guide, **settings) if batch_size is None else batch_size
-        if not seeds or size < 1:
-            got = f"{len(seeds)} images in batches of {size}"
-            raise ConfigError(f"sample: got {got}, expected 1 or more of both")
+        if seeds is None:
+            first, count = typed(Seed, seed, "seed"), typed(Images, num, "num")
+            seeds = range(first, first + count)
+        seeds, size = image_seeds(seeds), typed(Images | None, batch_size, "batch_size")
+        size = size or self.images_at_once(guide, **settings)
         labels = self.labels(seeds, label)
 
         def made(rows: slice) -> Tensor:
@@ -112,6 +113,7 @@ class Model:
         **settings: Any,
     ) -> Iterator[Step]:
         """The steps of one batch, from noise to data, to watch or to cancel."""
+        seeds = image_seeds(seeds)
         return self._steps(seeds, self.labels(seeds, label), guide, **settings)
 
     def _steps(

@@ -5,6 +5,7 @@ The keys are those of the command line: "train.lr" is `--train.lr`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -194,7 +195,7 @@ def named(target: str, objective: str | None = None) -> RunConfig:
     """The preset of a name, or `pictures` for a folder or zip, with another objective if given."""
     if target in PRESETS:
         config = PRESETS[target]()
-    elif Path(target).exists():
+    elif target and (os.path.isdir(target) or os.path.isfile(target)):
         config = override(pictures(), {"data.source": str(Path(target))})
     else:
         raise ConfigError(f"train: no preset, folder or zip {target!r}; {nearest(target, PRESETS)}")

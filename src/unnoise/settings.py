@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from numpy import ndarray
+from torch import Tensor
 
 from unnoise.config import SampleConfig, override
 from unnoise.errors import ConfigError, nearest
+from unnoise.ranges import Images, Seed
+from unnoise.reading import typed
 
 Label: TypeAlias = int | str
-"""The number or the name of a class; "none" asks for no class."""
+"""The number or the name of a class; "none" asks for no class, where no class has that name."""
 Labels: TypeAlias = Label | Sequence[Label | None] | None
 """One label for all images, one for each, or None: an image's seed modulo the number of classes."""
 
+NO_CLASS = ("none", "no class")
 TUNED_NAMES = ("fast", "balanced", "best")
 
 
@@ -37,17 +44,27 @@ def resolve(
     return override(own, changes, "sample.")
 
 
+def image_seeds(seeds: Iterable[int]) -> list[int]:
+    """One seed for each image, as whole numbers from 0; ConfigError for anything else."""
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise ConfigError(f"seeds: got {seeds!r}, expected whole numbers, one for each image")
+    found = list(seeds)
+    typed(Images, len(found), "number of seeds")
+    return list(typed(tuple[Seed, ...], found, "seeds"))
+
+
 def class_numbers(
     seeds: Sequence[int], asked: Labels, count: int, names: Sequence[str]
 ) -> list[int] | None:
     """The class of every image, or None for a model without classes; `count` is no class."""
+    asked = asked.tolist() if isinstance(asked, Tensor | ndarray) else asked
     if isinstance(asked, str) or not isinstance(asked, Collection):
         labels = [asked] * len(seeds)
     else:
         labels = list(asked)
     if not count:
         for label in labels:
-            if label not in (None, "none"):
+            if label not in (None, *NO_CLASS):
                 fix = "this model was trained without labels; leave it out"
                 raise ConfigError(f"label: got {label!r}, but {fix}")
         return None
@@ -61,14 +78,19 @@ def class_numbers(
 
 
 def _class_number(label: Label, count: int, names: Sequence[str]) -> int:
-    if label == "none":
-        return count
-    if label in names:
-        return names.index(cast("str", label))
-    try:
-        number = int(label)
-    except ValueError:
-        raise ConfigError(f"label: no class {label!r}; {nearest(str(label), names)}") from None
+    """A text is a name before it is a number; a number that is another class's name is neither."""
+    if isinstance(label, str):
+        name = unicodedata.normalize("NFC", label)
+        if name in names:
+            return names.index(name)
+        if name in NO_CLASS:
+            return count
+        if not (name.isascii() and name.isdecimal() and len(name) < 10):
+            raise ConfigError(f"label: no class {label!r}; {nearest(name, names)}")
+    number = typed(int, int(label) if isinstance(label, str) else label, "label")
     if not 0 <= number < count:
         raise ConfigError(f"label: got {number}, expected 0 to {count - 1} or a class name or none")
+    if str(number) in names and names[number] != str(number):
+        both = f"{number} is the number of class {names[number]!r} and the name of another"
+        raise ConfigError(f"label: {both}; expected the name as text, {str(number)!r}")
     return number

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from tqdm import tqdm
 
 from unnoise import events
+from unnoise.errors import visible
 from unnoise.events import Event, Message, Progress
 
 LAYOUT = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
@@ -44,7 +45,8 @@ class Terminal:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Message):
-            tqdm.write(event.text) if self.bar is not None else print(event.text, flush=True)
+            text = visible(event.text)
+            tqdm.write(text) if self.bar is not None else print(text, flush=True)
         elif self.interactive:
             self._move(event)
         elif event.detail and time.monotonic() - self.plain_at > PLAIN_EVERY_SEC:

@@ -1,8 +1,8 @@
 """Bad input of every kind, made by generators: what comes from outside is done right, or refused in
 one line.
 
-Each file of attacks yields `harness.Attack`s; `python -m tests.attacks` (make attacks) runs them and
-prints the table of docs/security.md.
+Each file of attacks yields `harness.Attack`s; `python -m tests.attacks` (make attacks) runs them
+and prints the table of docs/security.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run the attacks: python -m tests.attacks [KIND ..] [--only TEXT] [--show] [--json FILE]"""
+"""Run the attacks: python -m tests.attacks [KIND ..] [--only TEXT] [--every N] [--show] [--json F]"""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attacks")
     parser.add_argument("kinds", nargs="*", help=f"some of {', '.join(KINDS)}; all unless named")
     parser.add_argument("--only", default="", help="attacks with this text in their names")
+    parser.add_argument("--every", type=int, default=1, help="one of so many attacks of each kind")
     parser.add_argument("--show", action="store_true", help="print what each attack was told")
     parser.add_argument("--json", type=Path, help="write the results here too")
     arguments = parser.parse_args()
@@ -40,8 +41,8 @@ def _kind(name: str, folder: Path, arguments: argparse.Namespace) -> Result:
     result, began = Result(name), time.monotonic()
     shared = folder / name
     shared.mkdir()
-    for attack in KINDS[name](shared):
-        if arguments.only not in attack.name:
+    for number, attack in enumerate(KINDS[name](shared)):
+        if arguments.only not in attack.name or number % arguments.every:
             continue
         ending, failure = run(attack, folder / "attack")
         result.count += 1

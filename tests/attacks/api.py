@@ -74,7 +74,8 @@ def _sampling() -> Iterator[Attack]:
         (unnoise.train, "train"),
     ):
         for value in ("nothing", "", "\x1b[31m", "x" * 5000, "/dev/null", "../..", "\0"):
-            yield Attack(f"{name}({value[:9]!r})", partial(call, value))  # pyright: ignore
+            expected = "either" if (name, value) == ("preset", "../..") else "refused"
+            yield Attack(f"{name}({value[:9]!r})", partial(call, value), expected)  # pyright: ignore
 
 
 def _sample(options: dict[str, Any]) -> None:
@@ -85,7 +86,7 @@ def _datasets() -> Iterator[Attack]:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
     images: dict[str, Any] = {
         "no images": pixels[:0], "one number": np.zeros(5), "NaN": np.full((4, 8, 8), np.nan),
-        "floats to 255": pixels.astype(np.float32), "negative floats": -pixels / 255.0,
+        "floats to 255": pixels.astype(np.float32), "negative floats": pixels / 255.0 - 0.5,
         "five channels": np.zeros((4, 8, 8, 5), np.uint8), "objects": np.array([None] * 4),
         "int64": pixels.astype(np.int64), "strings": ["a", "b"], "complex": pixels.astype(complex),
         "sizes that differ": [pixels[0], pixels[1, :4]], "0 x 0": np.zeros((4, 0, 0, 3), np.uint8),
@@ -93,7 +94,11 @@ def _datasets() -> Iterator[Attack]:
     }  # fmt: skip
     for what, value in images.items():
         act = partial(unnoise.dataset, value)
-        yield Attack(f"dataset: {what}", act, "either" if "differ" in what else "refused")
+        yield Attack(
+            f"dataset: {what}",
+            act,
+            "either" if what in ("sizes that differ", "a dictionary") else "refused",
+        )
     labels: dict[str, Any] = {
         "too few": [0] * 19, "negative": [-1] * 20, "floats": [0.5] * 20, "names": ["a"] * 20,
         "None": [None] * 20, "huge": [10**12] * 20, "two dimensions": [[0]] * 20,
@@ -113,7 +118,7 @@ def _configurations() -> Iterator[Attack]:
             yield Attack(
                 f"preset {key} = {str(value)[:9]!r}",
                 changed,
-                "either" if key == "seed" else "refused",
+                "either" if key == "seed" or value == [] else "refused",
             )
     for key in ("train.", ".", "", "train.lr.x", "nope", "train", "TRAIN.LR", "train..lr"):
         yield Attack(f"preset {key!r}", partial(unnoise.preset, "digits", {key: 1}))
@@ -125,7 +130,8 @@ def _configured(key: str, value: Any) -> None:
     from unnoise.config import check
 
     check(config)
-    unnoise.build.network(config, unnoise.build.Shape(1, 8, 8))
+    network = unnoise.build.network(config, unnoise.build.Shape(1, 8, 8))
+    unnoise.build.diffusion_model(config.diffusion, network)
 
 
 def _no_likelihood() -> None:

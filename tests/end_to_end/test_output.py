@@ -55,3 +55,26 @@ def test_training_goes_on_whoever_listens(tmp_path, shell):
     )
     assert done.returncode == 0 and done.stderr == ""
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_help_keeps_its_colours_on_a_terminal():
+    """And nothing else may have any: the text of a picture is another's."""
+    import pty
+
+    def told(words: list[str]) -> bytes:
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.environ["TERM"] = "xterm-256color"
+            os.execv(sys.executable, [sys.executable, "-m", "unnoise", *words])
+        said = b""
+        while True:
+            try:
+                said += os.read(terminal, 1 << 16) or b""
+            except OSError:  # the child has gone
+                os.waitpid(pid, 0)
+                return said
+
+    helped = told(["sample", "digits", "--help"])
+    assert b"\x1b[" in helped and b"\\x1b" not in helped
+    refused = told(["sample", "\x1b[31mred"])
+    assert b"\x1b[31m" not in refused and b"\\x1b[31mred" in refused

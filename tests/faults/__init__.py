@@ -8,10 +8,34 @@ A trial draws everything random from (seed, row, trial), so that one can be repe
 
 from __future__ import annotations
 
-from tests.faults import corruption, disk, kills, lock, memory, nonfinite, ranks, saves, stops
+from tests.faults import (
+    commands,
+    corruption,
+    disk,
+    kills,
+    lock,
+    memory,
+    nonfinite,
+    outputs,
+    ranks,
+    saves,
+    stops,
+)
 
 FAULTS = {
     module.FAULT.name: module.FAULT
-    for module in (kills, saves, stops, disk, corruption, nonfinite, memory, ranks, lock)
+    for module in (
+        kills,
+        saves,
+        commands,
+        stops,
+        outputs,
+        disk,
+        corruption,
+        nonfinite,
+        memory,
+        ranks,
+        lock,
+    )
 }
 """All rows, in the order of the table."""

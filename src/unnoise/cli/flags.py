@@ -24,6 +24,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, cast
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
+from unnoise.cli.output import styled
 from unnoise.cli.values import reading
 from unnoise.config import SampleConfig, dotted
 from unnoise.errors import ConfigError, UsageError, closest
@@ -208,7 +209,7 @@ class Table:
         """What tyro finds, and what it does not know; its complaint is a UsageError in one line."""
         kind, complaint = _only_given(flags), io.StringIO()
         try:
-            with contextlib.redirect_stderr(complaint):
+            with contextlib.redirect_stderr(complaint), styled():
                 return tyro.cli(
                     kind, args=arguments, prog=prog, description=about, return_unknown_args=True
                 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from unnoise.errors import visible
@@ -15,6 +17,7 @@ class Output:
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.styled = False
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
@@ -22,7 +25,8 @@ class Output:
     def write(self, text: str) -> int:
         """Write text visibly; what the encoding lacks becomes an escape."""
         encoding = self.stream.encoding or "utf-8"
-        shown = visible(text).encode(encoding, "backslashreplace").decode(encoding)
+        text = text if self.styled else visible(text)
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
         try:
             self.stream.write(shown)
             self.stream.flush()
@@ -42,6 +46,20 @@ class Output:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.stream.fileno())
         os.close(nowhere)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Let colours through: in this block all text is unnoise's own, as that of --help."""
+    stream = sys.stdout
+    if not isinstance(stream, Output):
+        yield
+        return
+    stream.styled = True
+    try:
+        yield
+    finally:
+        stream.styled = False
 
 
 def protect() -> None:

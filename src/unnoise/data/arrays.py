@@ -17,6 +17,8 @@ from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
+MOST_CLASSES = 100_000
+
 
 def dataset(
     images: Any,
@@ -70,7 +72,7 @@ def _item(images: Any, index: int, name: str) -> tuple[Image.Image, int | None]:
     if isinstance(item, tuple | list) and len(item) == 2:
         item, label = item
     what = f"{name}: image {index}"
-    if label is not None and (int(label) != label or label < 0):
+    if label is not None and (int(label) != label or not 0 <= label < MOST_CLASSES):
         raise DataError(f"{what}: got label {label!r}, expected a whole number from 0")
     return _picture(item, what), None if label is None else int(label)
 
@@ -87,6 +89,8 @@ def _picture(item: Any, what: str) -> Image.Image:
         array = array[..., None]
     elif not last:
         raise DataError(f"{what}: got shape {np.shape(item)}, {expected}")
+    if not array.size:
+        raise DataError(f"{what}: got shape {np.shape(item)}, expected pixels")
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             got = f"got floats from {array.min():g} to {array.max():g}"
@@ -99,9 +103,11 @@ def _picture(item: Any, what: str) -> Image.Image:
 
 def _whole_numbers(labels: Any, count: int, name: str) -> np.ndarray:
     values = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    if values.shape != (count,) or values.dtype.kind not in "iu" or values.min() < 0:
-        got = f"{values.dtype} {values.shape}"
-        raise DataError(f"{name}: got labels {got}, expected {count} whole numbers from 0")
+    whole = values.shape == (count,) and values.dtype.kind in "iu"
+    if not whole or values.min() < 0 or values.max() >= MOST_CLASSES:
+        got = f"{values.dtype} {values.shape}" + (f" to {values.max()}" if whole else "")
+        expected = f"{count} whole numbers from 0, less than {MOST_CLASSES:,}"
+        raise DataError(f"{name}: got labels {got}, expected {expected}")
     return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -44,7 +45,15 @@ def to_pil(image: Tensor) -> Image.Image:
 def grid(
     images: Tensor, columns: int | None = None, padding: int = 2, scale: int | None = None
 ) -> Image.Image:
-    """uint8 (n, c, h, w) on white; unless told, near square, and scaled to about 64 pixels high."""
+    """Images (n, c, h, w) on white; unless told, near square, and scaled to about 64 pixels high.
+
+    They are uint8, or floats from 0 to 1.
+    """
+    if images.is_floating_point() and images.min() >= 0 and images.max() <= 1:
+        images = (images * 255).round().to(torch.uint8)
+    if images.dtype != torch.uint8:
+        got = f"{images.dtype} from {float(images.min()):g} to {float(images.max()):g}"
+        raise DataError(f"grid: got {got}, expected uint8, or floats from 0 to 1")
     n, c, h, w = images.shape
     scale = scale or max(1, GRID_HEIGHT // h)
     columns = columns or math.ceil(n**0.5)
@@ -109,8 +118,8 @@ def read_png(path: Path | str) -> Tensor:
 def read_png_text(path: Path | str) -> dict[str, str]:
     """The text chunks of a PNG; DataError where it is none."""
     try:
-        with Image.open(path) as picture:
-            picture.load()
+        with warnings.catch_warnings(), Image.open(path, formats=("PNG",)) as picture:
+            warnings.simplefilter("ignore")  # of its size: its pixels are not decoded
             return {str(k): v for k, v in picture.info.items() if isinstance(v, str)}
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # whatever a stranger's file makes Pillow raise
         raise DataError(f"{path}: cannot be read as a picture ({error})") from error

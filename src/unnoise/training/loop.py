@@ -93,7 +93,7 @@ def _existed(folder: Path) -> bool:
     if there := checkpoint.checkpoints(folder / "checkpoints"):
         raise CheckpointError(
             f"{folder}: has {len(there)} checkpoints and no config.json; put it back (it is in "
-            f"{there[-1].name}/state.json), move {folder / 'checkpoints'} away, or use another --out"
+            f"{there[-1].name}/state.json), move the checkpoints away, or use another --out"
         )
     return False
 
