@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.attacks.harness import Attack, Ending
+from tests.attacks.harness import Attack, Ending, Expected
 
 SAMPLE = ("sample", "digits", "-n", "1", "--steps", "2", "--out", "out")
 TRAIN = ("train", "digits", "--kimg", "0.1", "--device", "cpu", "--network.base-channels", "8",
@@ -40,7 +40,7 @@ def attacks(shared: Path) -> Iterator[Attack]:
             alone = value.strip() in ("", "0") or (name, value) == ("WORLD_SIZE", "1")
             wrong = lambda e, n=name: None if not e.code or n in e.err else f"{n} is not named"
             environ = {**base, name: value}
-            expected = "done" if alone else "refused"
+            expected: Expected = "done" if alone else "refused"
             yield Attack(f"{name}={value!r} alone", SAMPLE, expected, None, wrong, environ)
     yield sample("a cache that is a file", "either", UNNOISE_CACHE="/proc/version")
     yield sample("COLUMNS=1", COLUMNS="1")
