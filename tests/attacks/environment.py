@@ -25,7 +25,7 @@ def attacks(shared: Path) -> Iterator[Attack]:
         "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "LANG": "C.UTF-8",
     }  # fmt: skip
 
-    def sample(name: str, expected="done", without: str = "", **more: str) -> Attack:
+    def sample(name: str, expected: Expected = "done", without: str = "", **more: str) -> Attack:
         environ = {key: value for key, value in {**base, **more}.items() if key != without}
         return Attack(name, SAMPLE, expected, environ=environ)
 
