@@ -17,6 +17,7 @@ from unnoise import checkpoint
 from unnoise.errors import CheckpointError
 from unnoise.files import read_json, write_json
 
+SHAPE = {"channels": 1, "height": 8, "width": 8}
 GROUPS = {
     "network": {"a": torch.arange(1000.0), "b": torch.ones(3, 4).T},
     "optimizer": {"exp_avg/a": torch.zeros(1000), "step/a": torch.tensor(7.0)},
@@ -160,7 +161,7 @@ def test_a_killed_writer_never_leaves_a_checkpoint_that_loads_wrongly(tmp_path):
 
 def test_model_files_describe_themselves_and_damage_is_found(tmp_path):
     path = tmp_path / "model.safetensors"
-    checkpoint.save_model(path, GROUPS["network"], {"config": {"x": 1}, "shape": {}})
+    checkpoint.save_model(path, GROUPS["network"], {"config": {"x": 1}, "shape": SHAPE})
     tensors, record = checkpoint.read_model(path)
     assert record["config"] == {"x": 1} and record["weights"] == checkpoint.fingerprint(tensors)
     content = bytearray(path.read_bytes())
@@ -199,7 +200,7 @@ def test_memory_format_does_not_change_what_is_written(tmp_path):
     checkpoint.save_model(
         tmp_path / "m.safetensors",
         {"a": x.to(memory_format=torch.channels_last)},
-        {"config": {}, "shape": {}},
+        {"config": {}, "shape": SHAPE},
     )
     assert torch.equal(load_file(tmp_path / "m.safetensors")["a"], x)
 

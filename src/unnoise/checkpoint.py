@@ -21,6 +21,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ from torch import Tensor, nn
 
 from unnoise import records
 from unnoise.errors import CheckpointError
-from unnoise.files import discard_leftovers, replacing, sha256
+from unnoise.files import discard_leftovers, parse_json, read_json, replacing, sha256
 
 FORMAT = 1
 MODEL_FILE = records.MODEL_FILE
-MANIFEST = "manifest.json"
+MANIFEST = records.MANIFEST
 NAME = re.compile(r"step-\d{8,}", re.ASCII)
 
 Tensors = dict[str, Tensor]
@@ -98,10 +99,24 @@ def checkpoints(folder: Path) -> list[Path]:
 def load(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """Read a checkpoint that `verify` finds sound."""
-    groups = sorted(name for name in verify(path) if name.endswith(".safetensors"))
-    tensors = {Path(name).stem: load_file(path / name, device=str(device)) for name in groups}
-    return tensors, json.loads((path / "state.json").read_text())
+    """Read a checkpoint that `verify` finds sound; CheckpointError where it is not finite."""
+    files = sorted(name for name in verify(path) if name.endswith(".safetensors"))
+    groups: dict[str, Tensors] = {}
+    for file in files:
+        try:
+            group = groups[Path(file).stem] = load_file(path / file, device=str(device))
+        except SafetensorError as error:
+            raise CheckpointError(f"checkpoint {path}: {file} is damaged ({error})") from error
+        _refuse_not_finite(group, f"checkpoint {path}: {file}")
+    return groups, read_json(path / "state.json")
+
+
+def read_averaged(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read the averaged weights of a checkpoint as a model."""
+    groups, record = load(path)
+    if "ema" not in groups:
+        raise CheckpointError(f"checkpoint {path}: has no ema.safetensors")
+    return groups["ema"], records.check_model(record, f"checkpoint {path}")
 
 
 def verify(path: Path) -> list[str]:
@@ -110,16 +125,11 @@ def verify(path: Path) -> list[str]:
     CheckpointError otherwise. Other files there, such as a sync tool's, do not matter.
     """
     what = f"checkpoint {path}"
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        files, version = dict(manifest["files"]), manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = type(error).__name__
-        raise CheckpointError(f"{what}: its manifest.json cannot be read ({why})") from error
+    manifest = records.read_manifest(path)
+    files, version = manifest["files"], manifest["format"]
     if version != FORMAT:
         raise CheckpointError(f"{what}: format {version}, expected {FORMAT}; update unnoise")
-    sound = all(isinstance(f, dict) and {"bytes", "sha256"} <= f.keys() for f in files.values())
-    if not sound or "state.json" not in files or any(Path(name).name != name for name in files):
+    if "state.json" not in files or any(Path(name).name != name for name in files):
         raise CheckpointError(f"{what}: its manifest.json is damaged")
     for name, entry in files.items():
         file, size = path / name, entry["bytes"]
@@ -132,16 +142,17 @@ def verify(path: Path) -> list[str]:
     return list(files)
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and why newer ones were skipped.
+def newest(folder: Path, sound: Callable[[Path], object] = verify) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is sound, and why newer ones were skipped.
 
-    Only the process that owns the run folder may call this: it discards what killed writers left.
+    `sound` raises a CheckpointError for whatever keeps a checkpoint from being used. Only the
+    process that owns the run folder may call this: it discards what killed writers left.
     """
     discard_leftovers(folder)
     skipped = []
     for path in reversed(checkpoints(folder)):
         try:
-            verify(path)
+            sound(path)
         except CheckpointError as error:
             skipped.append(str(error))
         else:
@@ -164,31 +175,48 @@ def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
     what = f"model file {path}"
     try:
         with safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {}).get("unnoise", "null"))
+            text = (file.metadata() or {}).get("unnoise")
         tensors = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         why = f"cannot be read ({error}); it is truncated or damaged"
         raise CheckpointError(f"{what}: {why}") from error
-    if not isinstance(record, dict) or not {"config", "weights", "shape"} <= record.keys():
+    record = {} if text is None else parse_json(text, what)
+    if not {"config", "weights", "shape"} <= record.keys():
         expected = "a file that `unnoise train` wrote"
         raise CheckpointError(f"{what}: has no unnoise record; expected {expected}")
     if _digest(record) != record.get("record"):
         raise CheckpointError(f"{what}: is damaged (its record differs from its SHA-256)")
     if fingerprint(tensors) != record["weights"]:
         raise CheckpointError(f"{what}: is damaged (its weights differ from their SHA-256)")
-    return tensors, record
+    return tensors, records.check_model(record, what)
 
 
 def fit(module: nn.Module, tensors: Tensors, path: Path) -> None:
     """Load tensors of the file `path` into a module; CheckpointError for the first that misfits."""
+    compare(module, tensors, path)
+    _refuse_not_finite(tensors, str(path))
+    module.load_state_dict(tensors)
+
+
+def compare(module: nn.Module, tensors: Tensors, path: Path) -> None:
+    """CheckpointError unless the tensors are those of a module, which may be on the meta device."""
     expected = module.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         values = tensors.get(name), expected.get(name)
         got, want = (None if value is None else tuple(value.shape) for value in values)
         if got is None or got != want:
             why = f"{name} is {got}, expected {want}"
-            raise CheckpointError(f"{path}: the weights do not match the configuration: {why}")
-    module.load_state_dict(tensors)
+        elif tensors[name].is_floating_point() != expected[name].is_floating_point():
+            why = f"{name} is {tensors[name].dtype}, expected {expected[name].dtype}"
+        else:
+            continue
+        raise CheckpointError(f"{path}: the weights do not match the configuration: {why}")
+
+
+def _refuse_not_finite(tensors: Tensors, what: str) -> None:
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise CheckpointError(f"{what}: {name} is not finite; it is damaged or has diverged")
 
 
 def holds_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> bool:

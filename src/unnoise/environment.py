@@ -13,8 +13,9 @@ import numpy
 import torch
 
 from unnoise.errors import CheckpointError
-from unnoise.files import read_json, write_json
+from unnoise.files import write_json
 from unnoise.precision import Arithmetic
+from unnoise.records import read_starts
 
 FILE = "environment.json"
 
@@ -45,7 +46,7 @@ def write(folder: Path, arithmetic: Arithmetic, step: int) -> None:
     path = folder / FILE
     starts = []
     with suppress(CheckpointError):  # a missing or damaged note of the past stops nobody
-        starts = read_json(path, list)
+        starts = read_starts(path)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(path, [*starts, {"started": now, "step": step, **describe(arithmetic)}])
 

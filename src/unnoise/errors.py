@@ -60,7 +60,7 @@ class UsageError(UserError, ValueError):
 
 
 class DivergedError(UserError, RuntimeError):
-    """Training whose loss or gradient was not finite too many times in a row."""
+    """Training or sampling whose numbers are not finite."""
 
     exit_code = 3
 

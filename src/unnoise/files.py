@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, JSON read by type, and SHA-256. Imports no torch."""
+"""Files that are there whole or not at all, JSON read whole, and SHA-256. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ T = TypeVar("T")
 NEAR_BYTES = 1 << 17
 LONGEST_NAME = 200
 """Bytes of a name, to which file systems let as many be added as a temporary name has more."""
+DEEPEST = 400
+"""Levels of lists and objects in JSON: deeper ones cannot be written again on every Python."""
 
 
 @contextmanager
@@ -122,15 +124,35 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, kind: type[T] = dict[str, Any]) -> T:
-    """Read JSON of one type (an object unless told); CheckpointError for anything else."""
+    """Read a file of JSON of one type (an object unless told); CheckpointError otherwise."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+        text = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return parse_json(text, str(path), kind)
+
+
+def parse_json(text: str | bytes, where: str, kind: type[T] = dict[str, Any]) -> T:
+    """Read JSON of one type, whoever wrote it; CheckpointError for anything else.
+
+    Also for what is nested too deeply, or a number of too many digits, to be JSON of unnoise.
+    """
+    try:
+        value = json.loads(text)
+        parts = [value]
+        for _ in range(DEEPEST):
+            inner = [part for part in parts if isinstance(part, dict | list)]
+            parts = [p for part in inner for p in (part.values() if type(part) is dict else part)]
+        if parts:
+            raise ValueError(f"more than {DEEPEST} levels")
+    except RecursionError as error:
+        raise CheckpointError(f"{where}: cannot be read (too many levels)") from error
+    except ValueError as error:
+        raise CheckpointError(f"{where}: cannot be read ({error})") from error
     expected = getattr(kind, "__origin__", kind)
     if not isinstance(value, expected):
         got = f"holds a {type(value).__name__}, expected a {expected.__name__}"
-        raise CheckpointError(f"{path}: {got}; it is damaged")
+        raise CheckpointError(f"{where}: {got}; it is damaged")
     return value
 
 

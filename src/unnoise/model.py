@@ -11,15 +11,20 @@ import dataclasses
 import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from unnoise import build, checkpoint, extensions, precision
+from unnoise.checkpoint import Tensors
 from unnoise.config import RunConfig, SampleConfig
+from unnoise.data.config import DataConfig
+from unnoise.data.dataset import DATASETS
 from unnoise.data.images import from_model
 from unnoise.diffusion import samplers
 from unnoise.diffusion.denoiser import Denoiser, DiffusionModel, conditional, thresholded
@@ -34,7 +39,7 @@ from unnoise.networks.network import Network
 from unnoise.precision import find_device
 from unnoise.ranges import Images, Seed
 from unnoise.reading import from_dict, typed
-from unnoise.records import find
+from unnoise.records import find, read_run
 from unnoise.settings import Labels, class_numbers, image_seeds, resolve
 
 SAMPLE_BATCH = 64
@@ -46,7 +51,7 @@ class Model:
 
     def __init__(self, network: Network, config: RunConfig, record: dict[str, Any]) -> None:
         self.config, self.record = config, record
-        self.shape = build.Shape(**record["shape"])
+        self.shape = from_dict(build.Shape, record["shape"], "shape.")
         self.class_names: tuple[str, ...] = tuple(record.get("class_names", ()))
         self.arithmetic = precision.choose(config)
         self.network: Network = self.arithmetic.place(network).eval().requires_grad_(False)
@@ -256,23 +261,66 @@ def load(name: str | Path, device: str = "auto") -> Model:
     """
     path = Path(name)
     if (path / checkpoint.MANIFEST).is_file():
-        groups, record = checkpoint.load(path)
-        tensors = groups["ema"]
+        tensors, record = checkpoint.read_averaged(path)
+        run = path.parent.parent
     else:
         path = find(name)
         tensors, record = checkpoint.read_model(path)
+        run = path.parent
     with extensions.needed(record["config"].get("imports", ())):
         try:
-            config = dataclasses.replace(from_dict(RunConfig, record["config"]), device=device)
+            config = from_dict(RunConfig, record["config"])
+            config = dataclasses.replace(config, device=device, data=_readable(config.data, run))
+            build.check_sampling(config.sample)
+            for tuned in record.get("tuned", ()):
+                build.check_sampling(resolve(config.sample, record["tuned"], {"sampler": tuned}))
+            network = _network(config, record, tensors, path)
         except UnknownNameError:
             raise
         except ConfigError as error:
-            said = f"{path}: its configuration cannot be read ({error}); update unnoise"
+            said = f"{path}: its configuration cannot be used ({error}); update unnoise"
             raise CheckpointError(said) from error
-        build.check_sampling(config.sample)
-        network = build.network(config, build.Shape(**record["shape"]))
-        checkpoint.fit(network, tensors, path)
         return Model(network, config, record)
+
+
+def _network(config: RunConfig, record: dict[str, Any], tensors: Tensors, path: Path) -> Network:
+    """The network of a record, which is allocated only if the tensors are its weights."""
+    shape = from_dict(build.Shape, record["shape"], "shape.")
+    left = 2 * len(tensors) + 100  # some layers replace their parameters as they are built
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= parameter is not None
+        if left < 0:
+            said = f"it has many more than the {len(tensors)} tensors of the file"
+            raise CheckpointError(f"{path}: the weights do not match the configuration: {said}")
+
+    counting = register_module_parameter_registration_hook(counted)
+    try:
+        # a network of the user's may compute with its numbers, and there are none yet
+        with torch.device("meta"), suppress(RuntimeError):
+            checkpoint.compare(build.network(config, shape), tensors, path)
+    finally:
+        counting.remove()
+    network = build.network(config, shape)
+    checkpoint.fit(network, tensors, path)
+    return network
+
+
+def _readable(config: DataConfig, run: Path) -> DataConfig:
+    """What a record says of its data, without places that were not asked for.
+
+    A record names no place to write. It names one to read only in the run folder that it is of:
+    elsewhere its source is "", and what needs the data asks for it.
+    """
+    config = dataclasses.replace(config, cache=None)
+    if config.source in DATASETS and config.path is None:
+        return config
+    with suppress(CheckpointError):
+        of_run = read_run(run)["config"].get("data", {})
+        if (config.source, config.path) == (of_run.get("source"), of_run.get("path")):
+            return config
+    return dataclasses.replace(config, source="", path=None)
 
 
 def generate_samples(

@@ -49,6 +49,8 @@ Guidance = Annotated[float, Range(least=-1000, most=1000)]
 Count = Annotated[int, Range(least=1, most=10**9)]
 Few = Annotated[int, Range(least=1, most=1000)]
 """What is repeated or listed, and never by the thousand: levels, blocks, frames of a side."""
+Total = Annotated[int, Range(least=0, below=2**53)]
+"""What is counted up: images seen, bytes of a file."""
 Steps = Annotated[int, Range(least=1, most=100_000)]
 Width = Annotated[int, Range(least=1, most=100_000)]
 """Channels of a layer."""

@@ -28,7 +28,9 @@ def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     ConfigError for an unknown key, a wrong type or a number out of range; RETIRED keys are ignored.
     """
     if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"{where or kind.__name__}: got {values!r}, expected names and values")
+        raise ConfigError(
+            f"{where.rstrip('.') or kind.__name__}: got {_digits(values)}, expected {KINDS[dict]}"
+        )
     choose = getattr(kind, "of_kind", None)
     kind, values = choose(values, where) if choose else (kind, values)
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -38,10 +40,17 @@ def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
             found[key] = typed(hints[key], value, where + key)
         elif where + key not in RETIRED:
             raise ConfigError(f"{where}{key}: unknown key; {nearest(key, hints)}")
+    for each in dataclasses.fields(cast("Any", kind)):
+        default = (each.default, each.default_factory)
+        if each.name not in found and default == (dataclasses.MISSING, dataclasses.MISSING):
+            raise ConfigError(f"{where}{each.name}: is missing")
     return kind(**found)
 
 
-KINDS: dict[Any, str] = {float: "a number", int: "a whole number", bool: "on or off", str: "text"}
+KINDS: dict[Any, str] = {
+    float: "a number", int: "a whole number", bool: "on or off", str: "text", tuple: "a list",
+    dict: "names and values",
+}  # fmt: skip
 """How a message names the type that it expected."""
 
 
@@ -59,7 +68,9 @@ def typed(hint: Any, value: Any, where: str) -> Any:
                 got = f"{read:g}" if isinstance(read, float) else _digits(read)
                 raise ConfigError(f"{where}: got {got}, expected {limit}")
         return read
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+    if typing.is_typeddict(hint):
+        return _record(hint, value, where)
+    if dataclasses.is_dataclass(hint) and not isinstance(value, cast("type[Any]", hint)):
         return from_dict(cast("type[Any]", hint), cast("Mapping[str, Any]", value), where + ".")
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -86,7 +97,26 @@ def typed(hint: Any, value: Any, where: str) -> Any:
             return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and hint not in (int, float):
         return value
-    raise ConfigError(f"{where}: got {_digits(value)}, expected {KINDS.get(hint, hint)}")
+    expected = KINDS.get(origin or hint, hint)
+    raise ConfigError(f"{where}: got {_digits(value)}, expected {expected}")
+
+
+def _record(hint: Any, value: Any, where: str) -> dict[str, Any]:
+    """Read a TypedDict: a record of a file, whose other keys, of a newer version, stay as they are.
+
+    A key that is NotRequired may be absent.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where or 'it'}: got {_digits(value)}, expected {KINDS[dict]}")
+    found = {str(key): part for key, part in cast("Mapping[str, Any]", value).items()}
+    for key, kind in typing.get_type_hints(hint, include_extras=True).items():
+        optional = typing.get_origin(kind) is typing.NotRequired
+        name = f"{where}.{key}" if where else key
+        if key in found:
+            found[key] = typed(typing.get_args(kind)[0] if optional else kind, found[key], name)
+        elif not optional and key in hint.__required_keys__:
+            raise ConfigError(f"{name}: is missing")
+    return found
 
 
 def _digits(value: object) -> str:

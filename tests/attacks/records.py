@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.attacks.harness import Attack
+from tests.test_old_files import FLAGS
 from unnoise import checkpoint, records
 
 WRONG: tuple[Any, ...] = (
@@ -82,7 +83,7 @@ def _model_files() -> Iterator[Attack]:
             yield Attack(f"{words[0]}: {name}", words, "either", write)
     for key, value in (
         ("base_channels", 10**9),
-        ("multipliers", [1] * 3000),
+        ("channel_multipliers", [1] * 3000),
         ("blocks_per_level", 10**8),
     ):
         if key in record["config"]["network"]:
@@ -166,7 +167,7 @@ def _run_folders() -> Iterator[Attack]:
     files = ["config.json", "metrics.jsonl", "environment.json", "evaluation.json",
              f"checkpoints/{steps[-1]}/state.json", f"checkpoints/{steps[-1]}/manifest.json"]  # fmt: skip
     commands = {"train": _train_words(), "report": ("report", "run"), "info": ("info", "run"),
-                "compare": ("compare", "run", "run")}  # fmt: skip
+                "compare": ("compare", "run", str(FIXTURE))}  # fmt: skip
     for file in files:
         for what, text in TEXTS.items():
             for name, words in commands.items():
@@ -191,7 +192,8 @@ def _run_folders() -> Iterator[Attack]:
 
 
 def _train_words() -> tuple[str, ...]:
-    return ("train", "digits", "--out", "run", "--train.time", "1s", "--device", "cpu")
+    """As the fixture was started, so that nothing but the damage keeps it from going on."""
+    return ("train", *FLAGS.split(), "--kimg", "0.336", "--out", "run")
 
 
 def _write_run(file: str, record: Any, here: Path) -> None:

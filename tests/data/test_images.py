@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from unnoise.data.images import from_model, grid, read_png_text, save_png, to_model
-from unnoise.errors import DataError
+from unnoise.errors import DataError, DivergedError
 
 
 def test_all_256_values_survive_the_round_trip_and_fill_the_range():
@@ -20,9 +20,14 @@ def test_all_256_values_survive_the_round_trip_and_fill_the_range():
     torch.testing.assert_close(spacing, torch.full_like(spacing, 2 / 255), rtol=0, atol=1e-7)
 
 
-def test_what_lies_outside_the_range_is_clamped_and_not_a_number_is_black():
-    values = torch.tensor([-7.0, -1.001, 1.001, 9.0, float("nan"), float("inf"), -float("inf")])
-    assert from_model(values).tolist() == [0, 0, 255, 255, 0, 255, 0]
+def test_what_lies_outside_the_range_is_clamped():
+    assert from_model(torch.tensor([-7.0, -1.001, 1.001, 9.0])).tolist() == [0, 0, 255, 255]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_no_picture(value):
+    with pytest.raises(DivergedError, match="pictures: got values that are not finite; expected"):
+        from_model(torch.tensor([0.0, value]))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

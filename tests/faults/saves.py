@@ -34,6 +34,7 @@ CALLS = (
 AUDITED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}
 OLD, NEW = (1, 2), 3
 AGAIN_EVERY = 6
+SHAPE = {"channels": 1, "height": 8, "width": 8}
 
 
 def groups(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -47,7 +48,7 @@ def write(run: Path, step: int) -> None:
     """What the loop does to save."""
     checkpoint.save(run / "checkpoints", step, groups(step), {"n": step})
     checkpoint.save_model(
-        run / checkpoint.MODEL_FILE, groups(step)["ema"], {"config": {}, "shape": {}, "n": step}
+        run / checkpoint.MODEL_FILE, groups(step)["ema"], {"config": {}, "shape": SHAPE, "n": step}
     )
     newest = checkpoint.checkpoints(run / "checkpoints")[-2:]
     checkpoint.prune(run / "checkpoints", {path.name for path in newest})

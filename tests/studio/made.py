@@ -60,14 +60,15 @@ def distance(value: float) -> dict[str, Any]:
 EVALUATION = {
     "model": {"weights": HASH[:12], "sampler": "ddim", "steps": 12, "noises": [],
               "guidance_scale": 1.5},
-    "samples": {"num": 200, "first_seed": 0}, "data": {"name": "digits"},
+    "samples": {"num": 200, "first_seed": 0}, "data": {"name": "digits", "fingerprint": "f00d"},
     "distances": [{
         "extractor": "tiny", "standard": False, "network": "a network", "resize": "none",
-        "range": "x / 255", "reference": "1,500 images", "samples": distance(6.5),
+        "range": "x / 255", "reference": "1,500 images", "fingerprint": "", "samples": distance(6.5),
         "held_out": distance(3.25), "per_class": [],
     }],
     "likelihood": {"bound": {"bits_per_dim": 4.445, "standard_error": 0.12}, "ode": None},
-    "classes": None, "copying": {"summary": ["0 of 200 samples are copies"]}, "notes": ["a note"],
+    "classes": None, "notes": ["a note"],
+    "copying": {"num_copies": 0, "num_samples": 200, "summary": ["0 of 200 samples are copies"]},
 }  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def make_hostile(run: Path) -> Path:
     config["preset"] = config["data"]["source"] = EVIL
     config[EVIL] = {EVIL: EVIL, "__proto__": float("nan"), "big": 2**70, "inf": [float("inf")]}
     (run / "config.json").write_text(json.dumps({"config": config, "data": EVIL}))
-    (run / "environment.json").write_text(json.dumps([{EVIL: EVIL, "started": EVIL}, {EVIL: 1}, 3]))
+    (run / "environment.json").write_text(json.dumps([{EVIL: EVIL, "started": EVIL}, {EVIL: 1}]))
     lines = [
         {"nimg": nimg, EVIL: nimg, "__proto__": nimg, "constructor": -nimg} for nimg in (1, 2, 3)
     ]
@@ -126,7 +127,7 @@ def make_hostile(run: Path) -> Path:
         "training": {"loss": EVIL, "nimg": EVIL},
     }  # fmt: skip
     (run / "model.safetensors").write_bytes(model_file(record))
-    evaluation = {**EVALUATION, "notes": [EVIL], "data": {"name": EVIL}}
+    evaluation = {**EVALUATION, "notes": [EVIL], "data": {"name": EVIL, "fingerprint": EVIL}}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     name = "<b>&\"'<script>"
     checkpoint = run / "checkpoints" / "step-00000020"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from unnoise.cli.flags import Command, Flag, parse
 from unnoise.errors import UsageError
-from unnoise.files import read_json
+from unnoise.evaluation.record import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,7 @@ def compare(arguments: list[str]) -> int:
     from unnoise.evaluation.summary import layout
 
     records = {name: _record(name) for name in dict.fromkeys(flags.runs)}
-    try:
-        lines = [*layout(comparison(records)), "", *warnings(records)]
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"compare: no record of `unnoise evaluate` ({reason})") from error
+    lines = [*layout(comparison(records)), "", *warnings(records)]
     print("\n".join(lines).strip())
     return 0
 
@@ -41,4 +37,4 @@ def _record(name: str) -> dict[str, Any]:
     path = Path(name) / "evaluation.json" if Path(name).is_dir() else Path(name)
     if not path.exists():
         raise UsageError(f"compare: {path} is not there; run `unnoise evaluate {name}` first")
-    return read_json(path)
+    return read(path)

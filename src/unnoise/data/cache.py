@@ -25,7 +25,7 @@ import numpy as np
 
 from unnoise.data.config import DataConfig
 from unnoise.errors import DataError
-from unnoise.files import locked, replacing
+from unnoise.files import locked, read_json, replacing
 
 VERSION = 3
 SETTINGS = (
@@ -206,7 +206,7 @@ def _times(file: Path) -> list[int]:
 
 def _read(entry: Path, stamp: tuple[int, int] | None = None, just_written: bool = False) -> Cached:
     """An entry, or one of DAMAGE: also where it should be written again."""
-    meta = json.loads((entry / "meta.json").read_text())
+    meta = read_json(entry / "meta.json")
     shape, num_train, names = tuple(meta["shape"]), meta["num_train"], meta["class_names"]
     pixels, labels = entry / "pixels.u8", np.load(entry / "labels.npy")
     again = meta["passing"] or (meta["skipped"] and meta["stamp"] != (stamp and list(stamp)))

@@ -50,6 +50,9 @@ DATASETS: dict[str, Callable[[DataConfig], Source]] = {
 
 def load(config: DataConfig) -> ImageData:
     """The images of a configuration, through the cache; DataError where there are none."""
+    if not config.source:
+        fix = "expected --data PATH, or a run folder of `unnoise train`"
+        raise DataError(f"data: a model file alone does not say which images may be read; {fix}")
     with reading(config.path or config.source):
         if config.source in DATASETS:
             source = DATASETS[config.source](config)

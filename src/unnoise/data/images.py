@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from unnoise.data.dataset import ImageData
-from unnoise.errors import DataError
+from unnoise.errors import DataError, DivergedError
 from unnoise.files import replacing
 
 Picture: TypeAlias = Image.Image
@@ -32,8 +32,12 @@ def to_model(images: Tensor) -> Tensor:
 
 
 def from_model(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] -> uint8, rounded and clamped; not-a-number becomes 0."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).nan_to_num(0).to(torch.uint8)
+    """Floats in [-1, 1] -> uint8, rounded and clamped; DivergedError for what is not finite."""
+    images = images.float()
+    if not images.isfinite().all():
+        fix = "expected another checkpoint, less guidance, other settings or --device cpu"
+        raise DivergedError(f"pictures: got values that are not finite; {fix}")
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_pil(image: Tensor) -> Image.Image:

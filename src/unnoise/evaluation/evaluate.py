@@ -26,10 +26,11 @@ from unnoise.errors import CheckpointError, ConfigError, DataError
 from unnoise.evaluation import sections
 from unnoise.evaluation.extractors import Extractor, classifier, extractor, suited
 from unnoise.evaluation.likelihood import METHODS
+from unnoise.evaluation.record import read
 from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.store import DataStore, Features, Samples, made_samples
-from unnoise.files import claim, read_json, write_json
+from unnoise.files import claim, write_json
 from unnoise.parallel import World
 from unnoise.reading import from_dict
 
@@ -176,7 +177,7 @@ def _classifier(
 def _merged(record: dict[str, Any], kept: Path) -> dict[str, Any]:
     """The record with what was measured of the same samples before and is not now."""
     try:
-        before = read_json(kept)
+        before = read(kept)
         if (before["format"], before["data"]) != (record["format"], record["data"]):
             return record
         now = {(one["extractor"], one["reference"]) for one in record["distances"]}
@@ -189,7 +190,7 @@ def _merged(record: dict[str, Any], kept: Path) -> dict[str, Any]:
             "classes": record["classes"] or before["classes"],
             "notes": list(dict.fromkeys(before["notes"] + record["notes"])),
         }
-    except (CheckpointError, KeyError, TypeError):
+    except CheckpointError:  # not there yet, or damaged
         return record
 
 

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unnoise.errors import DataError
-from unnoise.files import replacing
+from unnoise.files import parse_json, replacing
 
 CHUNK = 4096
 """Vectors that are float64 at a time."""
@@ -85,7 +85,8 @@ class Statistics:
         try:
             mean, cov = (torch.from_numpy(found[name].astype(np.float64)) for name in ("mu", kind))
             count = int(found["count"]) if "count" in found else None
-            about = {k: str(v) for k, v in json.loads(str(found.get("about", "{}"))).items()}
+            about = parse_json(str(found.get("about", "{}")), "about", dict[str, Any])
+            about = {key: str(value) for key, value in about.items()}
             cov = _unfolded(cov, dimension) if kind == "half" else cov
             _check(count, mean, cov)
         except WRONG as error:

@@ -67,12 +67,12 @@ def _distances(one: Record) -> Table:
     ]
     distance = "FID" if fid else "Fréchet distance"
     rows += [
-        (f"{distance}, class {c['class_name']}", f"{c['distance']:.4g}", "")
+        (f"{distance}, class {c['class_name']}", _number(c["distance"]), "")
         for c in one["per_class"]
     ]
     about = (
         f"{one['network']}; resize: {one['resize']}; range: {one['range']}; reference: "
-        f"{one['reference']}; in brackets: {ours['interval_words']}"
+        f"{one['reference']}; in brackets: {ours.get('interval_words', 'nothing')}"
     )
     held_out = f"{real['num']:,} held-out images" if real else ""
     head = (one["extractor"], f"{ours['num']:,} samples", held_out)
@@ -84,9 +84,9 @@ def _cell(name: str, numbers: Record, fid: bool) -> str:
     value = numbers.get(name)
     if value is None:
         return ""
-    if name == "frechet" and numbers["interval"] is not None:
-        low, high = numbers["interval"]
-        return f"{value:.4g} [{low:.4g}, {high:.4g}]"
+    if name == "frechet" and (interval := numbers.get("interval")) is not None:
+        low, high = map(_number, interval)
+        return f"{value:.4g} [{low}, {high}]"
     times = 1000 if name == "kernel" and fid else 1
     error = numbers.get(f"{name}_error")
     return _plus_minus(times * value, error and times * error)
@@ -101,16 +101,24 @@ def _rest(record: Record) -> list[Table]:
     if (found := record["classes"]) is not None:
         share, (low, high) = found["overall"]["share"], found["overall"]["interval_95"]
         real = found.get("held_out")
-        beside = "" if real is None else f"; held-out real images {real['share']:.1%}"
-        read = f"{share:.1%} [{low:.1%}, {high:.1%}] by {found['classifier']}{beside}"
+        beside = "" if real is None else f"; held-out real images {_percent(real['share'])}"
+        read = f"{_percent(share)} [{low:.1%}, {high:.1%}] by {found['classifier']}{beside}"
         rows.append(("read as their label", read))
         if (score := found.get("classifier_score")) is not None:
-            number = f"{score['mean']:.4g} ± {score['spread']:.2g} (Inception Score's formula)"
-            rows.append(("classifier score", number))
+            number = _plus_minus(score["mean"], score["spread"])
+            rows.append(("classifier score", f"{number} (Inception Score's formula)"))
     if record["copying"] is not None:
         rows += [("copies", line) for line in record["copying"]["summary"]]
     return [Table(("", ""), rows)] if rows else []
 
 
-def _plus_minus(value: float, error: float | None) -> str:
-    return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
+def _plus_minus(value: float | None, error: float | None) -> str:
+    return _number(value) + ("" if error is None else f" ± {error:.2g}")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"

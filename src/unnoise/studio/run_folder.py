@@ -6,7 +6,6 @@ line of `problems`, never an error.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from unnoise.errors import CheckpointError, ConfigError, UserError
+from unnoise.evaluation import record as evaluations
 from unnoise.evaluation import summary
-from unnoise.files import read_json
-from unnoise.records import read_header
+from unnoise.files import parse_json, read_json
+from unnoise.records import read_header, read_line, read_manifest, read_starts
 from unnoise.studio import commands
 from unnoise.units import seconds
 
@@ -43,7 +43,7 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, 
 def read(folder: Path) -> Record:
     """Give all that is known of a run, ready for JSON; CheckpointError where there is none."""
     problems: list[str] = []
-    recorded = _json(folder, "config.json", problems, dict)
+    recorded = _recorded(folder, problems)
     config = _part(recorded, "config")
     if not (config or problems):
         problems.append("config.json: holds no configuration")
@@ -62,12 +62,13 @@ def read(folder: Path) -> Record:
         **_state(folder, _part(config, "train"), lines, _part(record, "training"), problems),
         "parameters": parameters,
         "weights": record.get("weights"),
+        "shape": _part(record, "shape"),
         "class_names": record.get("class_names"),
         "data": {**data, "picture": _picture(folder, "data.png", problems)},
         "samples": _samples(folder, problems),
         "curves": _curves(lines),
         "settings": commands.settings(config),
-        "environment": _json(folder, "environment.json", problems, list),
+        "environment": _starts(folder, problems),
         "checkpoints": checkpoints,
         "evaluation": _evaluation(folder, str(record.get("weights", "")), problems),
         "tuned": _part(record, "tuned"),
@@ -114,11 +115,16 @@ def _part(record: Record, name: str) -> Record:
     return value if isinstance(value, dict) else {}
 
 
-def _json(folder: Path, name: str, problems: list[str], kind: type[Any]) -> Any:
-    """Read JSON of one type, or give an empty one."""
-    with _noted(folder, name, problems):
-        return read_json(folder / name, kind)
-    return kind()
+def _recorded(folder: Path, problems: list[str]) -> Record:
+    with _noted(folder, "config.json", problems):
+        return read_json(folder / "config.json")
+    return {}
+
+
+def _starts(folder: Path, problems: list[str]) -> list[Record]:
+    with _noted(folder, "environment.json", problems):
+        return read_starts(folder / "environment.json")
+    return []
 
 
 def _picture(folder: Path, name: str, problems: list[str]) -> Record | None:
@@ -152,12 +158,9 @@ def _lines(folder: Path, problems: list[str]) -> list[Record]:
     broken: list[str] = []
     for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
-            line["nimg"] = finite(line["nimg"])
-            if line["nimg"] < 0:
-                raise ValueError
-            lines.append(line)
-        except DAMAGE:
+            line = read_line(text)
+            lines.append({**line, "nimg": float(line["nimg"])})
+        except CheckpointError:
             broken.append(str(number))
     if broken:
         shown = ", ".join(broken[:5]) + (", .." if len(broken) > 5 else "")
@@ -198,8 +201,9 @@ def _model(folder: Path, problems: list[str]) -> tuple[Record, int | None]:
     path = folder / "model.safetensors"
     with _noted(folder, path.name, problems):
         header, start = read_header(path)
-        record = json.loads(header.pop("__metadata__", {}).get("unnoise", "null"))
-        if not isinstance(record, dict) or "weights" not in record:
+        text = header.pop("__metadata__", {}).get("unnoise", "{}")
+        record = parse_json(text, path.name)
+        if "weights" not in record:
             raise CheckpointError("has no unnoise record")
         tensors = list(header.values())
         ends = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
@@ -223,11 +227,11 @@ def _checkpoint(path: Path) -> Record:
     sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
     state, nimg = "damaged: no readable manifest", None
     with suppress(*DAMAGE):
-        files = json.loads((path / "manifest.json").read_text())["files"]
+        files = read_manifest(path)["files"]
         wrong = [name for name, entry in files.items() if sizes.get(name) != entry["bytes"]]
         state = f"damaged: {', '.join(wrong)}" if wrong else "all files of the right size"
     with suppress(*DAMAGE):
-        nimg = finite(json.loads((path / "state.json").read_text())["nimg"])
+        nimg = finite(read_json(path / "state.json")["nimg"])
     return {"name": path.name, "nimg": nimg, "bytes": sum(sizes.values()), "state": state}
 
 
@@ -262,12 +266,12 @@ def _evaluation(folder: Path, weights_now: str, problems: list[str]) -> Record |
     if not path.exists():
         return None
     with _noted(folder, path.name, problems):
-        record = read_json(path)
-        weights = str(record["model"]["weights"])
+        record = evaluations.read(path)
+        weights = record["model"]["weights"]
         shown = {
             "title": summary.title(record),
             "tables": [asdict(table) for table in summary.tables(record)],
-            "notes": [str(note) for note in record["notes"]],
+            "notes": record["notes"],
         }
         if weights_now and not weights_now.startswith(weights):
             now = f"model.safetensors ({weights_now[:12]})"

@@ -18,8 +18,8 @@ from unnoise import checkpoint
 from unnoise.checkpoint import Tensors
 from unnoise.config import RunConfig, differences
 from unnoise.errors import CheckpointError, ConfigError, DivergedError
-from unnoise.files import read_json
 from unnoise.reading import from_dict
+from unnoise.records import read_run
 from unnoise.training import state as states
 from unnoise.training.log import Log
 from unnoise.training.run import Run
@@ -45,7 +45,7 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
 
     ConfigError where the run had another configuration or other images, unless `anyway`.
     """
-    before, fingerprint = _started(run.folder / "config.json")
+    before, fingerprint = _started(run.folder)
     changed = [line for line in differences(before, run.config) if not line.startswith(MAY_CHANGE)]
     if fingerprint != run.data.fingerprint:
         changed.append("the training images")
@@ -57,7 +57,9 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
     if changed:
         log.say(f"changed since the last start: {'; '.join(changed)}")
     folder = run.folder / "checkpoints"
-    path, skipped = run.world.broadcast(checkpoint.newest(folder) if run.world.main else None)
+    path, skipped = run.world.broadcast(
+        checkpoint.newest(folder, states.read) if run.world.main else None
+    )
     for reason in skipped:
         log.say(f"skipped: {reason}")
     if path is None and skipped:
@@ -77,15 +79,14 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
     log.cut(state.counters.step)
 
 
-def _started(written: Path) -> tuple[RunConfig, str]:
+def _started(folder: Path) -> tuple[RunConfig, str]:
     """The configuration and the data's fingerprint that a run folder was started with."""
-    record = read_json(written)
+    record = read_run(folder)
     try:
-        return from_dict(RunConfig, record["config"]), str(record["data"])
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"{written}: is damaged or of another version ({error}); mend it or use another --out"
-        ) from error
+        return from_dict(RunConfig, record["config"]), record["data"]
+    except ConfigError as error:
+        what = f"{folder / 'config.json'}: is damaged or of another version ({error})"
+        raise CheckpointError(f"{what}; mend it or use another --out") from error
 
 
 class Checkpoints:

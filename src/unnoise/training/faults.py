@@ -14,7 +14,7 @@ from unnoise.errors import ConfigError, DivergedError
 from unnoise.files import discard_leftovers
 from unnoise.training.log import Log
 from unnoise.training.run import Run
-from unnoise.training.state import TrainState
+from unnoise.training.state import Counters, TrainState
 from unnoise.training.step import collect_outcomes
 
 try:
@@ -70,6 +70,15 @@ def exclusive(folder: Path, main: bool = True) -> Iterator[None]:
         lock.write(str(os.getpid()).encode())
         discard_leftovers(folder)
         yield
+
+
+def check_applied(counters: Counters) -> None:
+    """DivergedError where a run has come to its end without one step that was applied."""
+    if counters.step and counters.skipped >= counters.step:
+        raise DivergedError(
+            f"training diverged: not one of {counters.step} steps had a finite loss and gradient; "
+            "try a lower --train.lr or --train.precision fp32"
+        )
 
 
 def count_steps(run: Run, state: TrainState, log: Log) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 
 from unnoise import events
 from unnoise.config import to_dict
+from unnoise.errors import CheckpointError
 from unnoise.events import Event, Message, Progress
 from unnoise.files import write_bytes
+from unnoise.records import read_line
 from unnoise.training.run import Run
 from unnoise.training.state import TrainState
 from unnoise.training.trackers import Tracker, start
@@ -110,6 +112,6 @@ class Log:
 def _step(line: str) -> float:
     """The step of a line; infinite for one that a crash left in pieces."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        return float(read_line(line).get("step", math.inf))
+    except CheckpointError:
         return math.inf

@@ -22,7 +22,7 @@ from unnoise.errors import CheckpointError, ConfigError
 from unnoise.parallel import process_group
 from unnoise.precision import find_device
 from unnoise.training.checkpointing import Checkpoints, due, resume_run
-from unnoise.training.faults import count_steps, exclusive, signals
+from unnoise.training.faults import check_applied, count_steps, exclusive, signals
 from unnoise.training.log import Log
 from unnoise.training.preview import Measure, preview
 from unnoise.training.run import Run, prepare
@@ -136,6 +136,8 @@ def _loop(
 
     count_steps(run, state, log)
     finished = run.progress(counters) >= 1
+    if finished:
+        check_applied(counters)
     preview_due = finished and counters.previewed_nimg != counters.nimg
     best = preview_due and preview(run, state, log, measure)
     # the held-out loss of the end belongs into the last checkpoint

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 
 from unnoise.data.images import grid, save_png
+from unnoise.errors import DivergedError
 from unnoise.memory import halving
 from unnoise.model import Model
 from unnoise.networks.network import Network
@@ -38,12 +40,22 @@ def preview(run: Run, state: TrainState, log: Log, measure: Measure | None) -> b
         counters.held_out_loss = values.get("held_out_loss", counters.held_out_loss)
         counters.best_held_out_loss = min(before, values.get("held_out_loss", math.inf))
         model = run.model(average, counters)
-        values |= measure(model) if measure else {}
+        with _surviving(log, "not measured"):
+            values |= measure(model) if measure else {}
         _show(run, log, model, values)
     counters.held_out_loss, counters.best_held_out_loss = run.world.broadcast(
         (counters.held_out_loss, counters.best_held_out_loss)
     )
     return counters.best_held_out_loss < before
+
+
+@contextmanager
+def _surviving(log: Log, what: str) -> Iterator[None]:
+    """Say of pictures that are not finite that they are not, and go on: training may mend it."""
+    try:
+        yield
+    except DivergedError as error:
+        log.say(f"{what}, training continues: {error}")
 
 
 def _held_out(run: Run, state: TrainState, average: Network, raw: Network) -> dict[str, float]:
@@ -71,10 +83,10 @@ def _held_out(run: Run, state: TrainState, average: Network, raw: Network) -> di
 def _show(run: Run, log: Log, model: Model, values: dict[str, Any]) -> None:
     """Write samples/<nimg>.png and a line of metrics, and say both."""
     began, nimg = time.monotonic(), values["nimg"]
-    images = model.sample(PREVIEW_IMAGES, batch_size=PREVIEW_IMAGES)
-    values["sample_sec"] = time.monotonic() - began
     path = run.folder / "samples" / f"{nimg:010d}.png"
-    with log.forgiving("samples not written"):
+    with log.forgiving("samples not written"), _surviving(log, "no samples"):
+        images = model.sample(PREVIEW_IMAGES, batch_size=PREVIEW_IMAGES)
+        values["sample_sec"] = time.monotonic() - began
         save_png(path, grid(images), {"unnoise": f"nimg {nimg}, seeds 0-{PREVIEW_IMAGES - 1}"})
     log.metrics(values, path if path.exists() else None)
     loss = values.get("held_out_loss")

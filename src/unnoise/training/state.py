@@ -4,44 +4,67 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from unnoise import build, checkpoint
+from unnoise import build, checkpoint, records
 from unnoise.checkpoint import Tensors
 from unnoise.config import RunConfig, TrainConfig
 from unnoise.diffusion.losses import Loss
+from unnoise.errors import CheckpointError, ConfigError
 from unnoise.networks.network import Network
 from unnoise.parallel import full_tensor, shard, shard_like
 from unnoise.precision import Arithmetic
+from unnoise.ranges import NotNegative, Positive, Range, Total
+from unnoise.reading import from_dict
 from unnoise.training.muon import Muon
+
+NEEDED_GROUPS, NEEDED_NUMBERS = ("network", "ema", "optimizer"), ("step", "nimg", "scaler")
 
 
 @dataclass
 class Counters:
     """Numbers that a checkpoint keeps in its state.json."""
 
-    step: int = 0
-    nimg: int = 0
-    train_sec: float = 0.0
+    step: Total = 0
+    nimg: Total = 0
+    train_sec: NotNegative = 0.0
     loss_sum: float = 0.0
     """Sum over the steps since the last line of metrics.jsonl."""
-    loss_steps: int = 0
+    loss_steps: Total = 0
     loss: float = math.nan
     """The last logged mean."""
     held_out_loss: float = math.nan
-    previewed_nimg: int = -1
+    previewed_nimg: Annotated[int, Range(least=-1)] = -1
     """Images seen at the last preview."""
     best_held_out_loss: float = math.inf
-    best_step: int = -1
+    best_step: Annotated[int, Range(least=-1)] = -1
     """The checkpoint of the lowest held-out loss."""
-    skipped: int = 0
+    skipped: Total = 0
     """Steps not applied because their loss or gradient was not finite."""
-    skipped_in_row: int = 0
+    skipped_in_row: Total = 0
+
+
+class OfScaler(TypedDict):
+    """The state of a torch.amp.GradScaler."""
+
+    scale: Positive
+    growth_factor: Positive
+    backoff_factor: Positive
+    growth_interval: Total
+    _growth_tracker: Total
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds for a run that resumes."""
+
+    groups: dict[str, Tensors]
+    counters: Counters
+    scaler: dict[str, Any]
 
 
 class StepOutcome(NamedTuple):
@@ -140,9 +163,25 @@ def tensors(state: TrainState) -> dict[str, Tensors]:
     }
 
 
+def read(path: Path) -> Saved:
+    """Read a checkpoint of a run; CheckpointError where a run cannot go on from it."""
+    groups, record = checkpoint.load(path)
+    needed = {*NEEDED_GROUPS} - groups.keys() | {*NEEDED_NUMBERS} - record.keys()
+    if needed:
+        raise CheckpointError(f"checkpoint {path}: has no {', '.join(sorted(needed))}")
+    known = {each.name for each in fields(Counters)} & record.keys()
+    try:
+        counters = from_dict(Counters, {key: record[key] for key in known})
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {path}: state.json: is damaged ({error})") from error
+    if record["scaler"] != {}:
+        records.check(OfScaler, record["scaler"], f"checkpoint {path}: state.json: scaler")
+    return Saved(groups, counters, record["scaler"])
+
+
 def restore(path: Path, state: TrainState) -> None:
     """Load a checkpoint into a state made from the same config."""
-    groups, record = checkpoint.load(path)
+    groups, state.counters, scaler = read(path)
     _fit(state.network, groups["network"], path)
     for name, average in state.named_averages().items():
         # an average that the run did not have before starts from its ema
@@ -150,17 +189,15 @@ def restore(path: Path, state: TrainState) -> None:
     if state.loss.name in groups:  # else the run had another loss before: this one starts anew
         _fit(state.loss, groups[state.loss.name], path)
     _restore_optimizer(state.optimizer, state.parameters(), groups["optimizer"])
-    if record["scaler"]:
-        state.scaler.load_state_dict(record["scaler"])
-    known = vars(state.counters).keys() & record.keys()
-    state.counters = Counters(**{key: record[key] for key in known})
+    if scaler:
+        state.scaler.load_state_dict(scaler)
 
 
 def _fit(module: nn.Module, group: Tensors, path: Path) -> None:
     """Load whole tensors into a module, cut over the ranks as its own are."""
+    checkpoint.compare(module, group, path)
     own = module.state_dict()
-    cut = {key: shard_like(value, own[key]) for key, value in group.items() if key in own}
-    checkpoint.fit(module, {**group, **cut}, path)
+    module.load_state_dict({key: shard_like(value, own[key]) for key, value in group.items()})
 
 
 def _restore_optimizer(
@@ -169,7 +206,7 @@ def _restore_optimizer(
     """Load the moments of the parameters; those of another optimizer or loss start anew."""
     optimizer.state.clear()
     for key, value in group.items():
-        kind, name = key.split("/", 1)
+        kind, _, name = key.partition("/")
         if name not in parameters:
             continue
         parameter = parameters[name]
@@ -177,6 +214,8 @@ def _restore_optimizer(
         value = value.to(parameter.device)
         if value.shape == parameter.shape:
             value = torch.empty_like(parameter).copy_(shard_like(value, parameter))
+        elif kind != "step" or value.ndim:
+            continue
         optimizer.state[parameter][kind] = value
     by_muon = set(optimizer.param_groups[0]["params"] if isinstance(optimizer, Muon) else ())
     for parameter, kinds in list(optimizer.state.items()):
