@@ -1,4 +1,4 @@
-"""Run the attacks: python -m tests.attacks [KIND ..] [--only TEXT] [--every N] [--show] [--json F]"""
+"""Run the attacks: python -m tests.attacks [KIND ..] [--only TEXT] [--every N] [--show]"""
 
 from __future__ import annotations
 

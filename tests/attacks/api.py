@@ -49,7 +49,8 @@ def _sampling() -> Iterator[Attack]:
         "batch_size": ("None",),
         "num": ("True",),
     }
-    for name in ("num", "label", "batch_size", "steps", "guidance_scale", "eta", "sampler", "spacing",
+    for name in ("num", "label", "batch_size", "steps", "guidance_scale", "eta", "sampler",
+                 "spacing",
                  "noises", "seeds", "churn", "clip_x0", "dynamic_threshold"):  # fmt: skip
         for value in NUMBERS:
             if str(value) in allowed.get(name, ()):
@@ -63,8 +64,10 @@ def _sampling() -> Iterator[Attack]:
     for what, options in {
         "seeds of -1": {"seeds": [-1]}, "seeds of 1.5": {"seeds": [1.5]}, "no seeds": {"seeds": []},
         "seeds of 2**70": {"seeds": [2**70]}, "a misspelt option": {"num": 1, "stesp": 3},
-        "labels too few": {"num": 3, "label": [1, 2]}, "labels too large": {"num": 2, "label": [1, 99]},
-        "labels as floats": {"num": 2, "label": [1.0, 2.5]}, "labels as names": {"num": 1, "label": ["cat"]},
+        "labels too few": {"num": 3, "label": [1, 2]},
+        "labels too large": {"num": 2, "label": [1, 99]},
+        "labels as floats": {"num": 2, "label": [1.0, 2.5]},
+        "labels as names": {"num": 1, "label": ["cat"]},
         "a label of two names": {"num": 1, "label": "1,2"}, "a device": {"num": 1, "device": "tpu"},
     }.items():  # fmt: skip
         yield Attack(f"sample: {what}", partial(_sample, options))
@@ -112,7 +115,8 @@ def _datasets() -> Iterator[Attack]:
 def _configurations() -> Iterator[Attack]:
     for key in ("train.lr", "train.kimg", "train.batch_size", "network.base_channels", "seed",
                 "data.image_size", "data.held_out", "sample.steps", "diffusion.schedule",
-                "train.betas", "train.ema_also_kimg", "network.kind", "train.trackers"):  # fmt: skip
+                "train.betas", "train.ema_also_kimg", "network.kind",
+                "train.trackers"):  # fmt: skip
         for value in (-1, "x", float("nan"), [], {"a": 1}, b"x", object(), 10**400, "\x1b[31m"):
             changed = partial(_configured, key, value)
             yield Attack(
@@ -145,7 +149,8 @@ def _edits() -> Iterator[Attack]:
     some = torch.zeros(1, 8, 8, dtype=torch.bool)
     some[:, 2:4] = True
     wrong: dict[str, Any] = {
-        "float": picture.float(), "two": picture[None], "grey": picture[0], "larger": torch.zeros(1, 9, 9, dtype=torch.uint8),
+        "float": picture.float(), "two": picture[None], "grey": picture[0],
+        "larger": torch.zeros(1, 9, 9, dtype=torch.uint8),
         "numpy": picture.numpy(), "None": None, "text": "x", "seed": 3,
     }  # fmt: skip
     for what, value in wrong.items():
@@ -159,7 +164,8 @@ def _edits() -> Iterator[Attack]:
         for name, call in calls.items():
             yield Attack(f"{name}: a picture that is {what}", partial(_edit, call))
     for what, mask in {
-        "1 x 1": some[:, :1, :1], "empty": ~(some | ~some), "of floats": some.float(), "larger": torch.ones(1, 9, 9, dtype=torch.bool),
+        "1 x 1": some[:, :1, :1], "empty": ~(some | ~some), "of floats": some.float(),
+        "larger": torch.ones(1, 9, 9, dtype=torch.bool),
     }.items():  # fmt: skip
         call = lambda m, k=mask: editing.inpaint(m, picture, k, seeds=[0], steps=2)
         yield Attack(f"inpaint: a mask that is {what}", partial(_edit, call))

@@ -149,23 +149,28 @@ def _weights() -> Iterator[Attack]:
             cut = lambda here, n=count: (here / "m.safetensors").write_bytes(whole[:n])
             yield Attack(f"{command[0]}: the first {count} bytes", command, "refused", cut)
     size = (2**63 - 1).to_bytes(8, "little")
-    heads = {"size 2^63": size + whole[8:], "no JSON": (9).to_bytes(8, "little") + b"{{{{{{{{{" + bytes(99),
-             "deep JSON": len(DEEP).to_bytes(8, "little") + DEEP.encode(), "HTML": b"<html>" * 99}  # fmt: skip
+    heads = {"size 2^63": size + whole[8:],
+             "no JSON": (9).to_bytes(8, "little") + b"{{{{{{{{{" + bytes(99),
+             "deep JSON": len(DEEP).to_bytes(8, "little") + DEEP.encode(),
+             "HTML": b"<html>" * 99}  # fmt: skip
     for what, content in heads.items():
         for command in (("info", "m.safetensors"), ("sample", "m.safetensors", "-n", "1")):
             write = lambda here, c=content: (here / "m.safetensors").write_bytes(c)
             yield Attack(f"{command[0]}: a header with {what}", command, "refused", write)
 
 
-TEXTS = {"nothing": "", "half": '{"a": ', "a list": "[]", "a number": "3", "null": "null", "deep": DEEP,
-         "400 digits": '{"format": ' + "9" * 5000 + "}", "bytes": "\udcff\udcfe", "NUL": "\0" * 99}  # fmt: skip
+TEXTS = {"nothing": "", "half": '{"a": ', "a list": "[]", "a number": "3", "null": "null",
+         "deep": DEEP,
+         "400 digits": '{"format": ' + "9" * 5000 + "}", "bytes": "\udcff\udcfe",
+         "NUL": "\0" * 99}  # fmt: skip
 
 
 def _run_folders() -> Iterator[Attack]:
     """config.json, state.json, manifest.json, metrics.jsonl, environment.json, evaluation.json."""
     steps = sorted(p.name for p in (FIXTURE / "checkpoints").iterdir())
     files = ["config.json", "metrics.jsonl", "environment.json", "evaluation.json",
-             f"checkpoints/{steps[-1]}/state.json", f"checkpoints/{steps[-1]}/manifest.json"]  # fmt: skip
+             f"checkpoints/{steps[-1]}/state.json",
+             f"checkpoints/{steps[-1]}/manifest.json"]  # fmt: skip
     commands = {"train": _train_words(), "report": ("report", "run"), "info": ("info", "run"),
                 "compare": ("compare", "run", str(FIXTURE))}  # fmt: skip
     for file in files:
@@ -187,7 +192,8 @@ def _run_folders() -> Iterator[Attack]:
         for i, at in enumerate(leaves(record)):
             if i % 3 == 0:
                 write = partial(_write_run, file, changed(record, at, WRONG[i % len(WRONG)]))
-                name = f"train: {file.rpartition('/')[2]} {'.'.join(map(str, at))} = {str(WRONG[i % len(WRONG)])[:9]!r}"
+                what, value = ".".join(map(str, at)), str(WRONG[i % len(WRONG)])[:9]
+                name = f"train: {file.rpartition('/')[2]} {what} = {value!r}"
                 yield Attack(name, _train_words(), "either", write)
 
 

@@ -33,7 +33,8 @@ def attacks(shared: Path) -> Iterator[Attack]:
     yield from _classes()
 
 
-def _zip(name: str, content: bytes, expected="refused", check: Callable[[Ending], object] | None = None) -> Attack:  # fmt: skip
+def _zip(name: str, content: bytes, expected="refused",
+         check: Callable[[Ending], object] | None = None) -> Attack:  # fmt: skip
     write = lambda here: (here / "a.zip").write_bytes(content)
     return Attack(name, ("data", "a.zip", "--size", str(SIZE)), expected, write, check)
 
@@ -59,8 +60,10 @@ def _damaged() -> Iterator[Attack]:
         tail[-120:-30] = draw.randbytes(90)
         yield _zip(f"method {method} with a damaged directory", bytes(tail), "either")
     for field, offset, value in (
-        ("version 25.5", 6, b"\xff\x00"), ("encrypted", 8, b"\x01\x00"), ("method 77", 10, b"\x4d\x00"),
-        ("bad UTF-8", 8, b"\x00\x08"), ("size 4 GB", 24, b"\xff\xff\xff\xff"), ("date 0", 12, bytes(4)),
+        ("version 25.5", 6, b"\xff\x00"), ("encrypted", 8, b"\x01\x00"),
+        ("method 77", 10, b"\x4d\x00"),
+        ("bad UTF-8", 8, b"\x00\x08"), ("size 4 GB", 24, b"\xff\xff\xff\xff"),
+        ("date 0", 12, bytes(4)),
         ("offset 4 GB", 42, b"\xf0\xff\xff\xff"), ("name of 0 bytes", 28, b"\x00\x00"),
     ):  # fmt: skip
         content = bytearray(made({**some(5), "\xe9\xe8.png": encoded("png")}))

@@ -203,7 +203,7 @@ def test_a_meta_that_says_nonsense_is_made_again(config, fills, key, value):
 
 
 def test_first_starts_side_by_side_read_the_data_once(config, tmp_path):
-    code = "import sys; from unnoise.data.config import DataConfig; from unnoise.data.dataset import load; "
+    code = "from unnoise.data.config import DataConfig; from unnoise.data.dataset import load; "
     code += f"data = load(DataConfig(source={config.source!r}, cache={config.cache!r})); "
     code += "print(data.fingerprint, len(data.images))"
     run = [sys.executable, "-c", code]

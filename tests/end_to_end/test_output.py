@@ -1,4 +1,4 @@
-"""Standard output and error: what others wrote is shown and not obeyed; a dead output ends nothing."""
+"""Standard output and error: what others wrote is shown, not obeyed; a dead one ends nothing."""
 
 from __future__ import annotations
 

@@ -106,6 +106,6 @@ FAULT = Fault(
     "commands",
     40,
     4,
-    "killed while it samples, exports, evaluates or fills the cache: the same again is bitwise whole",
+    "killed while it samples, exports, evaluates, fills the cache: the same again is bitwise",
     trial,
 )

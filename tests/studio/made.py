@@ -63,7 +63,8 @@ EVALUATION = {
     "samples": {"num": 200, "first_seed": 0}, "data": {"name": "digits", "fingerprint": "f00d"},
     "distances": [{
         "extractor": "tiny", "standard": False, "network": "a network", "resize": "none",
-        "range": "x / 255", "reference": "1,500 images", "fingerprint": "", "samples": distance(6.5),
+        "range": "x / 255", "reference": "1,500 images", "fingerprint": "",
+        "samples": distance(6.5),
         "held_out": distance(3.25), "per_class": [],
     }],
     "likelihood": {"bound": {"bits_per_dim": 4.445, "standard_error": 0.12}, "ode": None},
