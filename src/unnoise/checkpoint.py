@@ -199,7 +199,7 @@ def fit(module: nn.Module, tensors: Tensors, path: Path) -> None:
 
 
 def compare(module: nn.Module, tensors: Tensors, path: Path) -> None:
-    """CheckpointError unless the tensors are those of a module, which may be on the meta device."""
+    """CheckpointError unless the tensors are those of a module."""
     expected = module.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         values = tensors.get(name), expected.get(name)

@@ -284,25 +284,24 @@ def load(name: str | Path, device: str = "auto") -> Model:
 
 
 def _network(config: RunConfig, record: dict[str, Any], tensors: Tensors, path: Path) -> Network:
-    """The network of a record, which is allocated only if the tensors are its weights."""
+    """The network of a record; it is never much larger than the tensors, which are its weights."""
     shape = from_dict(build.Shape, record["shape"], "shape.")
-    left = 2 * len(tensors) + 100  # some layers replace their parameters as they are built
+    said = f"{path}: the weights do not match the configuration"
+    left = 2 * sum(value.numel() for value in tensors.values()) + 1_000_000
 
     def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal left
-        left -= parameter is not None
+        nonlocal left  # some layers replace their parameters as they are built
+        left -= 0 if parameter is None else parameter.numel()
         if left < 0:
-            said = f"it has many more than the {len(tensors)} tensors of the file"
-            raise CheckpointError(f"{path}: the weights do not match the configuration: {said}")
+            raise CheckpointError(f"{said}: it has many more than the {len(tensors)} tensors")
 
     counting = register_module_parameter_registration_hook(counted)
     try:
-        # a network of the user's may compute with its numbers, and there are none yet
-        with torch.device("meta"), suppress(RuntimeError):
-            checkpoint.compare(build.network(config, shape), tensors, path)
+        network = build.network(config, shape)
+    except (RuntimeError, MemoryError) as error:  # one layer alone is larger than the memory
+        raise CheckpointError(f"{said}, which ask for too much memory") from error
     finally:
         counting.remove()
-    network = build.network(config, shape)
     checkpoint.fit(network, tensors, path)
     return network
 
