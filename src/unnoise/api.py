@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unnoise import events, parallel
+from unnoise import build, events, parallel
 from unnoise.config import RunConfig, override
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load, report
@@ -92,6 +92,7 @@ def train_here(
     config: RunConfig, folder: Path, resume: str = "auto", data: ImageData | None = None
 ) -> loop.Ending:
     """Train on this rank's device; ConfigError before the first step where something is missing."""
+    build.check(config)  # before its data are read
     config = replace(config, device=parallel.rank_device(config.device))
     with parallel.process_group(find_device(config.device)) as world:
         images = data or world.main_process_first(lambda: load_data(config))

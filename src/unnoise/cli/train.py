@@ -87,9 +87,8 @@ def train(arguments: list[str]) -> int:
     if run.print_config:
         print(json.dumps(to_dict(config), indent=2))
         return 0
-    from unnoise import api, build, parallel
+    from unnoise import api, parallel
 
-    build.check(config)
     folder = run.folder(config)
     ending = api.train_here(config, folder, run.resume)
     if parallel.world().main and ending.finished:
