@@ -99,9 +99,9 @@ class TrainConfig:
     """AdamW's weight decay."""
     clip: NotNegative = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
-    ema_halflife_kimg: Kimg = 500.0
+    ema_halflife_kimg: Positive = 500.0
     """Half-life of the averaged weights in kimg (thousand images)."""
-    ema_also_kimg: tuple[Kimg, ...] = ()
+    ema_also_kimg: tuple[Positive, ...] = ()
     """Half-lives of further averages, which are written next to the model as
     model-ema-<half-life>.safetensors."""
     ema_rampup: NotNegative = 0.05

@@ -78,8 +78,12 @@ def locked(path: Path) -> Iterator[None]:
     lock = path.parent / f".{name}.lock"
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        with suppress(OSError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # no locks here: others may be at work
+            os.close(descriptor)
+            yield
+            return
         with suppress(FileNotFoundError):
             if lock.stat().st_ino == os.fstat(descriptor).st_ino:
                 break
@@ -143,6 +147,8 @@ def parse_json(text: str | bytes, where: str, kind: type[T] = dict[str, Any]) ->
         for _ in range(DEEPEST):
             inner = [part for part in parts if isinstance(part, dict | list)]
             parts = [p for part in inner for p in (part.values() if type(part) is dict else part)]
+            if not parts:
+                break
         if parts:
             raise ValueError(f"more than {DEEPEST} levels")
     except RecursionError as error:

@@ -26,6 +26,10 @@ PEAK = 24
 """Memory of a call without gradients, over its widest layer: 5 to 22 were measured."""
 FREE_SHARE = 0.5
 """The share of a GPU's free memory that a call may use."""
+NO_MEMORY = (
+    "allocate memory", "not enough memory", "bad_alloc", "torage size calculation overflowed",
+    "multiplication overflow",
+)  # fmt: skip
 MOST = 256
 """More images at once are hardly faster, and none of them is there before all are."""
 
@@ -73,6 +77,6 @@ def in_batches(count: int, size: int, run: Callable[[slice], R]) -> Iterator[R]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or a CPU."""
-    said = any(words in str(error) for words in ("allocate memory", "not enough memory"))
+    """Whether an error says that memory ran out, on a GPU or a CPU, or could not be counted."""
+    said = any(words in str(error) for words in NO_MEMORY) and isinstance(error, RuntimeError)
     return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))

@@ -33,7 +33,7 @@ from unnoise.diffusion.levels import Level
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import CheckpointError, ConfigError, UnknownNameError
-from unnoise.memory import images_at_once, in_batches
+from unnoise.memory import images_at_once, in_batches, out_of_memory
 from unnoise.networks.cuda_graphs import Graphed
 from unnoise.networks.network import Network
 from unnoise.precision import find_device
@@ -298,7 +298,9 @@ def _network(config: RunConfig, record: dict[str, Any], tensors: Tensors, path: 
     counting = register_module_parameter_registration_hook(counted)
     try:
         network = build.network(config, shape)
-    except (RuntimeError, MemoryError) as error:  # one layer alone is larger than the memory
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         raise CheckpointError(f"{said}, which ask for too much memory") from error
     finally:
         counting.remove()
@@ -313,8 +315,8 @@ def _readable(config: DataConfig, run: Path) -> DataConfig:
     elsewhere its source is "", and what needs the data asks for it.
     """
     config = dataclasses.replace(config, cache=None)
-    if config.source in DATASETS and config.path is None:
-        return config
+    if config.source in DATASETS:
+        return dataclasses.replace(config, path=None)
     with suppress(CheckpointError):
         of_run = read_run(run)["config"].get("data", {})
         if (config.source, config.path) == (of_run.get("source"), of_run.get("path")):

@@ -43,7 +43,7 @@ Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(least=0, most=1)]
 Finite = Annotated[float, Range()]
-Kimg = Annotated[float, Range(least=1e-6, most=1e9)]
+Kimg = Annotated[float, Range(least=1e-6)]
 """An interval or a length in thousands of images; other numbers are divided by it."""
 Guidance = Annotated[float, Range(least=-1000, most=1000)]
 Count = Annotated[int, Range(least=1, most=10**9)]

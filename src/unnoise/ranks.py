@@ -25,6 +25,8 @@ def read() -> Ranks:
     Without WORLD_SIZE, or where it is empty, 0 or 1, this process is alone.
     """
     size = max(1, _number("WORLD_SIZE"))
+    if size == 1:
+        return Ranks()
     rank, local_rank = (_number(name, size) for name in ("RANK", "LOCAL_RANK"))
     lacking = [name for name in STARTED if size > 1 and not os.environ.get(name)]
     if lacking:

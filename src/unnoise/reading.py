@@ -6,6 +6,7 @@ What a dataclass says of its fields is all that is said; nothing behind this doo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 import types
 import typing
@@ -22,6 +23,11 @@ RETIRED = ("sample.deep_cache",)
 """Settings that older versions had: ignored in a record, refused from a user."""
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Read a configuration from a plain dictionary: the inverse of `to_dict`.
 
@@ -33,7 +39,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
         )
     choose = getattr(kind, "of_kind", None)
     kind, values = choose(values, where) if choose else (kind, values)
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     found = {}
     for key, value in values.items():
         if key in hints:
@@ -109,7 +115,7 @@ def _record(hint: Any, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where or 'it'}: got {_digits(value)}, expected {KINDS[dict]}")
     found = {str(key): part for key, part in cast("Mapping[str, Any]", value).items()}
-    for key, kind in typing.get_type_hints(hint, include_extras=True).items():
+    for key, kind in _hints(hint).items():
         optional = typing.get_origin(kind) is typing.NotRequired
         name = f"{where}.{key}" if where else key
         if key in found:

@@ -139,7 +139,7 @@ def claim_samples(request: Request, out: Path, process: Collection[str] = ()) ->
 
     `process` are the further files: denoising.gif, ..
     """
-    sheet = {**request.recipe, "seeds": None, "label": request.label}
+    sheet = {**request.recipe, "seeds": list(request.seeds[:GRID_IMAGES]), "label": request.label}
     recipes: dict[str, Mapping[str, Any] | None] = {}
     labels = request.model.labels(request.seeds, request.label)
     for i, seed in enumerate(request.seeds if out.is_dir() else ()):

@@ -221,3 +221,25 @@ def test_what_a_killed_writer_left_goes_with_the_next_start(config):
     os.rename(entry.path, left)
     assert load(config).fingerprint == fingerprint
     assert os.listdir(config.cache) == [entry.name]
+
+
+def test_a_file_that_stays_unreadable_is_not_read_again_and_again(config, folder, fills):
+    (folder / "broken.png").symlink_to("nowhere")
+    assert [name for name, _ in load(config).skipped] == ["broken.png"]
+    load(config)
+    assert len(fills) == 1
+
+
+def test_without_locks_nothing_of_another_writer_is_deleted(config, monkeypatch):
+    import fcntl
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    load(config)
+    (entry,) = (e for e in os.scandir(config.cache) if not e.name.startswith("."))
+    live = Path(config.cache) / f".{entry.name}.99999.tmp"
+    os.rename(entry.path, live)
+    load(config)
+    assert live.exists()

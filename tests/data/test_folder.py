@@ -647,3 +647,22 @@ def test_no_program_is_started_for_a_picture(folder, read, monkeypatch):
     (folder / "a.png").write_bytes(eps)
     noise(8, 8).save(folder / "b.png")
     assert read(folder).skipped == (("a.png", "is not a picture"),)
+
+
+def test_a_split_tree_whose_test_part_has_no_classes_and_has_a_folder_beside_it(folder, read):
+    for i, name in enumerate(("train/cats", "train/dogs", "test", "README images")):
+        (folder / name).mkdir(parents=True)
+        for j in range(4):
+            noise(8, 8, seed=10 * i + j).save(folder / name / f"{j}.png")
+    data = read(folder, held_out=0.0)
+    assert data.class_names == ("cats", "dogs") and len(data.images) == 8
+    reasons = dict(data.skipped)
+    assert reasons["test/0.png"] == "lies in no class folder"
+    assert reasons["README images/0.png"] == "lies beside train and test" and len(reasons) == 8
+
+
+def test_class_names_that_are_the_same_number_have_one_order(folder, read):
+    for i, name in enumerate(("01", "1", "001", "9" * 200, "2")):
+        (folder / name).mkdir()
+        noise(8, 8, seed=i).save(folder / name / "x.png")
+    assert read(folder).class_names == ("001", "01", "1", "2", "9" * 200)

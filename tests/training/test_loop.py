@@ -471,3 +471,13 @@ def test_a_terminal_that_hangs_up_twice_does_not_stop_the_save(data, tmp_path, m
     before_step(monkeypatch, 7, twice)
     assert train(tiny(), data, tmp_path / "run").signal == signal.SIGHUP
     assert checkpoints(tmp_path / "run")[-1].name == checkpoint.name(8)
+
+
+def test_a_signal_that_was_ignored_stays_ignored(data, tmp_path, monkeypatch):
+    """As nohup wants it of SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        before_step(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert train(tiny(), data, tmp_path / "run").finished
+    finally:
+        signal.signal(signal.SIGHUP, before)

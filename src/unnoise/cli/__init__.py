@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         return _dispatch([argument for argument in arguments if argument != "--debug"])
-    except (UserError, OSError, KeyboardInterrupt, MemoryError, RuntimeError, ValueError) as error:
+    except (UserError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
         line = _line(error)
         if debug or line is None:
             raise
@@ -100,10 +99,6 @@ def _dispatch(arguments: list[str]) -> int:
         return run(rest)
 
 
-NO_MEMORY = "memory|bad_alloc|[Ss]torage size|multiplication overflow"
-"""What Python, C++ and torch say of more bytes than there are, or than can be counted."""
-
-
 def _line(error: BaseException) -> str | None:
     """What to say of an error of the user's or of the machine's; None for a fault of ours."""
     if isinstance(error, KeyboardInterrupt):
@@ -113,9 +108,17 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return one_line(f"unnoise: {f'{error.filename}: ' if error.filename else ''}{reason}")
-    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
+    if _out_of_memory(error):
         return "unnoise: memory ran out; expected fewer or smaller images, or a smaller network"
     return None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from unnoise.memory import out_of_memory
+
+    return out_of_memory(error)
 
 
 def entry() -> None:

@@ -13,11 +13,14 @@ from unnoise.errors import visible
 
 
 class Output:
-    """A text stream whose writes never fail; it is otherwise the stream that it stands for."""
+    """A text stream whose writes never fail; it is otherwise the stream that it stands for.
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.styled = False
+    It shows control characters unless it is `styled`: stderr has bars and others' colours, and what
+    unnoise says there are errors, which are visible by themselves.
+    """
+
+    def __init__(self, stream: TextIO, styled: bool = False) -> None:
+        self.stream, self.styled = stream, styled
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
@@ -70,4 +73,4 @@ def protect() -> None:
         except OSError:  # else the next file to be opened would get its number
             os.open(os.devnull, os.O_RDWR)
     streams = (sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w"))
-    sys.stdout, sys.stderr = map(Output, streams)  # pyright: ignore[reportAttributeAccessIssue]
+    sys.stdout, sys.stderr = map(Output, streams, (False, True))  # pyright: ignore[reportAttributeAccessIssue]

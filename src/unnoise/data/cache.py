@@ -9,6 +9,8 @@ readable now.
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import math
@@ -31,7 +33,7 @@ VERSION = 3
 SETTINGS = (
     "image_size", "image_width", "channels", "background", "held_out", "max_pixels", "white_level",
 )  # fmt: skip
-MOST_IN_MEMORY = 1 << 30
+MOST_IN_MEMORY = 1 << 27
 """Bytes: more pixels than this stay in the file, which must then not shrink."""
 Cached: TypeAlias = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 """Pixels, labels and meta.json."""
@@ -54,8 +56,8 @@ class Writer:
     labels: list[int] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    passing: bool = False
-    """Whether something was skipped that another try may find well."""
+    passing: list[str] = field(default_factory=list)
+    """What was skipped and another try may find well."""
 
     def add(self, image: np.ndarray, label: int = 0) -> None:
         """One uint8 (c, h, w) image."""
@@ -86,6 +88,8 @@ class Source:
     notes: tuple[str, ...] = ()
     stamp: tuple[int, int] | None = None
     """Of the file that holds all others: what was skipped is looked at again when it changes."""
+    opens: Callable[[str], bool] = lambda name: False
+    """Whether a file that could not be read then can be read now."""
 
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
@@ -137,18 +141,21 @@ def cached(config: DataConfig, source: Source) -> Cached:
     digest = hashlib.sha256(text.encode()).hexdigest()
     entry = root(config) / f"{_short(source.name)}-{digest[:12]}"
     with suppress(*DAMAGE):
-        return _read(entry, source.stamp)
+        return _read(entry, source)
     with _writing(entry.parent), locked(entry):
         with suppress(*DAMAGE):  # another process wrote it while this one waited
-            return _read(entry, source.stamp)
+            return _read(entry, source)
         _write(entry, source)
-        return _read(entry, source.stamp, just_written=True)
+        return _read(entry)
 
 
 def _by_content(folder: Path, source: Source) -> Cached:
     """The images of a source without a key, under their fingerprint."""
     new = folder / f"{_short(source.name)}-new-{os.getpid()}"
     with _writing(folder):
+        for left in folder.glob(f".{glob.escape(_short(source.name))}-new-*.tmp"):
+            if not _alive(int(left.name.split(".")[-2])):
+                shutil.rmtree(left, ignore_errors=True)
         _write(new, source)
         entry = new.with_name(f"{_short(source.name)}-{_read(new)[2]['fingerprint'][:12]}")
         with locked(entry):
@@ -159,6 +166,14 @@ def _by_content(folder: Path, source: Source) -> Cached:
             shutil.rmtree(entry, ignore_errors=True)
             os.replace(new, entry)
             return _read(entry)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
 
 
 def _short(name: str) -> str:
@@ -204,12 +219,15 @@ def _times(file: Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def _read(entry: Path, stamp: tuple[int, int] | None = None, just_written: bool = False) -> Cached:
-    """An entry, or one of DAMAGE: also where it should be written again."""
+def _read(entry: Path, source: Source | None = None) -> Cached:
+    """An entry, or one of DAMAGE: also where it should be written again from its source."""
     meta = read_json(entry / "meta.json")
     shape, num_train, names = tuple(meta["shape"]), meta["num_train"], meta["class_names"]
     pixels, labels = entry / "pixels.u8", np.load(entry / "labels.npy")
-    again = meta["passing"] or (meta["skipped"] and meta["stamp"] != (stamp and list(stamp)))
+    again = source is not None and (
+        any(source.opens(name) for name in meta["passing"])
+        or bool(meta["skipped"] and meta["stamp"] != (source.stamp and list(source.stamp)))
+    )
     texts = [*names, *meta["notes"], *(text for pair in meta["skipped"] for text in pair)]
     sound = (
         len(shape) == 4
@@ -221,7 +239,7 @@ def _read(entry: Path, stamp: tuple[int, int] | None = None, just_written: bool 
         and all(isinstance(text, str) for text in texts)
         and all(len(pair) == 2 for pair in meta["skipped"])
     )
-    if not sound or (again and not just_written):
+    if not sound or again:
         raise ValueError("damaged, or to be read again")
     touched = meta["pixels"] != _times(pixels)
     if touched and _fingerprint(pixels, shape, num_train, labels) != meta["fingerprint"]:

@@ -3,6 +3,7 @@ and said."""
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import warnings
@@ -32,7 +33,7 @@ from unnoise.events import tracked
 
 LARGEST_FILE_BYTES = 1 << 29
 MADE_BY_UNNOISE = "made by unnoise"
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's others may start programs (EPS) or are not for pictures of this kind."""
 SAMPLES_PER_PIXEL = 277
 DARK = 16384
@@ -60,6 +61,8 @@ def source(config: DataConfig) -> Source:
         places = dict(
             zip((e.name for e in entries), arranged(e.name for e in entries), strict=True)
         )
+        writer.skipped += [(name, place.unused) for name, place in places.items() if place.unused]
+        entries = [entry for entry in entries if not places[entry.name].unused]
         training = shuffled([e for e in entries if not places[e.name].held_out])
         held_out = shuffled([e for e in entries if places[e.name].held_out])
         if not held_out:
@@ -76,7 +79,7 @@ def source(config: DataConfig) -> Source:
                 used.append(entry.name)
             except Unusable as reason:
                 writer.skipped.append((entry.name, str(reason)))
-                writer.passing |= reason.passing
+                writer.passing += [entry.name] * reason.passing
         if writer.count == 0 or writer.num_train == 0:
             name, reason = writer.skipped[0]
             what = f"{path}: none of {len(listing.pictures)} pictures can be used"
@@ -87,7 +90,16 @@ def source(config: DataConfig) -> Source:
     notes = (f"passed over, as no pictures by their names: {passed}",) if passed else ()
     key = [(e.name, *e.stamp) for e in listing.pictures]
     name = path.resolve().stem or "pictures"
-    return Source(name, key, fill, skipped=runs, notes=notes, stamp=listing.stamp)
+    entries = {entry.name: entry for entry in listing.pictures}
+
+    def opens(name: str) -> bool:
+        try:
+            with entries[name].open() as file:
+                return bool(file.read(1))
+        except Exception:  # noqa: BLE001  (whatever opening it raises)
+            return False
+
+    return Source(name, key, fill, skipped=runs, notes=notes, stamp=listing.stamp, opens=opens)
 
 
 def read_picture(
@@ -119,28 +131,39 @@ class Place(NamedTuple):
 
     label: str
     """"" where it lies in no sub-folder."""
-    held_out: bool
+    held_out: bool = False
+    unused: str = ""
+    """Why it is not used."""
 
 
 def arranged(names: Iterable[str]) -> list[Place]:
     """The class and the split of each picture, from the folders in which it lies.
 
     Folders that hold all the others count for nothing; train beside test or val splits the
-    pictures; classes are the folders below.
+    pictures; classes are the folders below, and what has none there is not used.
     """
     paths = [name.split("/")[:-1] for name in names]
     while paths and all(paths) and len({path[0] for path in paths}) == 1:
         paths = [path[1:] for path in paths]
-    tops = {path[0].lower() if path else "" for path in paths}
-    split = tops <= TRAINING | HELD_OUT and tops & TRAINING and tops & HELD_OUT
-    held = [bool(split) and path[0].lower() in HELD_OUT for path in paths]
-    paths = [path[1:] for path in paths] if split else paths
-    return [Place(path[0] if path else "", h) for path, h in zip(paths, held, strict=True)]
+    tops = [path[0].lower() if path else "" for path in paths]
+    of_training = [path for path, top in zip(paths, tops, strict=True) if top in TRAINING]
+    classes = any(len(path) > 1 for path in of_training)
+    split = bool(of_training) and bool({*tops} & HELD_OUT)
+    if not split or not (classes or {*tops} <= TRAINING | HELD_OUT):
+        return [Place(path[0] if path else "") for path in paths]
+    found = []
+    for path, top in zip(paths, tops, strict=True):
+        label = path[1] if len(path) > 1 else ""
+        unused = "" if label or not classes else "lies in no class folder"
+        unused = unused if top in TRAINING | HELD_OUT else "lies beside train and test"
+        found.append(Place(label, top in HELD_OUT, unused))
+    return found
 
 
-def natural(name: str) -> list[str | int]:
-    """A key that sorts 2 before 10."""
-    return [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", name))]
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts 2 before 10, and 1 before 01."""
+    parts = [part.lstrip("0") if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [(len(p) if i % 2 else 0, p) for i, p in enumerate(parts)], name
 
 
 def _label(writer: Writer, used: list[str], places: dict[str, Place]) -> None:
@@ -198,6 +221,13 @@ class Decoder:
         return [f"{what}; --data.white-level {bits} makes that white"]
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """FORMATS, as far as this Pillow has them."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 @contextmanager
 def _opened(entry: Entry) -> Iterator[Image.Image]:
     """The picture, its pixels not decoded yet; Unusable for all that goes wrong with it."""
@@ -205,7 +235,7 @@ def _opened(entry: Entry) -> Iterator[Image.Image]:
         with (
             _without_pillows_cap(),
             entry.open() as file,
-            Image.open(file, formats=FORMATS) as picture,
+            Image.open(file, formats=_formats()) as picture,
         ):
             bands = getattr(picture, "tag_v2", {}).get(SAMPLES_PER_PIXEL, 1)
             if bands > 4:

@@ -53,8 +53,10 @@ def grid(
 
     They are uint8, or floats from 0 to 1.
     """
-    if images.is_floating_point() and images.min() >= 0 and images.max() <= 1:
-        images = (images * 255).round().to(torch.uint8)
+    if not images.numel():
+        raise DataError(f"grid: got {tuple(images.shape)}, expected 1 image or more")
+    if images.is_floating_point() and images.min() > -0.001 and images.max() < 1.001:
+        images = (images.clamp(0, 1) * 255).round().to(torch.uint8)
     if images.dtype != torch.uint8:
         got = f"{images.dtype} from {float(images.min()):g} to {float(images.max()):g}"
         raise DataError(f"grid: got {got}, expected uint8, or floats from 0 to 1")

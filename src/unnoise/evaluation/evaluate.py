@@ -178,7 +178,7 @@ def _merged(record: dict[str, Any], kept: Path) -> dict[str, Any]:
     """The record with what was measured of the same samples before and is not now."""
     try:
         before = read(kept)
-        if (before["format"], before["data"]) != (record["format"], record["data"]):
+        if (before.get("format"), before["data"]) != (record["format"], record["data"]):
             return record
         now = {(one["extractor"], one["reference"]) for one in record["distances"]}
         earlier = [d for d in before["distances"] if (d["extractor"], d["reference"]) not in now]

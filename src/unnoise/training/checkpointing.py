@@ -180,14 +180,12 @@ class Checkpoints:
         """
         try:
             yield
-        except OSError:
-            if self.run.world.size == 1:
-                with suppress(Exception):
-                    self.finish(best=False, again=False)
-            raise
-        except Exception:
+        except Exception as error:
             with suppress(Exception):
                 self.saver.wait()
+            if isinstance(error, OSError) and self.run.world.size == 1:
+                with suppress(Exception):
+                    self.finish(best=False, again=False)
             raise
         self.saver.wait()
 
