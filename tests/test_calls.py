@@ -103,3 +103,30 @@ def test_a_picture_that_is_none(model, picture):
 def test_a_mask_that_is_none(model, mask):
     with pytest.raises(ConfigError, match=r"unknown: got .*expected torch.bool of shape \(8, 8\)"):
         editing.inpaint(model, PICTURE, mask)
+
+
+def test_a_grid_of_arrays_and_lists(model):
+    pixels = model.sample(4, steps=2)
+    expected = np.asarray(unnoise.grid(pixels))
+    for images in (pixels.numpy(), list(pixels), [image.numpy() for image in pixels]):
+        assert np.array_equal(np.asarray(unnoise.grid(images)), expected)
+
+
+@pytest.mark.parametrize("images", [None, "x", 3, torch.zeros(8, 8), torch.zeros(0, 1, 8, 8)])
+def test_a_grid_of_nothing(images):
+    with pytest.raises(DataError, match="grid: got"):
+        unnoise.grid(images)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "", None, b"digits", 3])
+def test_a_model_that_is_none(name):
+    with pytest.raises(unnoise.CheckpointError):
+        unnoise.load(name)
+
+
+def test_changes_of_a_network_of_another_kind():
+    dotted = unnoise.preset("digits", {"network.kind": "dit", "network.depth": 2})
+    assert unnoise.preset("digits", {"network": {"kind": "dit", "depth": 2}}) == dotted
+    for changes in ([1], "x", 3):
+        with pytest.raises(ConfigError, match="changes: got"):
+            unnoise.preset("digits", changes)

@@ -54,7 +54,7 @@ def test_what_unnoise_wrote_may_be_replaced(tmp_path, kind):
 def test_what_is_the_users_may_not(tmp_path, kind):
     path = tmp_path / "mine.png"
     if kind == "a file":
-        path.write_text("mine")
+        path.write_text("import unnoise  # my own notes on unnoise")
     elif kind == "a folder":
         path.mkdir()
     elif kind == "a pipe":
@@ -70,6 +70,13 @@ def test_no_command_replaces_a_file_of_the_users(tmp_path, monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     ending = {"data": "png", "report": "html", "export": "safetensors"}[words[0]]
     path = tmp_path / f"mine.{ending}"
-    path.write_text("mine")
+    path.write_text("my notes on unnoise")
     assert cli.main([*words, "--out", path.name]) == 2
-    assert "did not write" in capsys.readouterr().err and path.read_text() == "mine"
+    assert "did not write" in capsys.readouterr().err
+    assert path.read_text() == "my notes on unnoise"
+
+
+def test_a_mosaic_is_a_png(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "digits", "--out", "mine.py"]) == 2
+    assert "expected a file name that ends in .png" in capsys.readouterr().err

@@ -224,8 +224,10 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     Another "network.kind" brings that kind's defaults, which further keys change. `where` says
     which part of a RunConfig `config` is, such as "sample.".
     """
+    if not isinstance(changes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"changes: got {changes!r}, expected names and values")
     values = to_dict(config)
-    kind = changes.get("network.kind")
+    kind = changes.get("network.kind", _group(changes, "network").get("kind"))
     if isinstance(config, RunConfig) and kind not in (None, config.network.kind):
         network = from_dict(NetworkConfig, {"kind": kind}, "network.")
         values["network"] = {"kind": kind, **to_dict(network)}
@@ -242,6 +244,10 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
             raise ConfigError(f"{where}{key}: unknown key; {nearest(last, part)}")
         part[last] = value
     return from_dict(type(config), values, where)
+
+
+def _group(changes: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return changes[name] if isinstance(changes.get(name), Mapping) else {}
 
 
 def _flattened(config: object, changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -39,7 +39,7 @@ from unnoise.diffusion.samplers import stochastic
 from unnoise.errors import ConfigError, DataError
 from unnoise.memory import in_batches
 from unnoise.model import SAMPLE_BATCH, Model, last
-from unnoise.ranges import Few, Range
+from unnoise.ranges import Few, Frames, Range
 from unnoise.reading import typed
 from unnoise.settings import image_seeds
 
@@ -53,7 +53,6 @@ INVERSION = {
 """The default settings for inverting and decoding: guidance and clipping have no inverse."""
 
 Strength = Annotated[float, Range(above=0, most=1)]
-Frames = Annotated[int, Range(least=1, most=10_000)]
 
 Label: TypeAlias = int | str | None
 Source: TypeAlias = int | Tensor

@@ -22,6 +22,8 @@ except ImportError:  # Windows
 
 T = TypeVar("T")
 NEAR_BYTES = 1 << 17
+OURS = (b"\x89PNG", b"GIF8", b"RIFF", b"PK\x03\x04", b"<!doctype html>\n<html lang")
+"""How the files begin that unnoise writes where a user says, but for safetensors."""
 LONGEST_NAME = 200
 """Bytes of a name, to which file systems let as many be added as a temporary name has more."""
 DEEPEST = 400
@@ -100,8 +102,9 @@ def locked(path: Path) -> Iterator[None]:
 def claim(path: Path, flag: str = "--out") -> Path:
     """Give back a path that the user chose for a file, if nothing of the user's is there.
 
-    UsageError for a folder, a device, or a file that does not name unnoise near its beginning or
-    end, as all do that it writes; call this before the work for the file.
+    UsageError for a folder, a device, or a file that is neither of OURS nor safetensors, or does
+    not name unnoise near its beginning or end, as all do that it writes. Call this before the work
+    for the file.
     """
     if not path.exists() or (path.is_file() and not path.stat().st_size):
         return path
@@ -109,7 +112,8 @@ def claim(path: Path, flag: str = "--out") -> Path:
         with path.open("rb") as file:
             head = file.read(NEAR_BYTES)
             file.seek(max(0, path.stat().st_size - NEAR_BYTES))
-            if b"unnoise" in head + file.read():
+            kind = head.startswith(OURS) or head[8:9] == b"{"
+            if kind and b"unnoise" in head + file.read():
                 return path
     kind = "a folder" if path.is_dir() else "a file that unnoise did not write"
     kind = kind if path.is_file() or path.is_dir() else "a device or a pipe"
@@ -151,9 +155,7 @@ def parse_json(text: str | bytes, where: str, kind: type[T] = dict[str, Any]) ->
                 break
         if parts:
             raise ValueError(f"more than {DEEPEST} levels")
-    except RecursionError as error:
-        raise CheckpointError(f"{where}: cannot be read (too many levels)") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: cannot be read ({error})") from error
     expected = getattr(kind, "__origin__", kind)
     if not isinstance(value, expected):

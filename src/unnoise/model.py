@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -259,8 +260,8 @@ def load(name: str | Path, device: str = "auto") -> Model:
 
     A checkpoint's model has its averaged weights.
     """
-    path = Path(name)
-    if (path / checkpoint.MANIFEST).is_file():
+    path = Path(name) if isinstance(name, str | Path) else Path()  # pyright: ignore
+    if name and os.path.isfile(path / checkpoint.MANIFEST):
         tensors, record = checkpoint.read_averaged(path)
         run = path.parent.parent
     else:

@@ -5,6 +5,7 @@ The types of the records say what is read of them; a newer version's other keys 
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -93,11 +94,13 @@ def bundled() -> dict[str, Path]:
 
 def find(name: str | Path) -> Path:
     """The model file of a bundled name, a run folder or a path; else CheckpointError."""
+    if not isinstance(name, str | Path) or not str(name):  # pyright: ignore
+        raise CheckpointError(f"model: got {name!r}, expected a run folder, file or bundled model")
     path, own = Path(name), bundled()
     for file in (path / MODEL_FILE, path, own.get(str(name), path)):
-        if file.is_file():
+        if os.path.isfile(file):  # False, and no error, for a name that is too long
             return file
-    if path.is_dir():
+    if os.path.isdir(path):
         expected = "expected a run folder of `unnoise train`"
         raise CheckpointError(f"{path}: no {MODEL_FILE} in this folder; {expected}")
     said = "no such run folder, model file or bundled model"

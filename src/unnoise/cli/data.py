@@ -9,6 +9,7 @@ from typing import Annotated
 from unnoise.cli.flags import HELP, Command, Flag, Settings, check_model_file, parse
 from unnoise.config import override
 from unnoise.data.config import DataConfig
+from unnoise.errors import UsageError
 from unnoise.files import claim
 
 OFTEN = ("path", "image_size", "image_width", "channels", "background", "flip")
@@ -45,6 +46,8 @@ def data(arguments: list[str]) -> int:
     path, folder = Path(flags.out or "mosaic.png"), Path(config.source).resolve()
     if not flags.out and folder.is_dir() and Path.cwd().is_relative_to(folder):
         path = folder.parent / f"{folder.name}-mosaic.png"  # not among the pictures
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--out: got {str(path)!r}, expected a file name that ends in .png")
     claim(path)
     images = load(config)
     print(report(images))

@@ -186,8 +186,12 @@ def _label(writer: Writer, used: list[str], places: dict[str, Place]) -> None:
     writer.notes += [f"{n} is no class: none of its pictures can be used" for n in sorted(unused)]
     held = "is not trained: all its pictures are held out"
     writer.notes += [f"class {name} {held}" for name in sorted(untrained)]
-    if count := sum(places[name].held_out for name in used):
-        writer.notes.append(f"{count} pictures are held out, as their folders say (test, val)")
+    inner = {part.lower() for name in used for part in name.split("/")[:-1]}
+    held_out = sum(places[name].held_out for name in used)
+    if not held_out and inner & TRAINING and inner & HELD_OUT:
+        writer.notes.append("train and test folders below the classes are not told apart")
+    if held_out:
+        writer.notes.append(f"{held_out} pictures are held out, as their folders say (test, val)")
 
 
 @dataclass

@@ -53,8 +53,12 @@ def grid(
 
     They are uint8, or floats from 0 to 1.
     """
-    if not images.numel():
-        raise DataError(f"grid: got {tuple(images.shape)}, expected 1 image or more")
+    try:
+        images = images if isinstance(images, Tensor) else torch.as_tensor(np.stack([*images]))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"grid: got {type(images).__name__}, expected images") from error
+    if images.ndim != 4 or not images.numel() or images.shape[1] not in (1, 3):
+        raise DataError(f"grid: got shape {tuple(images.shape)}, expected (n, c, h, w), c 1 or 3")
     if images.is_floating_point() and images.min() > -0.001 and images.max() < 1.001:
         images = (images.clamp(0, 1) * 255).round().to(torch.uint8)
     if images.dtype != torch.uint8:

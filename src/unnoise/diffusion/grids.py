@@ -93,7 +93,7 @@ def from_noises(schedule: Schedule, noises: Sequence[float]) -> list[Level]:
 
 
 def _levels(schedule: Schedule, times: np.ndarray, name: str) -> list[Level]:
-    if np.any(np.diff(times) >= 0):
+    if np.any(np.diff(times) >= 0) or len(times) > (schedule.steps or len(times)):
         got = f"got {len(times)} with spacing {name!r} on {schedule.steps} levels"
         raise ValueError(f"steps: {got}; expected fewer")
     return [*(schedule.level(float(t)) for t in times), DATA]

@@ -60,7 +60,7 @@ def train(
         if existed and resume == "never":
             expected = "expected --resume auto, which resumes it, or another --out"
             raise ConfigError(f"{folder}: holds a run already; {expected}")
-        log = Log(run)
+        log, began = Log(run), False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with exclusive(folder, world.main), signals() as caught:
@@ -69,6 +69,7 @@ def train(
                 world.barrier()  # until all have read what rank 0 now writes
                 if world.main:
                     run.describe()
+                    began = True
                     if run.progress(state.counters) < 1:
                         environment.write(folder, run.arithmetic, state.counters.step)
                         log.open(state.counters.nimg)
@@ -78,9 +79,11 @@ def train(
                 return Ending(finished, caught[0] if caught else None)
         except OSError as error:
             there = checkpoint.intact(folder / "checkpoints")
+            fix = "make room and run the same command again"
+            if began and not (folder / "config.json").exists():
+                fix = "the folder was moved or deleted: put it back, or merge its checkpoints"
             raise CheckpointError(
-                f"{folder}: cannot be written ({error.strerror}); {there}, "
-                "make room and run the same command again"
+                f"{folder}: cannot be written ({error.strerror}); {there}; {fix}"
             ) from error
         finally:
             log.close()
