@@ -19,7 +19,8 @@ demo: install  ## train on the embedded digits and write a grid of samples
 	@echo "look at runs/demo/demo-samples/grid.png"
 
 test: install  ## everything that runs in minutes, on up to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	  -m "not slow and not gpu" tests/faults tests/training tests
 
 test-slow: install  ## the longer suites: digits quality, CIFAR-10 presets
 	$(BIN)/python -m pytest -m slow

@@ -55,7 +55,7 @@ def test_refining_lowers_the_error_and_keeps_the_first_level(search):
 
 
 def test_tuned_settings_are_kept_named_and_used(model, tmp_path, capsys):
-    tuned, rows = tuning.tune(model, budgets=(4, 6), images=8, evaluations=500)
+    tuned, rows = tuning.tune(model, budgets=(4, 6), images=4, evaluations=200)
     assert list(tuned) == ["fast", "balanced", "best", "nfe_4", "nfe_6"]
     assert tuned["fast"] == tuned["nfe_4"] and tuned["best"] == tuned["nfe_6"]
     assert all(row.budget in (4, 6) and np.isfinite(row.tuned_error) for row in rows)

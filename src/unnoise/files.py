@@ -164,14 +164,27 @@ def parse_json(text: str | bytes, where: str, kind: type[T] = dict[str, Any]) ->
     return value
 
 
-def discard_leftovers(folder: Path) -> None:
-    """Delete what writers that were killed left in a folder that only this process writes to."""
+def discard_leftovers(folder: Path, of_dead: bool = False) -> None:
+    """Delete what writers that were killed left in a folder that only this process writes to.
+
+    `of_dead` is for a folder that others write to as well: only what ended processes left goes.
+    """
     for path in folder.glob(".*.tmp"):
-        old = path / "old"  # a folder on its way to be replaced
-        final = folder / path.name[1:].rsplit(".", 2)[0]
+        name, process, _ = path.name[1:].rsplit(".", 2)
+        if of_dead and (not process.isdecimal() or _alive(int(process))):
+            continue
+        old, final = path / "old", folder / name  # a folder on its way to be replaced
         if old.is_dir() and not final.exists():
             os.replace(old, final)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
 
 
 def sha256(path: Path) -> str:

@@ -28,7 +28,7 @@ from unnoise.data.images import (
 )
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import CheckpointError, ConfigError, DataError
-from unnoise.files import claim
+from unnoise.files import claim, discard_leftovers
 from unnoise.memory import in_batches
 from unnoise.model import Model, last
 from unnoise.records import find
@@ -110,6 +110,7 @@ def claim_pictures(out: Path, recipes: Mapping[str, Mapping[str, Any] | None]) -
     UsageError for a file that unnoise did not write; a message where pictures of another recipe
     will be replaced. None in a recipe, or for one, matches whatever was there.
     """
+    discard_leftovers(out, of_dead=True)
     there = set(os.listdir(out)) if out.is_dir() else set[str]()
     changes: list[dict[str, Any]] = []
     for name in (name for name in recipes if name in there):

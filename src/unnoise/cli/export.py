@@ -8,7 +8,7 @@ from typing import Annotated
 
 from unnoise.cli.flags import Command, Flag, parse
 from unnoise.errors import UsageError
-from unnoise.files import claim
+from unnoise.files import claim, discard_leftovers
 
 KEPT = ("config", "shape", "class_names", "data", "training", "tuned")
 """The keys of a checkpoint's record that are kept; the others are the trainer's."""
@@ -37,6 +37,7 @@ def export(arguments: list[str]) -> int:
     from unnoise.model import load
 
     path = claim(Path(flags.out))
+    discard_leftovers(path.parent, of_dead=True)
     model = load(flags.model, "cpu")
     model.record = {name: model.record[name] for name in KEPT if name in model.record}
     model.save(path, half=flags.half)

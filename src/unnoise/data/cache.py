@@ -9,8 +9,6 @@ readable now.
 
 from __future__ import annotations
 
-import errno
-import glob
 import hashlib
 import json
 import math
@@ -27,7 +25,7 @@ import numpy as np
 
 from unnoise.data.config import DataConfig
 from unnoise.errors import DataError
-from unnoise.files import locked, read_json, replacing
+from unnoise.files import discard_leftovers, locked, read_json, replacing
 
 VERSION = 3
 SETTINGS = (
@@ -153,9 +151,7 @@ def _by_content(folder: Path, source: Source) -> Cached:
     """The images of a source without a key, under their fingerprint."""
     new = folder / f"{_short(source.name)}-new-{os.getpid()}"
     with _writing(folder):
-        for left in folder.glob(f".{glob.escape(_short(source.name))}-new-*.tmp"):
-            if not _alive(int(left.name.split(".")[-2])):
-                shutil.rmtree(left, ignore_errors=True)
+        discard_leftovers(folder, of_dead=True)
         _write(new, source)
         entry = new.with_name(f"{_short(source.name)}-{_read(new)[2]['fingerprint'][:12]}")
         with locked(entry):
@@ -166,14 +162,6 @@ def _by_content(folder: Path, source: Source) -> Cached:
             shutil.rmtree(entry, ignore_errors=True)
             os.replace(new, entry)
             return _read(entry)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return error.errno == errno.EPERM
-    return True
 
 
 def _short(name: str) -> str:

@@ -30,7 +30,7 @@ from unnoise.evaluation.record import read
 from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.store import DataStore, Features, Samples, made_samples
-from unnoise.files import claim, write_json
+from unnoise.files import claim, discard_leftovers, write_json
 from unnoise.parallel import World
 from unnoise.reading import from_dict
 
@@ -65,6 +65,8 @@ def evaluate(
     extracts = [extractor(name, device, settings.inception).probed(probe) for name in names]
     statistics = _statistics(settings.reference, extracts, probe)
     judge = _classifier(wanted, data, config, settings)
+    for written in (out, folder, folder / wanted.key):
+        discard_leftovers(written, of_dead=True)
     images = made_samples(wanted, folder, world)
     context = sections.Context(wanted, store, settings, folder, statistics, judge, images)
     features = [sections.extract_all(context, extract) for extract in extracts]
