@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -78,3 +80,14 @@ def test_help_keeps_its_colours_on_a_terminal():
     assert b"\x1b[" in helped and b"\\x1b" not in helped
     refused = told(["sample", "\x1b[31mred"])
     assert b"\x1b[31m" not in refused and b"\\x1b[31mred" in refused
+
+
+@pytest.mark.parametrize("after_sec", [0.1, 0.4, 0.9])
+def test_ctrl_c_while_modules_load_is_one_line(tmp_path, after_sec):
+    words = [sys.executable, "-m", "unnoise", "train", "digits", "--out", "run"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    child = subprocess.Popen(words, cwd=tmp_path, env=ENVIRON, **pipes)
+    time.sleep(after_sec)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode in (130, -signal.SIGINT) and err in ("stopped\n", "")
