@@ -20,9 +20,7 @@ def main() -> None:
         from unnoise.cli import entry
 
         entry()
-    except SystemExit:
-        raise
-    except BaseException:
+    except (Exception, KeyboardInterrupt):
         if not stopped:  # a module that is interrupted as it loads may raise anything
             raise
         print("stopped", file=sys.stderr)

@@ -108,14 +108,12 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return one_line(f"unnoise: {f'{error.filename}: ' if error.filename else ''}{reason}")
-    if _out_of_memory(error):
+    if isinstance(error, MemoryError) or ("torch" in sys.modules and _out_of_memory(error)):
         return "unnoise: memory ran out; expected fewer or smaller images, or a smaller network"
     return None
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    if "torch" not in sys.modules:
-        return isinstance(error, MemoryError)
     from unnoise.memory import out_of_memory
 
     return out_of_memory(error)
