@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -80,3 +82,13 @@ def test_a_mosaic_is_a_png(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["data", "digits", "--out", "mine.py"]) == 2
     assert "expected a file name that ends in .png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("data", "digits", "--out", "a.png"),
+                                   ("export", "digits", "--out", "a.safetensors")])  # fmt: skip
+def test_two_commands_at_once_into_one_place(tmp_path, words):
+    run = [sys.executable, "-m", "unnoise", *words]
+    children = [subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [child.wait() for child in children] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == [words[-1]]
+    assert cli.main(["info", str(tmp_path / words[-1])]) == 0
