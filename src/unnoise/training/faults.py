@@ -38,7 +38,8 @@ def signals() -> Iterator[list[int]]:
         caught.append(number)
 
     numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
-    numbers = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]  # as nohup has it
+    if "SIGHUP" in dir(signal) and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)  # as nohup wants it
     # in another thread, as in some notebooks, signals stay with their owner
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in numbers if main}
