@@ -72,5 +72,5 @@ def protect() -> None:
             os.fstat(descriptor)
         except OSError:  # else the next file to be opened would get its number
             os.open(os.devnull, os.O_RDWR)
-    streams = (sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w"))
-    sys.stdout, sys.stderr = map(Output, streams, (False, True))  # pyright: ignore[reportAttributeAccessIssue]
+    out, err = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
+    sys.stdout, sys.stderr = Output(out), Output(err, styled=True)  # pyright: ignore

@@ -85,7 +85,7 @@ class Source:
     these notes."""
     notes: tuple[str, ...] = ()
     stamp: tuple[int, int] | None = None
-    """Of the file that holds all others: what was skipped is looked at again when it changes."""
+    """Size and time of the zip that holds all; what was skipped is retried when they change."""
     opens: Callable[[str], bool] = lambda name: False
     """Whether a file that could not be read then can be read now."""
 

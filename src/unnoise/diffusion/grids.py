@@ -103,7 +103,7 @@ class Churned(NamedTuple):
     """How EDM's churn raises the noise before each step."""
 
     levels: Grid
-    """For each level of a grid, the one it is raised to; itself where there is no churn."""
+    """The level that each one of a grid is raised to; it stays itself where there is no churn."""
     noise: float = 1.0
     """EDM's S_noise."""
 

@@ -38,14 +38,13 @@ class Quality:
 
 
 def measure_for(config: RunConfig, data: ImageData, world: World) -> Quality | None:
-    """Make what measures a model on the way; None where train.evaluate asks for nothing.
+    """Make what measures a model on the way as train.evaluate, which must be set, asks for.
 
     ConfigError where its extractor is missing. All ranks call this and share the features of the
-    training images; only rank 0 gets what measures.
+    training images; only rank 0 gets what measures, the others get None.
     """
     spec = config.train.evaluate
-    if spec is None:
-        return None
+    assert spec is not None
     images = torch.from_numpy(data.images[:2].copy())
     named = suited(spec, *data.images.shape[1:])
     extract = extractor(named, find_device(config.device)).probed(images)

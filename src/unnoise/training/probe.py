@@ -83,7 +83,7 @@ class Measured:
 
 
 def img_per_sec(speeds: Sequence[Speed], micro_batch: int) -> float:
-    """As at the nearest size measured, from below: larger passes are no faster."""
+    """Take the speed of the next smaller size that was measured: larger passes are no faster."""
     return ([s for s in speeds if s.micro_batch <= micro_batch] or speeds[:1])[-1].img_per_sec
 
 
@@ -165,7 +165,7 @@ def _speeds(run: Run, state: TrainState, available: int) -> tuple[list[Speed], f
 
 
 def _speed(run: Run, state: TrainState, batches: Batches, count: int, ends: float) -> Speed:
-    """Of the median of some steps that change no weight, after a first one."""
+    """Time some steps that change no weight, after a first one; the median counts."""
     device, times = run.arithmetic.device, list[float]()
     least = 2 if run.arithmetic.compile else 1  # the first step is spent on compiling
     while len(times) < least or (len(times) <= REPEATS and time.monotonic() + times[-1] < ends):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from unnoise import build, parallel, precision
-from unnoise.config import RunConfig, TrainConfig, check, override, to_dict
+from unnoise.config import RunConfig, TrainConfig, override, to_dict
 from unnoise.data.dataset import ImageData, sigma_data
 from unnoise.data.images import mosaic, save_png
 from unnoise.diffusion.denoiser import DiffusionModel
@@ -101,11 +101,10 @@ def ends(train: TrainConfig, num_train: int) -> tuple[float, float]:
 
 def prepare(config: RunConfig, data: ImageData, folder: Path) -> tuple[Run, TrainState]:
     """Check everything that can be wrong and make what is needed, before the first step."""
-    check(config)
+    build.check(config)
     if config.diffusion.sigma_data is None:
         measured = sigma_data(data.images[: data.num_train])
         config = override(config, {"diffusion.sigma_data": measured})
-    build.check_sampling(config.sample)
     world, train = parallel.world(), config.train
     _check_ranks(config, world)
     arithmetic = precision.choose(config)
@@ -118,7 +117,6 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> tuple[Run, Trai
     network = parallel.wrap_ddp(state.network, world, arithmetic.device)
     network = cast(nn.Module, torch.compile(network)) if arithmetic.compile else network
     diffusion = build.diffusion_model(config.diffusion, network)
-    build.grid(config.sample, diffusion.schedule)  # what cannot be sampled is refused here
     return Run(config, data, folder, shape, arithmetic, world, diffusion), state
 
 

@@ -48,7 +48,7 @@ CHECKED_IMAGES = 8
 
 
 RUNGE_KUTTA = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))
-"""Of each stage: how much of the step it is at, along the slope before, and its weight."""
+"""Each stage lies a share of the step along the slope before it, and has a weight."""
 ORDER = 4
 TRACES = ("rademacher", "exact")
 
