@@ -1,113 +1,265 @@
-"""What unnoise's own options bring on a GPU: compilation, norm, memory format, recorded calls.
+"""What unnoise's own options bring on a GPU: compilation, norm, recorded calls, batch size.
 
-    python -m benchmarks.gpu_options --out benchmarks/results/h200-options.json
-    python -m benchmarks.gpu_options --device cpu --base-channels 32 --batch 4 --rounds 1   # to try
+    python -m benchmarks.gpu_options --out benchmarks/results/h100-options.json
+    python -m benchmarks.gpu_options --device cpu --set '{"network.base_channels": 32}' --batch 4
 
-The `cifar10` network and the training step of the loop; 64 images with 20 network calls of
-`Model.sample`. All take turns; images per second are of the median, memory is the most of one turn.
-Shares are of the convolution peak measured in the same run.
+Every option runs in a process of its own, which may fail; its figures are written when they are
+there, and --minutes ends it all. Compilations go on side by side, measurements one by one. A
+training step is that of the loop, on random images of CIFAR-10's shape; its gradients are compared
+with those of the plain network in float32. Shares are of the fastest convolution or product that
+was measured in the same run.
 """
 
 from __future__ import annotations
 
-import functools
+import argparse
+import fcntl
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import unnoise
 from benchmarks import product, record
-from benchmarks.speed import ceilings, ours
-from benchmarks.speed.flops import TRAINING_PASSES
-from benchmarks.speed.subject import OURS, Setting, wake
-from benchmarks.timing import Plan, Sample, Work, measure, synchroniser, take
+from benchmarks.speed import ceilings, flops
+from benchmarks.timing import Plan, synchroniser
+from unnoise import events
+from unnoise.networks.kernels import GroupNorm
+from unnoise.training.compiled import differing
+from unnoise.training.run import Run
 
-FORWARD_FLOP = 12.444e9
-"""Floating-point operations of the cifar10 network, forward, for one image."""
-TRAINING: dict[str, dict[str, str]] = {
-    "compiled": {"train.compile": "on"},
-    "compiled, fused norm": {"train.compile": "on", "train.fused_norm": "on"},
-    "eager": {"train.compile": "off"},
+PRESET = "cifar10-speedrun"
+CEILINGS = "ceilings"
+TRAINING: dict[str, dict[str, Any]] = {
+    "eager": {"train.compile": "off", "train.fused_norm": "off"},
     "eager, fused norm": {"train.compile": "off", "train.fused_norm": "on"},
-    "eager, nchw": {"train.compile": "off", "train.channels_last": "off"},
-    "eager, fp16": {"train.compile": "off", "train.precision": "fp16"},
+    "compiled": {"train.compile": "on", "train.fused_norm": "off"},
+    "compiled, fused norm": {"train.compile": "on", "train.fused_norm": "on"},
+    "compiled, cudnn benchmark": {"train.compile": "on", "train.fused_norm": "off"},
 }
-SAMPLING: dict[str, dict[str, Any]] = {"plain": {}, "recorded": {"cuda_graphs": True}}
-ONLY_CUDA = ("compiled", "fused", "fp16", "recorded")
-COUNT, NFE, STEPS = 64, 20, 5
+"""In the order in which they are measured, for the case that the time ends before them."""
+SAMPLING: dict[str, dict[str, Any]] = {
+    "sample": {"train.fused_norm": "off"},
+    "sample, fused norm": {"train.fused_norm": "on"},
+}
+AT_ONCE = {"cuda": (64, 128, 256, 512), "cpu": (2,)}
+NFE, WARM, TURNS, STEPS = 10, 5, 5, {"cuda": 10, "cpu": 1}
+STAND_IN = {"cpu": {"backend": "aot_eager"}}
+"""Where compilation would take minutes, the same path without code generation."""
 
 
-def works(setting: Setting) -> dict[str, Work]:
-    """One turn of each option."""
-    found: dict[str, Work] = {}
-    count = COUNT if setting.device == "cuda" else 2
-    for name, changes in TRAINING.items():
-        if setting.device != "cuda" and any(word in name for word in ONLY_CUDA):
-            continue
-        config = unnoise.override(ours.config(setting, "bf16", True), changes)
-        run, state = product.prepared(config, product.random_data())
-        wake(state.network)
-        found[f"train, {name}"] = product.stepper(run, state)
-        if name not in ("eager", "eager, fused norm"):
-            continue
-        model = run.model(state.ema, state.counters)
-        for how, options in SAMPLING.items():
-            if setting.device == "cuda" or how not in ONLY_CUDA:
-                options = {"sampler": "ddim", "steps": NFE, "batch_size": COUNT, **options}
-                draw = functools.partial(model.sample, count, **options)
-                found[f"sample, {name.removeprefix('eager, ')}, {how}"] = draw
+class Unfused(nn.Module):
+    """A network with PyTorch's own group normalisation."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.norms = [m for m in network.modules() if isinstance(m, GroupNorm)]
+
+    def forward(self, *inputs: Any) -> Any:
+        fused = [norm.triton for norm in self.norms]
+        for norm in self.norms:
+            norm.triton = False
+        out = self.network(*inputs)
+        for norm, flag in zip(self.norms, fused, strict=True):
+            norm.triton = flag
+        return out
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One process at a time."""
+    with open(os.environ["UNNOISE_LOCK"], "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def flop_per_image(run: Run) -> int:
+    """Floating-point operations of the network, forward."""
+    shape, device = run.shape, run.arithmetic.device
+    x = torch.zeros(1, shape.channels, shape.height, shape.width, device=device)
+    label = torch.zeros(1, dtype=torch.long, device=device) if shape.num_classes else None
+    network, time_ = run.diffusion.network, torch.ones(1, device=device)
+    plain = getattr(network, "_orig_mod", network)
+    return flops.total(flops.count(lambda: plain(x, time_, label)))
+
+
+def training(name: str, config: unnoise.RunConfig) -> dict[str, Any]:
+    """Speed and memory of an option's training step, and gradients that are wrong."""
+    said: list[str] = []
+    began = time.monotonic()
+    with events.listening(lambda event: said.append(str(event))):
+        run, state = product.prepared(config, product.random_data(2048, classes=10))
+    found: dict[str, Any] = {"prepare_sec": time.monotonic() - began, "said": said}
+    device = run.arithmetic.device
+    cuda, count = device.type == "cuda", STEPS[device.type]
+    if "fused" in name:
+        plain, size = Unfused(state.network), min(64, config.train.batch_size)
+        found["wrong"] = differing(state.network, plain, run.shape, size, run.arithmetic)
+    wait, step = synchroniser(device), product.stepper(run, state)
+    if cuda:  # other options are being measured meanwhile
+        torch.cuda.empty_cache()
+    with alone():
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(WARM):
+            step()
+        turns, hosts = [], []
+        for _ in range(TURNS):  # the median: others may just be starting
+            wait()
+            began = time.monotonic()
+            for _ in range(count):
+                step()
+            hosts.append((time.monotonic() - began) / count)
+            wait()
+            turns.append((time.monotonic() - began) / count)
+        sec, host = statistics.median(turns), statistics.median(hosts)
+    images = config.train.batch_size / sec
+    return found | {
+        "images_per_sec": images, "step_sec": sec, "host_share": host / sec,
+        "peak_bytes": torch.cuda.max_memory_allocated() if cuda else 0,
+        "flop_per_sec": images * flops.TRAINING_PASSES * flop_per_image(run),
+        "compiled": run.arithmetic.compile, "micro_batch": state.micro_batch,
+    }  # fmt: skip
+
+
+def sampling(config: unnoise.RunConfig) -> dict[str, Any]:
+    """Images per second by images at once, with and without recorded calls."""
+    run, state = product.prepared(
+        unnoise.override(config, {"train.compile": "off"}), product.random_data(64, classes=10)
+    )
+    model, device = run.model(state.ema, state.counters), run.arithmetic.device
+    wait, found = synchroniser(device), dict[str, Any]()
+    for graphs in (False, True) if device.type == "cuda" else (False,):
+        for count in AT_ONCE[device.type]:
+
+            def draw(count: int = count, graphs: bool = graphs) -> object:
+                how: dict[str, Any] = {"sampler": "ddim", "steps": NFE, "cuda_graphs": graphs}
+                return model.sample(count, batch_size=count, guidance_scale=1.0, **how)
+
+            draw()
+            with alone():
+                wait()
+                began = time.monotonic()
+                for _ in range(3):
+                    draw()
+                wait()
+                sec = (time.monotonic() - began) / 3
+            name = f"{count} at once{', recorded' * graphs}"
+            found[name] = {
+                "images_per_sec": count / sec,
+                "flop_per_sec": count / sec * NFE * flop_per_image(run),
+            }  # fmt: skip
     return found
 
 
-def measured(found: dict[str, Work], setting: Setting, rounds: int, peak: float) -> list[Any]:
-    """Images per second, share of the peak and the most memory of each."""
-    device, peaks = setting.torch_device, dict.fromkeys(found, 0)
-    cuda, wait = device.type == "cuda", synchroniser(device)
+def limits(device: torch.device) -> dict[str, Any]:
+    """The fastest convolutions and products in bf16, and a copy of memory."""
+    plan, scale = Plan(rounds=3, tries=1), 1.0 if device.type == "cuda" else 0.05
+    works = {
+        "convolution": ceilings.convolutions(device, "bf16", scale),
+        "matmul": ceilings.matmuls(device, "bf16", scale),
+        "memory": ceilings.streams(device, max(1 << 16, int((1 << 28) * scale))),
+    }
+    with alone():
+        return {name: ceilings.rates(each, device, plan) for name, each in works.items()}
 
-    def turn(name: str) -> Sample:
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        sample = take(found[name], wait, 1 if name.startswith("sample") else STEPS)
-        peaks[name] = torch.cuda.max_memory_allocated() if cuda else 0
-        return sample
 
-    for work in found.values():
-        for _ in range(3):
-            work()
-    takers = {name: lambda name=name: turn(name) for name in found}
-    rows, scale = [], setting.base_channels / Setting.base_channels
-    for name, sec in measure(takers, Plan(rounds, tries=1)).medians().items():
-        training = name.startswith("train")
-        images = setting.batch if training else COUNT if cuda else 2
-        flop = images * (TRAINING_PASSES if training else NFE) * FORWARD_FLOP * scale**2
-        rows.append({
-            "option": name, "sec": sec, "peak_bytes": peaks[name], "images_per_sec": images / sec,
-            "share": flop / sec / peak,
-        })  # fmt: skip
-    return rows
+def child(name: str, flags: argparse.Namespace) -> None:
+    """One option; the last line is its result."""
+    device = torch.device(flags.device)
+    if device.type in STAND_IN:
+        real: Callable[..., Any] = torch.compile
+        torch.compile = lambda network, **_: real(network, **STAND_IN[device.type])
+    torch.backends.cudnn.benchmark = "cudnn" in name
+    if name == CEILINGS:
+        found = limits(device)
+    else:
+        changes = {**TRAINING, **SAMPLING}[name]
+        base = {"device": flags.device, "network.dropout": 0.0, "train.batch_size": flags.batch}
+        config = unnoise.preset(PRESET, {**base, **changes, **flags.set})
+        found = training(name, config) if name in TRAINING else sampling(config)
+    print("\n" + json.dumps(found), flush=True)
+
+
+def start(name: str) -> subprocess.Popen[str]:
+    """The same command for one option."""
+    command = [sys.executable, "-m", "benchmarks.gpu_options", "--only", name, *sys.argv[1:]]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=record.ROOT
+    )
+
+
+def ended(process: subprocess.Popen[str], ends: float) -> dict[str, Any]:
+    """What a process found, or the end of what it said."""
+    try:
+        text = process.communicate(timeout=max(1.0, ends - time.monotonic()))[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return {"error": "out of time: " + process.communicate()[0][-1500:]}
+    if process.returncode:
+        return {"error": text[-1500:]}
+    return json.loads(text.splitlines()[-1])
+
+
+def table(result: dict[str, Any]) -> str:
+    """A row per option."""
+    options, rows = result["options"], list[tuple[str, ...]]()
+    limits = options.get(CEILINGS, {})
+    rates = [limits[kind].values() for kind in ("convolution", "matmul") if kind in limits]
+    peak = max((rate for each in rates for rate in each), default=float("nan"))
+
+    def row(name: str, one: dict[str, Any]) -> None:
+        rate = f"{one['images_per_sec']:,.0f}"
+        memory = f"{one['peak_bytes'] / 2**30:.1f}" if "peak_bytes" in one else ""
+        rows.append((name, rate, record.share(one["flop_per_sec"] / peak), memory))
+
+    for name in (name for name in (*TRAINING, *SAMPLING) if name in options):
+        found = options[name]
+        if "error" in found:
+            rows.append((name, "failed", "", ""))
+        elif name in TRAINING:
+            row(name + (", wrong gradients" if found.get("wrong") else ""), found)
+        else:
+            for how, one in found.items():
+                row(f"{name}, {how}", one)
+    return record.markdown(["", "images/s", "of the peak", "peak GiB"], rows)
 
 
 def main() -> None:
     parser = record.flags(__doc__)
-    parser.add_argument("--device", default="cuda")
-    for name, default in (("--batch", 256), ("--rounds", 7), ("--base-channels", 128)):
-        parser.add_argument(name, type=int, default=default)
+    add = parser.add_argument
+    add("--device", default="cuda")
+    add("--batch", type=int, default=256)
+    add("--minutes", type=float, default=3.0)
+    add("--set", type=json.loads, default={}, metavar="JSON", help="changes of the preset")
+    add("--options", nargs="+", default=[CEILINGS, *TRAINING, *SAMPLING])
+    add("--only", help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    setting = Setting(
-        OURS, device=flags.device, batch=flags.batch, base_channels=flags.base_channels
-    )
-    scale, device = flags.base_channels / Setting.base_channels, setting.torch_device
-    limits = ceilings.measured(device, Plan(5, 1), scale)
-    peak = ceilings.ceiling(limits, "bf16").convolution_flop_per_sec
-    rows = measured(works(setting), setting, flags.rounds, peak)
-    cells = [
-        (row["option"], f"{row['images_per_sec']:.0f}", f"{row['share']:.1%}",
-         f"{row['peak_bytes'] / 2**30:.1f}")
-        for row in rows
-    ]  # fmt: skip
-    print(record.markdown(["", "images/s", "of the convolution peak", "peak GB"], cells))
-    result = {"batch": flags.batch, "convolution_flop_per_sec": peak, "rows": rows}
-    record.write(flags.out, record.about("benchmarks.gpu_options", device) | result)
+    if flags.only:
+        child(flags.only, flags)
+        return
+    began = time.monotonic()
+    ends = began + 60 * flags.minutes
+    os.environ.setdefault("UNNOISE_LOCK", str(Path(tempfile.mkdtemp()) / "lock"))
+    result = record.about("benchmarks.gpu_options", torch.device(flags.device))
+    result |= {"preset": PRESET, "batch": flags.batch, "set": flags.set, "options": {}}
+    ahead = {name: start(name) for name in flags.options if "compiled" in name}
+    for name in flags.options:
+        result["options"][name] = ended(ahead.get(name) or start(name), ends)
+        record.write(flags.out, result)
+        print(f"{time.monotonic() - began:.0f} s: {name}: {result['options'][name]}", flush=True)
+    print(table(result))
 
 
 if __name__ == "__main__":

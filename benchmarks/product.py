@@ -27,10 +27,13 @@ def network(
     return build.network(unnoise.preset(preset, changes), build.Shape(channels, size, size))
 
 
-def random_data(count: int = 256, size: int = 32) -> ImageData:
-    """Random pictures as a data set."""
+def random_data(count: int = 256, size: int = 32, classes: int = 0) -> ImageData:
+    """Random pictures as a data set, with classes in turns or none."""
     values = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-    return ImageData("random", values, None, (), count, True, "random")
+    labels, names = (
+        (np.arange(count) % classes, map(str, range(classes))) if classes else (None, ())
+    )
+    return ImageData("random", values, labels, tuple(names), count, True, "random")
 
 
 def prepared(config: RunConfig, data: ImageData | None = None) -> tuple[Run, TrainState]:

@@ -1,15 +1,18 @@
-"""The CIFAR-10 run on one GPU, from the first step to the model file, in commands that may end.
+"""CIFAR-10 in a quarter of an hour of one GPU: train, export, measure; nothing that is there is lost.
 
-    python -m benchmarks.speedrun run --work runs/speedrun --out FILE.json --data-path CIFAR \
-        --inception FILE --resnet56 FILE --minutes 9
-    python -m benchmarks.speedrun recipes --work runs/recipes --out FILE.json ..    # 4 minutes each
+    python -m benchmarks.gpu_options --out OPTIONS.json
+    python -m benchmarks.speedrun train --options OPTIONS.json --data-path CIFAR --minutes 6
+    python -m benchmarks.speedrun measure --data-path CIFAR --inception FILE --resnet56 FILE
     python -m benchmarks.speedrun table FILE.json
 
-`run` trains the preset `cifar10-speedrun`, chooses among its averages by FID of 5,000 samples, then
-guidance for the best, tunes 10 evaluations, measures 50,000 samples by each way of sampling, and
-exports the model as fp16. It stops by itself after --minutes; the same command resumes. On a CPU
-`--set '{"train.time": "60s", "network.base_channels": 32}'`, fewer samples and `--features
-benchmarks.resnet56:features` (Inception would take hours) rehearse it.
+`train` trains the preset `cifar10-speedrun` with the fastest options whose gradients are right, or
+the next ones where a process dies, and exports the weights as fp16. `measure` writes the reference
+statistics, chooses among the averages by FID of --choose samples, exports the best, and measures
+--num samples, unguided and by the best of --guide ways of guidance. Every figure is written when it is
+there; the same command goes on. It needs no network and no installation: PYTHONPATH=src:.
+
+On a CPU `--device cpu --set '{"network.base_channels": 32, "train.batch_size": 4}' --num 50 --choose
+20 --features tiny` rehearses it.
 """
 
 from __future__ import annotations
@@ -18,331 +21,310 @@ import argparse
 import functools
 import hashlib
 import json
-import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import unnoise
 from benchmarks import record
-from benchmarks.speed import ceilings, flops
-from benchmarks.speed.ours import NAMES
-from benchmarks.timing import Plan
-from unnoise import Model, RunConfig, tuning
-from unnoise.data.cache import root
-from unnoise.evaluation.evaluate import ALONE, evaluate
+from benchmarks.gpu_options import PRESET, TRAINING
+from benchmarks.resnet56 import ResNet56
+from unnoise import Model, RunConfig, api
+from unnoise.data.images import grid, save_png
 from unnoise.evaluation.extractors import Extractor, extractor
 from unnoise.evaluation.frechet import FrechetTo
-from unnoise.evaluation.settings import Settings
-from unnoise.evaluation.store import DataStore, Samples, made_samples, sample_features
+from unnoise.evaluation.statistics import Statistics
 from unnoise.precision import find_device
+from unnoise.terminal import shown_by_default
+from unnoise.training import loop
+from unnoise.training.run import Run, prepare
+from unnoise.training.state import TrainState
 
-PRESET = "cifar10-speedrun"
-SCALES, INTERVALS = (1.25, 1.5, 2.0), ((0.0, 1e9), (0.2, 2.0), (0.3, 5.0))
-AUTO_SCALES = (1.5, 2.0, 2.5)
-FEW = 10  # evaluations of the cheap way of sampling
 CHOOSE_SEED = 1_000_000  # the samples that choose are not those that are measured
-RECIPES: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "adamw": {"train.optimizer": "adamw"},
-    "muon at twice the rate": {"train.muon_lr": 2e-3},
-    "muon at half the rate": {"train.muon_lr": 5e-4},
-    "linear from the start": {"train.lr_decay": 1.0},
-    "no learned weighting": {"diffusion.weighting": "none"},
-    "no dropout": {"network.dropout": 0.0},
-    "batch 256": {"train.batch_size": 256},
-    "flow": {
-        "diffusion.schedule": "flow", "diffusion.parameterization": "flow",
-        "diffusion.times": "logit_normal",
-    },
+END_SEC = 20
+"""Previews and checkpoints, which are no training, and the export."""
+CHEAP: dict[str, Any] = {
+    "sampler": "unipc_2", "spacing": "karras", "steps": 18, "guidance_scale": 1.0
 }  # fmt: skip
+"""18 evaluations an image, without guidance."""
+GUIDANCE: list[dict[str, Any]] = [
+    {"guidance_scale": scale, "guidance_interval": on}
+    for scale, on in ((1.5, (0.2, 3.0)), (1.25, (0.0, 1e9)), (2.0, (0.2, 3.0)), (1.5, (0.0, 1e9)))
+]
 
 
-class OutOfTimeError(Exception):
-    """The command's minutes are over; everything is saved."""
-
-
-@dataclass(frozen=True)
 class Job:
-    """What all parts of a command share."""
+    """A command's flags, its record, and when it must end."""
 
-    flags: argparse.Namespace
-    ends: float  # by time.monotonic()
-    record: dict[str, Any]
+    def __init__(self, flags: argparse.Namespace) -> None:
+        self.flags, self.ends = flags, time.monotonic() + 60 * flags.minutes
+        self.record: dict[str, Any] = record.read(flags.out)
+        self.device = find_device(flags.device)
 
-    def save(self) -> None:
+    def save(self, **found: Any) -> None:
+        """Add to the record, and write it."""
+        self.record |= found
         record.write(self.flags.out, self.record)
 
-    def hurry(self) -> None:
-        if time.monotonic() > self.ends:
-            raise OutOfTimeError
+    def say(self, text: str) -> None:
+        print(f"[{self.left:.0f} s left] {text}", flush=True)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.ends - time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is over, so that nothing new begins."""
+        return self.left < 0
 
     def config(self, **changes: Any) -> RunConfig:
         base = {"data.path": self.flags.data_path, "device": self.flags.device}
         return unnoise.preset(PRESET, {**base, **changes, **self.flags.set})
 
-    def load(self, path: Path) -> Model:
-        return unnoise.load(path, self.flags.device)
-
-    def train(self, config: RunConfig, folder: Path) -> Model:
-        """Train to the end, or stop and save when the minutes are over."""
-        self.hurry()
-        left = self.ends - time.monotonic()
-        timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.start()
-        try:
-            return unnoise.train(config, folder)
-        except KeyboardInterrupt as stopped:
-            raise OutOfTimeError from stopped
-        finally:
-            timer.cancel()
-
-    @functools.cached_property
-    def judge(self) -> tuple[Extractor, FrechetTo]:
-        """The extractor that chooses, and what the training images look like to it."""
-        config, device = self.config(), find_device(self.flags.device)
-        extract = extractor(self.flags.features[0], device, self.flags.inception)
-        data = unnoise.load_data(config)
-        store, rows = DataStore(data, root(config.data), ALONE), range(data.num_train)
-        found = store.features(extract, rows)
-        return extract, FrechetTo(store.statistics(extract, rows, found))
-
-    def fid(self, model: Model, guide: Model | None = None, **sampling: Any) -> float:
-        """The distance of --choose samples, without all else that `evaluate` measures."""
-        self.hurry()
-        extract, training = self.judge
-        samples = Samples(model, sampling, self.flags.choose, CHOOSE_SEED, guide=guide)
-        out = self.flags.work / "measured" / "evaluation"
-        images = made_samples(samples, out, ALONE)
-        return training.distance(sample_features(extract, samples, images, out, ALONE))
-
-    def averages(self, folder: Path, known: dict[str, Any]) -> dict[str, Any]:
-        """The model files of a run and their FID, unguided, by half-life; adds to what is known."""
-        for path in sorted(folder.glob("model*.safetensors")):
-            model = self.load(path)
-            kimg = f"{model.record['training']['ema_halflife_kimg']:g}"
-            if kimg not in known:
-                known[kimg] = {"file": path.name, "fid": self.fid(model, guidance_scale=1.0)}
-                print(f"half-life {kimg} kimg: FID {known[kimg]['fid']:.3f}", flush=True)
-                self.save()
-        return known
+    def export(self, path: Path) -> None:
+        """The model file in fp16: the result, whatever fails after it."""
+        file = self.flags.work / "cifar10.safetensors"
+        unnoise.load(path, "cpu").save(file, half=True)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        self.save(file={"of": path.name, "bytes": file.stat().st_size, "sha256": digest})
+        self.say(f"exported {path.name}")
 
 
-def trained(job: Job) -> Path:
-    """The run, and what it cost."""
-    folder, found = job.flags.work / "run", job.record
-    model = job.train(job.config(**{"train.keep_every_kimg": job.flags.keep_kimg}), folder)
-    if "training" not in found:
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        found |= record.about("benchmarks.speedrun", model.arithmetic.device) | {
-            "config": model.record["config"], "log": [json.loads(line) for line in lines],
-            "parameters": sum(p.numel() for p in model.network.parameters()),
-            "training": {**model.record["training"], **cost(model)},
-        }  # fmt: skip
+def ranked(path: Path | None) -> list[str]:
+    """The options whose gradients are right, the fastest first; always the plain ones."""
+    found = record.read(path).get("options", {})
+    right = {
+        name: one["images_per_sec"]
+        for name, one in found.items()
+        if name in TRAINING and "error" not in one and not one.get("wrong")
+        and one["compiled"] == ("compiled" in name) and not one["micro_batch"]
+    }  # fmt: skip
+    return [*dict.fromkeys([*sorted(right, key=lambda name: -right[name]), "eager"])]
+
+
+def train(job: Job) -> None:
+    """Train in a process of its own, with the next options where it dies."""
+    flags = job.flags
+    for name in flags.option or ranked(flags.options):
+        if job.left < 2 * END_SEC:
+            break
+        job.say(f"training with: {name}")
+        again = [sys.executable, "-m", "benchmarks.speedrun", "fit", *sys.argv[2:]]
+        minutes = str((job.left - 1) / 60)
+        process = subprocess.Popen([*again, "--option", name, "--minutes", minutes])
+        timer = threading.Timer(job.left + END_SEC, process.send_signal, (signal.SIGTERM,))
+        timer.start()  # it has an end of its own: this is for one that hangs
+        code = process.wait()
+        timer.cancel()
+        job.record = record.read(flags.out)
+        if code == 0:
+            return
+        job.say(f"{name} ended with {code}")
+
+
+def run_folder(job: Job) -> Path:
+    return job.flags.work / job.record["option"].replace(", ", "-").replace(" ", "-")
+
+
+def fit(job: Job) -> None:
+    """Train with one option for the time that is left after compilation, and export."""
+    name = job.flags.option[0]
+    torch.backends.cudnn.benchmark = "cudnn" in name
+    job.save(option=name, **record.about("benchmarks.speedrun", job.device))
+
+    def timed(*wanted: Any) -> tuple[Run, TrainState]:
+        run, state = prepare(*wanted)
+        left = f"{max(job.left - END_SEC, 1):.0f}s"
+        job.say(f"the first step, {left} of training")
+        config = unnoise.override(run.config, {"train.time": left})
+        return replace(run, config=config), state
+
+    loop.prepare = timed
+    with shown_by_default():  # a run that goes on has another time
+        api.train_here(job.config(**TRAINING[name]), run_folder(job), resume="anyway")
+    finished(job)
+
+
+def finished(job: Job) -> None:
+    """Export what there is of a run, and note what it cost."""
+    folder = run_folder(job)
+    job.export(folder / "model.safetensors")
+    model = unnoise.load(folder, job.flags.device)
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    done = model.record["training"]
+    job.save(
+        config=model.record["config"], log=log, training=done,
+        parameters=sum(p.numel() for p in model.network.parameters()),
+        images_per_sec=done["nimg"] / done["train_sec"],
+    )  # fmt: skip
+
+
+class Judge:
+    """Features of the training images, by Inception and a classifier, and distances to them."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, flags = job, job.flags
+        data = unnoise.load_data(job.config())
+        self.real = torch.from_numpy(data.images[: data.num_train].copy())
+        self.fingerprint, self.rows = data.fingerprint, range(data.num_train)
+        path = flags.resnet56
+        self.classifier = ResNet56(path, job.device) if path else None
+        self.to = functools.cache(self._to)
+
+    def _to(self, name: str) -> tuple[Extractor, FrechetTo]:
+        """An extractor and distances to the training images, whose statistics are written."""
+        extract = extractor(name, self.job.device, self.job.flags.inception)
+        path = self.job.flags.work / f"cifar10-{name.split(':')[0]}.npz"
+        if not path.exists():
+            began = time.monotonic()
+            made = Statistics.of(self.features(extract, self.real).to(self.job.device))
+            about = {"data": self.fingerprint, "extractor": extract.fingerprint,
+                     "rows": str(self.rows)}  # fmt: skip
+            Statistics(len(self.real), made.mean.cpu(), made.cov.cpu(), about).save(path)
+            self.job.say(f"{name}: statistics in {time.monotonic() - began:.0f} s")
+        dimension = self.features(extract, self.real[:2]).shape[1]
+        return extract, FrechetTo(Statistics.load(path, dimension))
+
+    def features(self, extract: Extractor, images: Tensor) -> Tensor:
+        return extract.features(images, self.job.flags.batch)
+
+    def distance(self, name: str, images: Tensor) -> dict[str, Any]:
+        """A distance of images with its 95 % interval."""
+        extract, to = self.to(name)
+        estimate = to.estimate(self.features(extract, images))
+        return {"distance": estimate.value, "interval": estimate.interval}
+
+    def read_right(self, images: Tensor) -> dict[str, float]:
+        """The share of images, of classes 0, 1, .. in turns, that the classifier reads as such."""
+        if self.classifier is None:
+            return {}
+        read = self.classifier.classes(self.classifier.features(images.to(self.job.device)))
+        wanted = torch.arange(len(images), device=read.device) % 10
+        return {"read_right": float((read == wanted).float().mean())}
+
+
+def measure(job: Job) -> None:
+    """Choose among averages and guidance, then measure, each as far as the time goes."""
+    # TorchScript's fuser compiles anew for each batch size
+    torch._C._jit_set_texpr_fuser_enabled(False)
+    flags, judge, folder = job.flags, Judge(job), run_folder(job)
+    chosen: dict[str, Any] = job.record.setdefault("chosen", {})
+
+    def choose(name: str, model: Model, how: dict[str, Any]) -> None:
+        """The distance of --choose samples, and how long they took."""
+        if name in chosen or job.over:
+            return
+        began = time.monotonic()
+        images = model.sample(flags.choose, CHOOSE_SEED, batch_size=flags.at_once, **how)
+        distance = judge.distance(flags.features[0], images)["distance"]
+        sec = time.monotonic() - began
+        chosen[name] = {"model": name.split(":")[0], "way": how, "distance": distance, "sec": sec}
         job.save()
-    return folder
+        job.say(f"{name}: {distance:.3f} in {sec:.1f} s")
 
+    def best() -> dict[str, Any]:
+        return min(chosen.values(), key=lambda one: one["distance"])
 
-def cost(model: Model) -> dict[str, float]:
-    """Images per second, and their share of the machine's fastest convolution or product."""
-    shape, device, done = model.shape, model.arithmetic.device, model.record["training"]
-    x = torch.zeros(1, shape.channels, shape.height, shape.width, device=device)
-    t, label = torch.ones(1, device=device), torch.zeros(1, dtype=torch.long, device=device)
-    flop = flops.TRAINING_PASSES * flops.total(flops.count(lambda: model.network(x, t, label)))
-    precision = NAMES[model.arithmetic.dtype]
-    works = ceilings.convolutions(device, precision) | ceilings.matmuls(device, precision)
-    peak = max(ceilings.rates(works, device, Plan(rounds=3, tries=1)).values())
-    speed = done["nimg"] / done["train_sec"]
-    rates = {"img_per_sec": speed, "flop_per_img": flop, "peak_flop_per_sec": peak}
-    return {**rates, "mfu": speed * flop / peak}
-
-
-def best_guidance(job: Job, model: Model, folder: Path) -> dict[str, Any]:
-    """The best of classifier-free guidance by scale and interval, and autoguidance by scale.
-
-    The guide of autoguidance is the earliest checkpoint, where there is more than the last one.
-    """
-    found, kept = job.record.setdefault("guidance", []), sorted((folder / "checkpoints").glob("s*"))
-    settings = [(scale, interval) for interval in INTERVALS for scale in SCALES]
-    ways = [{"guidance_scale": scale, "guidance_interval": list(on)} for scale, on in settings]
-    if len(kept) > 1:
-        early = {"guidance_interval": list(INTERVALS[0]), "guide": kept[0].name}
-        ways += [{"guidance_scale": scale, **early} for scale in AUTO_SCALES]
-    for way in ways:
-        if all(one["way"] != way for one in found):
-            found.append({"way": way, "fid": job.fid(model, **guided(job, way, folder))})
-            print(f"{way}: FID {found[-1]['fid']:.3f}", flush=True)
-            job.save()
-    return min(found, key=lambda one: one["fid"])["way"]
-
-
-def guided(job: Job, way: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A way of guidance with its guide as a model."""
-    guide = {"guide": job.load(folder / "checkpoints" / way["guide"])} if "guide" in way else {}
-    return way | guide
-
-
-def tuned(job: Job, model: Model, path: Path) -> Model:
-    """The model with its FEW evaluations tuned, without guidance."""
-    if not path.exists():
-        job.hurry()
-        budgets, trials = (*job.flags.budgets, FEW), job.flags.tune
-        settings, rows = tuning.tune(model, budgets, evaluations=trials, guidance_scale=1.0)
-        print(tuning.table(rows), flush=True)
-        model.with_tuned(settings).save(path)
-    return job.load(path)
-
-
-def finals(job: Job, model: Model, guidance: dict[str, Any], folder: Path) -> None:
-    """--num samples by each way of sampling, measured whole."""
-    found, flags = job.record.setdefault("final", {}), job.flags
-    ways: dict[str, dict[str, Any]] = {
-        "heun, 35 evaluations": {"guidance_scale": 1.0},
-        f"tuned, {FEW} evaluations": {"sampler": f"nfe_{FEW}", "guidance_scale": 1.0},
-        "heun, guided": guided(job, guidance, folder),
-    }
-    for name, way in ways.items():
-        if name in found:
+    for path in sorted(folder.glob("model*.safetensors")):
+        choose(path.name, unnoise.load(path, flags.device), CHEAP)
+    if job.record["file"]["of"] != (file := best()["model"]):
+        job.export(folder / file)
+    model = unnoise.load(folder / file, flags.device)
+    for way in GUIDANCE[: flags.guide]:
+        choose(f"{file}: {words(way)}", model, CHEAP | way)
+    final, plain = job.record.setdefault("final", {}), chosen[file]
+    made: dict[str, Tensor] = {}
+    for one in [best(), plain] if best() is not plain else [plain]:
+        name, each = words(one["way"]), one["sec"] / flags.choose
+        fits = [num for num in (flags.num, 10_000, 5000) if num * each < job.left]
+        if name in final or not fits:
             continue
-        job.hurry()
-        settings = Settings(
-            features=flags.features, inception=flags.inception, likelihood_num=flags.likelihood,
-            likelihood=() if found else ("bound",), copying=not found or "guided" in name,
-            classifier="benchmarks.resnet56:logits" if flags.resnet56 else None,
-        )  # fmt: skip
-        guide = way.pop("guide", None)
-        samples, data = Samples(model, way, flags.num, 0, guide=guide), model.config.data
-        images, began = unnoise.load_data(model.config), time.monotonic()
-        measured = evaluate(samples, images, data, settings, flags.work / "measured")
-        found[name] = {**measured, "wall_sec": time.monotonic() - began}
+        began = time.monotonic()
+        images = made[name] = model.sample(fits[0], batch_size=flags.at_once, **one["way"])
+        final[name] = {"num": fits[0], "sample_sec": time.monotonic() - began}
+        final[name] |= judge.read_right(images)
+        final[name][flags.features[0]] = judge.distance(flags.features[0], images)
+        picture = grid(images[:100], columns=10)
+        save_png(flags.work / f"samples-{len(final)}.png", picture, {"unnoise": name})
         job.save()
+        job.say(f"{name}: {final[name]}")
+    for feature in flags.features[1:]:
+        for name, images in made.items():
+            if not job.over:
+                final[name][feature] = judge.distance(feature, images)
+                job.save()
+                job.say(f"{name}: {feature}: {final[name][feature]}")
 
 
-def exported(job: Job, path: Path) -> None:
-    """The model file in fp16."""
-    file = job.flags.work / "cifar10.safetensors"
-    unnoise.load(path, "cpu").save(file, half=True)
-    content = file.read_bytes()
-    job.record["file"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    job.save()
-    print(f"{file}: {job.record['file']}", flush=True)
+def words(way: dict[str, Any]) -> str:
+    """A way of sampling in words."""
+    scale, (low, high) = way["guidance_scale"], way.get("guidance_interval", (0.0, 1e9))
+    where = "" if high > 1e6 else f" from sigma {low:g} to {high:g}"
+    return "unguided" if scale == 1 else f"guidance {scale:g}{where}"
 
 
 def table(found: dict[str, Any]) -> str:
     """What was measured, as Markdown."""
-    if "recipes" in found:
-        rows = []
-        for one in found["recipes"]:
-            fids = " · ".join(f"{kimg}: {fid:.2f}" for kimg, fid in one["fid"].items())
-            rows.append((one["recipe"], one["seed"], f"{one['nimg'] / 1e6:.2f}", fids))
-        head = ["recipe", "seed", "million images", "FID by half-life (kimg)"]
-        return record.markdown(head, rows)
-    done, final = found["training"], found.get("final", {})
+    done = found["training"]
     cost = (
-        f"{done['train_sec'] / 60:.1f} minutes of training on one {found['machine']}, "
-        f"{done['nimg'] / 1e6:.2f} million images, {done['img_per_sec']:,.0f} images/s, MFU "
-        f"{done['mfu']:.1%} of {done['peak_flop_per_sec'] / 1e12:,.3g} TFLOP/s; held-out loss "
-        f"{done['held_out_loss']:.4f}."
+        f"{done['train_sec'] / 60:.1f} minutes of training on one {found['machine']} "
+        f"({found['option']}), {done['nimg'] / 1e6:.2f} million images, "
+        f"{found['images_per_sec']:,.0f} images/s."
     )
-    distances = next((one["distances"] for one in final.values()), [])
-    names = (f"distance, {one['extractor']}" for one in distances)
-    head = ["sampling", *names, "KID", "precision, recall", "classes read right", "copies"]
-    way_rows = [(name, *quality(one)) for name, one in final.items()]
-    average_rows = [(kimg, f"{one['fid']:.2f}") for kimg, one in found.get("averages", {}).items()]
-    guidance = sorted(found.get("guidance", []), key=lambda one: one["fid"])
-    return "\n\n".join([
-        cost,
-        record.markdown(head, way_rows),
-        record.markdown(["average, half-life in kimg", "FID of fewer samples"], average_rows),
-        record.markdown(["guidance", "FID of fewer samples"], map(guidance_row, guidance)),
-    ])  # fmt: skip
-
-
-def quality(found: dict[str, Any]) -> list[str]:
-    """The cells of one way of sampling."""
-    by = [one["samples"] for one in found["distances"]]
-    cells = ["{:.2f} ({:.2f} to {:.2f})".format(one["frechet"], *one["interval"]) for one in by]
-    first, right, copying = by[0], found["classes"], found["copying"]
-    cells.append("" if first["kernel"] is None else f"{first['kernel']:.5f}")
-    pair = "" if first["precision"] is None else f"{first['precision']:.3f}, {first['recall']:.3f}"
-    shares = (right[of]["share"] for of in ("overall", "held_out")) if right else ()
-    read = "{:.1%} (real: {:.1%})".format(*shares) if right else ""
-    return [*cells, pair, read, "; ".join(copying["summary"]) if copying else ""]
-
-
-def guidance_row(one: dict[str, Any]) -> tuple[str, str]:
-    """The cells of one way of guidance."""
-    way = one["way"]
-    low, high = way["guidance_interval"]
-    by = "an early checkpoint" if "guide" in way else "no class"
-    where = "" if (low, high) == INTERVALS[0] else f", sigma {low:g} to {high:g}"
-    return f"away from {by}, {way['guidance_scale']:g}{where}", f"{one['fid']:.2f}"
-
-
-def run(job: Job) -> None:
-    """All of it, in order."""
-    folder, path = trained(job), job.flags.work / "tuned.safetensors"
-    averages = job.averages(folder, job.record.setdefault("averages", {}))
-    model = job.load(folder / min(averages.values(), key=lambda one: one["fid"])["file"])
-    guidance = best_guidance(job, model, folder)
-    finals(job, tuned(job, model, path), guidance, folder)
-    exported(job, path)
-
-
-def recipes(job: Job) -> None:
-    """Every variant for --time, with each seed, by FID of --choose samples of each average."""
-    found, flags = job.record.setdefault("recipes", []), job.flags
-    for seed, name in ((seed, name) for seed in flags.seeds for name in flags.recipes):
-        if any((one["recipe"], one["seed"]) == (name, seed) for one in found):
-            continue
-        config = job.config(**{"train.time": flags.time, "seed": seed, **RECIPES[name]})
-        folder = flags.work / f"{name.replace(' ', '-')}-{seed}"
-        done = job.train(config, folder).record["training"]
-        fids = {kimg: one["fid"] for kimg, one in job.averages(folder, {}).items()}
-        found.append({"recipe": name, "seed": seed, "fid": fids, **done})
-        job.save()
+    final = found.get("final", {})
+    features = [name for one in final.values() for name in one if isinstance(one[name], dict)]
+    features = [*dict.fromkeys(features)]
+    head = ["sampling", "samples", *(f"FID, {name}" for name in features), "classes read right"]
+    rows = []
+    for name, one in final.items():
+        by = (one[f] for f in features)
+        cells = ["{:.2f} ({:.2f} to {:.2f})".format(f["distance"], *f["interval"]) for f in by]
+        rows.append((name, f"{one['num']:,}", *cells, f"{one.get('read_right', 0):.1%}"))
+    choice = [(name, f"{one['distance']:.2f}") for name, one in found.get("chosen", {}).items()]
+    tables = [record.markdown(head, rows), record.markdown(["choice", "FID of few"], choice)]
+    return "\n\n".join([cost, *tables])
 
 
 def main() -> None:
     parser = record.flags(__doc__)
     add = parser.add_argument
     parser.set_defaults(out=Path("benchmarks/results/speedrun.json"))
-    add("what", choices=("run", "recipes", "table"))
+    add("what", choices=("train", "fit", "measure", "table"))
     add("file", nargs="?", type=Path, help="result of which to print the table")
     add("--work", type=Path, default=Path("runs/speedrun"))
     add("--data-path")
+    add("--options", type=Path, help="result of benchmarks.gpu_options")
+    add("--option", nargs="+", choices=TRAINING, help="options to use, in this order")
     add("--inception", type=Path)
     add("--resnet56", type=Path)
     add("--features", nargs="+", default=["edm", "pytorch-fid"], help="the first chooses")
     add("--device", default="auto")
-    add("--minutes", type=float, default=1e6, help="stop then; the same command resumes")
+    add("--minutes", type=float, default=1e6, help="end then")
     add("--set", type=json.loads, default={}, metavar="JSON", help="changes of the preset")
-    add("--keep-kimg", type=float, default=2000, help="checkpoints that stay, for autoguidance")
     add("--choose", type=int, default=5000, help="samples of every choice")
     add("--num", type=int, default=50_000, help="samples of the final measurements")
-    add("--likelihood", type=int, default=500, help="held-out images")
-    add("--tune", type=int, default=40_000, help="evaluations of the refinement of a budget")
-    add("--budgets", type=int, nargs="*", default=[5, 20], help=f"to tune besides {FEW}")
-    add("--time", default="4m", help="time of each recipe")
-    add("--recipes", nargs="+", default=list(RECIPES))
-    add("--seeds", type=int, nargs="+", default=[0, 1])
+    add("--guide", type=int, default=len(GUIDANCE), help="ways of guidance to try")
+    add("--batch", type=int, default=256, help="images at once for the extractors")
+    add("--at-once", type=int, default=512, help="images at once in sampling")
     flags = parser.parse_args()
     if flags.what == "table":
         print(table(record.read(flags.file)))
         return
-    if flags.resnet56:
-        os.environ["RESNET56"] = str(flags.resnet56)
-    job = Job(flags, time.monotonic() + 60 * flags.minutes, record.read(flags.out))
-    try:
-        {"run": run, "recipes": recipes}[flags.what](job)
+    flags.work.mkdir(parents=True, exist_ok=True)
+    job = Job(flags)
+    {"train": train, "fit": fit, "measure": measure}[flags.what](job)
+    if flags.what != "fit" and "training" in job.record:
         print(table(job.record))
-    except OutOfTimeError:
-        print("stopped, everything is saved; the same command resumes")
 
 
 if __name__ == "__main__":

@@ -79,17 +79,17 @@ def cifar10_small() -> RunConfig:
 
 
 def cifar10_speedrun() -> RunConfig:
-    """Class-conditional CIFAR-10 in 20 minutes of one large GPU, by EDM's process and Muon."""
+    """Class-conditional CIFAR-10 in 6 minutes of one large GPU, by EDM's process and Muon."""
     # 18 steps of Heun are EDM's 35 evaluations.
     return _changed(with_objective(RunConfig(), "edm"), "cifar10-speedrun", {
         "data.source": "cifar10",
         "network.channel_multipliers": (1, 2, 2), "network.conditioning": "scale_shift",
-        "network.attention_sizes": (16,), "network.attention_heads": 4, "network.dropout": 0.05,
-        "train.time": "20m", "train.batch_size": 512, "train.optimizer": "muon", "train.lr": 1e-3,
-        "train.betas": (0.9, 0.99), "train.lr_schedule": "linear", "train.lr_decay": 0.4,
-        "train.warmup_kimg": 200, "train.ema_halflife_kimg": 250,
-        "train.ema_also_kimg": (100, 500), "train.log_every_kimg": 50,
-        "train.sample_every_kimg": 2000, "train.checkpoint_every_kimg": 1000,
+        "network.attention_sizes": (16,), "network.attention_heads": 4,
+        "train.time": "6m", "train.optimizer": "muon", "train.lr": 1e-3,
+        "train.betas": (0.9, 0.99), "train.lr_schedule": "linear", "train.lr_decay": 0.5,
+        "train.warmup_kimg": 50, "train.ema_halflife_kimg": 60, "train.ema_also_kimg": (120,),
+        "train.log_every_kimg": 20, "train.sample_every_kimg": 500,
+        "train.checkpoint_every_kimg": 500,
         "sample.steps": 18,
     })  # fmt: skip
 

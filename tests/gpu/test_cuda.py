@@ -134,7 +134,17 @@ def test_a_step_that_is_not_finite_changes_nothing(data, tmp_path, optimizer):
         2
     ] and state.counters.skipped == 1
     train_step(run, state, batch, 1e-3)
-    assert not torch.equal(before[0], next(state.network.parameters()))
+    moved = [v for module in (state.network, state.ema) for v in module.parameters()]
+    assert not all(torch.equal(a, b) for a, b in zip(before, moved, strict=True))
+
+
+@pytest.mark.parametrize("fused", ["off", "on"])
+@pytest.mark.parametrize("conditioning", ["additive", "scale_shift"])
+def test_a_compiled_network_has_the_gradients_of_the_plain_one(data, tmp_path, fused, conditioning):
+    changes = {"device": "cuda", "train.compile": "on", "train.fused_norm": fused}
+    config = override(named("digits"), {**TINY, **changes, "network.conditioning": conditioning})
+    run, _ = prepare(config, data, tmp_path)
+    assert run.arithmetic.compile  # `compiled` has compared them
 
 
 def test_interrupted_on_a_gpu_it_is_the_same_run(data, tmp_path, monkeypatch):

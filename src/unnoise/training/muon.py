@@ -79,7 +79,10 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, alike: list[Tensor], lr: float | Tensor, weight_decay: float) -> None:
         """One step of parameters of one shape."""
-        momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in alike]
+        for p in alike:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum"] for p in alike]
         gradients = [p.grad for p in alike if p.grad is not None]
         if self.found_inf is not None:
             bad, pairs = self.found_inf.bool(), zip(momenta, gradients, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from unnoise.networks.network import Network
 from unnoise.parallel import World, full_tensor
 from unnoise.precision import Arithmetic
 from unnoise.training import state as states
+from unnoise.training.compiled import compiled
 from unnoise.training.state import Counters, TrainState
 from unnoise.units import seconds
 
@@ -115,7 +116,10 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> tuple[Run, Trai
     sharded = world.size > 1 and train.parallel == "fsdp"
     state = states.create(config, shape, arithmetic, sharded)
     network = parallel.wrap_ddp(state.network, world, arithmetic.device)
-    network = cast(nn.Module, torch.compile(network)) if arithmetic.compile else network
+    if arithmetic.compile:
+        plain, size = network, -(-train.batch_size // world.size)
+        network = compiled(plain, shape, min(size, train.micro_batch or size), arithmetic)
+        arithmetic = replace(arithmetic, compile=network is not plain)
     diffusion = build.diffusion_model(config.diffusion, network)
     return Run(config, data, folder, shape, arithmetic, world, diffusion), state
 
