@@ -85,7 +85,7 @@ def cifar10_speedrun() -> RunConfig:
         "data.source": "cifar10",
         "network.channel_multipliers": (1, 2, 2), "network.conditioning": "scale_shift",
         "network.attention_sizes": (16,), "network.attention_heads": 4,
-        "train.time": "6m", "train.optimizer": "muon", "train.lr": 1e-3,
+        "train.time": "6m", "train.optimizer": "muon", "train.lr": 1e-3, "train.muon_lr": 1.5e-3,
         "train.betas": (0.9, 0.99), "train.lr_schedule": "linear", "train.lr_decay": 0.5,
         "train.warmup_kimg": 50, "train.ema_halflife_kimg": 60, "train.ema_also_kimg": (120,),
         "train.log_every_kimg": 20, "train.sample_every_kimg": 500,
