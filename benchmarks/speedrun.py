@@ -34,9 +34,10 @@ import torch
 from torch import Tensor
 
 import unnoise
-from benchmarks import record
+from benchmarks import gpu_options, record
 from benchmarks.gpu_options import PRESET, TRAINING
 from benchmarks.resnet56 import ResNet56
+from benchmarks.speed import flops
 from unnoise import Model, RunConfig, api
 from unnoise.data.images import grid, save_png
 from unnoise.evaluation.extractors import Extractor, extractor
@@ -106,7 +107,7 @@ def ranked(path: Path | None) -> list[str]:
     right = {
         name: one["images_per_sec"]
         for name, one in found.items()
-        if name in TRAINING and "error" not in one and not one.get("wrong")
+        if name in TRAINING and "error" not in one
         and one["compiled"] == ("compiled" in name) and not one["micro_batch"]
     }  # fmt: skip
     return [*dict.fromkeys([*sorted(right, key=lambda name: -right[name]), "eager"])]
@@ -162,8 +163,11 @@ def finished(job: Job) -> None:
     model = unnoise.load(folder, job.flags.device)
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     done = model.record["training"]
+    flop = flops.TRAINING_PASSES * gpu_options.flop_per_image(
+        model.network, model.shape, model.arithmetic.device
+    )
     job.save(
-        config=model.record["config"], log=log, training=done,
+        config=model.record["config"], log=log, training={**done, "flop_per_image": flop},
         parameters=sum(p.numel() for p in model.network.parameters()),
         images_per_sec=done["nimg"] / done["train_sec"],
     )  # fmt: skip
@@ -279,7 +283,8 @@ def table(found: dict[str, Any]) -> str:
     cost = (
         f"{done['train_sec'] / 60:.1f} minutes of training on one {found['machine']} "
         f"({found['option']}), {done['nimg'] / 1e6:.2f} million images, "
-        f"{found['images_per_sec']:,.0f} images/s."
+        f"{found['images_per_sec']:,.0f} images/s, "
+        f"{found['images_per_sec'] * done['flop_per_image'] / 1e12:.0f} TFLOP/s."
     )
     final = found.get("final", {})
     features = [name for one in final.values() for name in one if isinstance(one[name], dict)]

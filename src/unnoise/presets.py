@@ -79,18 +79,20 @@ def cifar10_small() -> RunConfig:
 
 
 def cifar10_speedrun() -> RunConfig:
-    """Class-conditional CIFAR-10 in 6 minutes of one large GPU, by EDM's process and Muon."""
-    # 18 steps of Heun are EDM's 35 evaluations.
+    """Class-conditional CIFAR-10 in 5 minutes of one large GPU, by EDM's process and Muon."""
+    # FID 10.0 in 280 s of an H100 (docs/results.md)
     return _changed(with_objective(RunConfig(), "edm"), "cifar10-speedrun", {
         "data.source": "cifar10",
         "network.channel_multipliers": (1, 2, 2), "network.conditioning": "scale_shift",
         "network.attention_sizes": (16,), "network.attention_heads": 4,
-        "train.time": "6m", "train.optimizer": "muon", "train.lr": 1e-3, "train.muon_lr": 1.5e-3,
+        "train.time": "5m", "train.batch_size": 1024, "train.optimizer": "muon",
+        "train.lr": 1.5e-3, "train.muon_lr": 3e-3,
         "train.betas": (0.9, 0.99), "train.lr_schedule": "linear", "train.lr_decay": 0.5,
-        "train.warmup_kimg": 50, "train.ema_halflife_kimg": 60, "train.ema_also_kimg": (120,),
+        "train.warmup_kimg": 100, "train.ema_halflife_kimg": 120,
         "train.log_every_kimg": 20, "train.sample_every_kimg": 500,
         "train.checkpoint_every_kimg": 500,
-        "sample.steps": 18,
+        "sample.sampler": "unipc_2", "sample.steps": 18,
+        "sample.guidance_scale": 1.5, "sample.guidance_interval": (0.2, 3.0),
     })  # fmt: skip
 
 

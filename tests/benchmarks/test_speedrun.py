@@ -1,4 +1,4 @@
-"""The script of the CIFAR-10 run, from end to end on the digits, stopped on the way."""
+"""The quarter of an hour on a GPU, from end to end on the digits; what it falls back on."""
 
 from __future__ import annotations
 
@@ -9,92 +9,100 @@ import sys
 import pytest
 
 import unnoise
-from benchmarks import speedrun
+from benchmarks import gpu_options, speedrun
 
 TINY = {
-    "train.time": None, "train.kimg": 2, "train.batch_size": 32, "train.warmup_kimg": 0.1,
-    "train.sample_every_kimg": 0.5, "train.checkpoint_every_kimg": 0.5, "train.precision": "fp32",
-    "train.log_every_kimg": 0.5, "train.ema_halflife_kimg": 0.1,
-    "train.ema_also_kimg": [0.05, 0.2], "data.source": "digits", "network.base_channels": 8,
-    "network.blocks_per_level": 1, "network.norm_groups": 4, "network.attention_sizes": [4],
-    "network.channel_multipliers": [1, 2],
+    "train.batch_size": 32, "train.warmup_kimg": 0.1, "train.precision": "fp32",
+    "train.sample_every_kimg": 1e6, "train.checkpoint_every_kimg": 1e6,
+    "train.log_every_kimg": 0.032, "train.ema_halflife_kimg": 0.1, "train.ema_also_kimg": [0.05],
+    "data.source": "digits", "network.base_channels": 8, "network.blocks_per_level": 1,
+    "network.norm_groups": 4, "network.attention_sizes": [4],
+    "network.channel_multipliers": [1, 2], "sample.guidance_interval": [0, 100],
 }  # fmt: skip
 
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    monkeypatch.setattr(speedrun.ceilings, "PIXELS", {"cpu": 256})
-    monkeypatch.setattr(speedrun.ceilings, "MATMULS", {"cpu": (64,)})
-    monkeypatch.setattr(speedrun.tuning, "ENDS", ((80.0, 0.002),))
-    monkeypatch.setattr(speedrun, "SCALES", (1.5,))
-    monkeypatch.setattr(speedrun, "AUTO_SCALES", (2.0,))
+    monkeypatch.setattr(speedrun, "END_SEC", 0)
 
-    def run(*words, what="run"):
-        out = tmp_path / f"{what}.json"
+    def run(what, *words):
+        out = tmp_path / "found.json"
         flags = [
-            "--work", str(tmp_path / what), "--out", str(out), "--features", "tiny",
-            "--device", "cpu", "--choose", "48", "--num", "64", "--tune", "200", "--keep-kimg",
-            "0.5", "--likelihood", "4", "--budgets", "--set", json.dumps(TINY),
+            "--work", str(tmp_path / "work"), "--out", str(out), "--device", "cpu",
+            "--features", "tiny", "--choose", "48", "--num", "64", "--set", json.dumps(TINY),
         ]  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["speedrun", what, *words, *flags])
         speedrun.main()
-        return out
+        return json.loads(out.read_text())
 
     return run
 
 
-def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys, monkeypatch):
-    measured, plain = [], speedrun.Samples
-    noted = lambda *a, **k: measured.append(a[2]) or plain(*a, **k)
-    monkeypatch.setattr(speedrun, "Samples", noted)
-    monkeypatch.setattr(speedrun.Job, "hurry", lambda job: _stop_after(3, measured))
-    out = command()  # stops after the third average and a way of guidance
-    assert "the same command resumes" in capsys.readouterr().out
-    stopped = json.loads(out.read_text())
-    assert set(stopped["averages"]) == {"0.1", "0.05", "0.2"} and len(stopped["guidance"]) == 1
-    monkeypatch.setattr(speedrun.Job, "hurry", lambda job: None)
-    command()
-    record, text = json.loads(out.read_text()), capsys.readouterr().out
-    # nothing twice: of guidance in three intervals and by the early checkpoint one was there
-    assert measured[4:] == [48] * 3 + [64] * 3
-    assert record["guidance"][:1] == stopped["guidance"]
-    assert record["training"]["nimg"] == 2016 and 0 < record["training"]["mfu"] < 1
-    assert len(record["log"]) > 3
-    assert set(record["final"]) == {"heun, 35 evaluations", "tuned, 10 evaluations", "heun, guided"}
-    for words in ("million images", "heun, guided", "an early checkpoint", "half-life"):
-        assert words in text
-    file = tmp_path / "run" / "cifar10.safetensors"
-    assert hashlib.sha256(file.read_bytes()).hexdigest() == record["file"]["sha256"]
-    model = unnoise.load(file, "cpu")
-    assert "nfe_10" in model.tuned and model.sample(2, sampler="nfe_10").shape == (2, 1, 8, 8)
-    best = min(record["averages"].values(), key=lambda one: one["fid"])["file"]
-    halflives = (
-        one.record["training"]["ema_halflife_kimg"]
-        for one in (model, unnoise.load(tmp_path / "run" / "run" / best, "cpu"))
-    )
-    assert len(set(halflives)) == 1
+def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys):
+    found = command("fit", "--option", "eager", "--minutes", "0.03")
+    file = tmp_path / "work" / "cifar10.safetensors"
+    assert found["file"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert found["training"]["nimg"] > 0 and found["log"][0]["loss"] > 0
+    assert found["option"] == "eager" and found["training"]["flop_per_image"] > 0
+
+    found = command("measure", "--guide", "1")
+    names = ["model-ema-0.05.safetensors", "model.safetensors"]
+    assert [*found["chosen"]][:2] == names and len(found["chosen"]) == 3
+    best = min(names, key=lambda name: found["chosen"][name]["distance"])
+    assert found["file"]["of"] == best
+    exported, own = unnoise.load(file, "cpu"), unnoise.load(tmp_path / "work" / "eager" / best)
+    halflives = [m.record["training"]["ema_halflife_kimg"] for m in (exported, own)]
+    assert halflives[0] == halflives[1]
+    for one in found["final"].values():
+        low, high = one["tiny"]["interval"]
+        assert low <= one["tiny"]["distance"] <= high and one["num"] == 64
+
+    again = command("measure", "--guide", "1")  # nothing twice
+    assert again == found
+    assert "unguided" in capsys.readouterr().out
 
 
-def _stop_after(number, measured):
-    if len(measured) == number + 1:
-        raise speedrun.OutOfTimeError
+def test_no_time_is_no_measurement(command):
+    command("fit", "--option", "eager", "--minutes", "0.03")
+    found = command("measure", "--guide", "1")
+    few = command("measure", "--minutes", "0")
+    assert few == found
 
 
-def test_no_time_is_no_training(command, tmp_path, capsys):
-    command("--minutes", "0")
-    assert "the same command resumes" in capsys.readouterr().out
-    assert not (tmp_path / "run" / "run").exists()
+def test_the_fastest_option_that_held_comes_first(tmp_path):
+    good = {"images_per_sec": 10.0, "flop_per_sec": 1e12, "compiled": False, "micro_batch": None}
+    options = {
+        "eager": good,
+        "compiled": {**good, "images_per_sec": 30.0},  # fell back to eager: not what it says
+        "compiled, cudnn benchmark": {**good, "images_per_sec": 20.0, "compiled": True},
+        "sample": {"64 at once": {"images_per_sec": 99.0, "flop_per_sec": 1e11}},
+        "ceilings": {"matmul": {"2048": 1e12}},
+    }
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps({"options": options}))
+    assert speedrun.ranked(path) == ["compiled, cudnn benchmark", "eager"]
+    options["eager"] = {"error": "out of time"}
+    options["compiled, cudnn benchmark"]["micro_batch"] = 128
+    path.write_text(json.dumps({"options": options}))
+    assert speedrun.ranked(path) == speedrun.ranked(None) == ["eager"]
+    assert "failed" in gpu_options.table({"options": options})
 
 
-def test_recipes_are_tables(command, capsys):
-    out = command("--recipes", "as it is", "flow", "--seeds", "0", "--time", "1s", what="recipes")
-    rows = json.loads(out.read_text())["recipes"]
-    assert [one["recipe"] for one in rows] == ["as it is", "flow"]
-    assert all(len(one["fid"]) == 3 for one in rows)
-    assert "| flow | 0 |" in capsys.readouterr().out
+def test_an_option_that_dies_gives_way_to_the_next(command, tmp_path, monkeypatch, capsys):
+    tried = []
 
+    class Process:
+        def __init__(self, words):
+            last = len(words) - words[::-1].index("--option")  # the one that counts
+            tried.append(words[last])
 
-def test_every_recipe_is_a_configuration():
-    for name, changes in speedrun.RECIPES.items():
-        config = unnoise.preset(speedrun.PRESET, changes)
-        assert (config != unnoise.preset(speedrun.PRESET)) == (name != "as it is")
+        def wait(self):
+            return len(tried) % 2
+
+        def send_signal(self, number):
+            raise AssertionError
+
+    monkeypatch.setattr(speedrun.subprocess, "Popen", Process)
+    (tmp_path / "found.json").write_text("{}")
+    command("train", "--option", "compiled", "eager", "--minutes", "1")
+    assert tried == ["compiled", "eager"] and "compiled ended with 1" in capsys.readouterr().out
