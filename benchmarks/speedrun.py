@@ -1,4 +1,4 @@
-"""CIFAR-10 in a quarter of an hour of one GPU: train, export, measure; nothing that is there is lost.
+"""CIFAR-10 in a quarter of an hour of one GPU: train, export, measure.
 
     python -m benchmarks.gpu_options --out OPTIONS.json
     python -m benchmarks.speedrun train --options OPTIONS.json --data-path CIFAR --minutes 6
@@ -8,11 +8,11 @@
 `train` trains the preset `cifar10-speedrun` with the fastest options whose gradients are right, or
 the next ones where a process dies, and exports the weights as fp16. `measure` writes the reference
 statistics, chooses among the averages by FID of --choose samples, exports the best, and measures
---num samples, unguided and by the best of --guide ways of guidance. Every figure is written when it is
-there; the same command goes on. It needs no network and no installation: PYTHONPATH=src:.
+--num samples, unguided and by the best of --guide ways of guidance. Every figure is written when it
+is there; the same command goes on. It needs no network and no installation: PYTHONPATH=src:.
 
-On a CPU `--device cpu --set '{"network.base_channels": 32, "train.batch_size": 4}' --num 50 --choose
-20 --features tiny` rehearses it.
+On a CPU `--device cpu --set '{"network.base_channels": 32, "train.batch_size": 4}' --num 50
+--choose 20 --features tiny` rehearses it.
 """
 
 from __future__ import annotations

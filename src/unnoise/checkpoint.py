@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -189,6 +190,18 @@ def read_model(path: Path) -> tuple[Tensors, dict[str, Any]]:
     if fingerprint(tensors) != record["weights"]:
         raise CheckpointError(f"{what}: is damaged (its weights differ from their SHA-256)")
     return tensors, records.check_model(record, what)
+
+
+def read_named(name: str | Path) -> tuple[Path, Tensors, dict[str, Any]]:
+    """Find a model by bundled name, run folder, model file or checkpoint folder, and read it.
+
+    A checkpoint's weights are its averaged ones.
+    """
+    path = Path(name) if isinstance(name, str | Path) else Path()  # pyright: ignore
+    if name and os.path.isfile(path / MANIFEST):
+        return path, *read_averaged(path)
+    path = records.find(name)
+    return path, *read_model(path)
 
 
 def fit(module: nn.Module, tensors: Tensors, path: Path) -> None:

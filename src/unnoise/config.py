@@ -71,6 +71,9 @@ class DiffusionConfig:
 class TrainConfig:
     """Training stops at the first of epochs, kimg and time; the learning rate decays towards it."""
 
+    start: str | None = None
+    """Start from the weights of this model (a run folder, a file or a bundled name), not from
+    random ones."""
     batch_size: Images = 256
     """Images per optimizer step."""
     micro_batch: Images | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -40,7 +39,7 @@ from unnoise.networks.network import Network
 from unnoise.precision import find_device
 from unnoise.ranges import Images, Seed
 from unnoise.reading import from_dict, typed
-from unnoise.records import find, read_run
+from unnoise.records import read_run
 from unnoise.settings import Labels, class_numbers, image_seeds, resolve
 
 SAMPLE_BATCH = 64
@@ -260,14 +259,8 @@ def load(name: str | Path, device: str = "auto") -> Model:
 
     A checkpoint's model has its averaged weights.
     """
-    path = Path(name) if isinstance(name, str | Path) else Path()  # pyright: ignore
-    if name and os.path.isfile(path / checkpoint.MANIFEST):
-        tensors, record = checkpoint.read_averaged(path)
-        run = path.parent.parent
-    else:
-        path = find(name)
-        tensors, record = checkpoint.read_model(path)
-        run = path.parent
+    path, tensors, record = checkpoint.read_named(name)
+    run = path.parent if path.is_file() else path.parent.parent
     with extensions.needed(record["config"].get("imports", ())):
         try:
             config = from_dict(RunConfig, record["config"])

@@ -8,12 +8,12 @@ import torch
 import unnoise
 from benchmarks import product
 from unnoise import events
-from unnoise.networks.kernels import GroupNorm
 from unnoise.training import compiled as module
 
 SMALL = {
     "device": "cpu", "train.compile": "on", "train.batch_size": 6, "network.base_channels": 16,
-    "network.norm_groups": 8, "network.blocks_per_level": 1, "network.dropout": 0.1, "train.precision": "fp32",
+    "network.norm_groups": 8, "network.blocks_per_level": 1, "network.dropout": 0.1,
+    "train.precision": "fp32",
 }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_a_gradient_that_is_nothing_but_rounding_is_no_error(prepared):
 
     each = {"network.norm_groups": 16, "network.channel_multipliers": (1, 1, 1)}
     run, _, said = prepared(lambda network, options: Biased(network, 3.0), **each)
-    norms = [m for m in run.diffusion.network.modules() if isinstance(m, GroupNorm)]
+    norms = [m for m in run.diffusion.network.modules() if isinstance(m, torch.nn.GroupNorm)]
     assert norms[0].num_groups == norms[0].num_channels and not said
 
 

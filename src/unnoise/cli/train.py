@@ -18,6 +18,7 @@ SHORT = {
     "data.image_size": ("--image-size", "--size"),
     "data.channels": ("--channels",),
     "data.flip": ("--flip",),
+    "train.start": ("--from",),
     "train.epochs": ("--epochs",),
     "train.kimg": ("--kimg",),
     "train.time": ("--time",),

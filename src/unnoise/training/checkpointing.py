@@ -67,7 +67,9 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
             f"{run.folder}: no sound checkpoint is left; {skipped[0]}; "
             f"delete {folder} to start again, or use another --out"
         )
-    if path is not None:  # else it was interrupted before the first: from the start
+    if path is None:  # it was interrupted before the first
+        start(run, state, log)
+    else:
         states.restore(path, state)
         nimg = state.counters.nimg
         log.say(f"resuming from {path} ({nimg / 1000:.1f} kimg)")
@@ -77,6 +79,13 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
             jump = f"the learning rate jumps from {then:.3g} to {now:.3g}"
             log.say(f"the end of the run has moved: {jump} and follows its schedule to the new end")
     log.cut(state.counters.step)
+
+
+def start(run: Run, state: TrainState, log: Log) -> None:
+    """Start a run from the weights of `train.start`, where it says so."""
+    if name := run.config.train.start:
+        states.start(name, state)
+        log.say(f"starts from {name} (weights {state.counters.started_from})")
 
 
 def _started(folder: Path) -> tuple[RunConfig, str]:

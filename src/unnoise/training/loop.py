@@ -21,7 +21,7 @@ from unnoise.data.dataset import ImageData
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.parallel import process_group
 from unnoise.precision import find_device
-from unnoise.training.checkpointing import Checkpoints, due, resume_run
+from unnoise.training.checkpointing import Checkpoints, due, resume_run, start
 from unnoise.training.faults import check_applied, count_steps, exclusive, signals
 from unnoise.training.log import Log
 from unnoise.training.preview import Measure, preview
@@ -61,6 +61,8 @@ def train(
             expected = "expected --resume auto, which resumes it, or another --out"
             raise ConfigError(f"{folder}: holds a run already; {expected}")
         log, began = Log(run), False
+        if not existed:
+            start(run, state, log)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with exclusive(folder, world.main), signals() as caught:

@@ -65,6 +65,7 @@ class Run:
             "data": {key: getattr(self.data, key) for key in of_data},
             "training": {
                 **{key: getattr(counters, key) for key in ("step", "nimg", "train_sec", "loss")},
+                **({"started_from": start} if (start := counters.started_from) else {}),
                 "held_out_loss": held_out if math.isfinite(held_out) else None,
                 "unnoise": __version__,
                 "torch": torch.__version__,

@@ -47,6 +47,8 @@ class Counters:
     skipped: Total = 0
     """Steps not applied because their loss or gradient was not finite."""
     skipped_in_row: Total = 0
+    started_from: str = ""
+    """The first digits of the SHA-256 of the weights that the run started from, if it did."""
 
 
 class OfScaler(TypedDict):
@@ -191,6 +193,14 @@ def restore(path: Path, state: TrainState) -> None:
     _restore_optimizer(state.optimizer, state.parameters(), groups["optimizer"])
     if scaler:
         state.scaler.load_state_dict(scaler)
+
+
+def start(name: str, state: TrainState) -> None:
+    """Take network and averages from a model, before the first step of a run."""
+    path, weights, record = checkpoint.read_named(name)
+    for module in (state.network, *state.averages.values()):
+        _fit(module, weights, path)
+    state.counters.started_from = str(record.get("weights") or checkpoint.fingerprint(weights))[:12]
 
 
 def _fit(module: nn.Module, group: Tensors, path: Path) -> None:

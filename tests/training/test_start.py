@@ -1,0 +1,84 @@
+"""A run that starts from the weights of a model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import unnoise
+from unnoise import api
+from unnoise.errors import CheckpointError, ConfigError
+
+SHORT = {
+    "device": "cpu", "train.precision": "fp32", "train.kimg": 0.256, "train.batch_size": 64,
+    "train.warmup_kimg": 0, "train.lr": 1e-12, "train.muon_lr": 1e-12,
+}  # fmt: skip
+
+
+def train(folder, **changes):
+    model = unnoise.train("digits", folder, {**SHORT, **changes}, on_event=lambda event: None)
+    return model.record, load_file(folder / "model.safetensors")
+
+
+def test_it_starts_from_the_averaged_weights_in_fp16_too(tmp_path):
+    digits = unnoise.load("digits", "cpu")
+    digits.save(tmp_path / "half.safetensors", half=True)
+    for start, tolerance in (("digits", 1e-7), (str(tmp_path / "half.safetensors"), 1e-3)):
+        record, weights = train(tmp_path / str(tolerance), **{"train.start": start})
+        for name, value in digits.network.state_dict().items():
+            torch.testing.assert_close(weights[name], value, rtol=tolerance, atol=tolerance)
+        source = unnoise.load(start, "cpu")
+        assert record["training"]["started_from"] == source.weights_hash
+        assert record["training"]["nimg"] == 256  # its own
+    assert "started_from" not in train(tmp_path / "anew")[0]["training"]
+
+
+def test_a_run_and_a_checkpoint_are_models_too(tmp_path):
+    train(tmp_path / "a", **{"train.start": "digits"})
+    step = next((tmp_path / "a" / "checkpoints").iterdir())
+    for number, start in enumerate((tmp_path / "a", step)):
+        _, weights = train(tmp_path / f"b{number}", **{"train.start": str(start)})
+        before = load_file(tmp_path / "a" / "model.safetensors")
+        assert all(torch.allclose(weights[name], before[name], atol=1e-7) for name in before)
+
+
+def test_it_resumes_without_the_file_and_remembers_it(tmp_path):
+    start = tmp_path / "digits.safetensors"
+    unnoise.load("digits", "cpu").save(start)
+    first, _ = train(tmp_path / "run", **{"train.start": str(start)})
+    start.unlink()
+    again, _ = train(tmp_path / "run", **{"train.start": str(start), "train.kimg": 0.512})
+    assert again["training"]["started_from"] == first["training"]["started_from"]
+    assert again["training"]["nimg"] == 512
+    with pytest.raises(ConfigError, match=r"another configuration.*train\.start"):
+        train(tmp_path / "run")
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_from_it_again(tmp_path):
+    config = unnoise.preset("digits", {**SHORT, "train.start": "digits"})
+    train(tmp_path / "run", **{"train.start": "digits"})
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    assert api.train_here(config, tmp_path / "run").finished
+    digits = unnoise.load("digits", "cpu").network.state_dict()
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.allclose(weights[name], digits[name], atol=1e-7) for name in digits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train.start": "digitz"}, "digitz: no such run folder, model file or bundled model"),
+        (
+            {"train.start": "digits", "train.kimg": 0.1, "network.base_channels": 16},
+            "weights do not match",
+        ),
+    ],
+)
+def test_what_is_no_start_is_said_before_anything_is_written(tmp_path, changes, words):
+    with pytest.raises(CheckpointError, match=words):
+        train(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
