@@ -52,7 +52,6 @@ RESULTS := benchmarks/results
 gpu-check: install  ## on a CUDA machine: the tests marked gpu, then every benchmark into benchmarks/results/$(CARD)-*.json
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m benchmarks.kernels --device cuda --out $(RESULTS)/$(CARD)-kernels.json
-	$(BIN)/python -m benchmarks.norm_kernel --out $(RESULTS)/$(CARD)-norm-kernel.json
 	$(BIN)/python -m benchmarks.gpu_options --out $(RESULTS)/$(CARD)-options.json
 	for what in ceilings training sampling; do \
 	  $(BIN)/python -m benchmarks.speed $$what --device cuda --batch 128 512 --peers $(PEERS) --out $(RESULTS)/speed-$$what-$(CARD).json || exit 1; done

@@ -81,10 +81,11 @@ def training(config: unnoise.RunConfig) -> dict[str, Any]:
         turns.append((time.monotonic() - began) / count)
     sec, host = statistics.median(turns), statistics.median(hosts)
     images = config.train.batch_size / sec
+    flop = flops.TRAINING_PASSES * flop_per_image(state.network, run.shape, device)
     return found | {
         "images_per_sec": images, "step_sec": sec, "host_share": host / sec,
         "peak_bytes": torch.cuda.max_memory_allocated() if cuda else 0,
-        "flop_per_sec": images * flops.TRAINING_PASSES * flop_per_image(state.network, run.shape, device),
+        "flop_per_sec": images * flop,
         "compiled": run.arithmetic.compile, "micro_batch": state.micro_batch,
     }  # fmt: skip
 

@@ -137,13 +137,15 @@ def test_a_network_is_told_apart_by_its_kind():
 
 def test_a_retired_setting_is_ignored_in_a_record_and_refused_from_a_user():
     record = to_dict(RunConfig())
-    record["sample"]["deep_cache"] = 3
+    record["sample"]["deep_cache"], record["train"]["fused_norm"] = 3, "on"
     del record["network"]["kind"]  # as before there were other kinds
     assert from_dict(RunConfig, record) == RunConfig()
     with pytest.raises(ConfigError, match=r"sample\.deep_cache: this setting no longer exists"):
         override(RunConfig(), {"sample.deep_cache": 3})
     with pytest.raises(ConfigError, match=r"sample\.deep_cache: this setting no longer exists"):
         override(RunConfig().sample, {"deep_cache": 3}, "sample.")
+    with pytest.raises(ConfigError, match=r"train\.fused_norm: this setting no longer exists"):
+        override(RunConfig(), {"train": {"fused_norm": "off"}})
 
 
 def test_every_setting_has_a_help_text_and_a_default_within_its_range():

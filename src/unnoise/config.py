@@ -121,9 +121,6 @@ class TrainConfig:
     """Precision of the network's arithmetic; auto is the fastest on this machine."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Store the network's tensors with channels last in memory."""
-    fused_norm: Literal["auto", "on", "off"] = "auto"
-    """Use the Triton kernel for group normalisation and SiLU on CUDA; auto is off until a GPU has
-    measured it."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Use torch.compile; auto is on for CUDA."""
     tf32: bool = True

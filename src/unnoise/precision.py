@@ -16,9 +16,7 @@ from torch import nn
 
 from unnoise.config import RunConfig
 from unnoise.errors import ConfigError
-from unnoise.networks.kernels import GroupNorm
 from unnoise.networks.network import cast_weights
-from unnoise.networks.triton_norm import available
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -50,7 +48,6 @@ class Arithmetic:
     dtype: torch.dtype
     channels_last: bool
     compile: bool
-    fused_norm: bool = False
     sample_channels_last: bool = False
     """Whether the network's copy for sampling, where there is one, is in channels_last."""
 
@@ -61,12 +58,9 @@ class Arithmetic:
         return torch.autocast(self.device.type, self.dtype)
 
     def place(self, net: N) -> N:
-        """Move a network to the device, in this memory format, with this kernel for its norms."""
+        """Move a network to the device, in this memory format."""
         if self.device.type == "cpu":
             keep_freed_memory()
-        for module in net.modules():
-            if isinstance(module, GroupNorm):
-                module.triton = self.fused_norm
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return net.to(device=self.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
@@ -80,7 +74,7 @@ class Arithmetic:
 def choose(config: RunConfig) -> Arithmetic:
     """The configured arithmetic; "auto" follows the measurements in docs/results.md (kernels)."""
     where, train = find_device(config.device), config.train
-    on_cuda, got = where.type == "cuda", f"got device {where.type}"
+    on_cuda = where.type == "cuda"
     if train.precision != "auto":
         dtype = DTYPES[train.precision]
     elif on_cuda:
@@ -89,16 +83,13 @@ def choose(config: RunConfig) -> Arithmetic:
         fast = where.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
         dtype = torch.bfloat16 if fast else torch.float32
     if dtype == torch.float16 and not on_cuda:
+        got = f"got device {where.type}"
         raise ConfigError(f"train.precision: 'fp16' needs CUDA, {got}; expected fp32 or bf16")
-    if train.fused_norm == "on" and not (on_cuda and available()):
-        needs = "needs CUDA and the triton package"
-        raise ConfigError(f"train.fused_norm: {needs}, {got}; expected off")
     return Arithmetic(
         where,
         dtype,
         channels_last=_is_on(train.channels_last, on_cuda),
         compile=_is_on(train.compile, on_cuda),
-        fused_norm=_is_on(train.fused_norm, False),
         sample_channels_last=on_cuda or config.network.sample_channels_last,
     )
 

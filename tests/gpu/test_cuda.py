@@ -138,10 +138,9 @@ def test_a_step_that_is_not_finite_changes_nothing(data, tmp_path, optimizer):
     assert not all(torch.equal(a, b) for a, b in zip(before, moved, strict=True))
 
 
-@pytest.mark.parametrize("fused", ["off", "on"])
 @pytest.mark.parametrize("conditioning", ["additive", "scale_shift"])
-def test_a_compiled_network_has_the_gradients_of_the_plain_one(data, tmp_path, fused, conditioning):
-    changes = {"device": "cuda", "train.compile": "on", "train.fused_norm": fused}
+def test_a_compiled_network_has_the_gradients_of_the_plain_one(data, tmp_path, conditioning):
+    changes = {"device": "cuda", "train.compile": "on"}
     config = override(named("digits"), {**TINY, **changes, "network.conditioning": conditioning})
     run, _ = prepare(config, data, tmp_path)
     assert run.arithmetic.compile  # `compiled` has compared them

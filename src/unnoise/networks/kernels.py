@@ -19,19 +19,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from unnoise.networks.triton_norm import group_norm_silu
-
 SMALL = 2**18
 """Elements of an activation up to which computing it twice costs more than its memory is worth."""
 ROW = 1024
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integer type as wide as a floating-point number of this many bytes."""
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation that `norm_silu` may compute by the Triton kernel."""
-
-    triton = False
 
 
 def norm_silu(
@@ -42,12 +34,8 @@ def norm_silu(
 ) -> Float[Tensor, "b c h w"]:
     """SiLU(norm(x) * (1 + scale) + shift), with scale and shift (b, c, 1, 1) or left out.
 
-    On a CPU, a normalised x of SMALL or more elements is computed again in the backward pass. On a
-    GPU, a `GroupNorm` with `triton` set is one kernel with its SiLU (triton_norm.py).
+    On a CPU, a normalised x of SMALL or more elements is computed again in the backward pass.
     """
-    if x.device.type == "cuda" and getattr(norm, "triton", False):
-        scale, shift = (None if v is None else v[:, :, 0, 0] for v in (scale, shift))
-        return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift)
     recomputes = torch.is_grad_enabled() and x.device.type == "cpu" and x.numel() >= SMALL
     if recomputes and not torch.compiler.is_compiling():
         recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unnoise.networks.config import UNetConfig
-from unnoise.networks.kernels import Dropout, GroupNorm, norm_silu, upsample_conv_weight
+from unnoise.networks.kernels import Dropout, norm_silu, upsample_conv_weight
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -32,9 +32,9 @@ def sinusoidal_embedding(
     return torch.cat(parts, dim=1)
 
 
-def norm(channels: int, config: UNetConfig) -> GroupNorm:
+def norm(channels: int, config: UNetConfig) -> nn.GroupNorm:
     """Group normalisation as the config asks for it."""
-    return GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
+    return nn.GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
 
 
 def zeroed(module: M) -> M:
