@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test test-slow quick golden faults attacks lint gpu-check clean
+.PHONY: help install demo test test-slow quick golden faults attacks lint gpu-quick gpu-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -49,13 +49,18 @@ CARD ?= h200
 PEERS ?= peers
 RESULTS := benchmarks/results
 
-gpu-check: install  ## on a CUDA machine: the tests marked gpu, then every benchmark into benchmarks/results/$(CARD)-*.json
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m benchmarks.kernels --device cuda --out $(RESULTS)/$(CARD)-kernels.json
-	$(BIN)/python -m benchmarks.gpu_options --out $(RESULTS)/$(CARD)-options.json
+# needs torch, pytest and what pyproject.toml lists, but no network: it installs nothing
+GPU := PYTHONPATH=src:. $(or $(wildcard $(BIN)/python),python3) -m
+
+gpu-quick:  ## on a CUDA machine, in 5 minutes: what each option brings, then the tests marked gpu
+	$(GPU) benchmarks.gpu_options --out $(RESULTS)/$(CARD)-options.json
+	$(GPU) pytest -m gpu tests/gpu
+
+gpu-check: gpu-quick  ## on a CUDA machine: every benchmark into benchmarks/results/$(CARD)-*.json too
+	$(GPU) benchmarks.kernels --device cuda --out $(RESULTS)/$(CARD)-kernels.json
 	for what in ceilings training sampling; do \
-	  $(BIN)/python -m benchmarks.speed $$what --device cuda --batch 128 512 --peers $(PEERS) --out $(RESULTS)/speed-$$what-$(CARD).json || exit 1; done
-	$(BIN)/python -m benchmarks.speed tables
+	  $(GPU) benchmarks.speed $$what --device cuda --batch 128 512 --peers $(PEERS) --out $(RESULTS)/speed-$$what-$(CARD).json || exit 1; done
+	$(GPU) benchmarks.speed tables
 
 clean:  ## remove what make made (not runs/)
 	rm -rf .venv .pytest_cache .ruff_cache dist

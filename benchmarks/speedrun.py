@@ -191,21 +191,18 @@ class Judge:
         path = self.job.flags.work / f"cifar10-{name.split(':')[0]}.npz"
         if not path.exists():
             began = time.monotonic()
-            made = Statistics.of(self.features(extract, self.real).to(self.job.device))
+            made = Statistics.of(extract.features(self.real).to(self.job.device))
             about = {"data": self.fingerprint, "extractor": extract.fingerprint,
                      "rows": str(self.rows)}  # fmt: skip
             Statistics(len(self.real), made.mean.cpu(), made.cov.cpu(), about).save(path)
             self.job.say(f"{name}: statistics in {time.monotonic() - began:.0f} s")
-        dimension = self.features(extract, self.real[:2]).shape[1]
+        dimension = extract.features(self.real[:2]).shape[1]
         return extract, FrechetTo(Statistics.load(path, dimension))
-
-    def features(self, extract: Extractor, images: Tensor) -> Tensor:
-        return extract.features(images, self.job.flags.batch)
 
     def distance(self, name: str, images: Tensor) -> dict[str, Any]:
         """A distance of images with its 95 % interval."""
         extract, to = self.to(name)
-        estimate = to.estimate(self.features(extract, images))
+        estimate = to.estimate(extract.features(images))
         return {"distance": estimate.value, "interval": estimate.interval}
 
     def read_right(self, images: Tensor) -> dict[str, float]:
@@ -319,7 +316,6 @@ def main() -> None:
     add("--choose", type=int, default=5000, help="samples of every choice")
     add("--num", type=int, default=50_000, help="samples of the final measurements")
     add("--guide", type=int, default=len(GUIDANCE), help="ways of guidance to try")
-    add("--batch", type=int, default=256, help="images at once for the extractors")
     add("--at-once", type=int, default=512, help="images at once in sampling")
     flags = parser.parse_args()
     if flags.what == "table":
