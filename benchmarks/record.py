@@ -85,3 +85,9 @@ def flags(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=plain)
     parser.add_argument("--out", type=Path, help="the result, as JSON")
     return parser
+
+
+if __name__ == "__main__":  # python -m benchmarks.record makes one
+    from benchmarks import records
+
+    records.main()

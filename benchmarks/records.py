@@ -1,0 +1,229 @@
+"""Records of small machines: train for a time, tune, measure; a line that anyone can make again.
+
+    python -m benchmarks.record digits-60s
+    python -m benchmarks.record cpu-10m --data-path CIFAR --inception FILE --resnet56 FILE
+    python -m benchmarks.record reproduce LINE --data-path CIFAR
+    python -m benchmarks.record render    # docs/records.md
+
+The time becomes a number of images, by the speed of this machine's training steps while nothing
+else runs (measured once, before the run). So the run ends after these images whatever else the
+machine does, may be stopped and resumed, and its weights are the same bit for bit on the same
+processor with the same versions. Each result is a line of benchmarks/results/record.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import unnoise
+from benchmarks import product, record
+from benchmarks.timing import Plan, measure, spread, take
+from unnoise import Model, RunConfig, tuning
+from unnoise.data.images import grid, save_png
+from unnoise.environment import describe
+from unnoise.units import seconds
+
+RUNS = {
+    "digits-60s": ("digits", "60s"),
+    "cpu-10m": ("cifar10-small", "10m"),
+    "cpu-1h": ("cifar10-small", "1h"),
+    "cpu-6h": ("cifar10-small", "6h"),
+}
+"""Name -> preset and time."""
+LINES = record.ROOT / "benchmarks" / "results" / "record.jsonl"
+PAGE = record.ROOT / "docs" / "records.md"
+BUDGETS = (5, 10, 20)
+NFE = 10
+"""Evaluations of the network for each measured sample, two of which a guided one may take."""
+SPEED, SAMPLE_SEC = Plan(rounds=9, tries=3), 2.0
+SAME = ("processor", "torch", "threads", "precision", "compile")
+"""Where these are equal, so must the weights be."""
+
+
+def speed(config: RunConfig) -> dict[str, float]:
+    """Images per second of training steps, by the median of turns, with quartiles."""
+    run, state = product.prepared(config)
+    step = product.stepper(run, state)
+    for _ in range(5):
+        step()
+    once = take(step).sec
+    calls = max(1, round(SAMPLE_SEC / once))
+    timings = measure({"step": lambda: take(step, calls=calls)}, SPEED)
+    found = spread([config.train.batch_size / sec for sec in timings.sec["step"]])
+    return {**found, "disturbed": timings.disturbed}
+
+
+def configured(name: str, flags: argparse.Namespace) -> tuple[RunConfig, dict[str, Any]]:
+    """The run of a name and seed, and the speed that gave its length; measured once."""
+    preset, duration = RUNS[name]
+    base = {"data.path": flags.data_path, "device": "cpu", "seed": flags.seed, **flags.set}
+    config = unnoise.preset(preset, base)
+    kept = flags.work / f"{name}-{flags.seed}.json"
+    found = record.read(kept)
+    if not found:
+        found = {"images_per_sec": speed(config), "time": duration}
+        kimg = found["images_per_sec"]["median"] * seconds(duration) / 1000
+        steps = round(1000 * kimg / config.train.batch_size)
+        found["kimg"] = steps * config.train.batch_size / 1000
+        record.write(kept, found)
+    return unnoise.override(config, length(found["kimg"])), found
+
+
+def length(kimg: float) -> dict[str, Any]:
+    """The settings of a run of so many thousand images."""
+    every = {"train.sample_every_kimg": kimg / 10, "train.checkpoint_every_kimg": kimg / 20}
+    return {"train.kimg": kimg, "train.time": None, "train.epochs": None, **every}
+
+
+def tuned(model: Model, path: Path, trials: int) -> Model:
+    """The model with its cheap ways of sampling, kept in a file."""
+    if not path.exists():
+        settings, rows = tuning.tune(model, BUDGETS, evaluations=trials)
+        print(tuning.table(rows), flush=True)
+        model.with_tuned(settings).save(path)
+    return unnoise.load(path, "cpu")
+
+
+def numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """What a line keeps of an evaluation."""
+    classes, copying, bound = found["classes"], found["copying"], found["likelihood"].get("bound")
+    return {
+        "num": found["samples"]["num"],
+        "distances": {
+            one["extractor"]: {
+                key: one["samples"].get(key)
+                for key in ("frechet", "interval", "kernel", "precision", "recall")
+            }
+            for one in found["distances"]
+        },
+        "read_right": classes and classes["overall"]["share"],
+        "bits_per_dim": bound and bound["bits_per_dim"],
+        "copies": copying and copying["summary"],
+    }
+
+
+def make(name: str, flags: argparse.Namespace) -> None:
+    """Train, tune, measure, and add the line."""
+    config, found = configured(name, flags)
+    folder = flags.work / f"{name}-{flags.seed}"
+    trained = unnoise.train(config, folder)
+    model = tuned(trained, folder / "tuned.safetensors", flags.tune)
+    if flags.resnet56 and config.data.source == "cifar10":
+        os.environ["RESNET56"] = str(flags.resnet56)
+        judge = "benchmarks.resnet56:logits"
+    else:
+        judge = None
+    way: dict[str, Any] = {"sampler": f"nfe_{NFE}"}
+    measured = unnoise.evaluate(
+        model, folder, flags.num, way, config.data,
+        features=tuple(flags.features), inception=flags.inception, classifier=judge,
+    )  # fmt: skip
+    picture = LINES.parent / f"record-{name}-{flags.seed}.png"
+    save_png(picture, grid(model.sample(100, **way), columns=10), {"unnoise": model.weights_hash})
+    lines = [line for line in read() if (line["name"], line["seed"]) != (name, flags.seed)]
+    about = record.about("benchmarks.record", torch.device("cpu"))
+    line = {
+        "name": name, "seed": flags.seed, "kimg": found["kimg"],
+        "images_per_sec": found["images_per_sec"], "preset": RUNS[name][0], "set": flags.set,
+        "weights": trained.record["weights"], "training": model.record["training"],
+        "parameters": sum(p.numel() for p in model.network.parameters()), "nfe": NFE,
+        "guidance_scale": model.settings(**way).guidance_scale, "where": describe(model.arithmetic),
+        "commit": about["commit"], "date": about["date"], **numbers(measured),
+    }  # fmt: skip
+    write([*lines, line])
+
+
+def read() -> list[dict[str, Any]]:
+    """All lines, in the order of RUNS."""
+    lines = LINES.read_text().splitlines() if LINES.exists() else []
+    found = [json.loads(line) for line in lines]
+    return sorted(found, key=lambda line: ([*RUNS].index(line["name"]), line["seed"]))
+
+
+def write(lines: list[dict[str, Any]]) -> None:
+    """All lines, and the page."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    temporary = LINES.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(LINES)
+    render()
+
+
+def reproduce(number: int, flags: argparse.Namespace) -> bool:
+    """Train a line again; whether its weights are the same, or should not be."""
+    line = read()[number - 1]
+    changes = {"data.path": flags.data_path, "device": "cpu", "seed": line["seed"], **line["set"]}
+    config = unnoise.preset(line["preset"], {**changes, **length(line["kimg"])})
+    folder = flags.work / f"again-{line['name']}-{line['seed']}"
+    model = unnoise.train(config, folder)
+    hashes = model.record["weights"], line["weights"]
+    same = hashes[0] == hashes[1]
+    here = describe(model.arithmetic)
+    other = [key for key in SAME if here[key] != line["where"][key]]
+    print(f"line {number}: weights {hashes[0][:12]}, recorded {hashes[1][:12]}: ", end="")
+    if same:
+        print("the same")
+    elif other:
+        print(f"not the same, and need not be: another {', '.join(other)}")
+    else:
+        print("NOT the same, on the same processor and versions")
+    return same or bool(other)
+
+
+def row(number: int, line: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a line."""
+    by = [
+        f"{name} {one['frechet']:.2f} ({one['interval'][0]:.2f} to {one['interval'][1]:.2f})"
+        for name, one in line["distances"].items()
+    ]
+    right = "" if line["read_right"] is None else record.share(line["read_right"])
+    rate = line["images_per_sec"]["median"]
+    return (
+        str(number), f"{line['name']}, seed {line['seed']}", f"{line['kimg']:,.1f}", f"{rate:,.0f}",
+        "; ".join(by), f"{line['num']:,} x {line['nfe']}", right,
+        f"{line['where']['processor']}, {line['where']['threads']} threads, {line['date']}",
+    )  # fmt: skip
+
+
+def render() -> None:
+    """Write the table of the page anew, between its marks."""
+    head = ["line", "run", "thousand images", "images/s, quiet", "Fréchet distance (95 %)",
+            "samples x evaluations", "classes read right", "machine, date"]  # fmt: skip
+    table = record.markdown(head, [row(i, line) for i, line in enumerate(read(), 1)])
+    before, rest = PAGE.read_text().split("<!-- lines -->\n")[0:2]
+    after = rest.split("<!-- end of lines -->\n")[1]
+    marked = f"<!-- lines -->\n{table}\n<!-- end of lines -->\n"
+    PAGE.write_text(before + marked + after)
+
+
+def main() -> None:
+    parser = record.flags(__doc__)
+    add = parser.add_argument
+    add("what", choices=(*RUNS, "reproduce", "render"))
+    add("line", nargs="?", type=int, help="number of a line of docs/records.md")
+    add("--seed", type=int, default=0)
+    add("--work", type=Path, default=Path("runs/records"))
+    add("--data-path")
+    add("--inception", type=Path)
+    add("--resnet56", type=Path)
+    add("--features", nargs="+", default=["auto"])
+    add("--num", type=int, default=50_000, help="samples")
+    add("--tune", type=int, default=40_000, help="evaluations of the refinement of a budget")
+    add("--set", type=json.loads, default={}, metavar="JSON", help="changes of the preset")
+    flags = parser.parse_args()
+    if flags.what == "render":
+        render()
+    elif flags.what == "reproduce":
+        raise SystemExit(0 if reproduce(flags.line or 1, flags) else 1)
+    else:
+        make(flags.what, flags)
+
+
+if __name__ == "__main__":
+    main()
