@@ -94,8 +94,9 @@ class TrainConfig:
     """Learning rate after warm-up: cosine to 0, constant, or linear to 0."""
     lr_decay: Annotated[float, Range(above=0, most=1)] = 1.0
     """Share of the run, at its end, in which the learning rate falls; it is constant before."""
-    warmup_kimg: NotNegative = 10.0
-    """Length of the linear warm-up in kimg (thousand images)."""
+    warmup_kimg: NotNegative | None = None
+    """Length of the linear warm-up in kimg (thousand images); None is 10, or 5 % of a run that is
+    shorter."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's two betas."""
     weight_decay: NotNegative = 0.0
@@ -126,16 +127,17 @@ class TrainConfig:
     tf32: bool = True
     """Use TensorFloat-32 on CUDA where the arithmetic stays in fp32."""
     log_every_kimg: Kimg = 5.0
-    """Write a line of metrics.jsonl every this many kimg (thousand images)."""
+    """Write a line of metrics.jsonl every this many kimg (thousand images), and every 30 s."""
     sample_every_kimg: Kimg = 250.0
-    """Measure the held-out loss and write a grid of samples every this many kimg."""
+    """Measure the held-out loss and write a grid of samples every this many kimg; where `time` ends
+    the run also after 30 s, 1, 3 and 10 minutes, and then every tenth of it."""
     evaluate: str | None = None
     """Also measure a Fréchet distance (FID) to all training images with the samples: pytorch-fid,
     edm, clean, tiny or auto."""
     evaluate_num: Annotated[int, Range(least=2, most=10_000_000)] = 1000
     """Number of samples of that distance; compare only distances of equally many."""
     checkpoint_every_kimg: Kimg = 250.0
-    """Write a checkpoint every this many kimg, and at every stop."""
+    """Write a checkpoint every this many kimg, every 5 minutes and at every stop."""
     keep_checkpoints: Count = 2
     """Number of the newest checkpoints that are kept."""
     keep_best: bool = True

@@ -118,9 +118,15 @@ def test_previews_and_checkpoints_are_within_the_budget():
     whole = Plan(config(**every, train__kimg=1.6), costs)  # 200 s of training
     assert (whole.previews, whole.checkpoints, whole.wall_sec) == (4, 2, 242)
     made = Plan(config(**every), costs, 232)
-    assert (made.train_sec, made.previews, made.checkpoints) == (pytest.approx(182.86, 0.01), 4, 2)
-    for budget_sec in range(20, 400, 7):  # never beyond it, and at most one of each unused
-        assert 0 <= budget_sec - Plan(config(**every), costs, budget_sec).wall_sec <= 11
+    # with a preview after 30, 60 and 180 s of the run that its time ends
+    assert (made.train_sec, made.previews, made.checkpoints) == (pytest.approx(159.3, 0.01), 6, 2)
+    for budget_sec in range(60, 400, 7):  # never beyond it, and at most two of each unused
+        assert 0 <= budget_sec - Plan(config(**every), costs, budget_sec).wall_sec <= 31
+
+
+def test_a_long_run_saves_every_five_minutes():
+    made = Plan(config(train__kimg=100, train__checkpoint_every_kimg=1e9), measured())
+    assert made.train_sec == 12_500 and made.checkpoints == 42
 
 
 def test_disk_counts_what_is_kept_and_what_is_being_written():
@@ -156,12 +162,6 @@ def test_a_run_that_fits_has_no_advice():
             {"preview_sec": 20},
             "previews",
             "--train.sample-every-kimg 2",
-        ),
-        (
-            {"train__kimg": 100.0, "train__checkpoint_every_kimg": 50},
-            {},
-            "checkpoints",
-            "--train.checkpoint-every-kimg 14",
         ),
         ({}, {"checkpoint_bytes": 90 * GIB}, "disk", "--train.keep-checkpoints 1"),
         ({"train__batch_size": 8}, {"num_train": 10_000}, "length", "--network.base-channels 16"),
@@ -211,7 +211,7 @@ WORDS = [word for key, value in TINY.items() for word in ("--" + key.replace("_"
 def test_the_command_ends_with_the_run_that_fits(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(probe, "STEPS_SEC", 1.0)
-    words = ["digits", "--objective", "flow", *WORDS, "--kimg", "200", "--train.warmup-kimg", "50"]
+    words = ["digits", "--objective", "flow", *WORDS, "--kimg", "900", "--train.warmup-kimg", "450"]
     assert cli.main(["plan", *words, "--budget", "60s"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("digits within 1m 00s, on cpu in ") and lines[1].startswith(
@@ -222,7 +222,7 @@ def test_the_command_ends_with_the_run_that_fits(tmp_path, monkeypatch, capsys):
     final = shlex.split(lines[-1])
     assert final[: len(words) + 2] == ["unnoise", "train", *words]
     assert seconds(final[final.index("--time") + 1]) < 60
-    assert float(final[-1]) < 50 and "--train.warmup-kimg" in final[len(words) + 2 :]
+    assert float(final[-1]) < 450 and "--train.warmup-kimg" in final[len(words) + 2 :]
     assert cli.main([*final[1:], "--print-config"]) == 0
 
 

@@ -28,6 +28,9 @@ from unnoise.training.step import learning_rate
 
 Groups = dict[str, Tensors]
 
+SAVE_SEC = 300
+"""The longest training without a checkpoint."""
+
 MAY_CHANGE = (
     "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
     "train.evaluate", "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save",
@@ -108,11 +111,13 @@ class Checkpoints:
         self.saver = Saver(background=how == "on" or (how == "auto" and on_gpu))
         self.saved_nimg = state.counters.nimg if state.counters.step else -1
         """Images seen at the last checkpoint that is there whole."""
+        self.at_sec = state.counters.train_sec
+        """Seconds of training at the last call of `save`."""
 
     def save(self, best: bool, last: bool = False) -> None:
         """Write a checkpoint and the model files; raise where the last one cannot be written."""
         run, counters, groups = self.run, self.state.counters, states.tensors(self.state)
-        best_before = counters.best_step
+        best_before, self.at_sec = counters.best_step, counters.train_sec
         counters.best_step = counters.step if best else best_before
         if not run.world.main:
             return

@@ -21,6 +21,8 @@ from unnoise.training.state import TrainState
 from unnoise.training.trackers import Tracker, start
 from unnoise.units import duration
 
+BEAT_SEC = 1.0
+
 
 class Log:
     """Appends to metrics.jsonl, and sends events; of several ranks only the main one does."""
@@ -31,6 +33,8 @@ class Log:
         self.listeners = events.listeners()  # a thread that saves speaks through the same ones
         self.window = (time.monotonic(), 0)
         """Time and images seen at the last line of `steps`."""
+        self.at_sec = self.beaten = 0.0
+        """Seconds of training at that line, and the time of the last progress."""
 
     def open(self, nimg: int) -> None:
         """Start the configured trackers, and the clock, of a run that resumes after nimg images."""
@@ -58,11 +62,10 @@ class Log:
 
     def steps(self, state: TrainState, lr: float) -> None:
         """Write the mean loss of the steps since the last line, and report progress."""
-        counters, now, (began, nimg) = state.counters, time.monotonic(), self.window
-        self.window = (now, counters.nimg)
+        counters, speed = state.counters, self._speed(state)
+        self.window, self.at_sec = (time.monotonic(), counters.nimg), counters.train_sec
         counters.loss = counters.loss_sum / counters.loss_steps
         counters.loss_sum, counters.loss_steps = 0.0, 0
-        speed = (counters.nimg - nimg) / max(now - began, 1e-9)
         values = {
             "step": counters.step,
             "nimg": counters.nimg,
@@ -74,11 +77,26 @@ class Log:
             "train_sec": counters.train_sec,
         }
         self.metrics(values)
-        done = self.run.progress(counters)
+        self.beat(state, speed)
+
+    def _speed(self, state: TrainState) -> float:
+        """Images per second since the last line."""
+        began, nimg = self.window
+        return (state.counters.nimg - nimg) / max(time.monotonic() - began, 1e-9)
+
+    def beat(self, state: TrainState, speed: float | None = None) -> None:
+        """Report progress, at most once a second between the lines."""
+        counters, now = state.counters, time.monotonic()
+        if speed is None and now - self.beaten < BEAT_SEC:
+            return
+        self.beaten, done = now, self.run.progress(counters)
         left = duration(counters.train_sec * (1 - done) / max(done, 1e-9))
+        steps = counters.loss_steps
+        loss = counters.loss_sum / steps if steps else counters.loss
+        speed = self._speed(state) if speed is None else speed
         self.progress(
             done,
-            f"step {counters.step} · {counters.nimg / 1000:.1f} kimg · loss {counters.loss:.4f} · "
+            f"step {counters.step} · {counters.nimg / 1000:.1f} kimg · loss {loss:.4f} · "
             f"grad {state.grad_norm:.2f} · {speed:.0f} img/s · {left} left",
         )
 

@@ -21,14 +21,17 @@ from unnoise.data.dataset import ImageData
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.parallel import process_group
 from unnoise.precision import find_device
-from unnoise.training.checkpointing import Checkpoints, due, resume_run, start
+from unnoise.training.checkpointing import SAVE_SEC, Checkpoints, due, resume_run, start
 from unnoise.training.faults import check_applied, count_steps, exclusive, signals
 from unnoise.training.log import Log
 from unnoise.training.preview import Measure, preview
-from unnoise.training.run import Run, prepare
+from unnoise.training.run import Run, prepare, preview_times
 from unnoise.training.state import TrainState
 from unnoise.training.step import draw, learning_rate, train_step
+from unnoise.units import seconds
 
+LOG_SEC = 30
+"""The longest training without a line of metrics."""
 READ_EVERY = {"cpu": 1}
 """Steps until the host asks what came of them, by kind of device; 20 on others."""
 
@@ -115,9 +118,11 @@ def _loop(
     train, counters, device = run.config.train, state.counters, run.arithmetic.device
     read_every = READ_EVERY.get(device.type, 20)
     batches = Batches(run.data, run.config.seed, device)
+    marks = preview_times(seconds(train.time)) if train.time else []
+    seen = log.at_sec = counters.train_sec
     state.network.train()
     while run.progress(counters) < 1 and not caught:
-        began, before = time.monotonic(), counters.nimg
+        began, before, sec = time.monotonic(), counters.nimg, counters.train_sec
         images = batches.get(counters.nimg, train.batch_size, run.world.rows)
         batch = draw(run, counters.step, *images, train.batch_size)
         lr = learning_rate(train, counters.nimg, run.progress(counters))
@@ -125,6 +130,11 @@ def _loop(
 
         intervals = train.log_every_kimg, train.sample_every_kimg, train.checkpoint_every_kimg
         log_due, preview_due, save_due = (due(before, counters.nimg, kimg) for kimg in intervals)
+        # by the time before this step, which is the same on all ranks
+        log_due |= sec - log.at_sec >= LOG_SEC
+        preview_due |= any(seen < mark <= sec for mark in marks)
+        save_due |= sec - checkpoints.at_sec >= SAVE_SEC
+        seen = sec
         if log_due or preview_due or save_due or len(state.waiting) >= read_every:
             count_steps(run, state, log)
         counters.train_sec += time.monotonic() - began
@@ -132,6 +142,7 @@ def _loop(
         checkpoints.saver.check()
         if log_due and counters.loss_steps:
             log.steps(state, lr)
+        log.beat(state)
         if run.progress(counters) >= 1:
             break  # what is due at the end is done below, once
 

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from unnoise.config import RunConfig, override
+from unnoise.training.checkpointing import SAVE_SEC
 from unnoise.training.probe import Measured, img_per_sec, peak_bytes
-from unnoise.training.run import ends
+from unnoise.training.run import ends, preview_times
 from unnoise.units import digits, duration, size
 
 WRITE_BYTES_PER_SEC = 300e6
 """Rule of thumb: writing, flushing and hashing a checkpoint."""
 PREVIEW_SHARE, WARMUP_SHARE = 0.1, 0.05
 """Rules of thumb: the shares of a run that previews and warm-up may take."""
-FEW_EPOCHS, CHECKPOINT_SEC = 3, 3600
-"""Rules of thumb: fewer epochs show little; a crash should not lose more training than this."""
+FEW_EPOCHS = 3
+"""Rule of thumb: fewer epochs show little."""
 
 
 class Plan:
@@ -31,21 +32,25 @@ class Plan:
         self.step_sec = train.batch_size / self.img_per_sec
         self.write_sec = of.checkpoint_bytes / WRITE_BYTES_PER_SEC
 
+        self.own_nimg, time_sec = ends(train, of.num_train)
+        end = min(time_sec, budget_sec)
+        marks = preview_times(end) if end < math.inf else []
         # one preview and checkpoint at the end, others in proportion to the training before
-        left = budget_sec - of.preview_sec - self.write_sec
+        left = budget_sec - (1 + len(marks)) * of.preview_sec - self.write_sec
         per_kimg = (
             of.preview_sec / train.sample_every_kimg + self.write_sec / train.checkpoint_every_kimg
         )
         within = max(self.step_sec, left / (1 + per_kimg * self.img_per_sec / 1000))
-        self.own_nimg, time_sec = ends(train, of.num_train)
         # without previews and checkpoints, as --time counts
         self.train_sec = min(self.own_nimg / self.img_per_sec, time_sec, within)
         self.ends_itself = self.train_sec == self.own_nimg / self.img_per_sec
 
         self.nimg = self.train_sec * self.img_per_sec
         self.epochs = self.nimg / of.num_train
-        self.previews = self.times(train.sample_every_kimg)
-        self.checkpoints = self.times(train.checkpoint_every_kimg)
+        shown = 0 if self.ends_itself else sum(sec < self.train_sec for sec in marks)
+        self.previews = self.times(train.sample_every_kimg) + shown
+        timely = math.ceil(self.train_sec / SAVE_SEC)
+        self.checkpoints = max(self.times(train.checkpoint_every_kimg), timely)
         self.wall_sec = (
             self.train_sec + self.previews * of.preview_sec + self.checkpoints * self.write_sec
         )
@@ -98,7 +103,7 @@ def advise(plan: Plan) -> list[Advice]:
     elif plan.epochs < FEW_EPOCHS:
         way = smaller(plan.config, plan.epochs / FEW_EPOCHS)
         advice.append(Advice(f"length: {plan.epochs:.2g} epochs show little; {enough}; {way}"))
-    if 1000 * train.warmup_kimg > plan.nimg / 2:
+    if 1000 * (train.warmup_kimg or 0) > plan.nimg / 2:
         text = f"warm-up: {train.warmup_kimg:g} kimg is more than half of the run"
         advice.append(Advice(text, "train.warmup_kimg", nice(WARMUP_SHARE * plan.nimg / 1000)))
     kimg_per_sec = plan.img_per_sec / 1000
@@ -107,11 +112,6 @@ def advise(plan: Plan) -> list[Advice]:
     if share > PREVIEW_SHARE and 1000 * every <= plan.nimg:
         text = f"previews: each takes {share:.0%} of the training before it"
         advice.append(Advice(text, "train.sample_every_kimg", every))
-    lost_sec = min(plan.train_sec, train.checkpoint_every_kimg / kimg_per_sec)
-    if lost_sec > CHECKPOINT_SEC:
-        text = f"checkpoints: a crash may lose {duration(lost_sec)} (Ctrl-C loses nothing)"
-        every = nice(CHECKPOINT_SEC / 2 * kimg_per_sec)
-        advice.append(Advice(text, "train.checkpoint_every_kimg", every))
     return advice
 
 

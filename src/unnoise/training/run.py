@@ -28,6 +28,9 @@ from unnoise.training.compiled import compiled
 from unnoise.training.state import Counters, TrainState
 from unnoise.units import seconds
 
+PREVIEW_SEC = (30, 60, 180, 600)
+"""The first previews of a run that `time` ends; then come those of every tenth of it."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -99,6 +102,13 @@ def ends(train: TrainConfig, num_train: int) -> tuple[float, float]:
     by_epochs = math.inf if train.epochs is None else train.epochs * num_train
     by_kimg = math.inf if train.kimg is None else 1000 * train.kimg
     return min(by_epochs, by_kimg), math.inf if train.time is None else seconds(train.time)
+
+
+def preview_times(end: float) -> list[float]:
+    """The seconds of training after which a run shows previews that time ends then."""
+    last = PREVIEW_SEC[-1]
+    tenths = (end * i / 10 for i in range(1, 10 if end < math.inf else 1))
+    return [*(sec for sec in PREVIEW_SEC if sec < end), *(sec for sec in tenths if sec > last)]
 
 
 def prepare(config: RunConfig, data: ImageData, folder: Path) -> tuple[Run, TrainState]:

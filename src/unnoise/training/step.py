@@ -30,11 +30,17 @@ from unnoise.training.pairing import optimal_transport
 from unnoise.training.run import Run
 from unnoise.training.state import StepOutcome, TrainState
 
+WARMUP_KIMG, WARMUP_SHARE = 10.0, 0.05
+"""Length of a warm-up that no setting gives: thousand images, or this share of a shorter run."""
+
 
 def learning_rate(config: TrainConfig, nimg: int, progress: float) -> float:
     """Linear warm-up by images, then the schedule by progress, of whose end `lr_decay` counts."""
-    warmup_nimg = 1000 * config.warmup_kimg
-    warmup = min(1.0, (nimg + config.batch_size) / warmup_nimg) if warmup_nimg > 0 else 1.0
+    kimg = WARMUP_KIMG if config.warmup_kimg is None else config.warmup_kimg
+    warmup = (nimg + config.batch_size) / (1000 * kimg) if kimg > 0 else 1.0
+    if config.warmup_kimg is None:
+        warmup = max(warmup, progress / WARMUP_SHARE)
+    warmup = min(1.0, warmup)
     fallen = max(0.0, 1 - (1 - progress) / config.lr_decay)
     cosine = 0.5 * (1 + math.cos(math.pi * fallen))
     shape = {"cosine": cosine, "linear": 1 - fallen, "constant": 1.0}
