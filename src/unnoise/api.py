@@ -20,6 +20,7 @@ from unnoise.model import load as load_model
 from unnoise.networks.config import NetworkConfig
 from unnoise.precision import find_device
 from unnoise.presets import named, with_objective
+from unnoise.records import is_run
 from unnoise.terminal import shown_by_default
 from unnoise.training import loop
 
@@ -59,7 +60,7 @@ def train(
     `loss` a name in LOSSES or a class, which is added to LOSSES by its name. `on_event` is called
     with every event (`unnoise.events`); by default they are shown on the terminal.
     """
-    config = named(config) if isinstance(config, str) else config
+    target, config = config, named(config) if isinstance(config, str) else config
     config = config if objective is None else with_objective(config, objective)
     brought = {} if loss is None else {"diffusion.loss": _loss_name(loss)}
     if data is not None:  # so that nobody takes the preset's own images for those of the run
@@ -67,7 +68,7 @@ def train(
     config = override(config, {**(changes or {}), **brought})
     if network is not None:
         config = replace(config, network=network)
-    folder = Path(out) if out is not None else default_folder(config, objective)
+    folder = Path(out) if out is not None else default_folder(config, objective, target)
     with shown_by_default() if on_event is None else events.listening(on_event):
         ending = train_here(config, folder, data=data)
     if not ending.finished:
@@ -128,7 +129,14 @@ def evaluate(
         return run(samples, images, config, Settings(**measured), Path(out))
 
 
-def default_folder(config: RunConfig, objective: str | None = None) -> Path:
-    """Give runs/<preset>, or runs/<folder's name> for own pictures, with -<objective> if given."""
+def default_folder(
+    config: RunConfig, objective: str | None = None, target: RunConfig | str = ""
+) -> Path:
+    """Give runs/<preset>, or runs/<folder's name> for own pictures, with -<objective> if given.
+
+    A run that is the target of training stays where it is.
+    """
+    if isinstance(target, str) and target and is_run(target):
+        return Path(target)
     name = Path(config.data.source).resolve().stem if config.preset == "pictures" else config.preset
     return Path("runs") / (name if objective is None else f"{name}-{objective}")

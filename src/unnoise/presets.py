@@ -13,6 +13,7 @@ from typing import Any
 
 from unnoise.config import DiffusionConfig, RunConfig, override
 from unnoise.errors import ConfigError, nearest
+from unnoise.records import is_run, run_config
 
 
 def _changed(config: RunConfig, preset: str, changes: Mapping[str, Any]) -> RunConfig:
@@ -194,9 +195,14 @@ def with_objective(config: RunConfig, name: str) -> RunConfig:
 
 
 def named(target: str, objective: str | None = None) -> RunConfig:
-    """The preset of a name, or `pictures` for a folder or zip, with another objective if given."""
+    """The preset of a name, `pictures` for a folder or zip, or the configuration of a run folder.
+
+    With another objective if given.
+    """
     if target in PRESETS:
         config = PRESETS[target]()
+    elif target and is_run(target):
+        config = run_config(Path(target))
     elif target and (os.path.isdir(target) or os.path.isfile(target)):
         config = override(pictures(), {"data.source": str(Path(target))})
     else:

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from unnoise.config import SampleConfig
+from unnoise.config import RunConfig, SampleConfig
 from unnoise.errors import CheckpointError, ConfigError, nearest
 from unnoise.files import parse_json, read_json
 from unnoise.networks.config import Shape
@@ -157,6 +157,23 @@ def read_run(folder: Path) -> OfRun:
     """What a run was started with."""
     path = folder / "config.json"
     return check(OfRun, read_json(path), str(path))
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is one that training has written."""
+    folder = Path(folder)
+    parts = (folder / "checkpoints", folder / "metrics.jsonl")
+    return os.path.isfile(folder / "config.json") and any(map(os.path.exists, parts))
+
+
+def run_config(folder: Path) -> RunConfig:
+    """The configuration that a run was started with."""
+    record = read_run(folder)
+    try:
+        return from_dict(RunConfig, record["config"])
+    except ConfigError as error:
+        what = f"{folder / 'config.json'}: is damaged or of another version ({error})"
+        raise CheckpointError(f"{what}; mend it or use another --out") from error
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:

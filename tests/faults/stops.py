@@ -42,7 +42,7 @@ def trial(lab: Lab, number: int) -> Problems:
     found, skipped = checkpoint.newest(run / "checkpoints")
     if skipped or found is None or found.name != checkpoint.name(ended):
         problems.append(f"newest checkpoint {found}, expected {checkpoint.name(ended)} {skipped}")
-    if child.err or "the same command resumes the run" not in child.out:
+    if child.err or "resumes it" not in child.out:
         problems.append(f"said {child.err!r} {child.out[-200:]!r}")
     return problems + harness.resumed(run, whole)
 

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 import unnoise
-from unnoise import api
+from unnoise import api, cli
 from unnoise.errors import CheckpointError, ConfigError
+from unnoise.presets import named
 
 SHORT = {
     "device": "cpu", "train.precision": "fp32", "train.kimg": 0.256, "train.batch_size": 64,
@@ -82,3 +83,27 @@ def test_what_is_no_start_is_said_before_anything_is_written(tmp_path, changes, 
     with pytest.raises(CheckpointError, match=words):
         train(tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = {**SHORT, "network.base_channels": 16, "train.start": None}
+    unnoise.train("digits", "runs/mine", changes, on_event=lambda event: None)
+    assert cli.main(["train", "runs/mine", "--kimg", "0.512"]) == 0
+    assert "done: runs/mine" in capsys.readouterr().out
+    model = unnoise.load("runs/mine", "cpu")
+    assert model.record["training"]["nimg"] == 512
+    assert model.config.network.base_channels == 16 and model.config.train.lr == 1e-12
+    again = unnoise.train("runs/mine", on_event=lambda event: None)
+    assert again.record["training"]["nimg"] == 512
+    assert cli.main(["train", "runs/mine", "--lr", "1"]) == 2
+    assert "another configuration (train.lr" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+
+
+def test_a_folder_of_pictures_with_a_config_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert named(str(tmp_path)).preset == "pictures"
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        named(str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,8 @@ class Start(Command):
 class Run(Start):
     """What defines a run besides its configuration."""
 
-    target: Annotated[str, Flag(metavar="PRESET|FOLDER|ZIP")]
-    """A preset, a folder or a zip of pictures."""
+    target: Annotated[str, Flag(metavar="PRESET|FOLDER|ZIP|RUN")]
+    """A preset, a folder or a zip of pictures, or a run folder, to resume it with its settings."""
     out: str | None = None
     """Run folder [runs/NAME]."""
     resume: Literal["auto", "anyway", "never"] = "auto"
@@ -56,7 +57,9 @@ class Run(Start):
         """The run folder."""
         from unnoise import api
 
-        return Path(self.out) if self.out else api.default_folder(config, self.objective)
+        return (
+            Path(self.out) if self.out else api.default_folder(config, self.objective, self.target)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunCo
 
 
 def train(arguments: list[str]) -> int:
-    """Run `unnoise train PRESET|FOLDER|ZIP`."""
+    """Run `unnoise train PRESET|FOLDER|ZIP|RUN`."""
     run, config = configured(Train, arguments, "train")
     if run.print_config:
         print(json.dumps(to_dict(config), indent=2))
@@ -95,5 +98,5 @@ def train(arguments: list[str]) -> int:
     if parallel.world().main and ending.finished:
         print(f"done: {folder}\nnext: unnoise sample {folder}")
     elif parallel.world().main:
-        print(f"stopped: everything is saved in {folder}; the same command resumes the run")
+        print(f"stopped: everything is saved; unnoise train {shlex.quote(str(folder))} resumes it")
     return 0 if ending.finished else 128 + (ending.signal or 2)

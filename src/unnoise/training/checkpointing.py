@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from unnoise import checkpoint
 from unnoise.checkpoint import Tensors
-from unnoise.config import RunConfig, differences
+from unnoise.config import differences
 from unnoise.errors import CheckpointError, ConfigError, DivergedError
-from unnoise.reading import from_dict
-from unnoise.records import read_run
+from unnoise.records import read_run, run_config
 from unnoise.training import state as states
 from unnoise.training.log import Log
 from unnoise.training.run import Run
@@ -48,7 +46,7 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
 
     ConfigError where the run had another configuration or other images, unless `anyway`.
     """
-    before, fingerprint = _started(run.folder)
+    before, fingerprint = run_config(run.folder), read_run(run.folder)["data"]
     changed = [line for line in differences(before, run.config) if not line.startswith(MAY_CHANGE)]
     if fingerprint != run.data.fingerprint:
         changed.append("the training images")
@@ -89,16 +87,6 @@ def start(run: Run, state: TrainState, log: Log) -> None:
     if name := run.config.train.start:
         states.start(name, state)
         log.say(f"starts from {name} (weights {state.counters.started_from})")
-
-
-def _started(folder: Path) -> tuple[RunConfig, str]:
-    """The configuration and the data's fingerprint that a run folder was started with."""
-    record = read_run(folder)
-    try:
-        return from_dict(RunConfig, record["config"]), record["data"]
-    except ConfigError as error:
-        what = f"{folder / 'config.json'}: is damaged or of another version ({error})"
-        raise CheckpointError(f"{what}; mend it or use another --out") from error
 
 
 class Checkpoints:
