@@ -73,16 +73,31 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_from_it_again(tmp_pa
     ("changes", "words"),
     [
         ({"train.start": "digitz"}, "digitz: no such run folder, model file or bundled model"),
-        (
-            {"train.start": "digits", "train.kimg": 0.1, "network.base_channels": 16},
-            "weights do not match",
-        ),
+        ({"train.start": "digits", "network.base_channels": 64}, "only 0% of the weights fit"),
     ],
 )
 def test_what_is_no_start_is_said_before_anything_is_written(tmp_path, changes, words):
     with pytest.raises(CheckpointError, match=words):
         train(tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_fits_is_taken_and_the_rest_is_said(tmp_path):
+    said = []
+    changes = {**SHORT, "train.start": "digits", "network.blocks_per_level": 2}
+    unnoise.train(
+        "digits", tmp_path, {**changes, "train.labels": False},
+        on_event=lambda event: said.append(getattr(event, "text", "")),
+    )  # fmt: skip
+    (line,) = [text for text in said if text.startswith("starts from digits")]
+    assert "new: " in line and " is (" in line and " more)" in line
+    digits = unnoise.load("digits", "cpu").network.state_dict()
+    weights = load_file(tmp_path / "model.safetensors")
+    taken = [
+        name for name in weights if name in digits and weights[name].shape == digits[name].shape
+    ]
+    assert len(taken) > 50
+    assert all(torch.allclose(weights[name], digits[name], atol=1e-7) for name in taken)
 
 
 def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys, monkeypatch):

@@ -85,8 +85,9 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
 def start(run: Run, state: TrainState, log: Log) -> None:
     """Start a run from the weights of `train.start`, where it says so."""
     if name := run.config.train.start:
-        states.start(name, state)
-        log.say(f"starts from {name} (weights {state.counters.started_from})")
+        anew = states.start(name, state)
+        told = [f"weights {state.counters.started_from}", *([anew] if anew else [])]
+        log.say(f"starts from {name} ({'; '.join(told)})")
 
 
 class Checkpoints:

@@ -195,12 +195,30 @@ def restore(path: Path, state: TrainState) -> None:
         state.scaler.load_state_dict(scaler)
 
 
-def start(name: str, state: TrainState) -> None:
-    """Take network and averages from a model, before the first step of a run."""
+def start(name: str, state: TrainState) -> str:
+    """Take network and averages from a model, before the first step of a run; gives what was new.
+
+    Tensors of other shapes start anew: those of other channels, classes or levels.
+    CheckpointError where less than half of the weights fit.
+    """
     path, weights, record = checkpoint.read_named(name)
+    own = {key: full_tensor(value) for key, value in state.network.state_dict().items()}
+    fitting = {key for key, value in own.items() if _shape(weights.get(key)) == value.shape}
+    taken, all_ = (sum(own[key].numel() for key in keys) for keys in (fitting, own))
+    anew = [f"{key} is {tuple(own[key].shape)}" for key in own if key not in fitting]
+    if taken < all_ / 2:
+        expected = "expected a model of the same kind of network and width"
+        raise CheckpointError(f"{path}: only {taken / all_:.0%} of the weights fit; {expected}")
+    weights = {key: weights[key] if key in fitting else value for key, value in own.items()}
     for module in (state.network, *state.averages.values()):
         _fit(module, weights, path)
     state.counters.started_from = str(record.get("weights") or checkpoint.fingerprint(weights))[:12]
+    more = f" and {len(anew) - 3} more" if len(anew) > 3 else ""
+    return f"new: {', '.join(anew[:3])}{more}" if anew else ""
+
+
+def _shape(value: Tensor | None) -> torch.Size | None:
+    return None if value is None else value.shape
 
 
 def _fit(module: nn.Module, group: Tensors, path: Path) -> None:
