@@ -4,6 +4,7 @@ pictures."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from unnoise.data.cache import Source, Writer
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, from_source
-from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled
+from unnoise.data.fit import Unusable, fit, held_out_count, shuffled, target
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
@@ -39,10 +40,9 @@ def dataset(
     if not len(images):
         raise DataError(f"{name}: got 0 images, expected 1 or more")
     first, _ = _item(images, 0, name)
-    height = config.image_size or first.height
-    channels = config.channels or (1 if first.mode == "L" else 3)
     width = config.image_width or (config.image_size or first.width)
-    target = Target(height, width, channels, config.background)
+    channels = config.channels or (1 if first.mode == "L" else 3)
+    wanted = replace(target(config, first.height, channels), width=width)
     given = None if labels is None else _whole_numbers(labels, len(images), name)
 
     def fill(writer: Writer) -> None:
@@ -56,7 +56,7 @@ def dataset(
             label = own if given is None else int(given[index])
             labelled += label is not None
             try:
-                writer.add(fit(picture, target), label or 0)
+                writer.add(fit(picture, wanted), label or 0)
             except Unusable as reason:
                 raise DataError(f"{name}: image {index} {reason}") from None
         if labelled not in (0, len(order)):

@@ -25,6 +25,10 @@ class DataConfig:
     """Width in pixels; None = square."""
     channels: Literal[1, 3] | None = None
     """1 grey or 3 RGB; None = the data set's own, 3 for a folder."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """A picture of another shape: crop its middle, pad it with the background, or stretch it."""
+    resample: Literal["smooth", "nearest"] = "smooth"
+    """How a picture is resized: smooth for photographs, nearest for pixel art."""
     background: Literal["white", "black", "refuse"] = "white"
     """What transparent pixels are composited on; refuse skips pictures that have any."""
     white_level: Positive | None = None

@@ -39,6 +39,8 @@ class Target:
     background: str
     white_level: float = WHITE_LEVEL
     """Grey value of 16-bit pictures that becomes 255."""
+    fit: str = "crop"
+    nearest: bool = False
 
 
 def target(config: DataConfig, own_size: int = FOLDER_SIZE, own_channels: int = 3) -> Target:
@@ -46,7 +48,8 @@ def target(config: DataConfig, own_size: int = FOLDER_SIZE, own_channels: int = 
     height = config.image_size or own_size
     width, channels = config.image_width or height, config.channels or own_channels
     white = config.white_level or WHITE_LEVEL
-    return Target(height, width, channels, config.background, white)
+    how = config.fit, config.resample == "nearest"
+    return Target(height, width, channels, config.background, white, *how)
 
 
 def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: np.ndarray) -> None:
@@ -61,7 +64,7 @@ def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: n
 
 
 def fit(picture: Image.Image, wanted: Target) -> np.ndarray:
-    """Upright, 8 bits, on the background, in the asked colours, cropped to the aspect, resized."""
+    """Upright, 8 bits, on the background, in the asked colours, of the asked shape, resized."""
     picture = eight_bits(ImageOps.exif_transpose(picture), wanted.white_level)
     picture = flatten(picture, wanted.background)
     picture = picture.convert("L" if wanted.channels == 1 else "RGB")
@@ -69,7 +72,14 @@ def fit(picture: Image.Image, wanted: Target) -> np.ndarray:
     if picture.size != size:
         shrinks = picture.width >= wanted.width and picture.height >= wanted.height
         method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
-        picture = ImageOps.fit(picture, size, method)
+        method = Image.Resampling.NEAREST if wanted.nearest else method
+        if wanted.fit == "stretch":
+            picture = picture.resize(size, method)
+        elif wanted.fit == "pad":
+            around = "black" if wanted.background == "black" else "white"
+            picture = ImageOps.pad(picture, size, method, color=around)
+        else:
+            picture = ImageOps.fit(picture, size, method)
     array = np.asarray(picture, np.uint8)
     return array[None] if wanted.channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
