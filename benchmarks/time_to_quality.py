@@ -39,9 +39,10 @@ PRESET = "cifar10-small"
 BEFORE: Changes = {
     "network.base_channels": 32, "network.channel_multipliers": (1, 2, 2, 2),
     "network.blocks_per_level": 1, "network.norm_groups": 8, "network.attention_sizes": (8,),
-    "network.attention_heads": 2, "network.patch_size": 1, "diffusion.times": "logit_normal",
-    "diffusion.weighting": "none", "train.batch_size": 16, "train.lr": 2e-3,
-    "train.lr_schedule": "cosine", "train.pairing": "independent", "train.channels_last": "auto",
+    "network.attention_heads": 2, "network.patch_size": 1, "network.conditioning": "additive",
+    "diffusion.times": "logit_normal", "diffusion.weighting": "none",
+    "diffusion.parameterization": "flow", "train.batch_size": 16, "train.lr": 2e-3,
+    "train.warmup_kimg": 2.0, "train.betas": (0.9, 0.999), "train.channels_last": "auto",
 }  # fmt: skip
 """What the preset was, wherever a variant changes it."""
 SAMPLES, STEPS, ROUNDS = 1000, 15, 9
@@ -54,27 +55,38 @@ QUIET: Changes = {
 FIRST = "as it was"
 
 
-def shape(patch: int, base: int, multipliers: tuple[int, ...], **changes: Any) -> Changes:
-    """A U-Net of patches, with attention where the feature map is 8 high."""
+def shape(base: int, multipliers: tuple[int, ...], groups: int, patch: int = 1) -> Changes:
+    """A U-Net in channels_last, whose norms are fast there with 16, 32, .. channels in a group."""
     return {
-        "network.patch_size": patch, "network.base_channels": base,
-        "network.channel_multipliers": multipliers, "train.channels_last": "on",
-        **{f"train.{name}": value for name, value in changes.items()},
+        "network.base_channels": base, "network.channel_multipliers": multipliers,
+        "network.norm_groups": groups, "network.patch_size": patch, "train.channels_last": "on",
     }  # fmt: skip
 
 
-P64, P96 = shape(2, 64, (1, 2)), shape(2, 96, (1, 2))
-EDM: Changes = {"diffusion.times": "log_normal_sigma"}
+def density(mean: float, std: float) -> Changes:
+    """ln(sigma / alpha) of the training times ~ N(mean, std^2)."""
+    name = "diffusion.times"
+    return {name: "log_normal_sigma", "diffusion.p_mean": mean, "diffusion.p_std": std}
+
+
+EDM = density(-1.2, 1.2)
+W48, W64 = shape(48, (1, 1, 2), 3), shape(64, (1, 1, 2), 4)
 VARIANTS: dict[str, Changes] = {
     FIRST: {},
-    "patches, 64 x (1, 2)": P64,
-    "patches, 96 x (1, 2)": P96,
-    "patches, 128 x (1, 1)": shape(2, 128, (1, 1)),
-    "patches, 64 x (1, 2), batch 32": P64 | {"train.batch_size": 32},
-    "patches, 64 x (1, 2), EDM's density": P64 | EDM,
-    "patches, 64 x (1, 2), linear": P64 | {"train.lr_schedule": "linear"},
-    "patches, 64 x (1, 2), nearest noise": P64 | {"train.pairing": "nearest"},
-    "patches, 64 x (1, 2), learned weighting": P64 | {"diffusion.weighting": "learned"},
+    "32 x (1, 2, 2)": shape(32, (1, 2, 2), 2),
+    "64 x (1, 1, 2)": W64,
+    "patches of 2, 64 x (1, 2)": shape(64, (1, 2), 8, patch=2),
+    "EDM's density": EDM,
+    "density (-0.6, 1.4)": density(-0.6, 1.4),
+    "edm prediction": {"diffusion.parameterization": "edm"},
+    "scale and shift": {"network.conditioning": "scale_shift"},
+    "short warm-up, beta2 0.99": {"train.warmup_kimg": 0.5, "train.betas": (0.9, 0.99)},
+    "twice the rate": {"train.lr": 4e-3},
+    "48 x (1, 1, 2), EDM's density": W48 | EDM,
+    "64 x (1, 1, 2), EDM's density": W64 | EDM,
+    "64 x (1, 2, 2), EDM's density": shape(64, (1, 2, 2), 4) | EDM,
+    "64 x (1, 1, 2), EDM's density, twice the rate": W64 | EDM | {"train.lr": 4e-3},
+    "64 x (1, 1, 2), EDM's density, learned": W64 | EDM | {"diffusion.weighting": "learned"},
 }
 
 
