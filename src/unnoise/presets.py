@@ -75,9 +75,8 @@ def cifar10_small() -> RunConfig:
         "network.attention_sizes": (8,), "network.attention_heads": 2,
         "diffusion.times": "log_normal_sigma",
         "train.time": "20m", "train.batch_size": 16, "train.optimizer": "muon", "train.lr": 2e-3,
-        "train.channels_last": "on",
-        "train.warmup_kimg": 2, "train.ema_halflife_kimg": 10, "train.log_every_kimg": 1,
-        "train.sample_every_kimg": 30, "train.checkpoint_every_kimg": 30,
+        "train.channels_last": "on", "train.warmup_kimg": 2, "train.ema_halflife_kimg": 10,
+        "train.log_every_kimg": 1, "train.sample_every_kimg": 30, "train.checkpoint_every_kimg": 30,
         "sample.sampler": "unipc_2", "sample.spacing": "log_snr", "sample.steps": 15,
         "sample.guidance_scale": 1.5,
     })  # fmt: skip
