@@ -61,7 +61,7 @@ def test_override_changes_exactly_what_is_named():
         ({"train.precision": "bf61"}, r"train\.precision: got 'bf61'; did you mean 'bf16'\?"),
         ({"network": 3}, r"network: got 3"),
         ({"network.kind": "dti"}, r"network\.kind: no 'dti'; did you mean 'dit'\?"),
-        ({"network.patch_size": 4}, r"network\.patch_size: unknown key"),
+        ({"network.depth": 4}, r"network\.depth: unknown key"),
         ({"network.kind": "dit", "network.dropout": 0.1}, r"network\.dropout: unknown key"),
     ],
 )

@@ -60,9 +60,9 @@ class DiffusionConfig:
     sigma_data: Positive | None = 0.5
     """Standard deviation of the images in [-1, 1], for parameterization edm; None measures it."""
     p_mean: Finite = -1.2
-    """Mean of ln sigma, for times log_normal_sigma."""
+    """Mean of ln(sigma / alpha), for times log_normal_sigma; logit_normal is 0 on flow."""
     p_std: Positive = 1.2
-    """Standard deviation of ln sigma, for times log_normal_sigma."""
+    """Standard deviation of ln(sigma / alpha), for times log_normal_sigma; logit_normal's is 1."""
     loss: str = "mse"
     """Error of the network that training minimises: mse, or one that was added to LOSSES."""
 

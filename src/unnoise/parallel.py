@@ -59,14 +59,6 @@ class World:
             dist.all_reduce(value)
         return value
 
-    def all_reduce_min(self, value: int, device: torch.device) -> int:
-        """The smallest of all ranks' numbers."""
-        if self.size == 1:
-            return value
-        box = torch.tensor(value, device=device)
-        dist.all_reduce(box, dist.ReduceOp.MIN)
-        return int(box)
-
     def broadcast(self, value: Any) -> Any:
         """What rank 0 has."""
         if self.size == 1:

@@ -130,14 +130,11 @@ def tune(
         events.say(f"{budget} evaluations: {rows[-1].best.sampler}, error {min(errors):.4f}")
     named = dict(zip(TUNED_NAMES, (rows[0], rows[(len(rows) - 1) // 2], rows[-1]), strict=True))
     named |= {f"nfe_{row.budget}": row for row in rows}
-    return {name: _settings(row.best, chosen) for name, row in named.items()}, rows
-
-
-def _settings(candidate: Candidate, chosen: SampleConfig) -> dict[str, Any]:
-    """What changes in a model's sampling settings."""
-    noises, scale = list(candidate.noises), chosen.guidance_scale
-    changes = {"sampler": candidate.sampler, "steps": len(noises), "noises": noises}
-    return {**changes, "guidance_scale": scale}
+    found = {name: {
+        "sampler": row.best.sampler, "steps": len(row.best.noises),
+        "noises": list(row.best.noises), "guidance_scale": chosen.guidance_scale,
+    } for name, row in named.items()}  # fmt: skip
+    return found, rows
 
 
 def _search(

@@ -84,6 +84,22 @@ def test_hybrid_loss_trains_the_variance_only_through_the_bound():
     assert net.share is not None and net.share.grad is not None and net.share.grad != 0
 
 
+@pytest.mark.parametrize("shift", [1.0, 2.5])
+def test_flow_at_edms_density_is_the_time_of_a_drawn_noise(shift):
+    """ln(sigma / alpha) ~ N(p_mean, p_std^2) at any shift; logit_normal is N(0, 1) without one."""
+    u = torch.tensor([0.1, 0.5, 0.8413447460685429], dtype=torch.float64)
+    draw = build.times(DiffusionConfig(times="log_normal_sigma", p_mean=-0.5, p_std=1.4))
+    flow = SCHEDULES["flow"](0, shift=shift)
+    level = flow.level(draw(u, flow))
+    noises = torch.log(level.sigma / level.alpha).flatten()
+    torch.testing.assert_close(noises, -0.5 + 1.4 * torch.special.ndtri(u))
+    standard = build.times(DiffusionConfig(times="log_normal_sigma", p_mean=0.0, p_std=1.0))
+    plain = SCHEDULES["flow"](0)
+    torch.testing.assert_close(
+        standard(u, plain), TIME_DISTRIBUTIONS["logit_normal"](u, plain), rtol=1e-14, atol=0
+    )
+
+
 def test_edms_training_times_follow_the_settings():
     u = torch.tensor([0.5, 0.8413447460685429], dtype=torch.float64)  # the median, and + 1 std
     draw = build.times(DiffusionConfig(times="log_normal_sigma", p_mean=-0.5, p_std=1.4))

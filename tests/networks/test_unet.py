@@ -41,6 +41,31 @@ def test_any_size_any_wiring(resample, skips, stem, size):
     assert out.shape == (3, 4, *size) and out.isfinite().all()
 
 
+@pytest.mark.parametrize("size", [(8, 8), (6, 14)])
+def test_patches_are_channels_of_a_smaller_image(size):
+    """The same weights on the image cut by hand: channel 4 c + 2 i + j is pixel (2 y + i, 2 x + j)
+    of channel c, on the way in and out."""
+    config = dataclasses.replace(SMALL_UNET, patch_size=2)
+    net = random_weights(UNet(config, Shape(2, 8, 8, 5), 4))
+    plain = UNet(dataclasses.replace(config, patch_size=1), Shape(8, 4, 4, 5), 16).eval()
+    plain.load_state_dict(net.state_dict())
+    x, time, label = torch.randn(3, 2, *size), torch.tensor([0.0, 10, 999]), torch.tensor([0, 4, 5])
+    cut = torch.stack([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=2).flatten(1, 2)
+    want = plain(cut, time, label).unflatten(1, (4, 4))
+    out = net(x, time, label)
+    for number, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        torch.testing.assert_close(out[..., i::2, j::2], want[:, :, number])
+
+
+def test_attention_sizes_are_of_the_feature_map_and_memory_too():
+    config = dataclasses.replace(SMALL_UNET, attention_levels=(), attention_sizes=(4,))
+    assert config.attention(8) == {1}
+    patched = dataclasses.replace(config, patch_size=2)
+    assert patched.attention(8) == {0} and patched.heights(12) == [6, 3, 2]
+    net = UNet(patched, Shape(1, 8, 8), 1)
+    assert net.widest_bytes(8, 8, False) == 4 * 8 * 4 * 4
+
+
 def test_muon_gets_the_matrices_inside_and_fsdp_the_blocks():
     net = UNet(SMALL_UNET, Shape(1, 8, 8, 3), 1)
     ends = ("stem", "out_conv", "class_embedding", "time_projection")
@@ -72,6 +97,8 @@ def test_sinusoidal_embedding_orders():
     [
         ({"attention_levels": (3,)}, r"attention_levels: got \(3,\), expected levels from 0 to 2"),
         ({"attention_sizes": (5,)}, r"attention_sizes: got \(5,\), expected .* \[8, 4, 2\]"),
+        ({"patch_size": 3}, "patch_size: got 3, expected a divisor of .* height 8 and width 8"),
+        ({"patch_size": 2, "attention_sizes": (8,)}, r"attention_sizes: .* \[4, 2, 1\]"),
         ({"norm_groups": 32}, r"norm_groups: got 32, expected a divisor .* \[8, 16, 24\]"),
         ({"attention_heads": 3}, "attention_heads: got 3, expected a divisor"),
         ({"attention_heads": 0}, "attention_heads: got 0, expected 1 to 1,000"),

@@ -18,15 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from unnoise.data.cache import Source, Writer
 from unnoise.data.config import DataConfig
-from unnoise.data.fit import (
-    WHITE_LEVEL,
-    Target,
-    Unusable,
-    fit,
-    held_out_count,
-    shuffled,
-    target,
-)
+from unnoise.data.fit import WHITE_LEVEL, Target, Unusable, fit, held_out_count, shuffled, target
 from unnoise.data.listing import SUFFIXES, Entry, list_pictures
 from unnoise.errors import DataError
 from unnoise.events import tracked

@@ -44,7 +44,8 @@ def _normal_quantile(u: Tensor) -> Tensor:
 def _log_normal_sigma(
     u: Tensor, schedule: Schedule, p_mean: float = -1.2, p_std: float = 1.2
 ) -> Tensor:
-    return torch.exp(p_mean + p_std * _normal_quantile(u))  # EDM table 1
+    noises = torch.exp(p_mean + p_std * _normal_quantile(u))  # EDM table 1
+    return torch.tensor([schedule.time(float(noise)) for noise in noises], dtype=u.dtype)
 
 
 def _logit_normal(u: Tensor, schedule: Schedule) -> Tensor:

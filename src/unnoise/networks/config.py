@@ -90,7 +90,7 @@ class UNetConfig(NetworkConfig):
     attention_levels: tuple[int, ...] = ()
     """Levels with self-attention after every block: 0 is the full size, 1 the half, .."""
     attention_sizes: tuple[int, ...] = ()
-    """The same by height of the feature map: 16 means the level where the image is 16 high."""
+    """The same by height of the feature map in patches: 16 means the level where it is 16 high."""
     attention_heads: Few = 1
     """Heads of each attention layer."""
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0
@@ -117,6 +117,8 @@ class UNetConfig(NetworkConfig):
     """Output width of the time network; None = 4 x base_channels."""
     downsample_padding: Literal["same", "symmetric"] = "symmetric"
     """Padding of strided convolutions: TensorFlow's "same" (DDPM's weights) or 1 on each side."""
+    patch_size: Few = 1
+    """Patches of this height and width become the first level's channels; it divides the image."""
 
     @property
     def widths(self) -> list[int]:
@@ -139,7 +141,8 @@ class UNetConfig(NetworkConfig):
 
     def heights(self, image_height: int) -> list[int]:
         """The height of each level's feature map."""
-        return [-(-image_height // 2**level) for level in range(len(self.channel_multipliers))]
+        first = image_height // self.patch_size
+        return [-(-first // 2**level) for level in range(len(self.channel_multipliers))]
 
     def attention(self, image_height: int) -> set[int]:
         """The levels with attention, whether asked for by number or by height."""
@@ -150,6 +153,7 @@ class UNetConfig(NetworkConfig):
         levels, heights, widths = range(len(self.widths)), self.heights(shape.height), self.widths
         divisor = f"a divisor of each level's channels {widths}"
         self.require([
+            _divides(self.patch_size, shape),
             (self.base_channels % 2 == 0, "base_channels", "an even number of channels"),
             (0 < len(levels) <= 16, "channel_multipliers", "1 to 16 multipliers"),
             ({*self.attention_levels} <= {*levels}, "attention_levels",
@@ -185,13 +189,16 @@ class DiTConfig(NetworkConfig):
         return _narrower("width", self.width, math.lcm(4, self.heads), share)
 
     def check(self, shape: Shape) -> None:
-        height, width = shape.height, shape.width
         self.require([
-            (height % self.patch_size == width % self.patch_size == 0, "patch_size",
-             f"a divisor of the images' height {height} and width {width}"),
+            _divides(self.patch_size, shape),
             (self.width % 4 == 0, "width", "a multiple of 4"),
             (self.width % self.heads == 0, "heads", f"a divisor of width {self.width}"),
         ])  # fmt: skip
+
+
+def _divides(patch: int, shape: Shape) -> tuple[bool, str, str]:
+    expected = f"a divisor of the images' height {shape.height} and width {shape.width}"
+    return shape.height % patch == shape.width % patch == 0, "patch_size", expected
 
 
 def _narrower(name: str, width: int, step: int, share: float) -> dict[str, int]:

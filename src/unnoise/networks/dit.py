@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unnoise.networks.config import DiTConfig, Shape
-from unnoise.networks.layers import attend, sinusoidal_embedding, zeroed
+from unnoise.networks.layers import attention, sinusoidal_embedding, zeroed
 from unnoise.networks.network import Network
 
 FREQUENCIES = 256
@@ -51,14 +51,9 @@ class Block(nn.Module):
         self, x: Float[Tensor, "b n c"], modulation: Float[Tensor, "b m"]
     ) -> Float[Tensor, "b n c"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self.attention(modulated(x, shift1, scale1))
+        y = attention(self.qkv(modulated(x, shift1, scale1)), self.heads)
+        x = x + gate1 * self.out(y)
         return x + gate2 * self.mlp(modulated(x, shift2, scale2))
-
-    def attention(self, x: Tensor) -> Tensor:
-        """Multi-head self-attention of (b, n, c)."""
-        # (b, n, 3c) -> 3 x (b, heads, n, c/heads)
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class DiT(Network):

@@ -59,6 +59,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def attention(qkv: Float[Tensor, "b n d"], heads: int) -> Float[Tensor, "b n c"]:
+    """Multi-head self-attention of tokens that hold q, k and v side by side, d = 3 c."""
+    # -> 3 x (b, heads, n, c/heads)
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return attend(q, k, v).transpose(1, 2).flatten(2)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over the pixels of (b, c, h, w), residual."""
 
@@ -70,12 +77,9 @@ class Attention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        b, c, h, w = x.shape
-        # (b, 3c, h, w) -> 3 x (b, heads, h*w, c/heads); the 1x1 convolution keeps either format.
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)
-        y = attend(q, k, v).transpose(-1, -2).reshape(b, c, h, w)
-        # With one head y is a channels_last view, and what follows would take on that format.
+        tokens = self.qkv(self.norm(x)).flatten(2).mT  # in channels_last both are views
+        y = attention(tokens, self.heads).mT.unflatten(2, x.shape[2:])
+        # y is a channels_last view, and what follows would take on that format.
         return self.out(y.contiguous(memory_format=layout(x))).add_(x)
 
 

@@ -5,8 +5,9 @@
 
 The encoder leaves skips that the decoder takes from the end of the list: one per block,
 downsampling and stem ("every_block", Ho et al. 2020) or one per level ("per_level"). The decoder
-upsamples to the size of the skip it meets, so any height and width works. Time (and class) become
-one embedding, projected for all blocks by one matrix.
+upsamples to the size of the skip it meets, so any height and width of whole patches works: patches
+of p x p pixels are p^2 times the channels of level 0 (space to depth), and back after the head.
+Time (and class) become one embedding, projected for all blocks by one matrix.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -58,13 +60,14 @@ class UNet(Network):
         time_hidden = config.time_hidden or 4 * config.base_channels
         time_channels = config.time_channels or 4 * config.base_channels
         self.add_embeddings(config.base_channels, time_hidden, time_channels, shape.num_classes)
-        skips = self._build_encoder(shape.channels)
+        skips = self._build_encoder(shape.channels * config.patch_size**2)
         self.middle1 = ResBlock(self._widths[-1], self._widths[-1], config)
         self.middle_attention = Attention(self._widths[-1], config)
         self.middle2 = ResBlock(self._widths[-1], self._widths[-1], config)
         self._build_decoder(skips)
         self.out_norm = norm(self._widths[0], config)
-        self.out_conv = zeroed(nn.Conv2d(self._widths[0], out_channels, 3, padding=1))
+        outputs = out_channels * config.patch_size**2
+        self.out_conv = zeroed(nn.Conv2d(self._widths[0], outputs, 3, padding=1))
         blocks = [m for m in self.modules() if isinstance(m, ResBlock)]
         for slot, block in enumerate(blocks):
             block.slot = slot
@@ -129,10 +132,11 @@ class UNet(Network):
 
     def widest_bytes(self, height: int, width: int, attention_in_memory: bool) -> int:
         """Bytes of the largest feature map, or matrix of attention weights, of one image."""
-        sizes = []
+        sizes: list[int] = []
         attention = self._attention | {len(self._widths) - 1}  # the middle always has it
+        heights, widths = self.config.heights(height), self.config.heights(width)
         for level, channels in enumerate(self._widths):
-            pixels = -(-height // 2**level) * -(-width // 2**level)
+            pixels = heights[level] * widths[level]
             sizes.append(channels * pixels)
             if attention_in_memory and level in attention:
                 sizes.append(self.config.attention_heads * pixels**2)
@@ -153,7 +157,8 @@ class UNet(Network):
         label: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b o h w"]:
         """The network's output F for noisy images x at network times `time`."""
-        embedding = self.embed(time, label)
+        patch, embedding = self.config.patch_size, self.embed(time, label)
+        x = F.pixel_unshuffle(x, patch) if patch > 1 else x
         skips: list[Tensor] = []
         if self.stem is not None:
             x = self.stem(x)
@@ -176,4 +181,5 @@ class UNet(Network):
             if number < len(self.up):
                 up, size = self.up[number], tuple(skips[-1].shape[-2:])
                 x = up(x, embedding[up.slot], size) if isinstance(up, ResBlock) else up(x, size)
-        return self.out_conv(norm_silu(x, self.out_norm))
+        x = self.out_conv(norm_silu(x, self.out_norm))
+        return F.pixel_shuffle(x, patch) if patch > 1 else x

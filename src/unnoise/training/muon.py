@@ -45,6 +45,7 @@ def orthogonalized(
 class Muon(torch.optim.Optimizer):
     """Muon for `matrices`, tensors (out, ..) of two or more dimensions; fused AdamW for `others`.
 
+    Not `fast`: fp32 on a CPU that gains nothing from bf16; its ranks then differ by less.
     An attribute `found_inf` of 1 on the device makes a step change nothing, as with PyTorch's fused
     optimizers; 0 has no effect.
     """
@@ -58,7 +59,9 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
+        fast: bool = True,
     ) -> None:
+        self.fast = fast
         common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
         self.adamw = torch.optim.AdamW(others, betas=betas, fused=True, **common)
         super().__init__(matrices, common)
@@ -91,8 +94,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM))
         flat = ahead.flatten(2)
-        # bfloat16 gains nothing on a CPU, whose ranks and micro-batches then differ by less
-        dtype = torch.float32 if flat.device.type == "cpu" else torch.bfloat16
+        dtype = torch.bfloat16 if self.fast or flat.device.type != "cpu" else torch.float32
         update = orthogonalized(flat, dtype).to(flat.dtype).view_as(ahead)
         rms = RMS * math.sqrt(max(flat.shape[1:]))
         if weight_decay:

@@ -128,19 +128,22 @@ def create(
         for module in (network, *averages.values()):
             shard(module)
     loss = build.loss(config.diffusion).to(arithmetic.device)
-    optimizer = _optimizer(config.train, network, loss)
+    optimizer = _optimizer(config.train, network, loss, arithmetic.dtype)
     scaler = torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16)
     return TrainState(network, averages, loss, optimizer, scaler)
 
 
-def _optimizer(train: TrainConfig, network: Network, loss: Loss) -> torch.optim.Optimizer:
+def _optimizer(
+    train: TrainConfig, network: Network, loss: Loss, dtype: torch.dtype
+) -> torch.optim.Optimizer:
     """Make what moves the network and the parameters of the loss."""
     chosen: Any = {"lr": train.lr, "betas": train.betas, "weight_decay": train.weight_decay}
     parameters = [*network.parameters(), *loss.parameters()]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **chosen, fused=True)
     matrices = dict.fromkeys(network.hidden_matrices())
-    optimizer = Muon(matrices, [p for p in parameters if p not in matrices], **chosen)
+    others = [p for p in parameters if p not in matrices]
+    optimizer = Muon(matrices, others, **chosen, fast=dtype != torch.float32)
     factor = 1.0 if train.muon_lr is None else train.muon_lr / train.lr
     optimizer.param_groups[0]["lr_factor"] = factor
     return optimizer
