@@ -93,9 +93,20 @@ def test_not_one_image_fits(data, tmp_path, monkeypatch):
         probe.measure(override(named("digits"), TINY), data, tmp_path)
 
 
+class Wrapped(torch.nn.Module):
+    """What stands for a compiled network."""
+
+    def __init__(self, network):
+        super().__init__()
+        self._orig_mod = network
+
+    def forward(self, *inputs):
+        return self._orig_mod(*inputs)
+
+
 def test_compiled_the_whole_batch_alone_is_tried(data, tmp_path, monkeypatch):
     out_of_memory_from(5, monkeypatch)
-    monkeypatch.setattr(torch, "compile", lambda network: network)
+    monkeypatch.setattr(torch, "compile", lambda network, options: Wrapped(network))
     made = override(named("digits"), {**TINY, "train.compile": "on"})
     got = probe.measure(made, data, tmp_path)
     assert [s.micro_batch for s in got.speeds] == [4]
