@@ -25,8 +25,10 @@ import unnoise
 from benchmarks import product, record
 from benchmarks.timing import Plan, measure, spread, take
 from unnoise import Model, RunConfig, tuning
+from unnoise.config import to_dict
 from unnoise.data.images import grid, save_png
 from unnoise.environment import describe
+from unnoise.reading import from_dict
 from unnoise.units import seconds
 
 RUNS = {
@@ -42,7 +44,7 @@ BUDGETS = (5, 10, 20)
 NFE = 10
 """Evaluations of the network for each measured sample, two of which a guided one may take."""
 SPEED, SAMPLE_SEC = Plan(rounds=9, tries=3), 2.0
-SAME = ("processor", "torch", "threads", "precision", "compile")
+SAME = ("processor", "torch", "threads", "precision", "compile", "commit")
 """Where these are equal, so must the weights be."""
 
 
@@ -66,8 +68,8 @@ def configured(name: str, flags: argparse.Namespace) -> tuple[RunConfig, dict[st
     config = unnoise.preset(preset, base)
     kept = flags.work / f"{name}-{flags.seed}.json"
     found = record.read(kept)
-    if not found:
-        found = {"images_per_sec": speed(config), "time": duration}
+    if found.get("set") != flags.set:
+        found = {"images_per_sec": speed(config), "time": duration, "set": flags.set}
         kimg = found["images_per_sec"]["median"] * seconds(duration) / 1000
         steps = round(1000 * kimg / config.train.batch_size)
         found["kimg"] = steps * config.train.batch_size / 1000
@@ -126,11 +128,13 @@ def make(name: str, flags: argparse.Namespace) -> None:
     )  # fmt: skip
     picture = LINES.parent / f"record-{name}-{flags.seed}.png"
     save_png(picture, grid(model.sample(100, **way), columns=10), {"unnoise": model.weights_hash})
-    lines = [line for line in read() if (line["name"], line["seed"]) != (name, flags.seed)]
+    own = (name, flags.seed, flags.set)
+    lines = [line for line in read() if (line["name"], line["seed"], line["set"]) != own]
     about = record.about("benchmarks.record", torch.device("cpu"))
     line = {
         "name": name, "seed": flags.seed, "kimg": found["kimg"],
-        "images_per_sec": found["images_per_sec"], "preset": RUNS[name][0], "set": flags.set,
+        "images_per_sec": found["images_per_sec"], "set": flags.set,
+        "config": to_dict(unnoise.override(config, {"data.path": None})),
         "weights": trained.record["weights"], "training": model.record["training"],
         "parameters": sum(p.numel() for p in model.network.parameters()), "nfe": NFE,
         "guidance_scale": model.settings(**way).guidance_scale, "where": describe(model.arithmetic),
@@ -157,15 +161,18 @@ def write(lines: list[dict[str, Any]]) -> None:
 
 def reproduce(number: int, flags: argparse.Namespace) -> bool:
     """Train a line again; whether its weights are the same, or should not be."""
-    line = read()[number - 1]
-    changes = {"data.path": flags.data_path, "device": "cpu", "seed": line["seed"], **line["set"]}
-    config = unnoise.preset(line["preset"], {**changes, **length(line["kimg"])})
-    folder = flags.work / f"again-{line['name']}-{line['seed']}"
+    lines = read()
+    if not 1 <= number <= len(lines):
+        raise SystemExit(f"line: got {number}, expected 1 to {len(lines)}, as in docs/records.md")
+    line = lines[number - 1]
+    config = from_dict(RunConfig, line["config"])
+    config = unnoise.override(config, {"data.path": flags.data_path})
+    folder = flags.work / f"again-{number}-{line['weights'][:12]}"
     model = unnoise.train(config, folder)
     hashes = model.record["weights"], line["weights"]
     same = hashes[0] == hashes[1]
-    here = describe(model.arithmetic)
-    other = [key for key in SAME if here[key] != line["where"][key]]
+    here = {**describe(model.arithmetic), "commit": record.commit()}
+    other = [key for key in SAME if here[key] != (line | line["where"])[key]]
     print(f"line {number}: weights {hashes[0][:12]}, recorded {hashes[1][:12]}: ", end="")
     if same:
         print("the same")

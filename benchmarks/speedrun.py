@@ -29,6 +29,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ from unnoise.evaluation.statistics import Statistics
 from unnoise.precision import find_device
 from unnoise.terminal import shown_by_default
 from unnoise.training import loop
-from unnoise.training.run import Run, prepare
+from unnoise.training.run import Run, compiled_run
 from unnoise.training.state import TrainState
 
 CHOOSE_SEED = 1_000_000  # the samples that choose are not those that are measured
@@ -143,15 +144,14 @@ def fit(job: Job) -> None:
     torch.backends.cudnn.benchmark = "cudnn" in name
     job.save(option=name, **record.about("benchmarks.speedrun", job.device))
 
-    def timed(*wanted: Any) -> tuple[Run, TrainState]:
-        run, state = prepare(*wanted)
+    def timed(run: Run, state: TrainState) -> Run:
+        run = compiled_run(run, state)
         left = f"{max(job.left - END_SEC, 1):.0f}s"
         job.say(f"the first step, {left} of training")
-        config = unnoise.override(run.config, {"train.time": left})
-        return replace(run, config=config), state
+        return replace(run, config=unnoise.override(run.config, {"train.time": left}))
 
-    loop.prepare = timed
-    with shown_by_default():  # a run that goes on has another time
+    with mock.patch.object(loop, "compiled_run", timed), shown_by_default():
+        # a run that goes on has another time
         api.train_here(job.config(**TRAINING[name]), run_folder(job), resume="anyway")
     finished(job)
 

@@ -108,7 +108,7 @@ def load(
             group = groups[Path(file).stem] = load_file(path / file, device=str(device))
         except SafetensorError as error:
             raise CheckpointError(f"checkpoint {path}: {file} is damaged ({error})") from error
-        _refuse_not_finite(group, f"checkpoint {path}: {file}")
+        refuse_not_finite(group, f"checkpoint {path}: {file}")
     return groups, read_json(path / "state.json")
 
 
@@ -207,7 +207,7 @@ def read_named(name: str | Path) -> tuple[Path, Tensors, dict[str, Any]]:
 def fit(module: nn.Module, tensors: Tensors, path: Path) -> None:
     """Load tensors of the file `path` into a module; CheckpointError for the first that misfits."""
     compare(module, tensors, path)
-    _refuse_not_finite(tensors, str(path))
+    refuse_not_finite(tensors, str(path))
     module.load_state_dict(tensors)
 
 
@@ -226,7 +226,7 @@ def compare(module: nn.Module, tensors: Tensors, path: Path) -> None:
         raise CheckpointError(f"{path}: the weights do not match the configuration: {why}")
 
 
-def _refuse_not_finite(tensors: Tensors, what: str) -> None:
+def refuse_not_finite(tensors: Tensors, what: str) -> None:
     for name, value in tensors.items():
         if value.is_floating_point() and not value.float().isfinite().all():
             raise CheckpointError(f"{what}: {name} is not finite; it is damaged or has diverged")

@@ -95,8 +95,8 @@ class TrainConfig:
     lr_decay: Annotated[float, Range(above=0, most=1)] = 1.0
     """Share of the run, at its end, in which the learning rate falls; it is constant before."""
     warmup_kimg: NotNegative | None = None
-    """Length of the linear warm-up in kimg (thousand images); None is 10, or 5 % of a run that is
-    shorter."""
+    """Length of the linear warm-up in kimg (thousand images); None is 10 or 5 % of the run,
+    whichever is less."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's two betas."""
     weight_decay: NotNegative = 0.0
@@ -127,10 +127,10 @@ class TrainConfig:
     tf32: bool = True
     """Use TensorFloat-32 on CUDA where the arithmetic stays in fp32."""
     log_every_kimg: Kimg = 5.0
-    """Write a line of metrics.jsonl every this many kimg (thousand images), and every 30 s."""
+    """Write a line of metrics.jsonl every this many kimg, and after 30 s without one."""
     sample_every_kimg: Kimg = 250.0
-    """Measure the held-out loss and write a grid of samples every this many kimg; where `time` ends
-    the run also after 30 s, 1, 3 and 10 minutes, and then every tenth of it."""
+    """Measure the held-out loss and write a grid of samples every this many kimg; with `time` also
+    after 30 s, 1, 3 and 10 minutes, and then every tenth of it."""
     evaluate: str | None = None
     """Also measure a Fréchet distance (FID) to all training images with the samples: pytorch-fid,
     edm, clean, tiny or auto."""

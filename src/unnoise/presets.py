@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unnoise import extensions
 from unnoise.config import DiffusionConfig, RunConfig, override
 from unnoise.errors import ConfigError, nearest
-from unnoise.records import is_run, run_config
+from unnoise.records import is_run, read_run, run_config
 
 
 def _changed(config: RunConfig, preset: str, changes: Mapping[str, Any]) -> RunConfig:
@@ -206,7 +207,8 @@ def named(target: str, objective: str | None = None) -> RunConfig:
     if target in PRESETS:
         config = PRESETS[target]()
     elif target and is_run(target):
-        config = run_config(Path(target))
+        with extensions.needed(read_run(Path(target))["config"].get("imports", ())):
+            config = run_config(Path(target))
     elif target and (os.path.isdir(target) or os.path.isfile(target)):
         config = override(pictures(), {"data.source": str(Path(target))})
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from unnoise.config import RunConfig, SampleConfig
-from unnoise.errors import CheckpointError, ConfigError, nearest
+from unnoise.errors import CheckpointError, ConfigError, UnknownNameError, nearest
 from unnoise.files import parse_json, read_json
 from unnoise.networks.config import Shape
 from unnoise.ranges import NotNegative, Range, Steps, Total
@@ -162,7 +162,7 @@ def read_run(folder: Path) -> OfRun:
 def is_run(folder: str | Path) -> bool:
     """Whether a folder is one that training has written."""
     folder = Path(folder)
-    parts = (folder / "checkpoints", folder / "metrics.jsonl")
+    parts = (folder / name for name in ("checkpoints", "metrics.jsonl", "environment.json"))
     return os.path.isfile(folder / "config.json") and any(map(os.path.exists, parts))
 
 
@@ -171,6 +171,8 @@ def run_config(folder: Path) -> RunConfig:
     record = read_run(folder)
     try:
         return from_dict(RunConfig, record["config"])
+    except UnknownNameError:
+        raise
     except ConfigError as error:
         what = f"{folder / 'config.json'}: is damaged or of another version ({error})"
         raise CheckpointError(f"{what}; mend it or use another --out") from error

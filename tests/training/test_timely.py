@@ -8,7 +8,7 @@ import pytest
 
 import unnoise
 from unnoise.config import TrainConfig
-from unnoise.training import checkpointing, loop, run, step
+from unnoise.training import loop, run
 from unnoise.training.run import preview_times
 from unnoise.training.step import learning_rate
 
@@ -26,7 +26,9 @@ def test_previews_are_early_and_then_tenths():
     assert preview_times(float("inf")) == [30, 60, 180, 600]
 
 
-def test_a_run_is_seen_and_saved_by_the_clock(tmp_path, monkeypatch):
+@pytest.mark.parametrize("read_every", [1, 20])
+def test_a_run_is_seen_and_saved_by_the_clock(tmp_path, monkeypatch, read_every):
+    monkeypatch.setitem(loop.READ_EVERY, "cpu", read_every)
     monkeypatch.setattr(run, "PREVIEW_SEC", (0.5, 1, 2))
     monkeypatch.setattr(loop, "LOG_SEC", 0.4)
     monkeypatch.setattr(loop, "SAVE_SEC", 0.8)
@@ -46,7 +48,8 @@ def test_a_run_is_seen_and_saved_by_the_clock(tmp_path, monkeypatch):
     previews = sorted(tmp_path.glob("samples/*.png"))
     assert len(previews) >= 4  # 0.5, 1 and 2 s, then 2.4, 2.8, .., and the end
     assert len(saves) >= 3
-    assert "loss" in beats[0].detail and "nan" not in beats[0].detail
+    assert "img/s" in beats[0].detail and not any("nan" in beat.detail for beat in beats)
+    assert any("loss" in beat.detail for beat in beats)
 
 
 @pytest.mark.parametrize("kimg", [None, 10.0])
@@ -59,4 +62,3 @@ def test_an_unset_warm_up_is_at_most_a_twentieth_of_the_run(kimg):
         assert max(short) < 0.08
     long = [learning_rate(config, 1000 * i, 1e-6 * i) for i in range(12)]
     assert long == pytest.approx([min(1, 0.1 * i) for i in range(12)], abs=0.001)
-    assert step.WARMUP_SHARE == 0.05 and checkpointing.SAVE_SEC == 300

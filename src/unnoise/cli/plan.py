@@ -10,6 +10,7 @@ from unnoise.cli.flags import Command, peek
 from unnoise.cli.train import Run, configured
 from unnoise.config import override
 from unnoise.errors import UsageError
+from unnoise.records import is_run
 from unnoise.units import seconds
 
 
@@ -30,6 +31,8 @@ def plan(arguments: list[str]) -> int:
     """Run `unnoise plan PRESET|FOLDER|ZIP`."""
     _, rest = peek(Budget, arguments)
     run, config = configured(Plan, arguments, "plan")
+    if is_run(run.target):
+        raise UsageError(f"plan: got the run {run.target}; expected a preset, folder or zip")
     budget_sec = math.inf
     if run.budget is not None:
         budget_sec = _budget_sec(run.budget, rest)

@@ -27,7 +27,7 @@ SHORT = {
     "train.lr": ("--lr",),
 }
 """Short forms of the flags used most."""
-OFTEN = ("data.image_size", "train.epochs", "train.kimg", "train.time", "train.lr")
+OFTEN = ("data.image_size", "train.start", "train.epochs", "train.kimg", "train.time", "train.lr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,5 +98,6 @@ def train(arguments: list[str]) -> int:
     if parallel.world().main and ending.finished:
         print(f"done: {folder}\nnext: unnoise sample {folder}")
     elif parallel.world().main:
-        print(f"stopped: everything is saved; unnoise train {shlex.quote(str(folder))} resumes it")
+        words = ["unnoise", "train", str(folder), *(f"--import={path}" for path in run.imports)]
+        print(f"stopped: everything is saved; {shlex.join(words)} resumes it")
     return 0 if ending.finished else 128 + (ending.signal or 2)

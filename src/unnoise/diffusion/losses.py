@@ -45,7 +45,8 @@ def _log_normal_sigma(
     u: Tensor, schedule: Schedule, p_mean: float = -1.2, p_std: float = 1.2
 ) -> Tensor:
     noises = torch.exp(p_mean + p_std * _normal_quantile(u))  # EDM table 1
-    return torch.tensor([schedule.time(float(noise)) for noise in noises], dtype=u.dtype)
+    times = [schedule.time(float(noise)) for noise in noises.cpu().numpy()]
+    return torch.tensor(times, dtype=u.dtype, device=u.device)
 
 
 def _logit_normal(u: Tensor, schedule: Schedule) -> Tensor:

@@ -53,7 +53,7 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
     if changed and not anyway:
         raise ConfigError(
             f"{run.folder}: was trained with another configuration ({'; '.join(changed[:3])}); "
-            "use the same one, another --out, or --resume anyway"
+            f"unnoise train {run.folder} goes on with its own; or another --out, or --resume anyway"
         )
     if changed:
         log.say(f"changed since the last start: {'; '.join(changed)}")

@@ -19,6 +19,7 @@ from unnoise.networks.config import Shape
 from unnoise.precision import Arithmetic
 
 OPTIONS: dict[str, Any] = {"triton.mix_order_reduction": False}
+WITHOUT = "training goes on without it; --train.compile off spares the attempt"
 PART = 64
 """Images at a time of the plain network, whose pass needs more memory than the compiled one's."""
 WORST, TIMES = 0.05, 3.0
@@ -38,25 +39,30 @@ def compiled(network: nn.Module, shape: Shape, count: int, arithmetic: Arithmeti
     `count` images are a step's: compilation is for their shape. Weights and gradients stay as they
     are, the check costs about three steps.
     """
-    known = torch._inductor.list_options()  # of this version of PyTorch
-    options = {name: value for name, value in OPTIONS.items() if name in known}
     try:
-        fast = cast(nn.Module, torch.compile(network, options=options))
+        fast = compile_network(network)
         wrong = differing(fast, network, shape, count, arithmetic)
     except Exception as error:
         if out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        events.say(f"torch.compile failed ({reason}): training goes on without it")
+        events.say(f"torch.compile failed ({reason}): {WITHOUT}")
         return network
     if not wrong:
         return fast
     name, error = max(wrong.items(), key=lambda one: one[1])
     events.say(
         f"torch.compile gives wrong gradients ({len(wrong)} weights, {name} by {error:.0%}): "
-        "training goes on without it"
+        f"{WITHOUT}"
     )
     return network
+
+
+def compile_network(network: nn.Module) -> nn.Module:
+    """torch.compile with OPTIONS, as far as this version of PyTorch knows them."""
+    known = torch._inductor.list_options()
+    options = {name: value for name, value in OPTIONS.items() if name in known}
+    return cast(nn.Module, torch.compile(network, options=options))
 
 
 def differing(
@@ -85,9 +91,12 @@ def differing(
         network.zero_grad(set_to_none=True)
         return {name: grad.float() for name, grad in grads.items()}
 
-    def compare(most: int) -> dict[str, float]:
-        ours = gradients(fast, most, exact=False)
-        rough, exact = (gradients(plain, min(PART, most), exact) for exact in (False, True))
+    def compare() -> dict[str, float]:
+        _, ours = halving(count, lambda most: gradients(fast, most, exact=False))
+        rough, exact = (
+            halving(min(PART, count), lambda most, exact=exact: gradients(plain, most, exact))[1]
+            for exact in (False, True)
+        )
         least = NOTHING * float(torch.stack([v.norm() for v in exact.values()]).norm())
         found: dict[str, float] = {}
         for name, v in exact.items():
@@ -98,7 +107,7 @@ def differing(
         return found
 
     with _nudged(plain):
-        return halving(count, compare)[1]
+        return compare()
 
 
 @contextmanager

@@ -94,10 +94,12 @@ class Log:
         steps = counters.loss_steps
         loss = counters.loss_sum / steps if steps else counters.loss
         speed = self._speed(state) if speed is None else speed
+        read = math.isfinite(loss)  # a device tells it every 20 steps
+        told = f"loss {loss:.4f} · grad {state.grad_norm:.2f} · " if read else ""
         self.progress(
             done,
-            f"step {counters.step} · {counters.nimg / 1000:.1f} kimg · loss {loss:.4f} · "
-            f"grad {state.grad_norm:.2f} · {speed:.0f} img/s · {left} left",
+            f"step {counters.step} · {counters.nimg / 1000:.1f} kimg · {told}{speed:.0f} img/s · "
+            f"{left} left",
         )
 
     def progress(self, done: float, detail: str = "") -> None:

@@ -25,7 +25,7 @@ from unnoise.training.checkpointing import SAVE_SEC, Checkpoints, due, resume_ru
 from unnoise.training.faults import check_applied, count_steps, exclusive, signals
 from unnoise.training.log import Log
 from unnoise.training.preview import Measure, preview
-from unnoise.training.run import Run, prepare, preview_times
+from unnoise.training.run import Run, compiled_run, prepare, preview_times
 from unnoise.training.state import TrainState
 from unnoise.training.step import draw, learning_rate, train_step
 from unnoise.units import seconds
@@ -58,7 +58,7 @@ def train(
     ranks call this alike; rank 0 writes.
     """
     with process_group(find_device(config.device)) as world:
-        run, state = prepare(config, data, folder)
+        run, state = prepare(config, data, folder, compile=False)
         existed = world.broadcast(_existed(folder) if world.main else None)
         if existed and resume == "never":
             expected = "expected --resume auto, which resumes it, or another --out"
@@ -71,6 +71,8 @@ def train(
             with exclusive(folder, world.main), signals() as caught:
                 if existed:
                     resume_run(run, state, log, anyway=resume == "anyway")
+                if run.progress(state.counters) < 1:
+                    run = compiled_run(run, state)
                 world.barrier()  # until all have read what rank 0 now writes
                 if world.main:
                     run.describe()
@@ -132,10 +134,10 @@ def _loop(
         log_due, preview_due, save_due = (due(before, counters.nimg, kimg) for kimg in intervals)
         # by the time before this step, which is the same on all ranks
         log_due |= sec - log.at_sec >= LOG_SEC
-        preview_due |= any(seen < mark <= sec for mark in marks)
+        early = any(seen < mark <= sec for mark in marks) and not preview_due
         save_due |= sec - checkpoints.at_sec >= SAVE_SEC
         seen = sec
-        if log_due or preview_due or save_due or len(state.waiting) >= read_every:
+        if log_due or preview_due or early or save_due or len(state.waiting) >= read_every:
             count_steps(run, state, log)
         counters.train_sec += time.monotonic() - began
         _agree(run, state, caught)
@@ -146,7 +148,8 @@ def _loop(
         if run.progress(counters) >= 1:
             break  # what is due at the end is done below, once
 
-        best = preview_due and preview(run, state, log, measure)
+        shown = preview_due or early  # by the clock without `measure`, which may take long
+        best = shown and preview(run, state, log, measure if preview_due else None)
         if save_due or (best and train.keep_best):
             checkpoints.save(best)
 

@@ -24,7 +24,7 @@ from unnoise.networks.network import Network
 from unnoise.parallel import World, full_tensor
 from unnoise.precision import Arithmetic
 from unnoise.training import state as states
-from unnoise.training.compiled import compiled
+from unnoise.training.compiled import compile_network, compiled
 from unnoise.training.state import Counters, TrainState
 from unnoise.units import seconds
 
@@ -111,8 +111,13 @@ def preview_times(end: float) -> list[float]:
     return [*(sec for sec in PREVIEW_SEC if sec < end), *(sec for sec in tenths if sec > last)]
 
 
-def prepare(config: RunConfig, data: ImageData, folder: Path) -> tuple[Run, TrainState]:
-    """Check everything that can be wrong and make what is needed, before the first step."""
+def prepare(
+    config: RunConfig, data: ImageData, folder: Path, compile: bool = True
+) -> tuple[Run, TrainState]:
+    """Check everything that can be wrong and make what is needed, before the first step.
+
+    Without `compile` that is left to `compiled_run`.
+    """
     build.check(config)
     if config.diffusion.sigma_data is None:
         measured = sigma_data(data.images[: data.num_train])
@@ -127,12 +132,26 @@ def prepare(config: RunConfig, data: ImageData, folder: Path) -> tuple[Run, Trai
     sharded = world.size > 1 and train.parallel == "fsdp"
     state = states.create(config, shape, arithmetic, sharded)
     network = parallel.wrap_ddp(state.network, world, arithmetic.device)
-    if arithmetic.compile:
-        plain, size = network, -(-train.batch_size // world.size)
-        network = compiled(plain, shape, min(size, train.micro_batch or size), arithmetic)
-        arithmetic = replace(arithmetic, compile=network is not plain)
     diffusion = build.diffusion_model(config.diffusion, network)
-    return Run(config, data, folder, shape, arithmetic, world, diffusion), state
+    run = Run(config, data, folder, shape, arithmetic, world, diffusion)
+    return (compiled_run(run, state) if compile else run), state
+
+
+def compiled_run(run: Run, state: TrainState) -> Run:
+    """The run with a compiled network, where the configuration says so and all ranks can."""
+    arithmetic, world, train = run.arithmetic, run.world, run.config.train
+    if not arithmetic.compile:
+        return run
+    network, fast = run.diffusion.network, state.network
+    if not isinstance(fast, FSDPModule):  # whose parameters are in pieces: unchecked
+        size = -(-train.batch_size // world.size)
+        size = min(size, train.micro_batch or size)
+        fast = compiled(state.network, run.shape, size, arithmetic)
+        good = torch.tensor(float(fast is not state.network), device=arithmetic.device)
+        if world.all_reduce_sum(good) < world.size:
+            return replace(run, arithmetic=replace(arithmetic, compile=False))
+    fast = compile_network(network) if world.size > 1 else fast
+    return replace(run, diffusion=replace(run.diffusion, network=fast))
 
 
 def _check_ranks(config: RunConfig, world: World) -> None:

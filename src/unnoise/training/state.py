@@ -205,6 +205,8 @@ def start(name: str, state: TrainState) -> str:
     CheckpointError where less than half of the weights fit.
     """
     path, weights, record = checkpoint.read_named(name)
+    checkpoint.refuse_not_finite(weights, str(path))
+    digest = str(record.get("weights") or checkpoint.fingerprint(weights))[:12]
     own = {key: full_tensor(value) for key, value in state.network.state_dict().items()}
     fitting = {key for key, value in own.items() if _shape(weights.get(key)) == value.shape}
     taken, all_ = (sum(own[key].numel() for key in keys) for keys in (fitting, own))
@@ -215,7 +217,7 @@ def start(name: str, state: TrainState) -> str:
     weights = {key: weights[key] if key in fitting else value for key, value in own.items()}
     for module in (state.network, *state.averages.values()):
         _fit(module, weights, path)
-    state.counters.started_from = str(record.get("weights") or checkpoint.fingerprint(weights))[:12]
+    state.counters.started_from = digest
     more = f" and {len(anew) - 3} more" if len(anew) > 3 else ""
     return f"new: {', '.join(anew[:3])}{more}" if anew else ""
 
