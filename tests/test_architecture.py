@@ -17,11 +17,11 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "unnoise"
 LAYERS = [
     {"errors", "ranges"},
-    {"files", "reading", "units", "events", "ranks"},
+    {"files", "reading", "units", "events", "ranks", "extensions"},
     {"diffusion", "networks", "data"},
     {"config"},
     {"records"},
-    {"presets", "checkpoint", "build", "memory", "parallel", "precision", "extensions"},
+    {"presets", "checkpoint", "build", "memory", "parallel", "precision"},
     {"settings", "model", "environment", "terminal"},
     {"training", "evaluation", "sampling", "editing", "tuning"},
     {"studio", "api"},
