@@ -189,7 +189,7 @@ def row(number: int, line: dict[str, Any]) -> tuple[str, ...]:
         f"{name} {one['frechet']:.2f} ({one['interval'][0]:.2f} to {one['interval'][1]:.2f})"
         for name, one in line["distances"].items()
     ]
-    right = "" if line["read_right"] is None else record.share(line["read_right"])
+    right = "" if line["read_right"] is None else f"{line['read_right']:.1%}"
     rate = line["images_per_sec"]["median"]
     return (
         str(number), f"{line['name']}, seed {line['seed']}", f"{line['kimg']:,.1f}", f"{rate:,.0f}",
