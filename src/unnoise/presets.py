@@ -67,9 +67,9 @@ def cifar10() -> RunConfig:
 def cifar10_small() -> RunConfig:
     """A class-conditional CIFAR-10 network for a CPU: 4.4M parameters."""
     # Muon and flow matching: half the Fréchet distance in the same time; then EDM's density, and
-    # three wider levels for four: a fifth less again (docs/results.md). Of batches of 64, 32 and
-    # 16: on two cores, it is the number of steps that is too small. 16 channels in a group, as
-    # channels_last has slow norms with 4, 8 or 12.
+    # three wider levels for four: a fifth less after two minutes (docs/results.md). Of batches of
+    # 64, 32 and 16: on two cores, it is the number of steps that is too small. 16 channels in a
+    # group, as channels_last has slow norms with 4, 8 or 12.
     return _changed(with_objective(RunConfig(), "flow"), "cifar10-small", {
         "data.source": "cifar10",
         "network.base_channels": 64, "network.channel_multipliers": (1, 2, 2),

@@ -11,12 +11,13 @@ from unnoise.config import RunConfig, override
 from unnoise.training.checkpointing import SAVE_SEC
 from unnoise.training.probe import Measured, img_per_sec, peak_bytes
 from unnoise.training.run import ends, preview_times
+from unnoise.training.step import WARMUP_SHARE
 from unnoise.units import digits, duration, size
 
 WRITE_BYTES_PER_SEC = 300e6
 """Rule of thumb: writing, flushing and hashing a checkpoint."""
-PREVIEW_SHARE, WARMUP_SHARE = 0.1, 0.05
-"""Rules of thumb: the shares of a run that previews and warm-up may take."""
+PREVIEW_SHARE = 0.1
+"""Rule of thumb: the share of a run that previews may take."""
 FEW_EPOCHS = 3
 """Rule of thumb: fewer epochs show little."""
 
