@@ -85,6 +85,8 @@ VARIANTS: dict[str, Changes] = {
     "48 x (1, 1, 2), EDM's density": W48 | EDM,
     "64 x (1, 1, 2), EDM's density": W64 | EDM,
     "64 x (1, 2, 2), EDM's density": shape(64, (1, 2, 2), 4) | EDM,
+    "64 x (1, 1, 2), EDM's density, a skip per level": W64 | EDM | {"network.skips": "per_level"},
+    "48 x (1, 2, 2), EDM's density": shape(48, (1, 2, 2), 3) | EDM,
     "64 x (1, 1, 2), EDM's density, twice the rate": W64 | EDM | {"train.lr": 4e-3},
     "64 x (1, 1, 2), EDM's density, learned": W64 | EDM | {"diffusion.weighting": "learned"},
 }
