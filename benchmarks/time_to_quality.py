@@ -38,8 +38,9 @@ Changes = dict[str, Any]
 PRESET = "cifar10-small"
 BEFORE: Changes = {
     "network.base_channels": 32, "network.channel_multipliers": (1, 2, 2, 2),
-    "network.blocks_per_level": 1, "network.norm_groups": 8, "network.attention_sizes": (8,),
-    "network.attention_heads": 2, "network.patch_size": 1, "network.conditioning": "additive",
+    "network.blocks_per_level": 1, "network.norm_groups": 8, "network.skips": "every_block",
+    "network.attention_sizes": (8,), "network.attention_levels": (), "network.attention_heads": 2,
+    "network.patch_size": 1, "network.conditioning": "additive",
     "diffusion.times": "logit_normal", "diffusion.weighting": "none",
     "diffusion.parameterization": "flow", "train.batch_size": 16, "train.lr": 2e-3,
     "train.warmup_kimg": 2.0, "train.betas": (0.9, 0.999), "train.channels_last": "auto",

@@ -31,9 +31,11 @@ def preset(
     """Give a preset's configuration, or `pictures` for a folder or zip.
 
     `changes` sets dotted keys: {"train.kimg": 50}. `objective` is ddpm, iddpm, v, edm or flow in
-    place of the preset's own.
+    place of the preset's own. The network and batch of `pictures` suit the size and the device.
     """
-    return override(named(name, objective), changes or {})
+    changes = changes or {}
+    gpu = find_device(str(changes.get("device", "auto"))).type != "cpu"
+    return override(named(name, objective, changes, gpu), changes)
 
 
 def load_data(config: RunConfig) -> ImageData:
@@ -60,12 +62,15 @@ def train(
     `loss` a name in LOSSES or a class, which is added to LOSSES by its name. `on_event` is called
     with every event (`unnoise.events`); by default they are shown on the terminal.
     """
-    target, config = config, named(config) if isinstance(config, str) else config
-    config = config if objective is None else with_objective(config, objective)
     brought = {} if loss is None else {"diffusion.loss": _loss_name(loss)}
     if data is not None:  # so that nobody takes the preset's own images for those of the run
         brought["data.source"] = data.name
-    config = override(config, {**(changes or {}), **brought})
+    target, changes = config, {**(changes or {}), **brought}
+    if isinstance(config, str):
+        config = preset(config, changes, objective)
+    else:
+        config = config if objective is None else with_objective(config, objective)
+        config = override(config, changes)
     if network is not None:
         config = replace(config, network=network)
     folder = Path(out) if out is not None else default_folder(config, objective, target)

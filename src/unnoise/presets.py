@@ -5,16 +5,21 @@ The keys are those of the command line: "train.lr" is `--train.lr`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from unnoise import extensions
 from unnoise.config import DiffusionConfig, RunConfig, override
 from unnoise.errors import ConfigError, nearest
 from unnoise.records import is_run, read_run, run_config
+
+SIZE = 32
+"""Height and width of a folder's pictures, unless the user says."""
 
 
 def _changed(config: RunConfig, preset: str, changes: Mapping[str, Any]) -> RunConfig:
@@ -38,16 +43,8 @@ def digits() -> RunConfig:
 
 
 def mnist() -> RunConfig:
-    """Class-conditional MNIST, 28x28."""
-    return _changed(RunConfig(), "mnist", {
-        "data.source": "mnist",
-        "network.base_channels": 32, "network.channel_multipliers": (1, 2, 2),
-        "network.blocks_per_level": 1, "network.norm_groups": 8, "network.attention_levels": (2,),
-        "diffusion.parameterization": "v",
-        "train.epochs": 10, "train.batch_size": 128, "train.lr": 1e-3,
-        "train.ema_halflife_kimg": 20,
-        "sample.steps": 25,
-    })  # fmt: skip
+    """Class-conditional MNIST, 28x28, for a CPU."""
+    return _changed(_small(28, 28), "mnist", {"data.source": "mnist", "train.time": "10m"})
 
 
 def cifar10() -> RunConfig:
@@ -64,24 +61,43 @@ def cifar10() -> RunConfig:
     })  # fmt: skip
 
 
-def cifar10_small() -> RunConfig:
-    """A class-conditional CIFAR-10 network for a CPU: 4.4M parameters."""
-    # Muon and flow matching: half the Fréchet distance in the same time; then EDM's density, and
-    # three wider levels for four: a fifth less after two minutes (docs/results.md). Of batches of
-    # 64, 32 and 16: on two cores, it is the number of steps that is too small. 16 channels in a
-    # group, as channels_last has slow norms with 4, 8 or 12.
-    return _changed(with_objective(RunConfig(), "flow"), "cifar10-small", {
-        "data.source": "cifar10",
-        "network.base_channels": 64, "network.channel_multipliers": (1, 2, 2),
-        "network.blocks_per_level": 1, "network.norm_groups": 4,
-        "network.attention_sizes": (8,), "network.attention_heads": 2,
+def _small(height: int, width: int) -> RunConfig:
+    """What is best after minutes of a CPU (docs/results.md, "Time to quality").
+
+    Muon, flow matching at EDM's density of noise levels, few wide levels with a skip each, and 16
+    images a step: on two cores it is the number of steps that is too small.
+    """
+    base, multipliers, patch = next(
+        shape for most, shape in SMALL.items() if height * width <= most**2
+    )
+    patch = patch if height % patch == width % patch == 0 else 1
+    return override(with_objective(RunConfig(), "flow"), {
+        "network.base_channels": base, "network.channel_multipliers": multipliers,
+        "network.patch_size": patch, "network.blocks_per_level": 1, "network.skips": "per_level",
+        # 16 channels in a group: channels_last has slow norms with 4, 8 or 12
+        "network.norm_groups": base // 16, "train.channels_last": "on",
+        "network.attention_levels": (len(multipliers) - 1,), "network.attention_heads": 2,
         "diffusion.times": "log_normal_sigma",
-        "train.time": "20m", "train.batch_size": 16, "train.optimizer": "muon", "train.lr": 2e-3,
-        "train.channels_last": "on", "train.warmup_kimg": 2, "train.ema_halflife_kimg": 10,
+        "train.batch_size": 16, "train.optimizer": "muon", "train.lr": 2e-3,
+        "train.warmup_kimg": 2, "train.ema_halflife_kimg": 10,
         "train.log_every_kimg": 1, "train.sample_every_kimg": 30, "train.checkpoint_every_kimg": 30,
         "sample.sampler": "unipc_2", "sample.spacing": "log_snr", "sample.steps": 15,
         "sample.guidance_scale": 1.5,
     })  # fmt: skip
+
+
+SMALL: dict[float, tuple[int, tuple[int, ...], int]] = {
+    48: (64, (1, 1, 2), 1),
+    96: (32, (1, 2, 2, 2), 1),
+    math.inf: (32, (1, 2, 2, 2), 2),
+}
+"""Up to this size (the square root of height x width): base channels, multipliers, patches."""
+
+
+def cifar10_small() -> RunConfig:
+    """A class-conditional CIFAR-10 network for a CPU: 2.5M parameters."""
+    changes = {"data.source": "cifar10", "train.time": "20m"}
+    return _changed(_small(32, 32), "cifar10-small", changes)
 
 
 def cifar10_speedrun() -> RunConfig:
@@ -148,16 +164,21 @@ def flow() -> RunConfig:
     return _changed(with_objective(cifar10(), "flow"), "flow", {"train.kimg": 51_200})
 
 
-def pictures() -> RunConfig:
-    """A folder or zip of your own pictures, 32x32 unless --image-size says more."""
-    return _changed(RunConfig(), "pictures", {
-        "data.source": "pictures", "data.image_size": 32, "data.channels": 3,
-        "network.base_channels": 64, "network.channel_multipliers": (1, 2, 2),
-        "network.blocks_per_level": 1, "network.norm_groups": 16,
-        "network.attention_levels": (2,), "network.attention_heads": 2,
-        "diffusion.parameterization": "v",
-        "train.time": "1h", "train.batch_size": 64, "train.lr": 5e-4,
-        "train.ema_halflife_kimg": 20, "train.sample_every_kimg": 20,
+def pictures(height: int = SIZE, width: int = SIZE, gpu: bool = False) -> RunConfig:
+    """A folder or zip of your own pictures: network and batch by their size and the machine."""
+    changes = {"data.source": "pictures", "data.image_size": SIZE, "train.time": "1h"}
+    config = _changed(_small(height, width), "pictures", changes)
+    if not gpu:
+        return config
+    # twice the width, which at 32x32 is the network of `cifar10-speedrun`; not measured elsewhere
+    base = 2 * config.network.base_channels
+    return override(config, {
+        "network.base_channels": base, "network.norm_groups": 32,
+        "network.blocks_per_level": 2, "network.attention_heads": 4,
+        "train.batch_size": 256, "train.lr": 1e-3, "train.muon_lr": 2e-3,
+        "train.warmup_kimg": None, "train.ema_halflife_kimg": 60,
+        "train.log_every_kimg": 20, "train.sample_every_kimg": 500,
+        "train.checkpoint_every_kimg": 500,
     })  # fmt: skip
 
 
@@ -199,10 +220,15 @@ def with_objective(config: RunConfig, name: str) -> RunConfig:
     return replace(config, diffusion=diffusion, sample=replace(config.sample, **sampling))
 
 
-def named(target: str, objective: str | None = None) -> RunConfig:
+def named(
+    target: str,
+    objective: str | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    gpu: bool = False,
+) -> RunConfig:
     """The preset of a name, `pictures` for a folder or zip, or the configuration of a run folder.
 
-    With another objective if given.
+    With another objective if given. `pictures` suits the size that `changes` say, and a GPU.
     """
     if target in PRESETS:
         config = PRESETS[target]()
@@ -213,4 +239,10 @@ def named(target: str, objective: str | None = None) -> RunConfig:
         config = override(pictures(), {"data.source": str(Path(target))})
     else:
         raise ConfigError(f"train: no preset, folder or zip {target!r}; {nearest(target, PRESETS)}")
+    if config.preset == "pictures" and not is_run(target):
+        of_data = {key: value for key, value in changes.items() if key.startswith("data")}
+        data = override(config, of_data).data
+        height = data.image_size or SIZE
+        suited = pictures(height, data.image_width or height, gpu)
+        config = override(suited, {"data.source": data.source})
     return config if objective is None else with_objective(config, objective)

@@ -76,13 +76,17 @@ R = TypeVar("R", bound=Run)
 def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunConfig]:
     """A command on a run, and the run's configuration: of the target, changed by the flags."""
     target, (start, _) = first_word(arguments), peek(Start, arguments)
-    base = named(target or "digits", start.objective)
-    if start.network_kind is not None:
-        base = override(base, {"network.kind": start.network_kind})
+    kind_of_network = {} if start.network_kind is None else {"network.kind": start.network_kind}
+    base = override(named(target or "digits", start.objective), kind_of_network)
     about = "" if target else textwrap.fill(f"Presets: {', '.join(PRESETS)}.", 80)
     settings = Settings(base, target is not None, OFTEN, SHORT)
     run, given = parse(kind, arguments, name, settings, about)
-    return run, override(base, {**given, "imports": run.imports})
+    given = {**kind_of_network, **given, "imports": run.imports}
+    if base.preset != "pictures":
+        return run, override(base, given)
+    from unnoise import api
+
+    return run, api.preset(run.target, given, start.objective)
 
 
 def train(arguments: list[str]) -> int:
