@@ -2,6 +2,7 @@
 
     python -m benchmarks.record digits-60s
     python -m benchmarks.record cpu-10m --data-path CIFAR --inception FILE --resnet56 FILE
+        --features edm pytorch-fid --references FOLDER
     python -m benchmarks.record reproduce LINE --data-path CIFAR
     python -m benchmarks.record render    # docs/records.md
 
@@ -122,10 +123,14 @@ def make(name: str, flags: argparse.Namespace) -> None:
     else:
         judge = None
     way: dict[str, Any] = {"sampler": f"nfe_{NFE}"}
-    measured = unnoise.evaluate(
-        model, folder, flags.num, way, config.data,
-        features=tuple(flags.features), inception=flags.inception, classifier=judge,
-    )  # fmt: skip
+    measured: dict[str, Any] = {}
+    for features in flags.features:  # what is measured again is of the same samples, and added
+        known = flags.references / f"{config.data.source}-{features}.npz"
+        measured = unnoise.evaluate(
+            model, folder, flags.num, way, config.data, features=(features,),
+            reference=known if known.exists() else None, inception=flags.inception,
+            classifier=judge,
+        )  # fmt: skip
     picture = LINES.parent / f"record-{name}-{flags.seed}.png"
     save_png(picture, grid(model.sample(100, **way), columns=10), {"unnoise": model.weights_hash})
     own = (name, flags.seed, flags.set)
@@ -219,6 +224,8 @@ def main() -> None:
     add("--data-path")
     add("--inception", type=Path)
     add("--resnet56", type=Path)
+    add("--references", type=Path, default=Path("references"),
+        help="folder of the training images' statistics, such as cifar10-edm.npz")  # fmt: skip
     add("--features", nargs="+", default=["auto"])
     add("--num", type=int, default=50_000, help="samples")
     add("--tune", type=int, default=40_000, help="evaluations of the refinement of a budget")

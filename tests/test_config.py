@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import unnoise
 from unnoise.cli.flags import helps
+from unnoise.cli.train import Train, configured
 from unnoise.config import RunConfig, check, differences, flat, override, to_dict
 from unnoise.errors import ConfigError
-from unnoise.networks.config import DiTConfig, UNetConfig
-from unnoise.presets import PRESETS, named
+from unnoise.networks.config import DiTConfig, Shape, UNetConfig
+from unnoise.presets import PRESETS, named, origin
 from unnoise.reading import from_dict
 from unnoise.units import seconds
 
@@ -123,6 +125,36 @@ def test_a_folder_is_the_pictures_preset_and_a_misspelt_preset_is_suggested(tmp_
         ConfigError, match="no preset, folder or zip 'cifra10'; did you mean 'cifar10'"
     ):
         named("cifra10")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("size", [(8, 8), (30, 30), (32, 48), (64, 64), (97, 111), (128, 128)])
+def test_own_pictures_of_any_size_have_a_network_that_fits_them(tmp_path, size, gpu):
+    height, width = size
+    changes = {"data": {"image_size": height}, "data.image_width": width, "train.lr": 1.0}
+    config = override(named(str(tmp_path), None, changes, gpu), changes)
+    config.network.check(Shape(3, height, width))
+    assert (config.data.source, config.data.image_width) == (str(tmp_path), width)
+    changed = [line.split(":")[0] for line in differences(origin(config), config)]
+    assert {*changed} <= {"data.source", "data.image_size", "data.image_width", "train.lr"}
+    large = height * width > 48**2
+    assert config.network.channel_multipliers == ((1, 2, 2, 2) if large else (1, 1, 2))
+    assert config.train.batch_size == (256 if gpu else 16)
+
+
+def test_a_given_setting_wins_over_that_of_the_size(tmp_path):
+    (tmp_path / "photos").mkdir()
+    words = [str(tmp_path / "photos"), "--image-size", "64", "--network.base-channels", "48",
+             "--network.norm-groups=3", "--device=cpu"]  # fmt: skip
+    _, config = configured(Train, words, "train")
+    assert config.network.widths == [48, 96, 96, 96]
+    changes = {"data.image_size": 64, "network.base_channels": 48, "network.norm_groups": 3}
+    assert config == unnoise.preset(words[0], {**changes, "device": "cpu"})
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    record = {"config": to_dict(config), "data": ""}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    _, again = configured(Train, [str(tmp_path / "run")], "train")
+    assert again == config
 
 
 def test_a_network_is_told_apart_by_its_kind():

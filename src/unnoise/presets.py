@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from unnoise import extensions
-from unnoise.config import DiffusionConfig, RunConfig, override
+from unnoise.config import DiffusionConfig, RunConfig, differences, override
 from unnoise.errors import ConfigError, nearest
 from unnoise.records import is_run, read_run, run_config
 
@@ -218,6 +218,18 @@ def with_objective(config: RunConfig, name: str) -> RunConfig:
         raise ConfigError(f"objective: no {name!r}; {nearest(name, OBJECTIVES)}")
     diffusion, sampling = OBJECTIVES[name]
     return replace(config, diffusion=diffusion, sample=replace(config.sample, **sampling))
+
+
+def origin(config: RunConfig) -> RunConfig:
+    """The preset that a configuration started from; of `pictures`, that of its size and machine."""
+    if config.preset != "pictures":
+        return PRESETS[config.preset]()
+    height = config.data.image_size or SIZE
+    size = height, config.data.image_width or height
+    return min(
+        (pictures(*size, gpu) for gpu in (False, True)),
+        key=lambda preset: len(differences(preset, config)),
+    )
 
 
 def named(

@@ -10,7 +10,7 @@ from typing import Any
 
 from unnoise.config import RunConfig, dotted, flat, override, to_dict
 from unnoise.errors import ConfigError
-from unnoise.presets import PRESETS
+from unnoise.presets import PRESETS, origin
 from unnoise.reading import RETIRED, from_dict
 
 
@@ -18,7 +18,11 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Give a configuration's values, and where they differ those of the preset, if it is known."""
     name, own, differs = config.get("preset"), dotted(config), None
     if isinstance(name, str) and name in PRESETS:
-        preset = dotted(json.loads(json.dumps(to_dict(PRESETS[name]()))))
+        try:
+            default = origin(from_dict(RunConfig, config))
+        except ConfigError:
+            default = PRESETS[name]()
+        preset = dotted(json.loads(json.dumps(to_dict(default))))
         changed = (key for key in own if key not in preset or own[key] != preset[key])
         differs = {key: preset.get(key) for key in changed if key not in RETIRED}
     return {"preset": name, "values": own, "differs": differs}
@@ -53,7 +57,7 @@ def _train(folder: Path, recorded: Mapping[str, Any]) -> str:
         return ""
     if not recorded or config.preset not in PRESETS:
         return ""
-    default, source = PRESETS[config.preset](), config.data.source
+    default, source = origin(config), config.data.source
     same_kind = override(default, {"network.kind": config.network.kind})
     target, preset = config.preset, flat(same_kind) | {"network.kind": default.network.kind}
     if target == "pictures" and source not in PRESETS and not source.startswith("-"):
