@@ -152,7 +152,7 @@ def claim_samples(request: Request, out: Path, process: Collection[str] = ()) ->
     sheet = {**request.recipe, "seeds": list(request.seeds[:GRID_IMAGES]), "label": request.label}
     recipes: dict[str, Mapping[str, Any] | None] = {}
     labels = request.model.labels(request.seeds, request.label)
-    for i, seed in enumerate(request.seeds if out.is_dir() else ()):
+    for i, seed in enumerate(request.seeds if out.is_dir() else request.seeds[:1]):
         recipes[request.picture(out, seed).name] = request.text(seed, labels, i)
     claim_pictures(out, {**recipes, "grid.png": sheet, **dict.fromkeys(process)})
 

@@ -128,7 +128,7 @@ def test_the_range_of_a_ct_becomes_black_to_white(tmp_path):
             load(DataConfig(**how, grey_range=(-1024.0, 3071.0))).images[0, 0], expected
         )
         with pytest.raises(
-            DataError, match=r"from -2000 to 4000, expected 0 to .*--data\.grey-range"
+            DataError, match=r"got -2000 to 4000, expected 0 to .*--data\.grey-range"
         ):
             load(DataConfig(**how))
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "a.tif")

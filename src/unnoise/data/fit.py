@@ -134,8 +134,8 @@ def eight_bits(picture: Image.Image, grey_range: tuple[float, float] | None = No
     if grey_range is None:
         tops = (1.0, 255.0, 65535.0) if picture.mode == "F" else (65535.0,)
         if low < 0 or high > tops[-1]:
-            got, fix = f"grey values from {low:g} to {high:g}", "--data.grey-range takes others"
-            raise Unusable(f"{got}, expected 0 to {' or '.join(f'{t:g}' for t in tops)}; {fix}")
+            got, fix = f"got {low:g} to {high:g}", "--data.grey-range LOW HIGH takes others"
+            raise Unusable(f"grey values: {got}, expected 0 to 1, 255 or 65535; {fix}")
         grey_range = 0.0, next(top for top in tops if high <= top)
     black, white = grey_range
     scaled = ((values - black) * (255 / (white - black))).round().clip(0, 255)
