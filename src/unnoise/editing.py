@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from unnoise import build
-from unnoise.config import SampleConfig
-from unnoise.data.fit import Target
+from unnoise.config import SampleConfig, override
+from unnoise.data.fit import Target, target
 from unnoise.data.folder import read_picture as read_fitted
 from unnoise.data.images import from_model, to_model
 from unnoise.diffusion import editing
@@ -62,20 +62,25 @@ Pictures = UInt8[Tensor, "n c h w"]
 
 
 def read_picture(model: Model, path: str | Path) -> Picture:
-    """Read a file as the training pictures were: upright, cropped, resized, RGB or grey."""
-    shape = model.shape
-    wanted = Target(shape.height, shape.width, shape.channels, model.config.data.background)
-    return torch.from_numpy(read_fitted(path, wanted).copy())
+    """Read a file as the training pictures were, of as many channels; RGBA is premultiplied."""
+    return torch.from_numpy(read_fitted(path, _wanted(model, model.shape.channels)))
 
 
 def read_mask(model: Model, path: str | Path) -> Mask:
     """Read a mask, fitted like a picture: True where it is white, which is painted anew."""
-    wanted = Target(model.shape.height, model.shape.width, 1, "black")
-    mask = torch.from_numpy(read_fitted(path, wanted).copy())[0] > 127
+    mask = torch.from_numpy(read_fitted(path, _wanted(model, 1, background="black")))[0] > 127
     if not mask.any() or mask.all():
         color = "white" if mask.all() else "black"
         raise DataError(f"{path}: the mask is all {color}; expected white where to paint")
     return mask
+
+
+def _wanted(model: Model, channels: int, **changes: Any) -> Target:
+    """How the training pictures were fitted; random crops give way to the middle."""
+    data, shape = model.config.data, model.shape
+    changes |= {"fit": "crop", "crops": 1} if data.fit == "random-crop" else {}
+    size = {"image_size": shape.height, "image_width": shape.width, "channels": channels}
+    return target(override(data, {**size, **changes}, "data."))
 
 
 def box_mask(model: Model, box: Sequence[int]) -> Mask:

@@ -19,7 +19,7 @@ from unnoise.ranges import Range
 
 T = TypeVar("T")
 
-RETIRED = ("sample.deep_cache", "train.fused_norm")
+RETIRED = ("sample.deep_cache", "train.fused_norm", "data.white_level")
 """Settings that older versions had: ignored in a record, refused from a user."""
 
 
@@ -42,6 +42,8 @@ def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     hints = _hints(kind)
     found = {}
     for key, value in values.items():
+        if where + key == "data.white_level" and value is not None:  # what it is called now
+            key, value = "grey_range", (0, value)
         if key in hints:
             found[key] = typed(hints[key], value, where + key)
         elif where + key not in RETIRED:

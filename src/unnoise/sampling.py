@@ -18,12 +18,14 @@ from torch import Tensor
 from unnoise import checkpoint, events
 from unnoise.config import SampleConfig, to_dict
 from unnoise.data.images import (
+    ending,
     from_model,
     grid,
     read_png,
     read_png_text,
     save_animation,
     save_png,
+    save_sample,
     side_by_side,
 )
 from unnoise.diffusion.samplers.step import Step
@@ -72,6 +74,10 @@ class Request:
         """The number of steps."""
         return len(self.model.grid(self.chosen)) - 1
 
+    def picture(self, out: Path, seed: int) -> Path:
+        """The file of a seed's picture."""
+        return out / f"seed-{seed:06d}{ending(self.model.shape.channels)}"
+
     @property
     def images_at_once(self) -> int:
         """The batch size that the model and the device allow."""
@@ -111,6 +117,8 @@ def claim_pictures(out: Path, recipes: Mapping[str, Mapping[str, Any] | None]) -
     will be replaced. None in a recipe, or for one, matches whatever was there.
     """
     discard_leftovers(out, of_dead=True)
+    if any(name.endswith(".npz") for name in recipes):
+        events.say("a PNG cannot hold these channels: each picture is an .npz with image (c, h, w)")
     there = set(os.listdir(out)) if out.is_dir() else set[str]()
     changes: list[dict[str, Any]] = []
     for name in (name for name in recipes if name in there):
@@ -144,8 +152,8 @@ def claim_samples(request: Request, out: Path, process: Collection[str] = ()) ->
     sheet = {**request.recipe, "seeds": list(request.seeds[:GRID_IMAGES]), "label": request.label}
     recipes: dict[str, Mapping[str, Any] | None] = {}
     labels = request.model.labels(request.seeds, request.label)
-    for i, seed in enumerate(request.seeds if out.is_dir() else ()):
-        recipes[picture(out, seed).name] = request.text(seed, labels, i)
+    for i, seed in enumerate(request.seeds if out.is_dir() else request.seeds[:1]):
+        recipes[request.picture(out, seed).name] = request.text(seed, labels, i)
     claim_pictures(out, {**recipes, "grid.png": sheet, **dict.fromkeys(process)})
 
 
@@ -163,9 +171,9 @@ def write_samples(request: Request, out: Path, batch_size: int | None = None) ->
     for rows, images in in_batches(len(seeds), size, made):
         for i, image in zip(range(rows.start, rows.stop), images, strict=True):
             text = request.text(seeds[i], labels, i)
-            path = picture(out, seeds[i])
+            path = request.picture(out, seeds[i])
             try:
-                save_png(path, image, {"unnoise": json.dumps(text)})
+                save_sample(path, image, {"unnoise": json.dumps(text)})
             except OSError as error:
                 raise OSError(
                     f"{path}: not written ({error.strerror or error}), the {i} pictures before it "
@@ -185,15 +193,10 @@ def _make_folder(out: Path) -> None:
         raise ConfigError(f"out: {out} is no folder for pictures ({reason}); {expected}")
 
 
-def picture(out: Path, seed: int) -> Path:
-    """The file of a seed's picture."""
-    return out / f"seed-{seed:06d}.png"
-
-
 def write_grid(request: Request, out: Path, scale: int | None = None) -> Path:
     """Write grid.png of the seeds' pictures, with its recipe in its text, and give its path."""
     request = request.first(GRID_IMAGES)
-    together = torch.stack([read_png(picture(out, seed)) for seed in request.seeds])
+    together = torch.stack([read_png(request.picture(out, seed)) for seed in request.seeds])
     path = out / "grid.png"
     save_png(path, grid(together, scale=scale), _sheet_text(request))
     return path
@@ -221,9 +224,9 @@ def write_process(
     parts = list(in_batches(len(request.seeds), request.images_at_once, made))
     steps = {i: torch.cat([part[i] for part in parts], 1) for i in parts[0]}
     written = []
-    for ending in formats:
+    for kind in formats:
         pictures = [side_by_side([grid(x) for x in steps[i]]) for i in frames]
-        written.append(out / f"denoising.{ending}")
+        written.append(out / f"denoising.{kind}")
         save_animation(written[-1], pictures, frame_ms=max(40, 3000 // len(pictures)), last_ms=2000)
     if trajectory:  # two rows per image, x_t over the predicted x0; steps from left to right
         few = request.first(SHOWN_IMAGES // 8)
@@ -248,7 +251,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 def describe(target: str) -> str:
     """A readable account of a picture's recipe, or of the model of a run or file."""
-    if target.lower().endswith(".png"):
+    if target.lower().endswith((".png", ".npz")):
         text = read_png_text(Path(target)).get("unnoise")
         if text is None:
             raise CheckpointError(

@@ -90,7 +90,7 @@ def _datasets() -> Iterator[Attack]:
     images: dict[str, Any] = {
         "no images": pixels[:0], "one number": np.zeros(5), "NaN": np.full((4, 8, 8), np.nan),
         "floats to 255": pixels.astype(np.float32), "negative floats": pixels / 255.0 - 0.5,
-        "five channels": np.zeros((4, 8, 8, 5), np.uint8), "objects": np.array([None] * 4),
+        "cubes": np.zeros((4, 8, 8, 8), np.uint8), "objects": np.array([None] * 4),
         "int64": pixels.astype(np.int64), "strings": ["a", "b"], "complex": pixels.astype(complex),
         "sizes that differ": [pixels[0], pixels[1, :4]], "0 x 0": np.zeros((4, 0, 0, 3), np.uint8),
         "a dictionary": {0: pixels[0]}, "five dimensions": pixels[None], "bytes": b"abcd",

@@ -141,7 +141,7 @@ def test_sixteen_bit_tiff_and_float_tiff(folder, read):
         np.abs(only(read(folder, channels=1))[..., 0].astype(float) - values / 257.0).max() <= 0.51
     )
     Image.fromarray(np.full((32, 32), -3.0, np.float32)).save(folder / "a.tif")
-    with pytest.raises(DataError, match="grey values from -3"):
+    with pytest.raises(DataError, match="grey values: got -3"):
         read(folder, channels=1)
 
 
@@ -256,7 +256,7 @@ def test_no_damaged_byte_ends_in_anything_but_a_picture_or_a_reason(kind, positi
     content = bytes(content[: max(1, len(content) - cut % len(content))])
     try:
         decode = Decoder(Target(8, 8, 3, "white"), 10**6)
-        pixels = decode(Entry("a", (len(content), 0), lambda: io.BytesIO(content)))
+        (pixels,) = decode(Entry("a", (len(content), 0), lambda: io.BytesIO(content)))
     except Unusable:
         return
     assert pixels.shape == (3, 8, 8)
@@ -624,10 +624,10 @@ def test_twelve_bits_in_sixteen_are_noted_and_can_be_made_white(folder, read):
     Image.fromarray(values).save(folder / "a.png")
     data = read(folder, image_size=8, held_out=0.0)
     assert data.images.max() == 16
-    assert any("--data.white-level 4095 makes that white" in note for note in data.notes)
-    data = read(folder, image_size=8, held_out=0.0, white_level=4095.0)
+    assert any("--data.grey-range 0 4095 makes that white" in note for note in data.notes)
+    data = read(folder, image_size=8, held_out=0.0, grey_range=(0.0, 4095.0))
     assert (data.images[0, 0] == np.round(values * (255 / 4095))).all()
-    assert not any("white-level" in note for note in data.notes)
+    assert not any("grey-range" in note for note in data.notes)
 
 
 def test_a_transparent_value_of_a_grey_16_bit_png_is_the_background(folder, read):

@@ -62,7 +62,7 @@ def info(arguments: list[str]) -> int:
     flags, _ = parse(Info, arguments, "info")
     from unnoise.sampling import describe
 
-    if not flags.target.lower().endswith(".png"):
+    if not flags.target.lower().endswith((".png", ".npz")):
         check_model_file(flags.target)
     print(describe(flags.target))
     return 0

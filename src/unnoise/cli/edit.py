@@ -147,6 +147,7 @@ def edit(arguments: list[str]) -> int:
     if name not in KINDS:
         raise UsageError(f"edit: no kind {name!r}; {nearest(name, KINDS)}")
     flags, given = parse(KINDS[name], rest, f"edit {name}", sampling(first_word(rest)))
+    from unnoise.data.images import ending
     from unnoise.model import load
 
     model = load(flags.model, flags.device)
@@ -156,7 +157,7 @@ def edit(arguments: list[str]) -> int:
     flags = replace(flags, out=str(folder(flags, "edited")))
     options = {key: value for key, value in vars(flags).items() if value not in (None, "", ())}
     recipe = {**options, **given, "edit": name, "sources": words, "model": model.weights_hash}
-    _claim(flags, recipe)
+    _claim(flags, recipe, ending(model.shape.channels))
     images, before = _edited(model, flags, sources, given)
     _write(flags, recipe, images, before)
     return 0
@@ -173,15 +174,15 @@ def _source(model: Model, word: str, only_pictures: bool) -> int | Tensor:
     return int(word)
 
 
-def _claim(flags: Edit, recipe: dict[str, Any]) -> None:
+def _claim(flags: Edit, recipe: dict[str, Any], suffix: str) -> None:
     """Look at what is in the place of the pictures before the work for them."""
     from unnoise.sampling import claim_pictures
 
     name, count = recipe["edit"], getattr(flags, "frames", 1)
     if isinstance(flags, Versions):
         count = len(seeds_of(flags.seeds, flags.num, 8))
-    animations = [f"{name}.{ending}" for ending in formats(getattr(flags, "animate", None))]
-    recipes = {f"{name}-{i:06d}.png": {**recipe, "number": i} for i in range(count)}
+    animations = [f"{name}.{kind}" for kind in formats(getattr(flags, "animate", None))]
+    recipes = {f"{name}-{i:06d}{suffix}": {**recipe, "number": i} for i in range(count)}
     claim_pictures(Path(flags.out or ""), {**recipes, f"{name}.png": recipe,
                                            **dict.fromkeys(animations)})  # fmt: skip
 
@@ -229,19 +230,19 @@ def _write(flags: Edit, recipe: dict[str, Any], images: Tensor, before: list[Ten
     """The pictures one by one and as a sheet, the originals first, with their recipes."""
     import torch
 
-    from unnoise.data.images import grid, save_animation, save_png
+    from unnoise.data.images import ending, grid, save_animation, save_png, save_sample
 
     name, out = recipe["edit"], Path(flags.out or "")
     for i, image in enumerate(images):
         text = {"unnoise": json.dumps({**recipe, "number": i})}
-        save_png(out / f"{name}-{i:06d}.png", image, text)
+        save_sample(out / f"{name}-{i:06d}{ending(len(image))}", image, text)
     everything = torch.stack([*before, *images])
     columns = len(everything) if len(everything) <= 12 else None
     sheet = out / f"{name}.png"
     save_png(sheet, grid(everything, columns, scale=flags.scale), {"unnoise": json.dumps(recipe)})
     print(f"{len(images)} images in {out}\nsheet: {sheet}")
-    for ending in formats(getattr(flags, "animate", None)):
+    for kind in formats(getattr(flags, "animate", None)):
         frames = [grid(image[None], scale=flags.scale) for image in images]
-        path, frame_ms = out / f"{name}.{ending}", max(40, 2000 // len(frames))
+        path, frame_ms = out / f"{name}.{kind}", max(40, 2000 // len(frames))
         save_animation(path, [*frames, *frames[-2:0:-1]], frame_ms=frame_ms, last_ms=200)
         print(f"animation: {path}")

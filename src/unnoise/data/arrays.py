@@ -14,7 +14,7 @@ from PIL import Image
 from unnoise.data.cache import Source, Writer
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, from_source
-from unnoise.data.fit import Unusable, fit, held_out_count, shuffled, target
+from unnoise.data.fit import KINDS, Unusable, fit, held_out_count, shuffled, target
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
@@ -32,17 +32,20 @@ def dataset(
 
     `images` is an array or tensor (n, c, h, w), (n, h, w, c) or (n, h, w), or any torch Dataset
     whose items are such images, Pillow pictures, or pairs of an image and a label. Pixels are
-    uint8, or floats from 0 to 1; 1 channel (grey), 3 (RGB) or 4 (RGBA). `labels` are n whole
+    uint8, or floats from 0 to 1. 1 channel is grey, 3 are RGB, 4 are straight RGBA, which `config`
+    with channels=4 keeps; 2 or more than 4 (masks, spectra) stay as they are. `labels` are n whole
     numbers from 0. `config` says size, colours, flips, held-out share and cache, as for a folder;
     the size of the first image is the default. DataError names the first item that cannot be used.
     """
     config = config or DataConfig(source=name)
     if not len(images):
         raise DataError(f"{name}: got 0 images, expected 1 or more")
-    first, _ = _item(images, 0, name)
-    width = config.image_width or (config.image_size or first.width)
-    channels = config.channels or (1 if first.mode == "L" else 3)
-    wanted = replace(target(config, first.height, channels), width=width)
+    bands, _ = _item(images, 0, name)
+    width = config.image_width or (config.image_size or bands[0].width)
+    channels = 1 if len(bands) > 1 or bands[0].mode == "L" else 3
+    wanted = replace(target(config, bands[0].height, config.channels or channels), width=width)
+    if len(bands) > 1 and config.channels is not None:
+        raise DataError(f"{name}: got channels={config.channels} for {len(bands)}; leave it out")
     given = None if labels is None else _whole_numbers(labels, len(images), name)
 
     def fill(writer: Writer) -> None:
@@ -52,11 +55,16 @@ def dataset(
         for number, index in enumerate(tracked(order, name, len(order), "image")):
             if number == len(order) - held_out:
                 writer.end_of_training_images()
-            picture, own = _item(images, index, name)
+            pictures, own = _item(images, index, name)
+            if len(pictures) != len(bands):
+                got = f"image {index} has other channels than image 0, {len(pictures)}"
+                raise DataError(f"{name}: {got} in place of {len(bands)}")
             label = own if given is None else int(given[index])
             labelled += label is not None
             try:
-                writer.add(fit(picture, wanted), label or 0)
+                for crop in range(wanted.crops):
+                    fitted = [fit(picture, wanted, crop) for picture in pictures]
+                    writer.add(np.concatenate(fitted), label or 0)
             except Unusable as reason:
                 raise DataError(f"{name}: image {index} {reason}") from None
         if labelled not in (0, len(order)):
@@ -66,29 +74,27 @@ def dataset(
     return from_source(config, Source(name, None, fill))
 
 
-def _item(images: Any, index: int, name: str) -> tuple[Image.Image, int | None]:
-    """Item `index` as a picture, and its label where it has one."""
+def _item(images: Any, index: int, name: str) -> tuple[list[Image.Image], int | None]:
+    """Item `index` as a picture or as one of each channel, and its label where it has one."""
     item, label = images[index], None
     if isinstance(item, tuple | list) and len(item) == 2:
         item, label = item
     what = f"{name}: image {index}"
     if label is not None and (int(label) != label or not 0 <= label < MOST_CLASSES):
         raise DataError(f"{what}: got label {label!r}, expected a whole number from 0")
-    return _picture(item, what), None if label is None else int(label)
+    return _pictures(item, what), None if label is None else int(label)
 
 
-def _picture(item: Any, what: str) -> Image.Image:
+def _pictures(item: Any, what: str) -> list[Image.Image]:
     if isinstance(item, Image.Image):
-        return item
+        return [item]
     array = item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else np.asarray(item)
-    expected = "expected (c, h, w), (h, w, c) or (h, w) with 1, 3 or 4 channels"
-    first, last = (array.ndim == 3 and array.shape[axis] in (1, 3, 4) for axis in (0, -1))
-    if first and (isinstance(item, torch.Tensor) or not last):  # torch's, where both would do
-        array = array.transpose(1, 2, 0)
-    elif array.ndim == 2:
+    if array.ndim == 2:
         array = array[..., None]
-    elif not last:
-        raise DataError(f"{what}: got shape {np.shape(item)}, {expected}")
+    elif array.ndim != 3:
+        raise DataError(f"{what}: got shape {np.shape(item)}, expected (c, h, w) or (h, w, c)")
+    elif _channels_first(array.shape, isinstance(item, torch.Tensor), what):
+        array = array.transpose(1, 2, 0)
     if not array.size:
         raise DataError(f"{what}: got shape {np.shape(item)}, expected pixels")
     if array.dtype.kind == "f":
@@ -98,7 +104,19 @@ def _picture(item: Any, what: str) -> Image.Image:
         array = np.round(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise DataError(f"{what}: got {array.dtype}, expected uint8, or floats from 0 to 1")
-    return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    if array.shape[2] in (3, 4):
+        return [Image.fromarray(np.ascontiguousarray(array))]
+    return [Image.fromarray(channel) for channel in np.ascontiguousarray(array.transpose(2, 0, 1))]
+
+
+def _channels_first(shape: tuple[int, ...], torchs: bool, what: str) -> bool:
+    """Whether an array is (c, h, w): 1, 3 or 4 is the channels, else the smaller of both ends."""
+    first, last = (shape[axis] in KINDS for axis in (0, -1))
+    if first or last:
+        return first and (torchs or not last)  # torch's way, where both would do
+    if not torchs and shape[0] == shape[-1]:
+        raise DataError(f"{what}: got shape {shape}, which may be (c, h, w) or (h, w, c)")
+    return torchs or shape[0] < shape[-1]
 
 
 def _whole_numbers(labels: Any, count: int, name: str) -> np.ndarray:

@@ -29,8 +29,8 @@ from unnoise.files import discard_leftovers, locked, read_json, replacing
 
 VERSION = 3
 SETTINGS = (
-    "image_size", "image_width", "channels", "fit", "resample", "background", "held_out",
-    "max_pixels", "white_level",
+    "image_size", "image_width", "channels", "fit", "crops", "resample", "background", "held_out",
+    "max_pixels", "grey_range",
 )  # fmt: skip
 MOST_IN_MEMORY = 1 << 27
 """Bytes: more pixels than this stay in the file, which must then not shrink."""

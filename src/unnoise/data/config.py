@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from unnoise.ranges import Count, Positive, Range
+from unnoise.ranges import Count, Few, Finite, Range
 
 Pixels = Annotated[int, Range(least=1, most=4096)]
 
@@ -23,17 +23,20 @@ class DataConfig:
     """Height (and width) in pixels; None = the data set's own, 32 for a folder."""
     image_width: Pixels | None = None
     """Width in pixels; None = square."""
-    channels: Literal[1, 3] | None = None
-    """1 grey or 3 RGB; None = the data set's own, 3 for a folder."""
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    """A picture of another shape: crop its middle, pad it with the background, or stretch it."""
+    channels: Literal[1, 3, 4] | None = None
+    """1 grey, 3 RGB or 4 RGBA (keeps transparency); None = the data set's own, 3 for a folder."""
+    fit: Literal["crop", "random-crop", "pad", "stretch"] = "crop"
+    """A picture of another shape: crop its middle, pad it with the background, or stretch it.
+    random-crop cuts a window of the model's size from a larger picture, without resizing."""
+    crops: Few = 1
+    """Number of windows that random-crop cuts from each picture."""
     resample: Literal["smooth", "nearest"] = "smooth"
     """How a picture is resized: smooth for photographs, nearest for pixel art."""
     background: Literal["white", "black", "refuse"] = "white"
-    """What transparent pixels are composited on; refuse skips pictures that have any."""
-    white_level: Positive | None = None
-    """Grey value of a 16-bit file that is white, such as 4095 where a camera has 12 bits; None =
-    65535."""
+    """What transparent pixels are composited on, but for RGBA; refuse skips such pictures."""
+    grey_range: tuple[Finite, Finite] | None = None
+    """The values of a grey file of more than 8 bits that become black and white, such as 0 4095 for
+    12 bits or -1024 3071 for CT; None = 0 and 65535, or for floats 0 and 1, 255 or 65535."""
     flip: bool | None = None
     """Random horizontal flips; None = where the data set allows them (CIFAR-10)."""
     held_out: Annotated[float, Range(least=0, most=0.5)] = 0.05

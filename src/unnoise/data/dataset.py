@@ -15,6 +15,7 @@ from PIL import Image
 from unnoise.data import cifar10, digits, folder, mnist
 from unnoise.data.cache import Source, cached, reading
 from unnoise.data.config import DataConfig
+from unnoise.data.fit import KINDS
 from unnoise.errors import DataError, nearest
 
 
@@ -86,7 +87,7 @@ def report(data: ImageData) -> str:
     n, c, h, w = data.images.shape
     mean, std = _moments(_counts(data.images, np.linspace(0, n - 1, min(n, 5000)).astype(int)))
     split = f"{data.num_train:,} to train on, {n - data.num_train:,} held out"
-    kind = f"{h} x {w}, {'grey' if c == 1 else 'RGB'}, flips {'on' if data.flip else 'off'}"
+    kind = f"{h} x {w}, {KINDS.get(c, f'{c} channels')}, flips {'on' if data.flip else 'off'}"
     means, stds = (" ".join(f"{v:.3f}" for v in values) for values in (mean, std))
     lines = [
         f"{data.name}: {n:,} images ({split}), {kind}",

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from unnoise.data.cache import Source, Writer
 from unnoise.data.config import DataConfig
-from unnoise.data.fit import WHITE_LEVEL, Target, Unusable, fit, held_out_count, shuffled, target
+from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled, target, transparent
 from unnoise.data.listing import SUFFIXES, Entry, list_pictures
 from unnoise.errors import DataError
 from unnoise.events import tracked
@@ -67,8 +67,9 @@ def source(config: DataConfig) -> Source:
             if number == len(training):
                 writer.end_of_training_images()
             try:
-                writer.add(decoder(entry))
-                used.append(entry.name)
+                for image in decoder(entry):
+                    writer.add(image)
+                    used.append(entry.name)
             except Unusable as reason:
                 writer.skipped.append((entry.name, str(reason)))
                 writer.passing += [entry.name] * reason.passing
@@ -101,7 +102,8 @@ def read_picture(
     path = Path(path)
     try:
         size = path.stat().st_size
-        return Decoder(wanted, max_pixels)(Entry(path.name, (size, 0), lambda: path.open("rb")))
+        entry = Entry(path.name, (size, 0), lambda: path.open("rb"))
+        return Decoder(wanted, max_pixels)(entry)[0]
     except Unusable as reason:
         raise DataError(f"{path}: {reason}") from None
     except OSError as error:
@@ -194,27 +196,37 @@ class Decoder:
     max_pixels: int
     brightest: float = 0.0
     """The largest value in 16-bit pictures."""
+    count: int = 0
+    transparent: int = 0
+    """Of `count` pictures, those with transparent pixels."""
 
-    def __call__(self, entry: Entry) -> np.ndarray:
-        """Decode one; its header gives its size before any pixel is decoded."""
+    def __call__(self, entry: Entry) -> list[np.ndarray]:
+        """Decode one, into each of its crops; its header gives its size before that."""
         if entry.stamp[0] > LARGEST_FILE_BYTES:
             raise Unusable(f"{entry.stamp[0]:,} bytes, more than {LARGEST_FILE_BYTES:,}")
         with _opened(entry) as picture:
             if picture.width * picture.height > self.max_pixels:
                 size = f"{picture.width} x {picture.height} pixels"
                 raise Unusable(f"{size}, more than data.max_pixels {self.max_pixels:,}")
-            image = fit(picture, self.wanted)
+            images = [fit(picture, self.wanted, number) for number in range(self.wanted.crops)]
+            self.count += 1
             if picture.mode.startswith("I"):
                 self.brightest = max(self.brightest, float(np.asarray(picture).max()))
-            return image
+            elif picture.mode != "F":
+                self.transparent += transparent(picture)
+            return images
 
     def notes(self) -> list[str]:
-        """A line where 16-bit pictures are nearly black."""
-        if not 0 < self.brightest < DARK or self.wanted.white_level != WHITE_LEVEL:
-            return []
-        what = f"16-bit pictures reach {self.brightest:g} of 65535 and are nearly black"
-        bits = 2 ** int(self.brightest).bit_length() - 1
-        return [f"{what}; --data.white-level {bits} makes that white"]
+        """Lines where 16-bit pictures are nearly black, or much transparency is lost."""
+        wanted, some, notes = self.wanted, self.transparent, list[str]()
+        if 0 < self.brightest < DARK and wanted.grey_range is None:
+            what = f"16-bit pictures reach {self.brightest:g} of 65535 and are nearly black"
+            bits = 2 ** int(self.brightest).bit_length() - 1
+            notes.append(f"{what}; --data.grey-range 0 {bits} makes that white")
+        if wanted.channels != 4 and some > self.count / 10:
+            what = f"{some:,} of {self.count:,} pictures have transparent pixels"
+            notes.append(f"{what}, now {wanted.background}; --data.channels 4 keeps them")
+        return notes
 
 
 @functools.cache

@@ -6,7 +6,7 @@
 | `tiny` | no: a small classifier of 8x8 digits, offline |
 | a TorchScript file, or `module:function` | no: whatever it is |
 
-The user's own takes float images (n, c, h, w) in [0, 1], as they are, and returns (n, d).
+The user's own takes float images (n, c, h, w) in [0, 1], RGBA as RGB on white; it returns (n, d).
 `module:function` is imported, so it runs that module's code.
 """
 
@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from unnoise.data.fit import KINDS
+from unnoise.data.images import opaque
 from unnoise.errors import ConfigError, nearest
 from unnoise.evaluation import foreign, inception, tiny
 from unnoise.files import sha256
@@ -79,7 +81,7 @@ class Extractor:
     def _run(self, network: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
         """Without gradients, and in full float32 where the hardware would round to TF32."""
         with torch.inference_mode(), full_precision():
-            parts = (self.prepare(part.to(self.device).float()) for part in images.split(size))
+            parts = (self.prepare(opaque(p.to(self.device)).float()) for p in images.split(size))
             return torch.cat([network(part).float().cpu() for part in parts])
 
 
@@ -99,8 +101,12 @@ def extractor(
 
 
 def suited(spec: str, channels: int, height: int, width: int) -> str:
-    """The name that "auto" stands for (tiny for tiny grey images, else edm); others as they are."""
-    small = channels == 1 and height * width <= TINY_PIXELS
+    """The name that "auto" stands for, tiny for tiny grey images or channels of other kinds, else
+    edm; others as they are. ConfigError for Inception where the channels are no colours."""
+    if channels not in KINDS and spec in inception.PROTOCOLS:
+        expected = "expected 1, 3 or 4, or --features tiny, none or module:function"
+        raise ConfigError(f"extractor {spec}: got images of {channels} channels, {expected}")
+    small = channels not in KINDS or (channels == 1 and height * width <= TINY_PIXELS)
     return spec if spec != "auto" else "tiny" if small else "edm"
 
 
