@@ -109,8 +109,9 @@ def test_one_line_words_in_a_class_s_name_cannot_make_a_sheet_of_any_height():
     assert sheet.height < 300
 
 
-@pytest.mark.parametrize(("n", "shape"), [(1, (8, 8)), (1, (32, 32)), (2, (28, 28)), (3, (40, 24)),
-                                          (9, (7, 7)), (64, (64, 64)), (1, (300, 200))])  # fmt: skip
+@pytest.mark.parametrize(("n", "shape"), [(1, (8, 8)), (1, (32, 32)), (2, (28, 28)),
+                                          (3, (40, 24)), (9, (7, 7)), (64, (64, 64)),
+                                          (1, (300, 200))])  # fmt: skip
 def test_a_sheet_is_large_enough_to_be_seen(n, shape):
     images = torch.randint(0, 256, (n, 3, *shape), dtype=torch.uint8)
     sheet = np.asarray(grid(images, n if n < 4 else None))

@@ -251,6 +251,5 @@ def _write(
     print(f"{len(images)} images in {out}\nsheet: {sheet}")
     for ending in formats(getattr(flags, "animate", None)):
         frames = [side_by_side([grid(x[None])], titles=[words[i]]) for i, x in enumerate(images)]
-        path, frame_ms = out / f"{name}.{ending}", max(40, 2000 // len(frames))
-        save_animation(path, frames, frame_ms)
-        print(f"animation: {path}")
+        save_animation(out / f"{name}.{ending}", frames, max(40, 2000 // len(frames)))
+        print(f"animation: {out / f'{name}.{ending}'}")

@@ -73,14 +73,14 @@ def grid(
     per = columns // len(labels) if labels and not each else 1  # columns below a label
     scale = scale or math.ceil(max(IMAGE / (h * w) ** 0.5, SHEET / max(columns * w, count * h)))
     large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    h, w = h * scale, w * scale
+    h, w = large.shape[2:]
     size = min(max(w // 6, 13), 18)
     (wide, high), (left, least) = _measure(labels, size), _measure(rows, size)
     width, height = max(w, min(wide, 7 * size) // per), max(h, least)
     right, down = width + padding, height + padding + each * high
     left, top = left + padding, padding + (not each) * high
-    mode = "L" if c == 1 else "RGB"
-    sheet = Image.new(mode, (left + columns * right, top + count * down), "white")
+    shape = left + columns * right, top + count * down
+    sheet = Image.new("L" if c == 1 else "RGB", shape, "white")
     for i, picture in enumerate(map(to_pil, large)):
         x, y = left + i % columns * right, top + i // columns * down
         place = (x + (width - w) // 2, y + (height - h) // 2)
