@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -157,8 +158,17 @@ def test_commands_write_pictures_that_say_how_they_were_made(folder, capsys, arg
     assert len(singles) == count
     recipe = json.loads(read_png_text(singles[0])["unnoise"])
     assert recipe["edit"] == kind and recipe["sources"] == sources[: len(recipe["sources"])]
-    with Image.open(folder / "new" / f"{kind}.png") as sheet, Image.open(singles[0]) as single:
-        assert sheet.width == shown * (single.width + 2) + 2
+    with Image.open(folder / "new" / f"{kind}.png") as picture:
+        sheet = np.asarray(picture)
+    across = []
+    for path in singles:
+        with Image.open(path) as single:
+            windows = np.lib.stride_tricks.sliding_window_view(sheet, single.size[::-1])
+            corners = np.argwhere((windows == np.asarray(single)).all((2, 3)))
+        assert len(corners), f"{path.name} is in the sheet as it is"
+        across.append(corners[:, 1].min())
+    assert sheet.shape[1] >= shown * (single.width + 2) + 2
+    assert across[0] > (shown - count) * (single.width + 2), "after the originals"
     if "--animate" in arguments:
         file = folder / "new" / f"{kind}.{'webp' if 'webp' in arguments else 'gif'}"
         with Image.open(file) as animation:

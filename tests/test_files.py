@@ -46,7 +46,7 @@ def test_what_unnoise_wrote_may_be_replaced(tmp_path, kind):
     elif kind == "png":
         save_png(path, IMAGES[0], {"unnoise": "{}"})
     elif kind in ("gif", "webp"):
-        save_animation(path, [grid(IMAGES)] * 2, frame_ms=40, last_ms=40)
+        save_animation(path, [grid(IMAGES)] * 2, frame_ms=40)
     elif kind == "model":
         shutil.copy(records.bundled()["digits"], path)
     assert claim(path) == path

@@ -34,7 +34,10 @@ def preset(
     place of the preset's own. The network and batch of `pictures` suit the size and the device.
     """
     changes = changes or {}
-    gpu = find_device(str(changes.get("device", "auto"))).type != "cpu"
+    config = override(named(name, objective), changes)
+    if config.preset != "pictures":
+        return config
+    gpu = find_device(config.device).type != "cpu"
     return override(named(name, objective, changes, gpu), changes)
 
 

@@ -53,6 +53,8 @@ class Model:
         self.config, self.record = config, record
         self.shape = from_dict(build.Shape, record["shape"], "shape.")
         self.class_names: tuple[str, ...] = tuple(record.get("class_names", ()))
+        numbers = (f"class {i}" for i in range(self.shape.num_classes))
+        self.names = (*(self.class_names or numbers), "no class")  # as pictures show all labels
         self.arithmetic = precision.choose(config)
         self.network: Network = self.arithmetic.place(network).eval().requires_grad_(False)
         self.diffusion: DiffusionModel = build.diffusion_model(config.diffusion, self.network)

@@ -18,6 +18,8 @@ from torch import Tensor
 from unnoise import checkpoint, events
 from unnoise.config import SampleConfig, to_dict
 from unnoise.data.images import (
+    Picture,
+    class_grid,
     ending,
     from_model,
     grid,
@@ -100,6 +102,11 @@ class Request:
         for number, step in enumerate(walk, 1):
             report(number)
             yield step
+
+    def sheet(self, images: Tensor, scale: int | None = None) -> Picture:
+        """The pictures of all seeds in columns by class."""
+        labels = self.model.labels(self.seeds, self.label)
+        return class_grid(images, labels, self.model.names, self.seeds, scale)
 
     def first(self, count: int) -> Request:
         """The same for at most `count` of the seeds."""
@@ -198,7 +205,7 @@ def write_grid(request: Request, out: Path, scale: int | None = None) -> Path:
     request = request.first(GRID_IMAGES)
     together = torch.stack([read_png(request.picture(out, seed)) for seed in request.seeds])
     path = out / "grid.png"
-    save_png(path, grid(together, scale=scale), _sheet_text(request))
+    save_png(path, request.sheet(together, scale), _sheet_text(request))
     return path
 
 
@@ -223,16 +230,21 @@ def write_process(
 
     parts = list(in_batches(len(request.seeds), request.images_at_once, made))
     steps = {i: torch.cat([part[i] for part in parts], 1) for i in parts[0]}
+    levels = enumerate(request.model.grid(request.chosen)[1:], 1)
+    words = [f"step {i}\nnoise {level.sigma:.2g}" for i, level in levels]
     written = []
     for kind in formats:
-        pictures = [side_by_side([grid(x) for x in steps[i]]) for i in frames]
+        sheets = [([request.sheet(x) for x in steps[i]], words[i]) for i in frames]
+        pictures = [side_by_side(pair, titles=[word, "predicted"]) for pair, word in sheets]
         written.append(out / f"denoising.{kind}")
-        save_animation(written[-1], pictures, frame_ms=max(40, 3000 // len(pictures)), last_ms=2000)
+        save_animation(written[-1], pictures, frame_ms=max(40, 3000 // len(pictures)))
     if trajectory:  # two rows per image, x_t over the predicted x0; steps from left to right
         few = request.first(SHOWN_IMAGES // 8)
         cells = torch.stack([steps[i][:, : len(few.seeds)] for i in columns], 2).transpose(0, 1)
         written.append(out / "trajectory.png")
-        sheet = grid(cells.flatten(0, 2), columns=len(columns))
+        rows = [f"seed {seed}\n{what}" for seed in few.seeds for what in ("noisy", "predicted")]
+        labels = [words[i] for i in columns]
+        sheet = grid(cells.flatten(0, 2), len(columns), labels=labels, rows=rows)
         save_png(written[-1], sheet, _sheet_text(few))
     return written
 

@@ -226,8 +226,8 @@ def _own_animation(folder: Path) -> None:
     from unnoise.data.images import grid, save_animation
 
     frames = [grid(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)) for _ in range(3)]
-    save_animation(folder / "denoising.gif", frames, frame_ms=40, last_ms=200)
-    save_animation(folder / "denoising.webp", frames, frame_ms=40, last_ms=200)
+    save_animation(folder / "denoising.gif", frames, frame_ms=40)
+    save_animation(folder / "denoising.webp", frames, frame_ms=40)
 
 
 def _as_argument() -> Iterator[Attack]:

@@ -238,15 +238,20 @@ def test_animation_and_trajectory_show_the_process(inside):
     assert cli.main([*words, "--animate", "webp"]) == 0
     for name in ("denoising.gif", "denoising.webp"):
         with Image.open(inside / "samples" / "digits" / name) as animation:
-            assert animation.n_frames == 5
+            assert animation.n_frames == 5 + 3
             animation.seek(4)
             last = np.asarray(animation.convert("L"))
     with Image.open(inside / "samples" / "digits" / "grid.png") as grid:
         both = np.asarray(grid)
-    # The last frame, x_t at data on the left and the last x0 on the right, is the samples.
-    assert np.array_equal(last[:, : both.shape[1]], both)
+    # The last step, x_t at data on the left and the last x0 on the right, is the samples.
+    assert np.array_equal(last[-len(both) :, : both.shape[1]], both)
+    singles = [Image.open(inside / "samples" / "digits" / f"seed-00000{i}.png") for i in range(3)]
     with Image.open(inside / "samples" / "digits" / "trajectory.png") as sheet:
-        assert sheet.size == (5 * 66 + 2, 2 * 3 * 66 + 2)
+        shown = np.asarray(sheet)[-2 * 3 * 66 :]
+    for i, single in enumerate(singles):
+        row, large = shown[2 * i * 66 :][:64], np.asarray(single).repeat(8, 0).repeat(8, 1)
+        last = [row[:, x : x + 64] for x in range(row.shape[1] - 90, row.shape[1] - 63)]
+        assert any(np.array_equal(each, large) for each in last), "x_t at data is the picture"
     text = unnoise_text(inside / "samples" / "digits" / "trajectory.png")
     assert json.loads(text)["seeds"] == [0, 1, 2]
 

@@ -331,23 +331,29 @@ def test_the_picture_shows_samples_next_to_their_neighbours_as_they_match(channe
     result = copying(samples, train)
     save_pairs(tmp_path / "pairs.png", samples, train.numpy(), result, count=4)
     sheet = np.array(Image.open(tmp_path / "pairs.png"))
-    assert sheet.shape[:2] == (2 * 66 + 2, 2 * (2 * 68 + 3 * 66 + 2 + 16) + 32)
+    words = sheet.shape[0] - (2 * 66 + 2)
+    assert 12 < words < 24 and sheet.shape[1] == 2 * (5 * 66 + 2) + 32
 
-    def at(left, row=0):
-        cell = sheet[2 + 66 * row : 66 + 66 * row, left : left + 64].reshape(64, 64, channels)
+    def at(column, row=0):
+        top, left = words + 2 + 66 * row, 2 + 66 * column
+        cell = sheet[top : top + 64, left : left + 64].reshape(64, 64, channels)
         return torch.from_numpy(cell[::8, ::8].transpose(2, 0, 1).copy())
 
     first, second = result.record["closest"][:2]
     assert first["sample"] == 20 and first["flipped"]
-    assert torch.equal(at(2), samples[20]) and torch.equal(at(2 + 68 + 8), train[4].flip(-1))
-    assert torch.equal(at(2, 1), samples[second["sample"]])
+    assert torch.equal(at(0), samples[20]) and torch.equal(at(1), train[4].flip(-1))
+    assert torch.equal(at(0, 1), samples[second["sample"]])
     for place in (1, 2, 3):
         image = train[result.near.indices[20, place]]
         image = image.flip(-1) if result.near.flipped[20, place] else image
-        assert torch.equal(at(2 * (68 + 8) + 2 + (place - 1) * 66), image)
+        assert torch.equal(at(1 + place), image)
 
 
 def test_the_picture_of_one_pair_and_of_one_training_image(tmp_path):
     train = pictures(1, 0)
     save_pairs(tmp_path / "pairs.png", train, train, copying(train, train))
-    assert Image.open(tmp_path / "pairs.png").size == (64 // 12 * 12 * 2 + 8 + 8, 64)
+    sheet = np.array(Image.open(tmp_path / "pairs.png"))
+    assert sheet.shape[1] == 2 * (132 + 2) + 2  # 11 pixels for each: the sheet has 256 or more
+    for left in (2, 136):
+        image = sheet[2:134:11, left : left + 132 : 11]
+        assert np.array_equal(image, train[0].permute(1, 2, 0))

@@ -29,7 +29,7 @@ class Edit(ModelCommand):
     out: str | None = None
     """Folder for the pictures [edited/NAME]."""
     scale: Scale | None = None
-    """Pixels of the sheet per pixel of an image [so that images are about 64 high]."""
+    """Pixels of the sheet per pixel of an image [as many as make images 64 and it 256 large]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +158,7 @@ def edit(arguments: list[str]) -> int:
     options = {key: value for key, value in vars(flags).items() if value not in (None, "", ())}
     recipe = {**options, **given, "edit": name, "sources": words, "model": model.weights_hash}
     _claim(flags, recipe, ending(model.shape.channels))
-    images, before = _edited(model, flags, sources, given)
-    _write(flags, recipe, images, before)
+    _write(flags, recipe, *_edited(model, flags, sources, given))
     return 0
 
 
@@ -189,8 +188,8 @@ def _claim(flags: Edit, recipe: dict[str, Any], suffix: str) -> None:
 
 def _edited(
     model: Model, flags: Edit, sources: list[Any], settings: dict[str, Any]
-) -> tuple[Tensor, list[Tensor]]:
-    """The pictures to write, and those that the sheet shows before them."""
+) -> tuple[Tensor, list[Tensor], list[str]]:
+    """The pictures to write, those that the sheet shows before them, and its words for both."""
     from unnoise import editing
     from unnoise.data.images import from_model
 
@@ -203,46 +202,62 @@ def _edited(
             if (mask is None) == (box is None):
                 raise UsageError("edit inpaint: expected one of --mask FILE and --box x,y,w,h")
             unknown = editing.read_mask(model, mask) if mask else editing.box_mask(model, box or ())
-            return editing.inpaint(model, a, unknown, **options), [a, a.masked_fill(unknown, 127)]
+            before, words = [a, a.masked_fill(unknown, 127)], ["original", "masked", "painted"]
+            return editing.inpaint(model, a, unknown, **options), before, words
         case Outpaint():
             if flags.extend is None:
                 raise UsageError("edit outpaint: expected --extend left,top,right,bottom")
-            return editing.outpaint(model, a, **options), []
+            return editing.outpaint(model, a, **options), [], ["painted"]
         case Image():
-            return editing.image_to_image(model, a, **options), [a]
-        case Interpolate():
-            return editing.interpolate(model, *sources, **options), []
+            return editing.image_to_image(model, a, **options), [a], ["original", "variation"]
+        case Interpolate(a=first, b=last):
+            ends = [f"seed {end}" if end.isdecimal() else Path(end).stem for end in (first, last)]
+            return editing.interpolate(model, *sources, **options), [], ends
         case Variations():
-            return editing.variations(model, a, **options), [] if isinstance(a, int) else [a]
+            before, words = ([], []) if isinstance(a, int) else ([a], ["original"])
+            return editing.variations(model, a, **options), before, [*words, "variation"]
         case Morph(from_class=first, to_class=last):
             if first is None or last is None:
                 raise UsageError("edit morph: expected --from CLASS and --to CLASS")
-            return editing.morph(model, a, first, last, **options), []
+            ends = [model.names[i] for i in model.labels([0, 0], [first, last])]  # pyright: ignore
+            return editing.morph(model, a, first, last, **options), [], ends
         case _:
             noise, image = editing.reconstruct(model, a, **options)
             error = (image.double() - a.double()).pow(2).mean().sqrt()
             print(f"noise of standard deviation {noise.std():.3f} · "
                   f"reconstruction differs by {error:.2f} of 255 (rms)")  # fmt: skip
-            return image[None], [a, from_model(noise / noise.std() / 2)]
+            before = [a, from_model(noise / noise.std() / 2)]
+            return image[None], before, ["original", "noise", "rebuilt"]
 
 
-def _write(flags: Edit, recipe: dict[str, Any], images: Tensor, before: list[Tensor]) -> None:
+def _write(
+    flags: Edit, recipe: dict[str, Any], images: Tensor, before: list[Tensor], words: list[str]
+) -> None:
     """The pictures one by one and as a sheet, the originals first, with their recipes."""
     import torch
 
-    from unnoise.data.images import ending, grid, save_animation, save_png, save_sample
+    from unnoise.data.images import (
+        ending,
+        grid,
+        save_animation,
+        save_png,
+        save_sample,
+        side_by_side,
+    )
 
     name, out = recipe["edit"], Path(flags.out or "")
     for i, image in enumerate(images):
         text = {"unnoise": json.dumps({**recipe, "number": i})}
         save_sample(out / f"{name}-{i:06d}{ending(len(image))}", image, text)
-    everything = torch.stack([*before, *images])
-    columns = len(everything) if len(everything) <= 12 else None
-    sheet = out / f"{name}.png"
-    save_png(sheet, grid(everything, columns, scale=flags.scale), {"unnoise": json.dumps(recipe)})
+    if isinstance(flags, Versions):
+        words[-1:] = [f"{words[-1]}\nseed {i}" for i in seeds_of(flags.seeds, flags.num, 8)]
+    elif isinstance(flags, Interpolate | Morph):
+        words[1:-1] = [f"{i / (flags.frames - 1):.0%}" for i in range(1, flags.frames - 1)]
+    shown, sheet = torch.stack([*before, *images]), out / f"{name}.png"
+    picture = grid(shown, min(len(shown), 12), scale=flags.scale, labels=words[: len(shown)])
+    save_png(sheet, picture, {"unnoise": json.dumps(recipe)})
     print(f"{len(images)} images in {out}\nsheet: {sheet}")
     for kind in formats(getattr(flags, "animate", None)):
-        frames = [grid(image[None], scale=flags.scale) for image in images]
-        path, frame_ms = out / f"{name}.{kind}", max(40, 2000 // len(frames))
-        save_animation(path, [*frames, *frames[-2:0:-1]], frame_ms=frame_ms, last_ms=200)
-        print(f"animation: {path}")
+        frames = [side_by_side([grid(x[None])], titles=[words[i]]) for i, x in enumerate(images)]
+        save_animation(out / f"{name}.{kind}", frames, max(40, 2000 // len(frames)))
+        print(f"animation: {out / f'{name}.{kind}'}")

@@ -44,7 +44,7 @@ class Sample(ModelCommand):
     """Images per network call [as the network, the images and the device allow; half as many
     where memory runs out]."""
     scale: Scale | None = None
-    """Pixels of the grid per pixel of an image [so that images are about 64 high]."""
+    """Pixels of the grid per pixel of an image [as many as make images 64 and it 256 large]."""
 
 
 def sample(arguments: list[str]) -> int:
@@ -64,9 +64,8 @@ def sample(arguments: list[str]) -> int:
     request = mine = Request(model, seeds, flags.label or None, guide, given)
     group = process_group(model.arithmetic.device) if several else nullcontext()  # pyright: ignore
     animations = formats(flags.animate)
-    process = [f"denoising.{ending}" for ending in animations] + [
-        "trajectory.png"
-    ] * flags.trajectory
+    process = [f"denoising.{ending}" for ending in animations]
+    process += ["trajectory.png"] * flags.trajectory
     with group as here:
         claim_samples(request, out, process)
         if here is not None:

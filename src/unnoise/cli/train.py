@@ -82,7 +82,7 @@ def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunCo
     settings = Settings(base, target is not None, OFTEN, SHORT)
     run, given = parse(kind, arguments, name, settings, about)
     given = {**kind_of_network, **given, "imports": run.imports}
-    if base.preset != "pictures":
+    if base.preset != "pictures":  # which alone needs torch
         return run, override(base, given)
     from unnoise import api
 

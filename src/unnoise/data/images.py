@@ -1,4 +1,4 @@
-"""Pixels and the numbers a network sees; grids; PNGs that carry their recipe.
+"""Pixels and the numbers a network sees; grids with words; PNGs that carry their recipe.
 
 Tensors of 4 channels are RGBA with premultiplied colours, as in data/fit.py.
 """
@@ -8,22 +8,26 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
 from unnoise.data.dataset import ImageData
 from unnoise.data.fit import KINDS
-from unnoise.errors import DataError, DivergedError
+from unnoise.errors import DataError, DivergedError, one_line
 from unnoise.files import replacing
 
 MARK = b"made by unnoise"
 """What animations carry, so that they do not count as pictures of the user's."""
-GRID_HEIGHT = 64
-"""Tiny images are enlarged by a whole factor to at most this many pixels in a grid."""
+IMAGE, SHEET, CLASSES, REST_MS = 64, 256, 12, 1200
+"""A grid's images have about IMAGE pixels a side and itself SHEET; so many classes have columns."""
+FONTS = ("Arial Unicode.ttf", "NotoSansCJK-Regular.ttc", "msyh.ttc", "DejaVuSans.ttf", "arial.ttf")
+"""A system's fonts, those with most letters first: Pillow's own has English alone."""
 
 CHECK, CHECK_GREYS = 8, (196, 172)
 """Side and greys of the squares behind transparent pixels in a grid; white and black stand out."""
@@ -72,13 +76,53 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def grid(
-    images: Tensor, columns: int | None = None, padding: int = 2, scale: int | None = None
-) -> Image.Image:
-    """Images (n, c, h, w) on white; unless told, near square, and scaled to about 64 pixels high.
+    images: Tensor,
+    columns: int | None = None,
+    padding: int = 2,
+    scale: int | None = None,
+    labels: Sequence[str] = (),
+    rows: Sequence[str] = (),
+) -> Picture:
+    """Images (n, c, h, w) on white, uint8 or floats from 0 to 1; unless told, near
+    square, and enlarged so that an image has about 64 pixels a side and the whole at least 256.
 
-    They are uint8, or floats from 0 to 1. RGBA is shown on a chequered ground; 2 channels, or more
-    than 4, one below the other.
+    `labels` are words, one below each image, or fewer above the columns, which share them equally;
+    `rows` are words on the left of the rows. Words that are too long are shortened.
+    RGBA stands on a chequered ground; 2 channels, or more than 4, one below the other.
     """
+    images = _pixels(images)
+    n, _, h, w = images.shape
+    columns = columns or math.ceil(n**0.5)
+    count, each = math.ceil(n / columns), len(labels) == n
+    if labels and not each and columns % len(labels):
+        raise DataError(f"grid: got {len(labels)} labels, expected one for each image or column")
+    per = columns // len(labels) if labels and not each else 1  # columns below a label
+    scale = scale or math.ceil(max(IMAGE / (h * w) ** 0.5, SHEET / max(columns * w, count * h)))
+    large = _coloured(images.repeat_interleave(scale, 2).repeat_interleave(scale, 3))
+    c, h, w = large.shape[1:]
+    size = min(max(w // 6, 13), 18)
+    (wide, high), (left, least) = _measure(labels, size), _measure(rows, size)
+    width, height = max(w, min(wide, 7 * size) // per), max(h, least)
+    right, down = width + padding, height + padding + each * high
+    left, top = left + padding, padding + (not each) * high
+    shape = left + columns * right, top + count * down
+    sheet = Image.new("L" if c == 1 else "RGB", shape, "white")
+    for i, picture in enumerate(map(to_pil, large)):
+        x, y = left + i % columns * right, top + i // columns * down
+        place = (x + (width - w) // 2, y + (height - h) // 2)
+        sheet.paste(picture, place)
+    for i, word in enumerate(labels):
+        x = left + i * per % columns * right + per * right // 2
+        y = top + i // columns * down + height if each else 0
+        _write(sheet, word, size, (x, y), per * right)
+    for i, word in enumerate(rows):
+        y = top + i * down + (height - _measure([word], size)[1]) // 2
+        _write(sheet, word, size, (left // 2, y), left)
+    return sheet
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Images that a user gives as uint8 (n, c, h, w) on the CPU, or a DataError."""
     try:
         images = images if isinstance(images, Tensor) else torch.as_tensor(np.stack([*images]))
     except (TypeError, ValueError) as error:
@@ -90,18 +134,59 @@ def grid(
     if images.dtype != torch.uint8:
         got = f"{images.dtype} from {float(images.min()):g} to {float(images.max()):g}"
         raise DataError(f"grid: got {got}, expected uint8, or floats from 0 to 1")
-    scale = scale or max(1, GRID_HEIGHT // images.shape[2])
-    large = _coloured(images.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3))
-    n, c, h, w = large.shape
-    columns = columns or math.ceil(n**0.5)
-    rows = math.ceil(n / columns)
-    height, width = h + padding, w + padding
-    size = (c, rows * height + padding, columns * width + padding)
-    sheet = torch.full(size, 255, dtype=torch.uint8)
-    for i, image in enumerate(large):
-        top, left = i // columns * height + padding, i % columns * width + padding
-        sheet[:, top : top + h, left : left + w] = image
-    return to_pil(sheet)
+    return images.cpu()
+
+
+def class_grid(
+    images: Tensor,
+    labels: Tensor | None,
+    names: Sequence[str],
+    seeds: Sequence[int] = (),
+    scale: int | None = None,
+) -> Picture:
+    """A grid of uint8 images with a column for each class, or several, below the class's name.
+
+    `labels` number the images' `names`; None is a plain grid. With very many classes the name is
+    below each image. A row shows the first of its `seeds`.
+    """
+    n, classes = len(images), [] if labels is None else [int(label) for label in labels]
+    columns, order, words = math.ceil(n**0.5), list(range(n)), [names[i] for i in classes]
+    groups = {kind: [i for i in order if classes[i] == kind] for kind in sorted(set(classes))}
+    if 0 < len(groups) <= CLASSES:
+        per = max(1, round(n**0.5 / len(groups)))  # columns of a class
+        depth = math.ceil(max(map(len, groups.values())) / per)
+        cells = [group + [n] * (per * depth - len(group)) for group in groups.values()]  # n: blank
+        order = [i for row in range(depth) for cell in cells for i in cell[row * per :][:per]]
+        columns, words = per * len(groups), [names[kind] for kind in groups]
+    sheet = torch.cat([images, images.new_full((1, *images.shape[1:]), 255)])[order]
+    firsts = [min(order[i : i + columns]) for i in range(0, len(order) if seeds else 0, columns)]
+    rows = [f"seed {seeds[i]}" + " .." * (columns > 1) for i in firsts]
+    return grid(sheet, columns, scale=scale, labels=[one_line(word) for word in words], rows=rows)
+
+
+def _measure(words: Sequence[str], size: int) -> tuple[int, int]:
+    """The width and the height that the largest of some words needs, which may have lines."""
+    lines = [line for word in words for line in word.split("\n")]
+    width = max((_font(size, line.isascii()).getlength(line) for line in lines), default=-size / 2)
+    height = size * 4 // 3 * max((word.count("\n") + 1 for word in words), default=0)
+    return math.ceil(width + size / 2), height
+
+
+def _write(sheet: Picture, word: str, size: int, top: tuple[int, int], most: int) -> None:
+    """Write lines below a point, in their middle; one that is wider than `most` is shortened."""
+    for i, line in enumerate(word.split("\n")):
+        font, line, y = _font(size, line.isascii()), line[:100], top[1] + size * 4 // 3 * i
+        while font.getlength(line) > most - 4 and len(line) > 1:
+            line = line[:-2] + "…"
+        ImageDraw.Draw(sheet).text((top[0], y), line, "black", font, "ma")
+
+
+@cache
+def _font(size: int, english: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in () if english else FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
 
 
 def _coloured(images: Tensor) -> Tensor:
@@ -143,11 +228,13 @@ def ending(channels: int) -> str:
     return ".png" if channels in KINDS else ".npz"
 
 
-def save_animation(
-    path: Path | str, frames: Sequence[Image.Image], frame_ms: int, last_ms: int
-) -> None:
-    """Write an endless GIF or (lossless) WebP, by the suffix, that rests on its last frame."""
-    durations = [frame_ms] * (len(frames) - 1) + [last_ms]
+def save_animation(path: Path | str, frames: Sequence[Picture], frame_ms: int) -> None:
+    """Write an endless GIF or (lossless) WebP, by the suffix: there, a rest, back, a rest."""
+    if Path(path).suffix != ".webp":  # Pillow's own choice of 256 colours is much paler
+        frames = [f if f.mode == "L" else f.quantize(256, kmeans=5000) for f in frames]
+    last, frames = len(frames) - 1, [*frames, *frames[-2:0:-1]]
+    durations = [frame_ms] * len(frames)
+    durations[0] = durations[last] = REST_MS
     options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
     webp = {"format": "WEBP", "lossless": True, "xmp": MARK}
     kind = webp if Path(path).suffix == ".webp" else {"format": "GIF", "comment": MARK}
@@ -155,13 +242,14 @@ def save_animation(
         frames[0].save(file, **kind, **options)
 
 
-def side_by_side(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image:
-    """Pictures of one height in a row, on white."""
-    width = sum(picture.width + gap for picture in pictures) - gap
-    sheet = Image.new(pictures[0].mode, (width, max(p.height for p in pictures)), "white")
-    left = 0
-    for picture in pictures:
-        sheet.paste(picture, (left, 0))
+def side_by_side(pictures: Sequence[Picture], gap: int = 8, titles: Sequence[str] = ()) -> Picture:
+    """Pictures in a row, on white, below titles that are no wider."""
+    width, height = sum(p.width + gap for p in pictures) - gap, max(p.height for p in pictures)
+    left, top = 0, _measure(titles, 15)[1]
+    sheet = Image.new(pictures[0].mode, (width, top + height), "white")
+    for picture, title in zip(pictures, titles or [""] * len(pictures), strict=True):
+        sheet.paste(picture, (left, top))
+        _write(sheet, title, 15, (left + picture.width // 2, 0), picture.width)
         left += picture.width + gap
     return sheet
 

@@ -205,14 +205,12 @@ def save_pairs(
         image = rows_of(train, near.indices[sample, place, None])[0].cpu()
         return image.flip(-1) if near.flipped[sample, place] else image
 
+    places = range(min(SHOWN, near.indices.shape[1]))
+    labels = ["sample", "nearest", "second", "third", "fourth"][: len(places) + 1]
+
     def block(rows: list[int]):
-        places = range(1, min(SHOWN, near.indices.shape[1]))
-        columns = [[samples[row] for row in rows], [shown(row, 0) for row in rows]]
-        columns += [[shown(row, place) for row in rows for place in places]] if places else []
-        widths = (1, 1, len(places))
-        return side_by_side(
-            [grid(torch.stack(c), columns=w) for c, w in zip(columns, widths, strict=False)]
-        )
+        cells = [x for row in rows for x in (samples[row], *(shown(row, i) for i in places))]
+        return grid(torch.stack(cells), len(labels), labels=labels)
 
     picture = side_by_side([block(part) for part in (rows[:half], rows[half:]) if part], 32)
     save_png(path, picture, {"unnoise": "\n".join(found.record["summary"])})

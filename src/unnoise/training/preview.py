@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from unnoise.data.images import grid, save_png
+from unnoise.data.images import class_grid, save_png
 from unnoise.errors import DivergedError
 from unnoise.memory import halving
 from unnoise.model import Model
@@ -82,12 +82,14 @@ def _held_out(run: Run, state: TrainState, average: Network, raw: Network) -> di
 
 def _show(run: Run, log: Log, model: Model, values: dict[str, Any]) -> None:
     """Write samples/<nimg>.png and a line of metrics, and say both."""
-    began, nimg = time.monotonic(), values["nimg"]
+    began, nimg, classes = time.monotonic(), values["nimg"], model.shape.num_classes or 1
+    count = PREVIEW_IMAGES // classes * classes or PREVIEW_IMAGES  # as many of each class
     path = run.folder / "samples" / f"{nimg:010d}.png"
     with log.forgiving("samples not written"), _surviving(log, "no samples"):
-        images = model.sample(PREVIEW_IMAGES, batch_size=PREVIEW_IMAGES)
+        images = model.sample(count, batch_size=count)
         values["sample_sec"] = time.monotonic() - began
-        save_png(path, grid(images), {"unnoise": f"nimg {nimg}, seeds 0-{PREVIEW_IMAGES - 1}"})
+        sheet = class_grid(images, model.labels(range(count), None), model.names)
+        save_png(path, sheet, {"unnoise": f"nimg {nimg}, seeds 0-{count - 1}"})
     log.metrics(values, path if path.exists() else None)
     loss = values.get("held_out_loss")
     told = [] if loss is None else [f"held-out loss {loss:.4f}"]
