@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from unnoise.data.fit import KINDS
 from unnoise.errors import DataError, DivergedError, one_line
 from unnoise.files import replacing
 
+Picture: TypeAlias = Image.Image
 MARK = b"made by unnoise"
 """What animations carry, so that they do not count as pictures of the user's."""
 IMAGE, SHEET, CLASSES, REST_MS = 64, 256, 12, 1200
