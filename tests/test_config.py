@@ -122,7 +122,7 @@ def test_what_is_no_time(text):
 def test_a_folder_is_the_pictures_preset_and_a_misspelt_preset_is_suggested(tmp_path):
     assert named(str(tmp_path)).data.source == str(tmp_path)
     with pytest.raises(
-        ConfigError, match="no preset, folder or zip 'cifra10'; did you mean 'cifar10'"
+        ConfigError, match="no preset, folder or file 'cifra10'; did you mean 'cifar10'"
     ):
         named("cifra10")
 

@@ -29,7 +29,7 @@ _WHERE = {
     "CheckpointError": "checkpoint",
     "DataError": "errors",
     "DataConfig": "data.config",
-    "dataset": "data.arrays",
+    "dataset": "data.dataset",
     "grid": "data.images",
     "save_png": "data.images",
     "to_model": "data.images",
@@ -63,8 +63,8 @@ __all__ = [
 if TYPE_CHECKING:
     from unnoise.api import evaluate, load_data, preset, train
     from unnoise.config import RunConfig, override
-    from unnoise.data.arrays import dataset
     from unnoise.data.config import DataConfig
+    from unnoise.data.dataset import dataset
     from unnoise.data.images import from_model, grid, save_png, to_model
     from unnoise.errors import CheckpointError, ConfigError, DataError
     from unnoise.model import Model, generate_samples, load

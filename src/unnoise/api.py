@@ -28,7 +28,7 @@ from unnoise.training import loop
 def preset(
     name: str, changes: Mapping[str, Any] | None = None, objective: str | None = None
 ) -> RunConfig:
-    """Give a preset's configuration, or `pictures` for a folder or zip.
+    """Give a preset's configuration, or `pictures` for a path of images.
 
     `changes` sets dotted keys: {"train.kimg": 50}. `objective` is ddpm, iddpm, v, edm or flow in
     place of the preset's own. The network and batch of `pictures` suit the size and the device.

@@ -317,7 +317,7 @@ def _readable(config: DataConfig, run: Path) -> DataConfig:
         of_run = read_run(run)["config"].get("data", {})
         if (config.source, config.path) == (of_run.get("source"), of_run.get("path")):
             return config
-    return dataclasses.replace(config, source="", path=None)
+    return dataclasses.replace(config, source="", path=None, classes="auto")
 
 
 def generate_samples(

@@ -193,7 +193,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "flow": flow,
     "pictures": pictures,
 }
-"""Name -> configuration. A folder or zip in place of a name trains `pictures` on it."""
+"""Name -> configuration. A folder or file in place of a name trains `pictures` on it."""
 
 _UNIPC = {"sampler": "unipc_2", "spacing": "log_snr"}
 _EDM = DiffusionConfig(
@@ -236,7 +236,7 @@ def named(
     changes: Mapping[str, Any] = MappingProxyType({}),
     gpu: bool = False,
 ) -> RunConfig:
-    """The preset of a name, `pictures` for a folder or zip, or the configuration of a run folder.
+    """The preset of a name, `pictures` for a path or hf:owner/name, or the one of a run folder.
 
     With another objective if given. `pictures` suits the size that `changes` say, and a GPU.
     """
@@ -245,14 +245,18 @@ def named(
     elif target and is_run(target):
         with extensions.needed(read_run(Path(target))["config"].get("imports", ())):
             config = run_config(Path(target))
-    elif target and (os.path.isdir(target) or os.path.isfile(target)):
-        config = override(pictures(), {"data.source": str(Path(target))})
+    elif target and (target.startswith("hf:") or os.path.isdir(target) or os.path.isfile(target)):
+        arrays = Path(target).suffix.lower() in (".npz", ".npy")  # of the size that they should be
+        size = {"data.image_size": None} if arrays else {}
+        config = override(pictures(), {"data.source": str(Path(target)), **size})
     else:
-        raise ConfigError(f"train: no preset, folder or zip {target!r}; {nearest(target, PRESETS)}")
+        raise ConfigError(
+            f"train: no preset, folder or file {target!r}; {nearest(target, PRESETS)}"
+        )
     if config.preset == "pictures" and not is_run(target):
         of_data = {key: value for key, value in changes.items() if key.startswith("data")}
         data = override(config, of_data).data
         height = data.image_size or SIZE
         suited = pictures(height, data.image_width or height, gpu)
-        config = override(suited, {"data.source": data.source})
+        config = replace(suited, data=data)
     return config if objective is None else with_objective(config, objective)

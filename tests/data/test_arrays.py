@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import unnoise
-from unnoise.data.arrays import dataset
+from unnoise.data.dataset import dataset
 from unnoise.errors import DataError
 
 COUNT = 60

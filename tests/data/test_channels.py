@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from unnoise.config import RunConfig, from_dict, override, to_dict
-from unnoise.data.arrays import dataset
 from unnoise.data.config import DataConfig
-from unnoise.data.dataset import load, report
+from unnoise.data.dataset import dataset, load, report
 from unnoise.data.fit import Target, fit
 from unnoise.errors import ConfigError, DataError
 

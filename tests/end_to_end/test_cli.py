@@ -101,7 +101,7 @@ assert not {{"torch", "numpy", "PIL"}} & set(sys.modules)"""
 
 def test_no_command_shows_the_usage_and_fails(capsys):
     assert cli.main([]) == 2
-    assert "train PRESET|FOLDER|ZIP" in capsys.readouterr().out
+    assert "train PRESET|PATH" in capsys.readouterr().out
 
 
 # --- train
@@ -445,7 +445,7 @@ def test_info_of_a_run(run, capsys):
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     ("trian digits", "no command 'trian'; did you mean 'train'?"),
-    ("train", "expected a preset, a folder or a zip"),
+    ("train", "expected a preset, a folder or file"),
     ("train digitz", "did you mean 'digits'?"),
     ("train digits --train.bach-size 3", "did you mean '--train.batch-size'?"),
     ("train digits --train.batch-size many", "many"),

@@ -256,8 +256,8 @@ def test_the_command_has_the_time_rounded_down_to_what_the_flag_reads(sec, expec
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     ("cifar11", "did you mean 'cifar10'?"),
-    ("no/such/folder", "no preset, folder or zip 'no/such/folder'"),
-    ("", "plan: expected a preset, a folder or a zip of pictures"),
+    ("no/such/folder", "no preset, folder or file 'no/such/folder'"),
+    ("", "plan: expected a preset, a folder or file of pictures"),
     ("digits --budget soon", "--budget: got 'soon', expected a time such as 90s, 20m or 1h30m"),
     ("digits --budget 0m", "--budget: got '0m', expected a time"),
     ("digits --budget", "--budget: a value is missing, expected text"),

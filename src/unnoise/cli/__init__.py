@@ -20,8 +20,8 @@ from unnoise.errors import UsageError, UserError, nearest, one_line
 USAGE = """\
 usage: unnoise COMMAND ...
 
-  train PRESET|FOLDER|ZIP|RUN   train a model; the same command resumes after an interruption
-  plan PRESET|FOLDER|ZIP        what a run takes here: speed, memory, disk; --budget 2h: what fits
+  train PRESET|PATH|RUN         train a model; the same command resumes after an interruption
+  plan PRESET|PATH              what a run takes here: speed, memory, disk; --budget 2h: what fits
   sample RUN|FILE|NAME          make pictures with a trained model
   edit KIND RUN PICTURE ..      change pictures: inpaint, outpaint, interpolate, morph, ..
   evaluate RUN|FILE|NAME        how good: FID, precision, recall, bits/dim, copies of images

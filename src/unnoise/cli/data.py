@@ -12,7 +12,7 @@ from unnoise.data.config import DataConfig
 from unnoise.errors import UsageError
 from unnoise.files import claim
 
-OFTEN = ("path", "image_size", "image_width", "channels", "background", "flip")
+OFTEN = ("path", "classes", "image_size", "image_width", "channels", "background", "flip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Data(Command):
     """Report on a data set, and write a mosaic of it."""
 
     target: Annotated[str, Flag(metavar="PATH")]
-    """A data set, a folder or a zip of pictures."""
+    """digits, mnist, cifar10, a folder, zip, .npz, .npy or parquet file, or hf:owner/name."""
     out: str | None = None
     """File of the mosaic [mosaic.png]."""
 

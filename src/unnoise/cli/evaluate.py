@@ -31,7 +31,7 @@ class Evaluate(Settings, ModelCommand):
     guide: str | None = None
     """A worse model that the samples are pushed away from (autoguidance)."""
     data: str | None = None
-    """Reference data instead of what the model was trained on: a name, folder or zip."""
+    """Reference data instead of what the model was trained on, as data.source."""
     data_path: str | None = None
     """Local folder or archive of mnist or cifar10, instead of downloading."""
     out: str | None = None
@@ -73,7 +73,9 @@ def _data(model: Model, flags: Evaluate) -> DataConfig:
     shape, config = model.shape, model.config.data
     if flags.data is not None:
         size = {"image_size": shape.height, "image_width": shape.width}
-        config = replace(config, source=flags.data, path=None, channels=shape.channels, **size)
+        config = replace(
+            config, source=flags.data, path=None, classes="auto", channels=shape.channels, **size
+        )
     return config if flags.data_path is None else replace(config, path=flags.data_path)
 
 

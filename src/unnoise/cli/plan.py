@@ -28,11 +28,11 @@ class Plan(Budget, Run):
 
 
 def plan(arguments: list[str]) -> int:
-    """Run `unnoise plan PRESET|FOLDER|ZIP`."""
+    """Run `unnoise plan PRESET|PATH`."""
     _, rest = peek(Budget, arguments)
     run, config = configured(Plan, arguments, "plan")
     if is_run(run.target):
-        raise UsageError(f"plan: got the run {run.target}; expected a preset, folder or zip")
+        raise UsageError(f"plan: got the run {run.target}; expected a preset, folder or file")
     budget_sec = math.inf
     if run.budget is not None:
         budget_sec = _budget_sec(run.budget, rest)

@@ -45,8 +45,9 @@ class Start(Command):
 class Run(Start):
     """What defines a run besides its configuration."""
 
-    target: Annotated[str, Flag(metavar="PRESET|FOLDER|ZIP|RUN")]
-    """A preset, a folder or a zip of pictures, or a run folder, to resume it with its settings."""
+    target: Annotated[str, Flag(metavar="PRESET|PATH|RUN")]
+    """A preset, a folder or file of pictures, hf:owner/name, or a run folder, to resume it with its
+    settings."""
     out: str | None = None
     """Run folder [runs/NAME]."""
     resume: Literal["auto", "anyway", "never"] = "auto"
@@ -90,7 +91,7 @@ def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunCo
 
 
 def train(arguments: list[str]) -> int:
-    """Run `unnoise train PRESET|FOLDER|ZIP|RUN`."""
+    """Run `unnoise train PRESET|PATH|RUN`."""
     run, config = configured(Train, arguments, "train")
     if run.print_config:
         print(json.dumps(to_dict(config), indent=2))

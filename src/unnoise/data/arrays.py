@@ -1,43 +1,75 @@
-"""A data set from Python: arrays, or a torch Dataset, through the same cache as a folder of
-pictures."""
+"""Images in arrays or a torch Dataset, from Python or an .npz or .npy file."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from PIL import Image
+from torch.utils.data import ConcatDataset
 
-from unnoise.data.cache import Source, Writer
+from unnoise.data.cache import Source, Writer, times
 from unnoise.data.config import DataConfig
-from unnoise.data.dataset import ImageData, from_source
 from unnoise.data.fit import KINDS, Unusable, fit, held_out_count, shuffled, target
+from unnoise.data.mnist import DAMAGE
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
 MOST_CLASSES = 100_000
+TRAINING = {"images": "labels", "x": "y", "arr_0": "arr_1", "x_train": "y_train",
+            "train_images": "train_labels"}  # fmt: skip
+HELD_OUT = {"x_val": "y_val", "x_test": "y_test", "val_images": "val_labels",
+            "test_images": "test_labels"}  # fmt: skip
+"""The usual names in an .npz: of images, and of their labels."""
 
 
-def dataset(
-    images: Any,
-    labels: Sequence[int] | np.ndarray | torch.Tensor | None = None,
-    class_names: Sequence[str] | None = None,
-    name: str = "dataset",
-    config: DataConfig | None = None,
-) -> ImageData:
-    """Make a data set that `unnoise.train` and `unnoise.evaluate` take.
+def file_source(config: DataConfig) -> Source:
+    """The images of an .npz or .npy file; those of a validation or test part are held out."""
+    path = Path(config.source)
 
-    `images` is an array or tensor (n, c, h, w), (n, h, w, c) or (n, h, w), or any torch Dataset
-    whose items are such images, Pillow pictures, or pairs of an image and a label. Pixels are
-    uint8, or floats from 0 to 1. 1 channel is grey, 3 are RGB, 4 are straight RGBA, which `config`
-    with channels=4 keeps; 2 or more than 4 (masks, spectra) stay as they are. `labels` are n whole
-    numbers from 0. `config` says size, colours, flips, held-out share and cache, as for a folder;
-    the size of the first image is the default. DataError names the first item that cannot be used.
-    """
-    config = config or DataConfig(source=name)
+    def fill(writer: Writer) -> None:
+        found = _unpacked(path, writer.scratch)
+        parts = [name for name in HELD_OUT if name in found]
+        parts = [name for name in TRAINING if name in found][:1] + parts
+        if not parts:
+            raise DataError(f"{path}: has no array of images; expected {', '.join(TRAINING)}")
+        usual = ({**TRAINING, **HELD_OUT}[name] for name in parts)
+        labels = [found[n] for n in usual if n in found and config.classes != "none"]
+        whole = ConcatDataset(cast("list[Any]", [found[name] for name in parts]))
+        given, more = np.concatenate(labels) if labels else None, len(whole) - len(found[parts[0]])
+        source(whole, given, None, path.name, config, more).fill(writer)
+        classes = f"{len(writer.class_names)} classes" if labels else "no classes"
+        writer.notes.append(f"{classes}; read: {', '.join(found)}")
+
+    return Source(path.stem, [path.name, *times(path)], fill)
+
+
+def _unpacked(path: Path, scratch: Path) -> dict[str, np.ndarray]:
+    """The arrays that have a usual name, memory-mapped; that of an .npy is its images."""
+    try:
+        if path.suffix.lower() == ".npy":
+            return {"images": open_memmap(path, mode="r")}
+        with zipfile.ZipFile(path) as archive:
+            names = [name for pair in {**TRAINING, **HELD_OUT}.items() for name in pair]
+            names = [name for name in names if f"{name}.npy" in archive.namelist()]
+            files = [archive.extract(f"{name}.npy", scratch) for name in names]
+        return {n: open_memmap(file, mode="r") for n, file in zip(names, files, strict=True)}
+    except (*DAMAGE, MemoryError) as error:
+        fix = "expected plain numbers, as np.save and np.savez write them, never pickled objects"
+        raise DataError(f"{path}: cannot be read ({error}); {fix}") from error
+
+
+def source(
+    images: Any, labels: Any, class_names: Sequence[str] | None,
+    name: str, config: DataConfig, own_part: int = 0,
+) -> Source:  # fmt: skip
+    """Images in memory, or read one by one; `own_part` of them, the last, are a test part."""
     if not len(images):
         raise DataError(f"{name}: got 0 images, expected 1 or more")
     bands, _ = _item(images, 0, name)
@@ -49,8 +81,9 @@ def dataset(
     given = None if labels is None else _whole_numbers(labels, len(images), name)
 
     def fill(writer: Writer) -> None:
-        order = shuffled(list(range(len(images))))
-        held_out = held_out_count(config, len(order))
+        order = shuffled(list(range(len(images) - own_part)))
+        held_out = own_part or held_out_count(config, len(order))
+        order += range(len(order), len(images))
         labelled = 0
         for number, index in enumerate(tracked(order, name, len(order), "image")):
             if number == len(order) - held_out:
@@ -71,7 +104,7 @@ def dataset(
             raise DataError(f"{name}: {labelled} of {len(order)} items have a label; expected all")
         writer.class_names = _names(writer, class_names, images, name) if labelled else []
 
-    return from_source(config, Source(name, None, fill))
+    return Source(name, None, fill)
 
 
 def _item(images: Any, index: int, name: str) -> tuple[list[Image.Image], int | None]:
@@ -121,6 +154,7 @@ def _channels_first(shape: tuple[int, ...], torchs: bool, what: str) -> bool:
 
 def _whole_numbers(labels: Any, count: int, name: str) -> np.ndarray:
     values = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    values = values[:, 0] if values.shape == (count, 1) else values
     whole = values.shape == (count,) and values.dtype.kind in "iu"
     if not whole or values.min() < 0 or values.max() >= MOST_CLASSES:
         got = f"{values.dtype} {values.shape}" + (f" to {values.max()}" if whole else "")

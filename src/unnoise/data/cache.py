@@ -49,6 +49,8 @@ class Writer:
     """The cache's folder."""
     class_names: Sequence[str]
     """The source's own, unless it changes them while it fills."""
+    scratch: Path
+    """A folder for files that are deleted once the source has filled."""
     shape: tuple[int, ...] = ()
     count: int = 0
     num_train: int | None = None
@@ -93,8 +95,13 @@ class Source:
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     """A key for a source: name, size and time of the files that it reads."""
-    states = [(str(file.resolve()), file.stat()) for file in files]
-    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+    return [(str(file.resolve()), *times(file)) for file in files]
+
+
+def times(file: Path) -> tuple[int, int]:
+    """Size and time of a file: what changes when somebody writes to it."""
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 @contextmanager
@@ -136,6 +143,8 @@ def cached(config: DataConfig, source: Source) -> Cached:
     if source.key is None:
         return _by_content(root(config), source)
     settings = {name: getattr(config, name) for name in SETTINGS}
+    if config.classes != "auto":  # a newer setting: keys without it stay what they were
+        settings["classes"] = config.classes
     text = json.dumps([VERSION, source.name, source.key, settings], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     entry = root(config) / f"{_short(source.name)}-{digest[:12]}"
@@ -175,7 +184,7 @@ def _write(entry: Path, source: Source) -> None:
         temporary.mkdir()
         pixels = temporary / "pixels.u8"
         with pixels.open("wb") as file:
-            writer = Writer(file, entry.parent, source.class_names)
+            writer = Writer(file, entry.parent, source.class_names, temporary.parent)
             with reading(source.name):
                 source.fill(writer)
         labels = np.array(writer.labels, np.int64)
@@ -191,7 +200,7 @@ def _write(entry: Path, source: Source) -> None:
             "notes": writer.notes,
             "passing": writer.passing,
             "stamp": source.stamp,
-            "pixels": _times(pixels),
+            "pixels": times(pixels),
         }
         (temporary / "meta.json").write_text(json.dumps(meta))
 
@@ -200,12 +209,6 @@ def _fingerprint(pixels: Path, shape: Sequence[int], num_train: int, labels: np.
     head = hashlib.sha256(f"{tuple(shape)} {num_train}".encode() + labels.tobytes())
     with pixels.open("rb") as file:
         return hashlib.file_digest(file, lambda: head).hexdigest()
-
-
-def _times(file: Path) -> list[int]:
-    """What changes when somebody writes to a file."""
-    state = file.stat()
-    return [state.st_size, state.st_mtime_ns]
 
 
 def _read(entry: Path, source: Source | None = None) -> Cached:
@@ -230,7 +233,7 @@ def _read(entry: Path, source: Source | None = None) -> Cached:
     )
     if not sound or again:
         raise ValueError("damaged, or to be read again")
-    touched = meta["pixels"] != _times(pixels)
+    touched = meta["pixels"] != list(times(pixels))
     if touched and _fingerprint(pixels, shape, num_train, labels) != meta["fingerprint"]:
         raise ValueError("changed pixels")
     if pixels.stat().st_size > MOST_IN_MEMORY:

@@ -15,10 +15,13 @@ class DataConfig:
     """The images, and how they are made one size and one kind."""
 
     source: str = "digits"
-    """digits, mnist, cifar10, or the path of a folder or zip of images (classes from its
-    sub-folders)."""
+    """digits, mnist, cifar10, the path of a folder, zip, .npz, .npy or parquet file of images, or
+    hf:owner/name, a data set of the Hugging Face hub."""
     path: str | None = None
     """A local folder or archive of mnist or cifar10, in place of the download."""
+    classes: str = "auto"
+    """What says the classes: folders, names (cat_001.png is a cat), none, or a CSV file; auto = a
+    dataset.json, labels.csv or metadata.csv with the pictures, else the sub-folders."""
     image_size: Pixels | None = None
     """Height (and width) in pixels; None = the data set's own, 32 for a folder."""
     image_width: Pixels | None = None

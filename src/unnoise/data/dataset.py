@@ -5,17 +5,20 @@ To add one: a file with a function DataConfig -> Source, and a line in DATASETS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
-from unnoise.data import cifar10, digits, folder, mnist
+from unnoise.data import arrays, cifar10, digits, folder, mnist, parquet
 from unnoise.data.cache import Source, cached, reading
 from unnoise.data.config import DataConfig
 from unnoise.data.fit import KINDS
+from unnoise.data.listing import list_pictures
 from unnoise.errors import DataError, nearest
 
 
@@ -47,6 +50,13 @@ DATASETS: dict[str, Callable[[DataConfig], Source]] = {
     "cifar10": cifar10.source,
 }
 """Name -> function of the configuration."""
+FILES: dict[str, Callable[[DataConfig], Source]] = {
+    ".npz": arrays.file_source,
+    ".npy": arrays.file_source,
+    ".parquet": parquet.source,
+    parquet.HUB: parquet.source,
+}
+"""Ending of a file, or hf: -> the same; other files and folders hold pictures."""
 
 
 def load(config: DataConfig) -> ImageData:
@@ -55,20 +65,52 @@ def load(config: DataConfig) -> ImageData:
         fix = "expected --data PATH, or a run folder of `unnoise train`"
         raise DataError(f"data: a model file alone does not say which images may be read; {fix}")
     with reading(config.path or config.source):
-        if config.source in DATASETS:
-            source = DATASETS[config.source](config)
-        elif Path(config.source).exists():
-            source = folder.source(config)
-        else:
+        return from_source(config, _source(config))
+
+
+def _source(config: DataConfig) -> Source:
+    """What reads config.source."""
+    path = Path(config.source)
+    ending = path.suffix.lower() if path.is_file() else config.source[: len(parquet.HUB)]
+    read = DATASETS.get(config.source) or FILES.get(ending)
+    if read is None:
+        if not path.exists():
             fix = nearest(config.source, DATASETS, "a path")
-            raise DataError(f"data: no data set, folder or zip {config.source!r}; {fix}")
-    return from_source(config, source)
+            raise DataError(f"data: no data set, file or folder {config.source!r}; {fix}")
+        listing = list_pictures(path)
+        if listing.pictures or path.is_file() or not listing.others[".parquet"]:
+            return folder.source(config, listing)
+        read = parquet.source
+    if config.classes not in ("auto", "none"):
+        what = f"data.classes: got {config.classes!r}, but {config.source} has its own classes"
+        raise DataError(f"{what}; expected auto or none")
+    return read(config)
+
+
+def dataset(
+    images: Any,
+    labels: Sequence[int] | np.ndarray | torch.Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+    name: str = "dataset",
+    config: DataConfig | None = None,
+) -> ImageData:
+    """Make a data set that `unnoise.train` and `unnoise.evaluate` take.
+
+    `images` is an array or tensor (n, c, h, w), (n, h, w, c) or (n, h, w), or any torch Dataset
+    whose items are such images, Pillow pictures, or pairs of an image and a label. Pixels are
+    uint8, or floats from 0 to 1. 1 channel is grey, 3 are RGB, 4 are straight RGBA, which `config`
+    with channels=4 keeps; 2 or more than 4 (masks, spectra) stay as they are. `labels` are n whole
+    numbers from 0. `config` says size, colours, flips, held-out share and cache, as for a folder;
+    the size of the first image is the default. DataError names the first item that cannot be used.
+    """
+    config = config or DataConfig(source=name)
+    return from_source(config, arrays.source(images, labels, class_names, name, config))
 
 
 def from_source(config: DataConfig, source: Source) -> ImageData:
     """A source's images, through the cache."""
     images, labels, meta = cached(config, source)
-    class_names = tuple(meta["class_names"])
+    class_names = () if config.classes == "none" else tuple(meta["class_names"])
     return ImageData(
         name=source.name,
         images=images,

@@ -1,44 +1,40 @@
-"""A folder or zip of pictures: classes from its first sub-folders, what cannot be used is skipped
-and said."""
+"""A folder or zip of pictures, or other files that hold them; what cannot be used is skipped and
+said."""
 
 from __future__ import annotations
 
 import functools
-import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from unnoise.data import classes
 from unnoise.data.cache import Source, Writer
+from unnoise.data.classes import Place
 from unnoise.data.config import DataConfig
 from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled, target, transparent
-from unnoise.data.listing import SUFFIXES, Entry, list_pictures
+from unnoise.data.listing import LARGEST_FILE_BYTES, SUFFIXES, Entry, Listing
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
-LARGEST_FILE_BYTES = 1 << 29
 MADE_BY_UNNOISE = "made by unnoise"
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's others may start programs (EPS) or are not for pictures of this kind."""
 SAMPLES_PER_PIXEL = 277
 DARK = 16384
 """16-bit pictures that stay below a quarter of white are probably of fewer bits."""
-TRAINING, HELD_OUT = {"train", "training"}, {"test", "testing", "val", "valid", "validation"}
-"""Names of folders that split the pictures."""
 PILLOWS_CAP = threading.Lock()
 
 
-def source(config: DataConfig) -> Source:
-    """All pictures below config.source, in an order that follows from their names alone."""
+def source(config: DataConfig, listing: Listing) -> Source:
+    """All pictures of a folder or zip, in an order that follows from their names alone."""
     path = Path(config.source)
-    listing = list_pictures(path)
     runs = tuple((run, f"a run folder {MADE_BY_UNNOISE}") for run in listing.runs)
     passed = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in listing.others.items())
     if not listing.pictures:
@@ -50,38 +46,11 @@ def source(config: DataConfig) -> Source:
         writer.skipped += [(name, MADE_BY_UNNOISE) for name in sorted(own)]
         # before the shuffle: a mosaic must not change who is held out
         entries = [entry for entry in listing.pictures if entry.name not in own]
-        places = dict(
-            zip((e.name for e in entries), arranged(e.name for e in entries), strict=True)
-        )
-        writer.skipped += [(name, place.unused) for name, place in places.items() if place.unused]
-        entries = [entry for entry in entries if not places[entry.name].unused]
-        training = shuffled([e for e in entries if not places[e.name].held_out])
-        held_out = shuffled([e for e in entries if places[e.name].held_out])
-        if not held_out:
-            count = len(training) - held_out_count(config, len(training))
-            training, held_out = training[:count], training[count:]
-        used: list[str] = []
-        decoder = Decoder(target(config), config.max_pixels)
-        everything = tracked([*training, *held_out], path.name, len(entries), "image")
-        for number, entry in enumerate(everything):
-            if number == len(training):
-                writer.end_of_training_images()
-            try:
-                for image in decoder(entry):
-                    writer.add(image)
-                    used.append(entry.name)
-            except Unusable as reason:
-                writer.skipped.append((entry.name, str(reason)))
-                writer.passing += [entry.name] * reason.passing
-        if writer.count == 0 or writer.num_train == 0:
-            name, reason = writer.skipped[0]
-            what = f"{path}: none of {len(listing.pictures)} pictures can be used"
-            raise DataError(f"{what}; the first, {name}: {reason}")
-        _label(writer, used, places)
-        writer.notes += decoder.notes()
+        places, origin, writer.notes = classes.find(config, listing, [e.name for e in entries])
+        add_pictures(writer, config, entries, places, origin)
 
     notes = (f"passed over, as no pictures by their names: {passed}",) if passed else ()
-    key = [(e.name, *e.stamp) for e in listing.pictures]
+    key = [(e.name, *e.stamp) for e in (*listing.pictures, *classes.tables(config, listing))]
     name = path.resolve().stem or "pictures"
     entries = {entry.name: entry for entry in listing.pictures}
 
@@ -93,6 +62,39 @@ def source(config: DataConfig) -> Source:
             return False
 
     return Source(name, key, fill, skipped=runs, notes=notes, stamp=listing.stamp, opens=opens)
+
+
+def add_pictures(
+    writer: Writer, config: DataConfig, entries: list[Entry], places: dict[str, Place], origin: str
+) -> None:
+    """Add pictures of any source: shuffled, split, decoded, labelled; with what is to be said."""
+    writer.skipped += [(name, place.unused) for name, place in places.items() if place.unused]
+    usable = [entry for entry in entries if not places[entry.name].unused]
+    training = shuffled([e for e in usable if not places[e.name].held_out])
+    held_out = shuffled([e for e in usable if places[e.name].held_out])
+    if not held_out:
+        count = len(training) - held_out_count(config, len(training))
+        training, held_out = training[:count], training[count:]
+    used: list[str] = []
+    decoder = Decoder(target(config), config.max_pixels)
+    everything = tracked([*training, *held_out], Path(config.source).name, len(usable), "image")
+    for number, entry in enumerate(everything):
+        if number == len(training):
+            writer.end_of_training_images()
+        try:
+            for image in decoder(entry):
+                writer.add(image)
+                used.append(entry.name)
+        except Unusable as reason:
+            writer.skipped.append((entry.name, str(reason)))
+            writer.passing += [entry.name] * reason.passing
+    if writer.count == 0 or writer.num_train == 0:
+        name, reason = writer.skipped[0]
+        count = writer.count + len(writer.skipped)
+        what = f"{Path(config.source)}: none of {count} pictures can be used"
+        raise DataError(f"{what}; the first, {name}: {reason}")
+    classes.label(writer, used, places, origin)
+    writer.notes += decoder.notes()
 
 
 def read_picture(
@@ -118,74 +120,6 @@ def _is_own(entry: Entry) -> bool:
             texts = info.get("comment"), info.get("xmp")
             return "unnoise" in info or any(b"unnoise" in t for t in texts if isinstance(t, bytes))
     return False
-
-
-class Place(NamedTuple):
-    """What its folders say of a picture."""
-
-    label: str
-    """"" where it lies in no sub-folder."""
-    held_out: bool = False
-    unused: str = ""
-    """Why it is not used."""
-
-
-def arranged(names: Iterable[str]) -> list[Place]:
-    """The class and the split of each picture, from the folders in which it lies.
-
-    Folders that hold all the others count for nothing; train beside test or val splits the
-    pictures; classes are the folders below, and what has none there is not used.
-    """
-    paths = [name.split("/")[:-1] for name in names]
-    while paths and all(paths) and len({path[0] for path in paths}) == 1:
-        paths = [path[1:] for path in paths]
-    tops = [path[0].lower() if path else "" for path in paths]
-    of_training = [path for path, top in zip(paths, tops, strict=True) if top in TRAINING]
-    classes = any(len(path) > 1 for path in of_training)
-    split = bool(of_training) and bool({*tops} & HELD_OUT)
-    if not split or not (classes or {*tops} <= TRAINING | HELD_OUT):
-        return [Place(path[0] if path else "") for path in paths]
-    found = []
-    for path, top in zip(paths, tops, strict=True):
-        label = path[1] if len(path) > 1 else ""
-        unused = "" if label or not classes else "lies in no class folder"
-        unused = unused if top in TRAINING | HELD_OUT else "lies beside train and test"
-        found.append(Place(label, top in HELD_OUT, unused))
-    return found
-
-
-def natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """A key that sorts 2 before 10, and 1 before 01."""
-    parts = [part.lstrip("0") if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-    return [(len(p) if i % 2 else 0, p) for i, p in enumerate(parts)], name
-
-
-def _label(writer: Writer, used: list[str], places: dict[str, Place]) -> None:
-    """Classes are the folders: two or more, in which all pictures that are used lie."""
-    labels = [places[name].label for name in used]
-    names = sorted({*labels}, key=natural) if len({*labels}) > 1 and "" not in labels else []
-    numbers = {name: i for i, name in enumerate(names)}
-    writer.class_names, writer.labels = names, [numbers.get(label, 0) for label in labels]
-    found = f"{len(names)} classes, from the sub-folders"
-    none = "no classes: for classes put every picture into one of two or more sub-folders"
-    stray = [name for name in used if not places[name].label]
-    if stray and len({*labels}) > 2:
-        none = (
-            f"no classes: {stray[0]} lies in no sub-folder ({len(stray)} of {len(used)} pictures)"
-        )
-    skipped = {places[name].label for name, _ in writer.skipped if name in places}
-    unused = set() if stray else skipped - {*labels, ""}
-    untrained = {*names} - {*labels[: writer.num_train]}
-    writer.notes = [found if names else none]
-    writer.notes += [f"{n} is no class: none of its pictures can be used" for n in sorted(unused)]
-    held = "is not trained: all its pictures are held out"
-    writer.notes += [f"class {name} {held}" for name in sorted(untrained)]
-    inner = {part.lower() for name in used for part in name.split("/")[:-1]}
-    held_out = sum(places[name].held_out for name in used)
-    if not held_out and inner & TRAINING and inner & HELD_OUT:
-        writer.notes.append("train and test folders below the classes are not told apart")
-    if held_out:
-        writer.notes.append(f"{held_out} pictures are held out, as their folders say (test, val)")
 
 
 @dataclass

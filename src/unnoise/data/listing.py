@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from unnoise.data.cache import times
 from unnoise.data.fit import Unusable
 from unnoise.errors import DataError
 
@@ -20,6 +21,11 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff",
     ".ppm", ".pgm",
 )  # fmt: skip
+
+
+TABLES = ("dataset.json", "labels.csv", "metadata.csv")
+"""Files that may say the classes."""
+LARGEST_FILE_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Listing:
     """Files with the suffix of a picture, sorted by name."""
     runs: list[str]
     """Run folders of unnoise: nothing in them is listed."""
+    tables: list[Entry]
+    """Files that may say the classes, sorted by name."""
     others: Counter[str]
     """How many more files there are, by their endings."""
     stamp: tuple[int, int] | None
@@ -49,13 +57,15 @@ class Listing:
 
 def list_pictures(path: Path) -> Listing:
     """What lies in a folder or zip; DataError for a file that is no zip."""
-    state = path.stat() if path.is_file() else None
-    found = [e for e in (_zip(path) if state else _walk(path)) if not _hidden(e.name)]
+    stamp = times(path) if path.is_file() else None
+    found = [e for e in (_zip(path) if stamp else _walk(path)) if not _hidden(e.name)]
     runs = _run_folders([e.name for e in found])
     found = [e for e in found if not e.name.startswith(tuple(runs))]
-    pictures = sorted((e for e in found if _ending(e) in SUFFIXES), key=lambda e: e.name)
-    others = Counter(ending for ending in map(_ending, found) if ending not in SUFFIXES)
-    return Listing(pictures, runs, others, (state.st_size, state.st_mtime_ns) if state else None)
+    found.sort(key=lambda e: e.name)
+    pictures = [e for e in found if _ending(e) in SUFFIXES]
+    tables = [e for e in found if PurePosixPath(e.name).name in TABLES]
+    others = Counter(_ending(e) for e in found if e not in tables and _ending(e) not in SUFFIXES)
+    return Listing(pictures, runs, tables, others, stamp)
 
 
 def _ending(entry: Entry) -> str:
