@@ -169,7 +169,7 @@ WRONG_RUNS = {
     "--sample.sampler ddmi": "sample.sampler: no 'ddmi'; did you mean 'ddim'?",
     "--diffusion.loss x": "diffusion.loss: no 'x'",
     "--train.lr -1": "train.lr: got -1, expected more than 0",
-    "--sample.steps 2000": "sample.",
+    "--objective v --sample.steps 2000": "sample.",
     "--diffusion.parameterization eps --diffusion.schedule flow": "diffusion.",
 }
 

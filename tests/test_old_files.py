@@ -18,12 +18,6 @@ from unnoise import cli
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RUN = FIXTURES / "run-0.1"
-FLAGS = """digits --objective edm --network.base-channels 4 --network.channel-multipliers 1 2
-  --network.norm-groups 2 --network.attention-heads 1 --batch-size 16 --kimg 0.64
-  --train.precision fp32 --train.warmup-kimg 0.1 --train.ema-halflife-kimg 0.1
-  --train.ema-also-kimg 0.05 --train.log-every-kimg 0.112 --train.sample-every-kimg 0.32
-  --train.checkpoint-every-kimg 0.32 --train.keep-checkpoints 1 --sample.steps 4 --device cpu"""
-"""What the run was started with; digits trains with Muon."""
 
 
 @pytest.fixture
@@ -50,7 +44,7 @@ def test_an_old_checkpoint_and_another_average_sample(file):
 
 
 def test_an_old_run_resumes_where_it_stopped(run):
-    assert cli.main(["train", *FLAGS.split(), "--resume", "auto", "--out", str(run)]) == 0
+    assert cli.main(["train", str(run), "--device", "cpu"]) == 0
     expected = metrics(FIXTURES / "run-0.1-finished.jsonl")
     resumed = metrics(run / "metrics.jsonl")
     assert [line["step"] for line in resumed] == [line["step"] for line in expected]

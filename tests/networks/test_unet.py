@@ -116,8 +116,8 @@ def test_bad_settings_are_refused_in_one_line(change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_narrower_is_whole_groups_and_never_wider():
-    config = PRESETS["cifar10"]().network  # 128 channels in groups of 32
-    assert [config.narrower(share) for share in (1.0, 0.57, 0.25, 1e-6, 9.0)] == [
-        {}, {"base_channels": 96}, {"base_channels": 64}, {"base_channels": 32}, {},
-    ]  # fmt: skip
+def test_narrower_keeps_the_size_of_groups_and_is_never_wider():
+    config = PRESETS["cifar10"]().network  # 128 channels in 32 groups
+    found = [config.narrower(share) for share in (1.0, 0.57, 0.25, 1e-6, 9.0)]
+    assert [list(each.values()) for each in found] == [[], [96, 24], [64, 16], [4, 1], []]
+    assert list(found[1]) == ["base_channels", "norm_groups"]

@@ -164,7 +164,7 @@ def test_a_run_that_fits_has_no_advice():
             "--train.sample-every-kimg 2",
         ),
         ({}, {"checkpoint_bytes": 90 * GIB}, "disk", "--train.keep-checkpoints 1"),
-        ({"train__batch_size": 8}, {"num_train": 10_000}, "length", "--network.base-channels 16"),
+        ({"train__batch_size": 8}, {"num_train": 10_000}, "length", "--network.norm-groups 1"),
     ],
 )
 def test_one_line_of_advice_with_flag_and_value(changes, costs, kind, flag):
@@ -180,7 +180,7 @@ def test_one_line_of_advice_with_flag_and_value(changes, costs, kind, flag):
 def test_too_small_a_budget_names_a_smaller_network():
     made = Plan(named("cifar10"), measured(num_train=50_000), 7200)
     text = next(line.text for line in plan.advise(made) if line.text.startswith("length"))
-    assert "try --network.base-channels 64" in text  # 57,600 of 150,000
+    assert "try --network.base-channels 76 --network.norm-groups 19" in text  # 57,600 of 150,000
 
 
 def test_a_budget_beyond_the_end_says_how_to_use_it():
@@ -195,10 +195,10 @@ def test_a_budget_that_holds_nothing_gets_one_line():
     assert "(1.0s) and the last preview (100.0s); 3 epochs" in plan.advise(made)[0].text
 
 
-def test_smaller_is_whole_groups_and_never_wider():
-    made = named("cifar10")  # 128 channels in groups of 32
-    widths = [plan.smaller(made, share).split()[-1] for share in (0.57, 0.25, 1e-6)]
-    assert widths == ["96", "64", "32"]
+def test_smaller_is_a_command_and_never_wider():
+    made = named("cifar10")
+    flags = "try --network.base-channels 64 --network.norm-groups 16"
+    assert plan.smaller(made, 0.25) == flags
     assert "base-channels" not in plan.smaller(made, 9.0)
 
 

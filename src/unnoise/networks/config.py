@@ -135,9 +135,11 @@ class UNetConfig(NetworkConfig):
         return self.base_channels >= 64
 
     def narrower(self, share: float) -> dict[str, int]:
-        """Fewer base channels, in whole normalisation groups."""
-        step = math.lcm(self.norm_groups, self.attention_heads)
-        return _narrower("base_channels", self.base_channels, step, share)
+        """Fewer base channels, as many of them in a normalisation group as before."""
+        of_group = self.base_channels // self.norm_groups
+        step = math.lcm(of_group, self.attention_heads, 2)
+        found = _narrower("base_channels", self.base_channels, step, share)
+        return found and {**found, "norm_groups": found["base_channels"] // of_group}
 
     def heights(self, image_height: int) -> list[int]:
         """The height of each level's feature map."""
