@@ -33,9 +33,9 @@ def digits() -> RunConfig:
         "network.base_channels": 32, "network.channel_multipliers": (1, 2),
         "network.norm_groups": 2, "network.attention_levels": (1,),
         "network.skips": "every_block",
-        "train.kimg": 36, "train.batch_size": 64, "train.lr": 4e-3,
+        "train.kimg": 30, "train.batch_size": 64, "train.lr": 4e-3,
         "train.ema_halflife_kimg": 5,
-        "train.sample_every_kimg": 18, "train.checkpoint_every_kimg": 18,
+        "train.sample_every_kimg": 15, "train.checkpoint_every_kimg": 15,
         "sample.steps": 10,
     })  # fmt: skip
 
