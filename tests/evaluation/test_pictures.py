@@ -132,8 +132,8 @@ def test_images_of_ones_own_are_a_set_too(tmp_path):
 @pytest.mark.parametrize(("words", "line"), [
     (["a"], "a is no run; expected a model, or --against FOLDER"),
     (["a", "--against", "b/one"], "got 3 images and 1 to compare them with; a Fréchet distance"),
-    (["a", "--against", "nowhere"], "no data set, folder or zip 'nowhere'"),
-    (["nowhere", "--against", "a"], "no data set, folder or zip 'nowhere'"),
+    (["a", "--against", "nowhere"], "no data set, file or folder 'nowhere'"),
+    (["nowhere", "--against", "a"], "no data set, file or folder 'nowhere'"),
     (["a", "--against", "digist"], "did you mean 'digits'?"),
     (["a", "--against", "b", "--steps", "4"], "no flag --steps"),
     (["a", "--against", "b", "--guide", "digits"], "got --guide for pictures"),

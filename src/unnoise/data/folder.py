@@ -20,7 +20,7 @@ from unnoise.data.cache import Source, Writer
 from unnoise.data.classes import Place
 from unnoise.data.config import DataConfig
 from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled, target, transparent
-from unnoise.data.listing import LARGEST_FILE_BYTES, SUFFIXES, Entry, Listing
+from unnoise.data.listing import LARGEST_FILE_BYTES, SUFFIXES, Entry, Listing, list_pictures
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
