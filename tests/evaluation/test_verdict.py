@@ -106,10 +106,10 @@ def test_it_says_what_to_do_next(tmp_path):
 
 def test_of_too_little_nothing_is_said(tmp_path):
     assert lines(tmp_path, [0.5, 0.4, 0.3])[0] == (
-        "held-out loss: no verdict (3 previews, needs 4)"
+        "held-out loss: no verdict (needs 4 previews, got 3)"
     )
     assert lines(tmp_path, [0.5, 0.4, 0.3, 0.2], data=images(90))[0] == (
-        "held-out loss: no verdict (9 held-out pictures, needs 10)"
+        "held-out loss: no verdict (needs 10 held-out pictures, got 9)"
     )
 
 

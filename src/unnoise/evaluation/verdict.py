@@ -93,9 +93,11 @@ def _loss(config: RunConfig, data: ImageData, folder: Path, advises: bool) -> st
             curve |= {line["nimg"]: line} if "held_out_loss" in line else {}
     nimg, held_out = sorted(curve), len(data.images) - data.num_train
     if held_out < FEWEST_HELD_OUT:
-        return f"held-out loss: no verdict ({held_out} held-out pictures, needs {FEWEST_HELD_OUT})"
+        return (
+            f"held-out loss: no verdict (needs {FEWEST_HELD_OUT} held-out pictures, got {held_out})"
+        )
     if len(nimg) < FEWEST_PREVIEWS:
-        return f"held-out loss: no verdict ({len(nimg)} previews, needs {FEWEST_PREVIEWS})"
+        return f"held-out loss: no verdict (needs {FEWEST_PREVIEWS} previews, got {len(nimg)})"
     found = trend(nimg, [curve[n]["held_out_loss"] for n in nimg])
     if found.kind == "rising":
         at = nimg[found.lowest]
