@@ -22,6 +22,7 @@ _WHERE = {
     "train": "api",
     "preset": "api",
     "evaluate": "api",
+    "evaluate_pictures": "evaluation.pictures",
     "load_data": "api",
     "RunConfig": "config",
     "ConfigError": "config",
@@ -48,6 +49,7 @@ __all__ = [
     "__version__",
     "dataset",
     "evaluate",
+    "evaluate_pictures",
     "from_model",
     "generate_samples",
     "grid",
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from unnoise.data.dataset import dataset
     from unnoise.data.images import from_model, grid, save_png, to_model
     from unnoise.errors import CheckpointError, ConfigError, DataError
+    from unnoise.evaluation.pictures import evaluate_pictures
     from unnoise.model import Model, generate_samples, load
     from unnoise.presets import PRESETS
 

@@ -14,13 +14,15 @@ from unnoise.data.dataset import ImageData, load, report
 from unnoise.diffusion.losses import LOSSES, Loss
 from unnoise.errors import ConfigError
 from unnoise.evaluation.during import measure_for
+from unnoise.evaluation.verdict import verdict
 from unnoise.events import Listener
+from unnoise.files import write_bytes
 from unnoise.model import Model
 from unnoise.model import load as load_model
 from unnoise.networks.config import NetworkConfig
 from unnoise.precision import find_device
 from unnoise.presets import named, with_objective
-from unnoise.records import is_run
+from unnoise.records import VERDICT, is_run
 from unnoise.terminal import shown_by_default
 from unnoise.training import loop
 
@@ -108,29 +110,35 @@ def train_here(
         if world.main:
             events.say(report(images))
         measure = measure_for(config, images, world) if config.train.evaluate else None
-        return loop.train(config, images, folder, resume, measure)
+        ending = loop.train(config, images, folder, resume, measure)
+        if ending.finished and ending.samples is not None and world.main:
+            text = "\n".join(verdict(config, images, folder, ending.samples))
+            events.say(text)
+            write_bytes(folder / VERDICT, text.encode())
+        return ending
 
 
 def evaluate(
     model: Model | str | Path,
     out: str | Path,
-    num: int = 1000,
+    num: int | None = None,
     sampling: Mapping[str, Any] | None = None,
     data: ImageData | DataConfig | None = None,
     **measured: Any,
 ) -> dict[str, Any]:
     """Measure samples of a model (or its name, run folder or file) against its data, or `data`.
 
-    `sampling` changes fields of the model's SampleConfig; `measured` are fields of
-    `unnoise.evaluation.settings.Settings`: features, likelihood, copying, .. Gives the record that
-    is also written to out/evaluation.json; the same call again resumes.
+    `num` is 1,000, or on a CPU fewer where they take long; `sampling` changes fields of the model's
+    SampleConfig; `measured` are fields of `unnoise.evaluation.settings.Settings`: features,
+    likelihood, copying, .. Gives the record that is also written to out/evaluation.json; the same
+    call again resumes.
     """
     from unnoise.evaluation.evaluate import evaluate as run
     from unnoise.evaluation.settings import Settings
     from unnoise.evaluation.store import Samples
 
-    model = model if isinstance(model, Model) else load_model(model)
-    samples = Samples(model, dict(sampling or {}), num, seed=0)
+    model, sampling = model if isinstance(model, Model) else load_model(model), dict(sampling or {})
+    samples = Samples(model, sampling, num or Samples.usual_num(model, sampling), seed=0)
     with shown_by_default():
         images = data if isinstance(data, ImageData) else load(data or model.config.data)
         config = None if isinstance(data, ImageData) else data or model.config.data

@@ -19,6 +19,8 @@ from unnoise.reading import from_dict, typed
 
 MODEL_FILE = "model.safetensors"
 MANIFEST = "manifest.json"
+VERDICT = "verdict.txt"
+"""What training says of a run as it ends."""
 LARGEST_HEADER = 100_000_000
 """Bytes; the format allows no more."""
 

@@ -35,7 +35,7 @@ from unnoise.errors import CheckpointError, ConfigError, DataError
 from unnoise.files import claim, discard_leftovers
 from unnoise.memory import in_batches
 from unnoise.model import Model, last
-from unnoise.records import find
+from unnoise.records import VERDICT, find
 
 GRID_IMAGES = 400
 """The grid shows at most this many images."""
@@ -287,5 +287,7 @@ def describe(target: str) -> str:
         "training": " · ".join(done),
         "samplers": " · ".join(samplers) or "none tuned; unnoise tune-sampler finds some",
     }
-    lines = [f"{name:<10} {text}" for name, text in rows.items()]
+    verdict = path.parent / VERDICT  # of a run folder
+    said = verdict.read_text("utf-8", "replace").splitlines() if verdict.is_file() else []
+    lines = [*(f"{name:<10} {text}" for name, text in rows.items()), *said]
     return "\n".join([*lines, "config", json.dumps(record["config"], indent=2)])

@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix
 
 from unnoise.data.cifar10 import CLASSES
 from unnoise.errors import ConfigError
-from unnoise.evaluation.classes import class_accuracy, class_distances, inception_score, share
+from unnoise.evaluation.classes import class_accuracy, class_distances, share
 from unnoise.evaluation.extractors import classifier
 from unnoise.evaluation.frechet import frechet_distance, moments
 
@@ -45,18 +45,6 @@ def test_intervals_are_wilsons(right, count):
     expected = binomtest(right, count).proportion_ci(0.95, method="wilson")
     found = share(right, count)["interval_95"]
     assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-def test_the_inception_score_by_its_closed_forms_and_its_definition():
-    clear = torch.eye(10).repeat(20, 1) * 1000
-    assert inception_score(clear) == pytest.approx((10, 0))
-    assert inception_score(torch.zeros(100, 10)) == pytest.approx((1, 0))
-    logits = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) * 3
-    scores = []
-    for part in np.split(logits.double().softmax(1).numpy(), 3):
-        kl = (part * (np.log(part) - np.log(part.mean(0)))).sum(1)
-        scores.append(np.exp(kl.mean()))
-    assert inception_score(logits, 3) == pytest.approx((np.mean(scores), np.std(scores)))
 
 
 def features(count, seed):

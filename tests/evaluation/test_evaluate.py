@@ -66,7 +66,10 @@ def test_it_says_what_every_number_is_of(measured):
     assert one["extractor"] == "tiny" and not one["standard"]
     assert one["reference"] == "1,500 training images of digits"
     assert {"resize", "range", "network", "sha256", "fingerprint"} <= one.keys()
-    assert found["samples"] == {"num": 60, "first_seed": 0} and found["model"]["steps"] == 4
+    assert (
+        found["samples"] == {"num": 60, "first_seed": 0, "name": ""}
+        and found["model"]["steps"] == 4
+    )
     assert found["likelihood"]["bound"]["bits_per_dim"] > 0
     assert found["copying"]["num_samples"] == 60
     assert found["classes"]["overall"]["count"] == 60
@@ -133,13 +136,18 @@ def test_what_is_measured_of_the_same_samples_is_added(measured, tmp_path):
 
 
 def test_statistics_that_were_saved_are_the_reference_and_know_their_extractor(measured, tmp_path):
-    words = [*FAST, "--likelihood", "none", "--no-copying"]
-    for name, flag in (("a", "--save-reference"), ("b", "--reference")):
-        more = [flag, str(tmp_path / "s.npz"), "--out", str(tmp_path / name)]
-        assert cli.main(["evaluate", "digits", *words, *more]) == 0
-    a, b = (record(tmp_path / name) for name in "ab")
-    pair = [found["distances"][0]["samples"]["frechet"] for found in (a, b)]
+    data, tiny = load(unnoise.DataConfig()), extractor("tiny")
+    made = Statistics.of(tiny.features(torch.from_numpy(np.array(data.images[: data.num_train]))))
+    probed = tiny.probed(torch.from_numpy(np.array(data.images[:2])))
+    about = {"extractor": "tiny", "fingerprint": probed.fingerprint}
+    Statistics(made.count, made.mean, made.cov, about).save(tmp_path / "s.npz")
+    words = ["--likelihood", "none", "--no-copying", "--reference", str(tmp_path / "s.npz")]
+    assert cli.main(["evaluate", "digits", *FAST, *words, "--out", str(tmp_path / "b")]) == 0
+    pair = [
+        record(found)["distances"][0]["samples"]["frechet"] for found in (measured, tmp_path / "b")
+    ]
     assert pair[0] == pytest.approx(pair[1], rel=1e-4)  # float32 on disk
+    b = record(tmp_path / "b")
     assert "SHA-256" in b["distances"][0]["reference"]
     assert not any("which protocol" in note for note in b["notes"])
 
@@ -220,13 +228,15 @@ def test_statistics_from_a_file_are_the_reference(measured, tmp_path):
 
 
 def test_side_by_side_it_is_said_what_may_not_be_compared(measured, tmp_path, capsys):
+    for i, image in enumerate(load(unnoise.DataConfig()).images[:200]):
+        unnoise.save_png(tmp_path / f"few/{i}.png", torch.from_numpy(image.copy()), {})
     words = ["--num", "70", *FAST[2:], "--likelihood", "none", "--no-copying"]
-    words += ["--reference-num", "200"]
+    words += ["--against", str(tmp_path / "few")]
     assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "b")]) == 0
     capsys.readouterr()
     assert cli.main(["compare", str(measured), str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out
-    assert "60 samples and 70" in said and "200 training images of digits" in said
+    assert "60 samples and 70" in said and "190 training images of few" in said
     assert said.count("Fréchet distance ↓  ") == 1
     assert "bits/dim, bound" in said and "copies of training images" in said
     (tmp_path / "b/evaluation.json").write_text('{"distances": [3]}')
@@ -261,7 +271,6 @@ def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
     (["--features", "edm", "--inception", "nowhere.pt"], "nowhere.pt"),
     (["--num", "1"], "--num: got 1, expected 2 to 10,000,000"),
     (["--likelihood", "vlb"], "--likelihood: got vlb, expected bound, ode"),
-    (["--reference-num", "1"], "--reference-num: got 1, expected 2 to 1,000,000,000"),
     (["--likelihood-num", "0"], "--likelihood-num: got 0, expected 1 to 10,000,000"),
     (["--reference", "nowhere.npz"], "nowhere.npz"),
     (["--reference", "nowhere.npz", "--features", "tiny,edm"], "--reference: is of one extractor"),

@@ -59,16 +59,20 @@ FILES: dict[str, Callable[[DataConfig], Source]] = {
 """Ending of a file, or hf: -> the same; other files and folders hold pictures."""
 
 
-def load(config: DataConfig) -> ImageData:
-    """The images of a configuration, through the cache; DataError where there are none."""
+def load(config: DataConfig, samples: bool = False) -> ImageData:
+    """The images of a configuration, through the cache; DataError where there are none.
+
+    Pictures that unnoise made do not count; of a folder's, single `samples` do where they are asked
+    for.
+    """
     if not config.source:
         fix = "expected --data PATH, or a run folder of `unnoise train`"
         raise DataError(f"data: a model file alone does not say which images may be read; {fix}")
     with reading(config.path or config.source):
-        return from_source(config, _source(config))
+        return from_source(config, _source(config, samples))
 
 
-def _source(config: DataConfig) -> Source:
+def _source(config: DataConfig, samples: bool) -> Source:
     """What reads config.source."""
     path = Path(config.source)
     ending = path.suffix.lower() if path.is_file() else config.source[: len(parquet.HUB)]
@@ -79,7 +83,7 @@ def _source(config: DataConfig) -> Source:
             raise DataError(f"data: no data set, file or folder {config.source!r}; {fix}")
         listing = list_pictures(path)
         if listing.pictures or path.is_file() or not listing.others[".parquet"]:
-            return folder.source(config, listing)
+            return folder.source(config, listing, samples)
         read = parquet.source
     if config.classes not in ("auto", "none"):
         what = f"data.classes: got {config.classes!r}, but {config.source} has its own classes"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,20 +20,23 @@ from unnoise.data.cache import Source, Writer
 from unnoise.data.classes import Place
 from unnoise.data.config import DataConfig
 from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled, target, transparent
-from unnoise.data.listing import LARGEST_FILE_BYTES, SUFFIXES, Entry, Listing
+from unnoise.data.listing import LARGEST_FILE_BYTES, SUFFIXES, Entry, Listing, list_pictures
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
 MADE_BY_UNNOISE = "made by unnoise"
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's others may start programs (EPS) or are not for pictures of this kind."""
+GREYS = ("1", "L", "I", "I;16", "I;16B", "F")
+LOOKED_AT = 50
+"""Pictures of a set whose size is read to find the usual one."""
 SAMPLES_PER_PIXEL = 277
 DARK = 16384
 """16-bit pictures that stay below a quarter of white are probably of fewer bits."""
 PILLOWS_CAP = threading.Lock()
 
 
-def source(config: DataConfig, listing: Listing) -> Source:
+def source(config: DataConfig, listing: Listing, samples: bool) -> Source:
     """All pictures of a folder or zip, in an order that follows from their names alone."""
     path = Path(config.source)
     runs = tuple((run, f"a run folder {MADE_BY_UNNOISE}") for run in listing.runs)
@@ -42,7 +46,7 @@ def source(config: DataConfig, listing: Listing) -> Source:
         raise DataError(f"{path}: no pictures; found {found}, expected {' '.join(SUFFIXES)}")
 
     def fill(writer: Writer) -> None:
-        own = {entry.name for entry in listing.pictures if _is_own(entry)}
+        own = {entry.name for entry in listing.pictures if _is_own(entry, samples)}
         writer.skipped += [(name, MADE_BY_UNNOISE) for name in sorted(own)]
         # before the shuffle: a mosaic must not change who is held out
         entries = [entry for entry in listing.pictures if entry.name not in own]
@@ -50,7 +54,8 @@ def source(config: DataConfig, listing: Listing) -> Source:
         add_pictures(writer, config, entries, places, origin)
 
     notes = (f"passed over, as no pictures by their names: {passed}",) if passed else ()
-    key = [(e.name, *e.stamp) for e in (*listing.pictures, *classes.tables(config, listing))]
+    files = (*listing.pictures, *classes.tables(config, listing))
+    key = [*((e.name, *e.stamp) for e in files), *["samples"] * samples]
     name = path.resolve().stem or "pictures"
     entries = {entry.name: entry for entry in listing.pictures}
 
@@ -112,14 +117,32 @@ def read_picture(
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a picture") from error
 
 
-def _is_own(entry: Entry) -> bool:
-    """Whether it says that unnoise made it (images.save_png, images.save_animation)."""
+def _is_own(entry: Entry, samples: bool) -> bool:
+    """Whether it says that unnoise made it (images.save_png, images.save_animation).
+
+    Where `samples` are asked for, the picture of one seed is as good as another's.
+    """
     if entry.name.lower().endswith((".png", ".gif", ".webp")):
         with suppress(Unusable), _opened(entry) as picture:
             info = picture.info
             texts = info.get("comment"), info.get("xmp")
+            if samples and '"seed":' in str(info.get("unnoise")):
+                return False
             return "unnoise" in info or any(b"unnoise" in t for t in texts if isinstance(t, bytes))
     return False
+
+
+def usual_size(path: Path) -> tuple[int, int, int]:
+    """Channels (1 or 3), height and width of most pictures; DataError where there are none."""
+    pictures = list_pictures(path).pictures
+    sizes, grey = Counter[tuple[int, int]](), True
+    for entry in pictures[:: 1 + len(pictures) // LOOKED_AT]:
+        with suppress(Unusable), _opened(entry) as picture:
+            sizes[picture.height, picture.width] += 1
+            grey &= picture.mode in GREYS
+    if not sizes:
+        raise DataError(f"{path}: no pictures")
+    return (1 if grey else 3, *sizes.most_common(1)[0][0])
 
 
 @dataclass

@@ -2,9 +2,7 @@
 
 The accuracy of a classifier on labelled samples mixes the model's errors with the classifier's own:
 give that of real held-out images next to it. It says nothing of variety, one perfect picture per
-class has 100 %: the distances per class do, and the Inception Score of the logits (Salimans et al.
-2016: clear classes, and many). FID's network gives no logits; with any classifier but the
-TensorFlow Inception of 2015 it is no Inception Score to compare.
+class has 100 %: the distances per class do.
 """
 
 from __future__ import annotations
@@ -17,8 +15,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unnoise.evaluation.frechet import Z95, frechet_distance, moments
-
-SPLITS = 10
 
 
 def share(right: int, count: int) -> dict[str, Any]:
@@ -71,13 +67,3 @@ def class_distances(
             counts = {"count": len(ours), "reference_count": len(theirs)}
             found.append({"class_name": name, **counts, "distance": distance})
     return found
-
-
-def inception_score(logits: Float[Tensor, "n k"], splits: int = SPLITS) -> tuple[float, float]:
-    """exp(mean_x KL(p(y | x) || p(y))): mean and standard deviation over splits, in their order."""
-    scores = []
-    for log_p in logits.double().log_softmax(1).tensor_split(splits):
-        log_marginal = log_p.logsumexp(0) - torch.tensor(float(len(log_p))).log()
-        scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
-    values = torch.stack(scores)
-    return float(values.mean()), float(values.std(correction=0))

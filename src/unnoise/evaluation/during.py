@@ -46,7 +46,7 @@ def measure_for(config: RunConfig, data: ImageData, world: World) -> Quality | N
     spec = config.train.evaluate
     assert spec is not None
     images = torch.from_numpy(data.images[:2].copy())
-    named = suited(spec, *data.images.shape[1:])
+    named = suited(spec, data.images.shape[1:])
     extract = extractor(named, find_device(config.device)).probed(images)
     store, rows = DataStore(data, root(config.data), world), range(data.num_train)
     features = store.features(extract, rows)

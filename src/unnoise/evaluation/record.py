@@ -59,20 +59,12 @@ class Share(TypedDict):
     interval_95: tuple[float, float]
 
 
-class Score(TypedDict):
-    """The Inception Score's formula on a classifier."""
-
-    mean: Number
-    spread: Number
-
-
 class Classes(TypedDict):
     """How often samples are read as their label."""
 
     classifier: str
     overall: Share
     held_out: NotRequired[Share | None]
-    classifier_score: NotRequired[Score | None]
 
 
 class Copying(TypedDict):
@@ -91,13 +83,15 @@ class Sampled(TypedDict):
     steps: Total
     noises: tuple[float, ...]
     guidance_scale: float
+    training: NotRequired[dict[str, Any]]
 
 
 class OfSamples(TypedDict):
-    """Which samples."""
+    """Which samples: seeds of a model, or pictures by their name."""
 
     num: Total
     first_seed: Total
+    name: NotRequired[str]
 
 
 class OfData(TypedDict):
@@ -105,13 +99,14 @@ class OfData(TypedDict):
 
     name: str
     fingerprint: str
+    size: NotRequired[tuple[int, ...]]
 
 
 class Evaluation(TypedDict):
     """evaluation.json."""
 
     format: NotRequired[int]
-    model: Sampled
+    model: Sampled | None
     samples: OfSamples
     data: OfData
     distances: tuple[Distances, ...]

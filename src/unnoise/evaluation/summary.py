@@ -22,13 +22,17 @@ class Table:
 
 def title(record: Record) -> str:
     """What was measured."""
-    model, samples = record["model"], record["samples"]
+    model, samples, data = record["model"], record["samples"], record["data"]
+    if model is None:
+        c, h, w = data["size"]
+        pictures = f"samples: {samples['num']:,} pictures of {samples['name']}; data {data['name']}"
+        return f"{pictures}; compared at {h} x {w}, {c} channel{'s' if c > 1 else ''}"
     steps = len(model["noises"]) - 1 if model["noises"] else model["steps"]
     guided = f", guidance {model['guidance_scale']:g}" if model["guidance_scale"] != 1 else ""
     first, last = samples["first_seed"], samples["first_seed"] + samples["num"] - 1
     return (
         f"{samples['num']:,} samples (seeds {first} to {last}) of weights {model['weights']}: "
-        f"{model['sampler']}, {steps} steps{guided}; data {record['data']['name']}"
+        f"{model['sampler']}, {steps} steps{guided}; data {data['name']}"
     )
 
 
@@ -104,9 +108,8 @@ def _rest(record: Record) -> list[Table]:
         beside = "" if real is None else f"; held-out real images {_percent(real['share'])}"
         read = f"{_percent(share)} [{low:.1%}, {high:.1%}] by {found['classifier']}{beside}"
         rows.append(("read as their label", read))
-        if (score := found.get("classifier_score")) is not None:
-            number = _plus_minus(score["mean"], score["spread"])
-            rows.append(("classifier score", f"{number} (Inception Score's formula)"))
+    if (loss := ((record["model"] or {}).get("training") or {}).get("held_out_loss")) is not None:
+        rows.append(("held-out loss", f"{_number(loss)}, at the end of training"))
     if record["copying"] is not None:
         rows += [("copies", line) for line in record["copying"]["summary"]]
     return [Table(("", ""), rows)] if rows else []

@@ -19,7 +19,7 @@ from unnoise.errors import CheckpointError, ConfigError, UserError
 from unnoise.evaluation import record as evaluations
 from unnoise.evaluation import summary
 from unnoise.files import parse_json, read_json
-from unnoise.records import read_header, read_line, read_manifest, read_starts
+from unnoise.records import VERDICT, read_header, read_line, read_manifest, read_starts
 from unnoise.studio import commands
 from unnoise.units import seconds
 
@@ -66,6 +66,7 @@ def read(folder: Path) -> Record:
         "class_names": record.get("class_names"),
         "data": {**data, "picture": _picture(folder, "data.png", problems)},
         "samples": _samples(folder, problems),
+        "verdict": _verdict(folder, problems),
         "curves": _curves(lines),
         "settings": commands.settings(config),
         "environment": _starts(folder, problems),
@@ -124,6 +125,13 @@ def _recorded(folder: Path, problems: list[str]) -> Record:
 def _starts(folder: Path, problems: list[str]) -> list[Record]:
     with _noted(folder, "environment.json", problems):
         return read_starts(folder / "environment.json")
+    return []
+
+
+def _verdict(folder: Path, problems: list[str]) -> list[str]:
+    """What training said of the run as it ended."""
+    with _noted(folder, VERDICT, problems if (folder / VERDICT).exists() else []):
+        return (folder / VERDICT).read_text(errors="replace").splitlines()
     return []
 
 
@@ -267,7 +275,7 @@ def _evaluation(folder: Path, weights_now: str, problems: list[str]) -> Record |
         return None
     with _noted(folder, path.name, problems):
         record = evaluations.read(path)
-        weights = record["model"]["weights"]
+        weights = (record["model"] or {}).get("weights", "")
         shown = {
             "title": summary.title(record),
             "tables": [asdict(table) for table in summary.tables(record)],

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from unnoise import events
 from unnoise.config import to_dict
 from unnoise.errors import CheckpointError
@@ -31,6 +33,8 @@ class Log:
         self.run, self.path = run, run.folder / "metrics.jsonl"
         self.trackers: list[Tracker] = []
         self.listeners = events.listeners()  # a thread that saves speaks through the same ones
+        self.samples: Tensor | None = None
+        """Those of the newest preview."""
         self.window = (time.monotonic(), 0)
         """Time and images seen at the last line of `steps`."""
         self.at_sec = self.beaten = 0.0

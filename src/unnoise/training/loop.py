@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unnoise import checkpoint, environment
 from unnoise.config import RunConfig
@@ -21,6 +22,7 @@ from unnoise.data.dataset import ImageData
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.parallel import process_group
 from unnoise.precision import find_device
+from unnoise.records import VERDICT
 from unnoise.training.checkpointing import SAVE_SEC, Checkpoints, due, resume_run, start
 from unnoise.training.faults import check_applied, count_steps, exclusive, signals
 from unnoise.training.log import Log
@@ -42,6 +44,8 @@ class Ending:
 
     finished: bool
     signal: int | None = None
+    samples: Tensor | None = None
+    """Those of the last preview, uint8 (n, c, h, w), if this call made one."""
 
 
 def train(
@@ -79,11 +83,12 @@ def train(
                     began = True
                     if run.progress(state.counters) < 1:
                         environment.write(folder, run.arithmetic, state.counters.step)
+                        (folder / VERDICT).unlink(missing_ok=True)
                         log.open(state.counters.nimg)
                 checkpoints = Checkpoints(run, state, log)
                 with checkpoints.finished():
                     finished = _loop(run, state, log, checkpoints, measure, caught)
-                return Ending(finished, caught[0] if caught else None)
+                return Ending(finished, caught[0] if caught else None, log.samples)
         except OSError as error:
             there = checkpoint.intact(folder / "checkpoints")
             fix = "make room and run the same command again"

@@ -84,9 +84,9 @@ def _show(run: Run, log: Log, model: Model, values: dict[str, Any]) -> None:
     """Write samples/<nimg>.png and a line of metrics, and say both."""
     began, nimg, classes = time.monotonic(), values["nimg"], model.shape.num_classes or 1
     count = PREVIEW_IMAGES // classes * classes or PREVIEW_IMAGES  # as many of each class
-    path = run.folder / "samples" / f"{nimg:010d}.png"
+    log.samples, path = None, run.folder / "samples" / f"{nimg:010d}.png"
     with log.forgiving("samples not written"), _surviving(log, "no samples"):
-        images = model.sample(count, batch_size=count)
+        log.samples = images = model.sample(count, batch_size=count)
         values["sample_sec"] = time.monotonic() - began
         sheet = class_grid(images, model.labels(range(count), None), model.names)
         save_png(path, sheet, {"unnoise": f"nimg {nimg}, seeds 0-{count - 1}"})

@@ -47,6 +47,7 @@ function head(run) {
       run.state === "finished" ? "" : share,
     ),
     run.progress === null ? null : bar,
+    run.verdict.map((line) => h("p", { class: "verdict" }, line)),
     h(
       "dl",
       {},
