@@ -28,7 +28,9 @@ def _changed(config: RunConfig, preset: str, changes: Mapping[str, Any]) -> RunC
 
 def digits() -> RunConfig:
     """Class-conditional 8x8 digits: recognisable in a minute on two CPU cores."""
-    return _changed(_small(8, 8), "digits", {
+    # flow has 7 % less Fréchet distance, but the share of unguided digits that a support vector
+    # machine reads right falls from 97 to 94 %
+    return _changed(with_objective(_small(8, 8), "v"), "digits", {
         "data.source": "digits",
         "network.base_channels": 32, "network.channel_multipliers": (1, 2),
         "network.norm_groups": 2, "network.attention_levels": (1,),

@@ -207,7 +207,7 @@ def test_the_page_shows_what_the_run_is(run, opened):
     assert ["6.5 [5.5, 7.5]", "3.25 [2.25, 4.25]"] in rows(tab, "evaluation").values()
     assert rows(tab, "tuned-samplers")["fast"] == ["unipc_3", "2", "1.5", "30  0.15"]
     assert rows(tab, "settings")["train.betas"] == ["[0.8, 0.9]"]
-    assert "train.kimg 4 70 train.betas [0.8, 0.9] [0.9, 0.999]" in words(tab, "#settings")
+    assert "train.kimg 4 30 train.betas [0.8, 0.9] [0.9, 0.999]" in words(tab, "#settings")
     assert rows(tab, "environment")["2026-01-01T00:00:00+00:00"] == ["10", "H100"]
     assert rows(tab, "environment")["torch"] == ["2.13"]
     assert rows(tab, "checkpoints")["step-00000020"][0] == "2,000"

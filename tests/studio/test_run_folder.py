@@ -38,7 +38,7 @@ def test_the_numbers_are_those_of_the_run(run):
     }  # fmt: skip
     assert {"odd", "step", "epoch", "train_sec"}.isdisjoint(data["curves"])
     assert data["settings"]["preset"] == "digits"
-    assert data["settings"]["differs"] == {"train.kimg": 70, "train.betas": [0.9, 0.999]}
+    assert data["settings"]["differs"] == {"train.kimg": 30, "train.betas": [0.9, 0.999]}
     assert data["settings"]["values"]["train.betas"] == [0.8, 0.9]
     assert data["samples"] == [
         {"nimg": 1000, "path": "samples/0000001000.png"},

@@ -33,7 +33,7 @@ TINY = {
 
 def tiny(**changes: Any) -> RunConfig:
     """The digits preset, small, with some fields changed."""
-    return override(named("digits"), {**TINY, **changes})
+    return override(named("digits", "v"), {**TINY, **changes})
 
 
 def train(config: RunConfig, data: ImageData, folder: Path, **options: Any) -> loop.Ending:
