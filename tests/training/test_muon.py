@@ -125,7 +125,7 @@ def test_a_run_with_muon_and_three_averages_goes_on_bit_for_bit(tmp_path):
         "network.base_channels": 8, "train.optimizer": "muon", "train.batch_size": 16,
         "train.sample_every_kimg": 1e9, "train.ema_halflife_kimg": 0.1,
         "train.ema_also_kimg": (0.05, 0.2), "train.ema_rampup": 0.0,
-        "train.lr_schedule": "constant",
+        "train.lr_schedule": "constant", "train.warmup_kimg": 2.0,
     }  # fmt: skip
     api.train("digits", tmp_path / "whole", {**changes, "train.kimg": 0.64})
     api.train("digits", tmp_path / "halves", {**changes, "train.kimg": 0.32})

@@ -124,9 +124,9 @@ def create(
     network = arithmetic.place(build.network(config, shape))
     halflives = (config.train.ema_halflife_kimg, *config.train.ema_also_kimg)
     averages = {kimg: copy.deepcopy(network).eval().requires_grad_(False) for kimg in halflives}
-    if sharded:
+    if sharded:  # which cuts contiguous tensors only
         for module in (network, *averages.values()):
-            shard(module)
+            shard(module.to(memory_format=torch.contiguous_format))
     loss = build.loss(config.diffusion).to(arithmetic.device)
     optimizer = _optimizer(config.train, network, loss, arithmetic.dtype)
     scaler = torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16)
