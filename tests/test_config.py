@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields, is_dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,6 +156,27 @@ def test_a_given_setting_wins_over_that_of_the_size(tmp_path):
     (tmp_path / "run" / "config.json").write_text(json.dumps(record))
     _, again = configured(Train, [str(tmp_path / "run")], "train")
     assert again == config
+
+
+def test_the_size_of_an_array_file_is_that_of_its_images(tmp_path):
+    shapes = {"a.npy": (3, 70, 64), "b.npz": (3, 70, 64, 3), "c.npz": (3, 2, 70, 64)}
+    for name, shape in shapes.items():
+        save = np.save if name.endswith(".npy") else np.savez
+        save(tmp_path / name, np.zeros(shape, np.uint8))
+        config = unnoise.preset(str(tmp_path / name), {"device": "cpu"})
+        assert (config.data.image_size, config.data.image_width) == (70, 64)
+        assert config.network.channel_multipliers == (1, 2, 2, 2)
+        assert (
+            unnoise.preset("pictures", {"data.source": str(tmp_path / name), "device": "cpu"})
+            == config
+        )
+        given = unnoise.preset(str(tmp_path / name), {"data": {"image_size": 32}})
+        assert given.data.image_size == 32 and given.network.channel_multipliers == (1, 1, 2)
+
+
+def test_the_objective_that_a_preset_has_changes_nothing():
+    assert named("cifar10-small", "flow") == named("cifar10-small")
+    assert named("cifar10-small", "v") != named("cifar10-small")
 
 
 def test_a_network_is_told_apart_by_its_kind():

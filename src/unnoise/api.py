@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unnoise import build, events, parallel
-from unnoise.config import RunConfig, override
+from unnoise.config import RunConfig, dotted, override
+from unnoise.data.arrays import ARRAYS, own_size
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load, report
 from unnoise.diffusion.losses import LOSSES, Loss
@@ -39,8 +40,19 @@ def preset(
     config = override(named(name, objective), changes)
     if config.preset != "pictures":
         return config
+    changes = {**_own_size(config.data, changes), **changes}
     gpu = find_device(config.device).type != "cpu"
     return override(named(name, objective, changes, gpu), changes)
+
+
+def _own_size(data: DataConfig, changes: Mapping[str, Any]) -> dict[str, int]:
+    """The size of an array file's images, as a change where none is given."""
+    given = {**changes, **dotted({"data": changes.get("data", {})})}
+    path = Path(data.source)
+    if path.suffix.lower() not in ARRAYS or given.keys() & {"data.image_size", "data.image_width"}:
+        return {}
+    height, width = own_size(path) or (None, None)
+    return {"data.image_size": height, "data.image_width": width} if height and width else {}
 
 
 def load_data(config: RunConfig) -> ImageData:
@@ -112,9 +124,12 @@ def train_here(
         measure = measure_for(config, images, world) if config.train.evaluate else None
         ending = loop.train(config, images, folder, resume, measure)
         if ending.finished and ending.samples is not None and world.main:
-            text = "\n".join(verdict(config, images, folder, ending.samples))
+            try:
+                text = "\n".join(verdict(config, images, folder, ending.samples))
+                write_bytes(folder / VERDICT, text.encode())
+            except Exception as error:  # noqa: BLE001  (the run itself is done and saved)
+                text = f"no verdict on the run ({error})"
             events.say(text)
-            write_bytes(folder / VERDICT, text.encode())
         return ending
 
 

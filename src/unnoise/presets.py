@@ -15,6 +15,7 @@ from typing import Any
 
 from unnoise import extensions
 from unnoise.config import DiffusionConfig, RunConfig, differences, override
+from unnoise.data.config import DataConfig
 from unnoise.errors import ConfigError, nearest
 from unnoise.records import is_run, read_run, run_config
 
@@ -217,6 +218,9 @@ def with_objective(config: RunConfig, name: str) -> RunConfig:
     if name not in OBJECTIVES:
         raise ConfigError(f"objective: no {name!r}; {nearest(name, OBJECTIVES)}")
     diffusion, sampling = OBJECTIVES[name]
+    what = ("schedule", "parameterization", "variance")
+    if all(getattr(diffusion, key) == getattr(config.diffusion, key) for key in what):
+        return config
     return replace(config, diffusion=diffusion, sample=replace(config.sample, **sampling))
 
 
@@ -224,12 +228,15 @@ def origin(config: RunConfig) -> RunConfig:
     """The preset that a configuration started from; of `pictures`, that of its size and machine."""
     if config.preset != "pictures":
         return PRESETS[config.preset]()
-    height = config.data.image_size or SIZE
-    size = height, config.data.image_width or height
     return min(
-        (pictures(*size, gpu) for gpu in (False, True)),
+        (pictures(*_size(config.data), gpu) for gpu in (False, True)),
         key=lambda preset: len(differences(preset, config)),
     )
+
+
+def _size(data: DataConfig) -> tuple[int, int]:
+    height = data.image_size or SIZE
+    return height, data.image_width or height
 
 
 def named(
@@ -248,9 +255,7 @@ def named(
         with extensions.needed(read_run(Path(target))["config"].get("imports", ())):
             config = run_config(Path(target))
     elif target and (target.startswith("hf:") or os.path.isdir(target) or os.path.isfile(target)):
-        arrays = Path(target).suffix.lower() in (".npz", ".npy")  # of the size that they should be
-        size = {"data.image_size": None} if arrays else {}
-        config = override(pictures(), {"data.source": str(Path(target)), **size})
+        config = override(pictures(), {"data.source": str(Path(target))})
     else:
         raise ConfigError(
             f"train: no preset, folder or file {target!r}; {nearest(target, PRESETS)}"
@@ -258,7 +263,5 @@ def named(
     if config.preset == "pictures" and not is_run(target):
         of_data = {key: value for key, value in changes.items() if key.startswith("data")}
         data = override(config, of_data).data
-        height = data.image_size or SIZE
-        suited = pictures(height, data.image_width or height, gpu)
-        config = replace(suited, data=data)
+        config = replace(pictures(*_size(data), gpu), data=data)
     return config if objective is None else with_objective(config, objective)

@@ -109,6 +109,10 @@ def test_crops_multiply_the_pictures_and_stay_on_one_side_of_the_split(tmp_path)
     values = data.images[:, 0, 0, 0]
     assert not {*values[:24]} & {*values[24:]} and data.labels is not None
     assert np.array_equal(data.labels, values // 20 % 2)
+    assert (
+        len(load(DataConfig(source=str(folder), crops=3, **(how | {"image_size": 32}))).images)
+        == 10
+    )
     with pytest.raises(ConfigError, match=r"data\.crops: got 3, expected --data\.fit random-crop"):
         load(DataConfig(source=str(folder), crops=3))
 

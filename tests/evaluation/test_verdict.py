@@ -81,15 +81,15 @@ def images(count: int, seed: int = 0):
 def test_it_says_what_to_do_next(tmp_path):
     run = tmp_path / "a run"
     falls = [0.5, 0.4, 0.3, 0.25, 0.22, 0.2]
-    own = {"train.epochs": None, "train.kimg": 70.0, "train.time": None}
+    own = {"train.epochs": None, "train.kimg": 6.0, "train.time": None}
     (loss, copies) = lines(run, falls, unnoise.preset("digits", own))
-    more = f"more time helps: unnoise train '{run}' --kimg 140"
+    more = f"more time helps: unnoise train '{run}' --kimg 12"
     assert loss == f"held-out loss still falling (-20.0% over the last third of the run): {more}"
-    assert copies == "copies: none of 64 samples"
-    ends = {"train.kimg": None, "train.epochs": 1.5}
+    assert copies == "copies: 0 of 64 samples, 0 of 20 held-out pictures"
+    ends = {"train.kimg": 7.0, "train.epochs": 50}  # not reached
     for time, twice in (("1h", "2h"), ("90s", "3m"), ("20s", "40s"), ("20m", "40m")):
         config = unnoise.preset("digits", {**ends, "train.time": time})
-        assert lines(run, falls, config)[0].endswith(f"--epochs 3 --time {twice}")
+        assert lines(run, falls, config)[0].endswith(f"' --time {twice}")
     assert lines(run, [0.5, 0.3, 0.3, 0.3, 0.3])[0] == (
         "held-out loss flat (-0.0% over the last third of the run): more time alone helps little"
     )
@@ -118,17 +118,26 @@ def test_copies_are_appearing_where_held_out_pictures_have_fewer(tmp_path, monke
     samples = images(64, 9).images.copy()
     samples[:5] = data.images[10:15]
     loss, copies = lines(tmp_path, falls, data=data, samples=samples)
-    assert copies == "copies are appearing (5 of 64 samples): more pictures, or stop here"
+    assert copies == (
+        "copies are appearing (5 of 64 samples, 0 of 30 held-out pictures): "
+        "more pictures, or stop here"
+    )
     assert loss.endswith("over the last third of the run)")  # and no advice to go on
     repeated = data.images.copy()
     repeated[data.num_train : data.num_train + 4] = repeated[:4]  # 4 of 30 held out
     same = replace(data, images=repeated)
     samples[:10] = data.images[10:20]
     assert lines(tmp_path, falls, data=same, samples=samples)[1] == (
-        "copies: 10 of 64 samples; so are 4 of 30 held-out pictures"
+        "copies: 10 of 64 samples, 4 of 30 held-out pictures"
     )
     samples[:20] = data.images[10:30]
     assert "appearing (20 of 64" in lines(tmp_path, falls, data=same, samples=samples)[1]
+    alone = replace(data, images=data.images[:200], num_train=200)  # nothing is held out
+    for count, appear in ((6, False), (20, True)):
+        samples = images(64, 9).images.copy()
+        samples[:count] = alone.images[:count]
+        found = lines(tmp_path, falls, data=alone, samples=samples)[1]
+        assert found.startswith("copies are appearing" if appear else f"copies: {count} of 64")
     monkeypatch.setattr(verdict, "MOST_VALUES", 1000)
     assert lines(tmp_path, falls, data=same, samples=samples)[1] == (
         f"copies: not looked for among 270 pictures; unnoise evaluate {tmp_path} does"
@@ -144,7 +153,7 @@ def test_a_run_ends_with_it_and_it_goes_when_the_run_goes_on(tmp_path, capsys, m
     unnoise.train("digits", run, changes, on_event=lambda event: said.append(event))
     text = (run / "verdict.txt").read_text()
     assert text in [getattr(event, "text", "") for event in said]
-    assert "more time helps" in text and "copies: none of 6" in text
+    assert "more time helps" in text and "copies: 0 of 6" in text
     assert cli.main(["info", str(run)]) == 0
     assert text in capsys.readouterr().out
     from unnoise.studio.run_folder import read

@@ -10,17 +10,26 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import open_memmap, read_array_header_1_0, read_magic
 from PIL import Image
 from torch.utils.data import ConcatDataset
 
 from unnoise.data.cache import Source, Writer, times
 from unnoise.data.config import DataConfig
-from unnoise.data.fit import KINDS, Unusable, fit, held_out_count, shuffled, target
+from unnoise.data.fit import (
+    KINDS,
+    Unusable,
+    fit,
+    held_out_count,
+    number_of_crops,
+    shuffled,
+    target,
+)
 from unnoise.data.mnist import DAMAGE
 from unnoise.errors import DataError
 from unnoise.events import tracked
 
+ARRAYS = (".npz", ".npy")
 MOST_CLASSES = 100_000
 TRAINING = {"images": "labels", "x": "y", "arr_0": "arr_1", "x_train": "y_train",
             "train_images": "train_labels"}  # fmt: skip
@@ -42,6 +51,10 @@ def file_source(config: DataConfig) -> Source:
         usual = ({**TRAINING, **HELD_OUT}[name] for name in parts)
         labels = [found[n] for n in usual if n in found and config.classes != "none"]
         whole = ConcatDataset(cast("list[Any]", [found[name] for name in parts]))
+        if labels and len(labels) < len(parts):
+            lacking = ", ".join({**TRAINING, **HELD_OUT}[n] for n in parts)
+            fix = "give all, or --data.classes none"
+            raise DataError(f"{path}: got {len(labels)} arrays of labels of {lacking}; {fix}")
         given, more = np.concatenate(labels) if labels else None, len(whole) - len(found[parts[0]])
         source(whole, given, None, path.name, config, more).fill(writer)
         classes = f"{len(writer.class_names)} classes" if labels else "no classes"
@@ -65,6 +78,24 @@ def _unpacked(path: Path, scratch: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: cannot be read ({error}); {fix}") from error
 
 
+def own_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a file's images, by its header; None where reading it will complain."""
+    try:
+        if path.suffix.lower() == ".npy":
+            shape = [*np.load(path, "r").shape]
+        else:
+            with zipfile.ZipFile(path) as archive:
+                files = (f"{name}.npy" for name in TRAINING)
+                name = next(file for file in files if file in archive.namelist())
+                with archive.open(name) as file:
+                    read_magic(file)
+                    shape = [*read_array_header_1_0(file)[0]]
+        first = len(shape) > 3 and _channels_first(tuple(shape[1:]), False, path.name)
+        return (shape[2], shape[3]) if first else (shape[1], shape[2])
+    except (*DAMAGE, DataError, StopIteration, IndexError):
+        return None
+
+
 def source(
     images: Any, labels: Any, class_names: Sequence[str] | None,
     name: str, config: DataConfig, own_part: int = 0,
@@ -78,6 +109,9 @@ def source(
     wanted = replace(target(config, bands[0].height, config.channels or channels), width=width)
     if len(bands) > 1 and config.channels is not None:
         raise DataError(f"{name}: got channels={config.channels} for {len(bands)}; leave it out")
+    if config.grey_range is not None:
+        fix = "leave it out, and scale the array to 0..1"
+        raise DataError(f"{name}: data.grey_range is for files of pictures; {fix}")
     given = None if labels is None else _whole_numbers(labels, len(images), name)
 
     def fill(writer: Writer) -> None:
@@ -95,7 +129,7 @@ def source(
             label = own if given is None else int(given[index])
             labelled += label is not None
             try:
-                for crop in range(wanted.crops):
+                for crop in range(number_of_crops(pictures[0], wanted)):
                     fitted = [fit(picture, wanted, crop) for picture in pictures]
                     writer.add(np.concatenate(fitted), label or 0)
             except Unusable as reason:
@@ -103,6 +137,8 @@ def source(
         if labelled not in (0, len(order)):
             raise DataError(f"{name}: {labelled} of {len(order)} items have a label; expected all")
         writer.class_names = _names(writer, class_names, images, name) if labelled else []
+        if bands[0].mode == "RGBA" and wanted.channels != 4:
+            writer.notes.append("4 channels are RGBA, now on white; --data.channels 4 keeps them")
 
     return Source(name, None, fill)
 

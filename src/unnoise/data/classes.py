@@ -23,7 +23,7 @@ TRAINING, HELD_OUT = {"train", "training"}, {"test", "testing", "val", "valid", 
 """Names of folders and files that split the pictures."""
 SAYS = {"folders": "the sub-folders", "names": "the file names", "none": "data.classes"}
 """data.classes, and what then says the classes."""
-COUNTED = " ()_-.0123456789"
+COUNTER = re.compile(r"[ _.-]*(\(\d+\)|\d+)$")
 """What may follow the class in a file name: cat_001, cat-1, cat (3)."""
 FILES = ("file_name", "filename", "file", "image", "path", "image_id", "id", "name")
 LABELS = ("label", "labels", "class", "category", "target")
@@ -48,7 +48,7 @@ def tables(config: DataConfig, listing: Listing) -> list[Entry]:
         return []
     file = Path(config.classes)
     if not file.is_file():
-        fix = nearest(config.classes, ["auto", *SAYS], "a CSV file")
+        fix = nearest(config.classes, ["auto", *SAYS], "a CSV file that is there")
         raise DataError(f"data.classes: got {config.classes!r}; {fix}")
     return [Entry(file.name, times(file), partial(file.open, "rb"))]
 
@@ -60,7 +60,7 @@ def find(
     places = dict(zip(names, arranged(names), strict=True))
     labels, notes, origin = dict[str, str](), list[str](), SAYS.get(config.classes, SAYS["folders"])
     if config.classes == "names":
-        labels = {name: PurePosixPath(name).stem.rstrip(COUNTED) for name in names}
+        labels = {name: COUNTER.sub("", PurePosixPath(name).stem) for name in names}
     for table in tables(config, listing):
         try:
             labels, unknown = _told(table, names, labels.copy())

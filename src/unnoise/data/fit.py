@@ -105,6 +105,12 @@ def fit(picture: Image.Image, wanted: Target, number: int = 0) -> np.ndarray:
     return array[None] if wanted.channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
+def number_of_crops(picture: Image.Image, wanted: Target) -> int:
+    """How many of the wanted windows differ: one of a picture that is no larger."""
+    larger = picture.width > wanted.width or picture.height > wanted.height
+    return wanted.crops if larger else 1
+
+
 def _window(picture: Image.Image, size: tuple[int, int], number: int) -> Image.Image:
     """A window of a larger picture, at a place that its pixels and `number` decide."""
     random = np.random.Generator(np.random.Philox(key=[zlib.crc32(picture.tobytes()), number]))

@@ -19,7 +19,16 @@ from unnoise.data import classes
 from unnoise.data.cache import Source, Writer
 from unnoise.data.classes import Place
 from unnoise.data.config import DataConfig
-from unnoise.data.fit import Target, Unusable, fit, held_out_count, shuffled, target, transparent
+from unnoise.data.fit import (
+    Target,
+    Unusable,
+    fit,
+    held_out_count,
+    number_of_crops,
+    shuffled,
+    target,
+    transparent,
+)
 from unnoise.data.listing import LARGEST_FILE_BYTES, SUFFIXES, Entry, Listing, list_pictures
 from unnoise.errors import DataError
 from unnoise.events import tracked
@@ -165,7 +174,8 @@ class Decoder:
             if picture.width * picture.height > self.max_pixels:
                 size = f"{picture.width} x {picture.height} pixels"
                 raise Unusable(f"{size}, more than data.max_pixels {self.max_pixels:,}")
-            images = [fit(picture, self.wanted, number) for number in range(self.wanted.crops)]
+            crops = range(number_of_crops(picture, self.wanted))
+            images = [fit(picture, self.wanted, number) for number in crops]
             self.count += 1
             if picture.mode.startswith("I"):
                 self.brightest = max(self.brightest, float(np.asarray(picture).max()))

@@ -93,7 +93,9 @@ def grid(
     RGBA stands on a chequered ground; 2 channels, or more than 4, one below the other.
     """
     images = _pixels(images)
-    n, _, h, w = images.shape
+    n, c, h, w = images.shape
+    if c not in KINDS:
+        images, c, h = images.reshape(n, 1, c * h, w), 1, c * h
     columns = columns or math.ceil(n**0.5)
     count, each = math.ceil(n / columns), len(labels) == n
     if labels and not each and columns % len(labels):
@@ -192,10 +194,8 @@ def _font(size: int, english: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageF
 
 
 def _coloured(images: Tensor) -> Tensor:
-    """Images of any number of channels as grey or RGB."""
-    n, c, h, w = images.shape
-    if c not in KINDS:
-        return images.reshape(n, 1, c * h, w)
+    """RGBA on a chequered ground; others as they are."""
+    h, w = images.shape[2:]
     rows, columns = torch.arange(h)[:, None] // CHECK, torch.arange(w) // CHECK
     return opaque(images, torch.where((rows + columns) % 2 == 0, *CHECK_GREYS))
 

@@ -13,6 +13,7 @@ from unnoise.config import RunConfig, override
 from unnoise.data.cache import root
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load
+from unnoise.data.fit import KINDS
 from unnoise.data.folder import usual_size
 from unnoise.errors import DataError
 from unnoise.evaluation.evaluate import evaluate
@@ -74,7 +75,8 @@ def _read(
         return _loaded(pictures, replace(config, held_out=0.0)), reference, source
     config = override(DataConfig(held_out=0.0), changes, "data.")
     sizes = [_own_size(given, config) for given in (pictures, against)]
-    config = replace(config, channels=config.channels or max(size[0] for size in sizes))
+    most = max(size[0] for size in sizes)
+    config = replace(config, channels=config.channels or (most if most in KINDS else None))
     if config.image_size is None:
         height, width = min((size[1:] for size in sizes), key=lambda side: side[0] * side[1])
         scale = min(1.0, MOST_PIXELS_A_SIDE / max(height, width))

@@ -11,7 +11,8 @@ The held-out loss of the averaged weights, at the previews, over log(images seen
 - else it is flat; of fewer than four previews, or ten held-out pictures, nothing is said
 
 Copies (`memorization.py`) are appearing where the last preview's samples have more of them, by more
-than 2 standard errors, than held-out pictures, which nobody copied.
+than 2 standard errors of the difference, than held-out pictures, which nobody copied; or where
+there are fewer than ten of these, a quarter of the samples.
 """
 
 from __future__ import annotations
@@ -98,7 +99,10 @@ def _loss(config: RunConfig, data: ImageData, folder: Path, advises: bool) -> st
         )
     if len(nimg) < FEWEST_PREVIEWS:
         return f"held-out loss: no verdict (needs {FEWEST_PREVIEWS} previews, got {len(nimg)})"
-    found = trend(nimg, [curve[n]["held_out_loss"] for n in nimg])
+    losses = [curve[n]["held_out_loss"] for n in nimg]
+    if not all(0 < loss < math.inf for loss in losses):
+        return "held-out loss: no verdict (it was not always a number above 0)"
+    found = trend(nimg, losses)
     if found.kind == "rising":
         at = nimg[found.lowest]
         best = folder / "checkpoints" / checkpoint.name(int(curve[at]["step"]))
@@ -111,16 +115,21 @@ def _loss(config: RunConfig, data: ImageData, folder: Path, advises: bool) -> st
     if found.kind == "flat":
         return f"held-out loss flat {said}: more time alone helps little"
     words = ["unnoise", "train", str(folder), *(f"--import={path}" for path in config.imports)]
-    longer = f": more time helps: {shlex.join([*words, *_twice(config)])}" if advises else ""
+    longer = (
+        f": more time helps: {shlex.join([*words, *_twice(config, nimg[-1], data.num_train)])}"
+        if advises
+        else ""
+    )
     return f"held-out loss still falling {said}{longer}"
 
 
-def _twice(config: RunConfig) -> list[str]:
-    """Flags for a run of twice the length."""
+def _twice(config: RunConfig, nimg: float, num_train: int) -> list[str]:
+    """Flags for a run of twice the length: that of the end which was reached."""
     train = config.train
-    ends = {"--epochs": train.epochs, "--kimg": train.kimg}
-    flags = [part for flag, end in ends.items() if end for part in (flag, f"{2 * end:g}")]
-    if train.time is not None:
+    ends = {"--epochs": (train.epochs, num_train), "--kimg": (train.kimg, 1000)}
+    reached = [(flag, end) for flag, (end, each) in ends.items() if end and nimg >= end * each]
+    flags = [part for flag, end in reached for part in (flag, f"{2 * end:g}")]
+    if not reached and train.time is not None:
         sec = 2 * seconds(train.time)
         unit, size = next(((u, n) for u, n in (("h", 3600), ("m", 60)) if sec % n == 0), ("s", 1))
         flags += ["--time", f"{sec / size:g}{unit}"]
@@ -130,15 +139,19 @@ def _twice(config: RunConfig) -> list[str]:
 def _copies(data: ImageData, samples: Tensor, folder: Path) -> tuple[str, bool]:
     """A line, and whether copies are appearing."""
     train, num = data.images[: data.num_train], len(samples)
+    if len(train) < 2:
+        return "copies: not looked for (1 training picture)", False
     if train.size > MOST_VALUES:
         many = f"copies: not looked for among {len(train):,} pictures"
         return f"{many}; unnoise evaluate {folder} does", False
     held_out = torch.from_numpy(data.images[data.num_train :][: 2 * num].copy())
     found = copying(samples, train, held_out if len(held_out) else None).record
     count, real = found["num_copies"], found["num_held_out_copies"] or 0
-    share = real / max(len(held_out), 1)
-    beside = f"; so are {real} of {len(held_out)} held-out pictures" if real else ""
-    if count > num * share + 2 * math.sqrt(num * share * (1 - share)):
+    beside = f", {real} of {len(held_out)} held-out pictures" if len(held_out) else ""
+    share = (real + 0.5) / (len(held_out) + 1)
+    error = math.sqrt(share * (1 - share) * (1 / num + 1 / max(len(held_out), 1)))
+    enough = len(held_out) >= FEWEST_HELD_OUT
+    if count / num > (share + 2 * error if enough else 0.25):
         appear = f"copies are appearing ({count} of {num} samples{beside})"
         return f"{appear}: more pictures, or stop here", True
-    return f"copies: {count or 'none'} of {num} samples{beside}", False
+    return f"copies: {count} of {num} samples{beside}", False

@@ -138,7 +138,7 @@ def describe(plan: Plan) -> list[str]:
     guess = f", extrapolated from {last.micro_batch}" if plan.micro_batch > last.micro_batch else ""
     fits = f"{plan.micro_batch} at once (largest that fits: {of.largest_fit(train.batch_size)})"
     memory = size(peak_bytes(of.speeds, plan.micro_batch))
-    every = duration(1000 * train.checkpoint_every_kimg / plan.img_per_sec)
+    every = duration(min(SAVE_SEC, 1000 * train.checkpoint_every_kimg / plan.img_per_sec))
     write = f"checkpoint ({duration(plan.write_sec)} each, rule of thumb)"
     found = {
         "network": f"{of.parameters:,} parameters, {of.gflop_per_image:.3g} GFLOP per image",

@@ -126,7 +126,8 @@ def create(
     averages = {kimg: copy.deepcopy(network).eval().requires_grad_(False) for kimg in halflives}
     if sharded:  # which cuts contiguous tensors only
         for module in (network, *averages.values()):
-            shard(module.to(memory_format=torch.contiguous_format))
+            module.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+            shard(module)
     loss = build.loss(config.diffusion).to(arithmetic.device)
     optimizer = _optimizer(config.train, network, loss, arithmetic.dtype)
     scaler = torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16)
