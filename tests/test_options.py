@@ -112,7 +112,7 @@ def test_help_fits_a_screen_and_help_all_has_every_flag(arguments, capsys, monke
 
 def test_help_shows_the_defaults_of_the_named_model_or_preset(capsys):
     for arguments, texts in (
-        ("sample digits", ["[12]", "[1.5]"]),
+        ("sample digits", ["[10]", "[1.5]"]),
         ("train cifar10", ["[0.0002]", "[102400]"]),
         ("train", ["Presets: digits, mnist, cifar10"]),
         ("train digits --objective edm", ["[runs/"]),
@@ -123,7 +123,7 @@ def test_help_shows_the_defaults_of_the_named_model_or_preset(capsys):
         assert all(text in out for text in texts), out
     with pytest.raises(SystemExit):
         cli.main(["sample", "--help"])
-    assert "[12]" not in capsys.readouterr().out  # the model's own, whatever it is
+    assert "[10]" not in capsys.readouterr().out  # the model's own, whatever it is
 
 
 def test_help_names_what_there_is():

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.attacks.harness import Attack
-from tests.test_old_files import FLAGS
 from unnoise import checkpoint, records
 
 WRONG: tuple[Any, ...] = (
@@ -171,8 +170,8 @@ def _run_folders() -> Iterator[Attack]:
     files = ["config.json", "metrics.jsonl", "environment.json", "evaluation.json",
              f"checkpoints/{steps[-1]}/state.json",
              f"checkpoints/{steps[-1]}/manifest.json"]  # fmt: skip
-    commands = {"train": _train_words(), "report": ("report", "run"), "info": ("info", "run"),
-                "compare": ("compare", "run", str(FIXTURE))}  # fmt: skip
+    commands = {"train": ("train", "run", "--kimg", "0.336"), "report": ("report", "run"),
+                "info": ("info", "run"), "compare": ("compare", "run", str(FIXTURE))}  # fmt: skip
     for file in files:
         for what, text in TEXTS.items():
             for name, words in commands.items():
@@ -194,12 +193,7 @@ def _run_folders() -> Iterator[Attack]:
                 write = partial(_write_run, file, changed(record, at, WRONG[i % len(WRONG)]))
                 what, value = ".".join(map(str, at)), str(WRONG[i % len(WRONG)])[:9]
                 name = f"train: {file.rpartition('/')[2]} {what} = {value!r}"
-                yield Attack(name, _train_words(), "either", write)
-
-
-def _train_words() -> tuple[str, ...]:
-    """As the fixture was started, so that nothing but the damage keeps it from going on."""
-    return ("train", *FLAGS.split(), "--kimg", "0.336", "--out", "run")
+                yield Attack(name, ("train", "run", "--kimg", "0.336"), "either", write)
 
 
 def _write_run(file: str, record: Any, here: Path) -> None:

@@ -110,6 +110,6 @@ def test_features_of_rgba_are_those_of_the_picture_on_white():
 
 
 def test_inception_takes_colours_alone():
-    assert suited("auto", 4, 32, 32) == "edm" and suited("auto", 5, 32, 32) == "tiny"
+    assert suited("auto", (5, 32, 32)) == "tiny"
     with pytest.raises(ConfigError, match="extractor clean: got images of 2 channels, expected"):
-        suited("clean", 2, 32, 32)
+        suited("clean", (2, 32, 32))

@@ -383,7 +383,7 @@ def test_sample_writes_pictures_that_say_how_they_were_made(run, inside, capsys)
     capsys.readouterr()
     assert cli.main(["info", "a/seed-000004.png"]) == 0
     text = json.loads(capsys.readouterr().out)
-    assert (text["seed"], text["label"], text["sampler"], text["steps"]) == (4, 3, "ddim", 4)
+    assert (text["seed"], text["label"], text["sampler"], text["steps"]) == (4, 3, "unipc_2", 4)
     assert text["model"] == checkpoint.read_model(run / "model.safetensors")[1]["weights"][:12]
     assert cli.main(["info", "a/grid.png"]) == 0
     assert json.loads(capsys.readouterr().out)["seeds"] == [0, 1, 2, 3, 4]
@@ -454,7 +454,7 @@ def test_info_of_a_run(run, capsys):
     ("train digits --image-size 0", "image_size: got 0"),
     ("train digits --image-size -4", "image_size: got -4"),
     ("train digits --network.attention-levels 7", "got (7,), expected levels from 0 to 1"),
-    ("train digits --network.base-channels 12", "norm_groups"),
+    ("train digits --network.norm-groups 5", "norm_groups"),
     ("train digits --diffusion.schedule cosin", "did you mean 'cosine'?"),
     ("train digits --sample.sampler dim", "did you mean 'ddim'?"),
     ("train digits --time soon", "expected a time such as"),

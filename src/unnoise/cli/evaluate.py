@@ -34,19 +34,19 @@ class Evaluate(Settings, Command):
     """
 
     rare = (
-        *(name for name in OF_MODEL if name != "likelihood"),
+        *OF_MODEL,
+        "copying",
         "inception",
         "reference",
         "save_reference",
     )
     target: Annotated[str, Flag(metavar="RUN|FILE|NAME|FOLDER")]
-    """A run folder, a model file or a bundled model; or a folder, a zip or a data set."""
+    """A run folder, model file or bundled model; or a folder or file of pictures."""
     against: Annotated[str | None, Flag(("--data",))] = None
-    """Reference data instead of what the model was trained on: a name, folder or zip; for pictures
-    also a run, whose training data it means."""
+    """Reference in place of the training images: a data set's name or a path; for pictures also a
+    run, for its training images."""
     num: Annotated[MoreThanOne | None, Flag(("-n",))] = None
-    """Number of samples [1000; on a CPU fewer where they take long; of pictures all]; published
-    FIDs are of 50000. torchrun needs -n."""
+    """Number of samples [1000, perhaps fewer on a CPU; all pictures]; papers have 50000."""
     first_seed: Seed = 0
     """First seed of the samples."""
     guide: str | None = None
@@ -54,7 +54,7 @@ class Evaluate(Settings, Command):
     data_path: str | None = None
     """Local folder or archive of mnist or cifar10, instead of downloading."""
     out: str | None = None
-    """Folder for evaluation.json and evaluation/ [the run folder, or evaluation-NAME]."""
+    """Folder for the results [the run folder, or evaluation-NAME]."""
     batch_size: Images | None = None
     """Images per network call [as the network, the images and the device allow]."""
     device: str = "auto"
@@ -69,7 +69,9 @@ def evaluate(arguments: list[str]) -> int:
     target = first_word(arguments)
     if target is not None and _of_pictures(target, arguments):
         return _pictures(arguments)
-    flags, given = parse(Evaluate, arguments, "evaluate", sampling(target))
+    often = ("sampler", "steps", "guidance_scale")
+    settings = replace(sampling(target), often=often)
+    flags, given = parse(Evaluate, arguments, "evaluate", settings)
     cli.check_model_file(flags.target)
     from unnoise.data.dataset import load as load_data
     from unnoise.evaluation import evaluate as evaluation
