@@ -217,7 +217,7 @@ def test_the_command_ends_with_the_run_that_fits(tmp_path, monkeypatch, capsys):
     assert lines[0].startswith("digits within 1m 00s, on cpu in ") and lines[1].startswith(
         "measured now"
     )
-    assert max(map(len, lines[:-1])) <= 130 and len(lines) < 25
+    assert max(map(len, lines[:-1])) <= 160 and len(lines) < 25  # a busy machine says more
     assert list(tmp_path.iterdir()) == []
     final = shlex.split(lines[-1])
     assert final[: len(words) + 2] == ["unnoise", "train", *words]
