@@ -3,6 +3,7 @@
     python -m benchmarks.record digits-60s
     python -m benchmarks.record cpu-10m --data-path CIFAR --inception FILE --resnet56 FILE
         --features edm pytorch-fid --references FOLDER
+    python -m benchmarks.record cpu-10m --measure-on cuda ..    # WORK/cpu-10m-0/measured.json
     python -m benchmarks.record reproduce LINE --data-path CIFAR
     python -m benchmarks.record render    # docs/records.md
 
@@ -40,6 +41,7 @@ RUNS = {
 }
 """Name -> preset and time."""
 LINES = record.ROOT / "benchmarks" / "results" / "record.jsonl"
+TUNED, MEASURED = "tuned.safetensors", "measured.json"
 PAGE = record.ROOT / "docs" / "records.md"
 BUDGETS = (5, 10, 20)
 NFE = 10
@@ -111,26 +113,40 @@ def numbers(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def measured_samples(name: str, flags: argparse.Namespace) -> dict[str, Any]:
+    """The numbers of a tuned model's samples, kept in a file: a GPU's come back in it."""
+    folder = flags.work / f"{name}-{flags.seed}"
+    kept = folder / MEASURED
+    before = record.read(kept)
+    if before and before["samples"]["num"] == flags.num:
+        return before
+    model = unnoise.load(folder / TUNED, flags.device or "cpu")
+    data = unnoise.override(model.config.data, {"path": flags.data_path})
+    if flags.resnet56 and data.source == "cifar10":
+        os.environ["RESNET56"] = str(flags.resnet56)
+        judge = "benchmarks.resnet56:logits"
+    else:
+        judge = None
+    found: dict[str, Any] = {}
+    for features in flags.features:  # what is measured again is of the same samples, and added
+        known = flags.references / f"{data.source}-{features}.npz"
+        found = unnoise.evaluate(
+            model, folder, flags.num, {"sampler": f"nfe_{NFE}"}, data, features=(features,),
+            reference=known if known.exists() else None, inception=flags.inception,
+            classifier=judge,
+        )  # fmt: skip
+    record.write(kept, found)
+    return found
+
+
 def make(name: str, flags: argparse.Namespace) -> None:
     """Train, tune, measure, and add the line."""
     config, found = configured(name, flags)
     folder = flags.work / f"{name}-{flags.seed}"
     trained = unnoise.train(config, folder)
-    model = tuned(trained, folder / "tuned.safetensors", flags.tune)
-    if flags.resnet56 and config.data.source == "cifar10":
-        os.environ["RESNET56"] = str(flags.resnet56)
-        judge = "benchmarks.resnet56:logits"
-    else:
-        judge = None
+    model = tuned(trained, folder / TUNED, flags.tune)
     way: dict[str, Any] = {"sampler": f"nfe_{NFE}"}
-    measured: dict[str, Any] = {}
-    for features in flags.features:  # what is measured again is of the same samples, and added
-        known = flags.references / f"{config.data.source}-{features}.npz"
-        measured = unnoise.evaluate(
-            model, folder, flags.num, way, config.data, features=(features,),
-            reference=known if known.exists() else None, inception=flags.inception,
-            classifier=judge,
-        )  # fmt: skip
+    measured = measured_samples(name, flags)
     picture = LINES.parent / f"record-{name}-{flags.seed}.png"
     save_png(picture, grid(model.sample(100, **way), columns=10), {"unnoise": model.weights_hash})
     own = (name, flags.seed, flags.set)
@@ -143,6 +159,7 @@ def make(name: str, flags: argparse.Namespace) -> None:
         "weights": trained.record["weights"], "training": model.record["training"],
         "parameters": sum(p.numel() for p in model.network.parameters()), "nfe": NFE,
         "guidance_scale": model.settings(**way).guidance_scale, "where": describe(model.arithmetic),
+        "measured_on": measured["environment"]["device"],
         "commit": about["commit"], "date": about["date"], **numbers(measured),
     }  # fmt: skip
     write([*lines, line])
@@ -228,11 +245,15 @@ def main() -> None:
         help="folder of the training images' statistics, such as cifar10-edm.npz")  # fmt: skip
     add("--features", nargs="+", default=["auto"])
     add("--num", type=int, default=50_000, help="samples")
+    add("--measure-on", dest="device", metavar="DEVICE",
+        help="only measure the tuned model of --work, there: cuda")  # fmt: skip
     add("--tune", type=int, default=40_000, help="evaluations of the refinement of a budget")
     add("--set", type=json.loads, default={}, metavar="JSON", help="changes of the preset")
     flags = parser.parse_args()
     if flags.what == "render":
         render()
+    elif flags.device:
+        measured_samples(flags.what, flags)
     elif flags.what == "reproduce":
         raise SystemExit(0 if reproduce(flags.line or 1, flags) else 1)
     else:

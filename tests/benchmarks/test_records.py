@@ -44,6 +44,11 @@ def test_a_line_is_made_and_made_again(command, tmp_path, capsys):
     assert "| 1 | digits-60s, seed 0 |" in page and "old" not in page and page.endswith("more\n")
 
     assert command("digits-60s") == [line]  # everything was there
+    measured = tmp_path / "work" / "digits-60s-0" / "measured.json"
+    there = json.loads(measured.read_text())["distances"]
+    measured.unlink()
+    assert command("digits-60s", "--measure-on", "cpu") == [line]
+    assert json.loads(measured.read_text())["distances"] == there
     with pytest.raises(SystemExit, match="0"):
         command("reproduce", "1")
     assert "the same" in capsys.readouterr().out
