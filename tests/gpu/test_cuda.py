@@ -4,6 +4,7 @@ resumption."""
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ from unnoise import build
 from unnoise.config import override
 from unnoise.data.batches import Batches
 from unnoise.data.dataset import load
+from unnoise.evaluation import metrics
+from unnoise.evaluation.comparison import Comparison
+from unnoise.evaluation.frechet import FrechetTo
+from unnoise.evaluation.statistics import Statistics
 from unnoise.presets import named
 from unnoise.training import loop
 from unnoise.training.run import prepare
@@ -195,3 +200,18 @@ def test_muon_moves_the_weights_as_on_the_cpu(data, tmp_path):
         )
     on_cpu, on_gpu = (torch.cat([v.flatten() for v in moves]) for moves in ends)
     assert (on_gpu - on_cpu).norm() < 0.1 * on_cpu.norm()
+
+
+def test_distances_of_features_on_the_gpu_are_those_on_the_cpu():
+    x, y = torch.randn(400, 24), torch.randn(500, 24) + 0.1
+
+    def found(device: str) -> dict[str, Any]:
+        place = torch.device(device)
+        to = FrechetTo(Statistics.of(y).to(place))
+        return metrics.measured(Comparison(x.to(place), y.to(place), to))
+
+    assert flat(found("cuda")) == pytest.approx(flat(found("cpu")), rel=1e-6)
+
+
+def flat(found: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in found.items() if isinstance(value, float)}

@@ -70,7 +70,7 @@ def radii(x: Float[Tensor, "n d"], ks: tuple[int, ...]) -> list[Float[Tensor, " 
 
 def _by_rows(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Squared distances of some rows of x to all of y at a time."""
-    size = max(1, CHUNK // len(y))
+    size, y = max(1, CHUNK // len(y)), y.double()
     for start in range(0, len(x), size):
         rows = slice(start, start + size)
         yield rows, squared_distances(x[rows], y)

@@ -84,6 +84,9 @@ def distances(context: Context, extract: Extractor, features: Features) -> dict[
         about = {"extractor": extract.name, "fingerprint": extract.fingerprint}
         about["data"] = data.fingerprint
         replace(statistics, about=about).save(settings.save_reference)
+    device = context.wanted.arithmetic.device
+    if device.type == "cuda":  # float64 there takes seconds where a CPU takes minutes
+        statistics, features = statistics.to(device), features.to(device)
     frechet, real = FrechetTo(statistics), features.held_out
     samples = Comparison(features.samples, features.train, frechet)
     yardstick = None if real is None else Comparison(real, features.train, frechet, real=True)

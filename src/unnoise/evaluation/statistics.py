@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ class Statistics:
             count = total
         assert count > 1 and bool(mean.isfinite().all())
         return Statistics(count, mean, scatter / (count - 1))
+
+    def to(self, device: torch.device) -> Statistics:
+        """The same on another device."""
+        return replace(self, mean=self.mean.to(device), cov=self.cov.to(device))
 
     @staticmethod
     def load(path: Path, dimension: int) -> Statistics:

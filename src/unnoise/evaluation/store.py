@@ -160,6 +160,12 @@ class Features:
     """None where statistics from a file are the reference."""
     held_out: Float[Tensor, "h d"] | None = None
 
+    def to(self, device: torch.device) -> Features:
+        """The same on another device."""
+        return Features(
+            *(part if part is None else part.to(device) for part in vars(self).values())
+        )
+
 
 @dataclass(frozen=True)
 class Pieces:
