@@ -1,4 +1,4 @@
-"""What unnoise's own options bring on a GPU: compilation, recorded calls, images at once.
+"""What unnoise's own options bring on a GPU: compilation, images at once.
 
     python -m benchmarks.gpu_options --out benchmarks/results/h100-options.json
     python -m benchmarks.gpu_options --device cpu --set '{"network.base_channels": 32}' --batch 4
@@ -91,7 +91,7 @@ def training(config: unnoise.RunConfig) -> dict[str, Any]:
 
 
 def sampling(config: unnoise.RunConfig, compiled: bool) -> dict[str, Any]:
-    """Images per second by images at once, with and without recorded calls."""
+    """Images per second by images at once."""
     config = unnoise.override(config, {"train.compile": "off"})
     run, state = product.prepared(config, product.random_data(64, classes=10))
     model, device = run.model(state.ema, state.counters), run.arithmetic.device
@@ -99,22 +99,17 @@ def sampling(config: unnoise.RunConfig, compiled: bool) -> dict[str, Any]:
         vars(model)["_rounded"] = torch.compile(model._rounded)  # the cached property
     flop = NFE * flop_per_image(state.network, run.shape, device)
     wait, found = synchroniser(device), dict[str, Any]()
-    record_too = device.type == "cuda" and not compiled
+    how: dict[str, Any] = {"sampler": "ddim", "steps": NFE, "guidance_scale": 1.0}
     for count in AT_ONCE[device.type]:
-        for graphs in (False, True) if record_too else (False,):
-            how: dict[str, Any] = {"sampler": "ddim", "steps": NFE, "cuda_graphs": graphs}
-            draw = functools.partial(
-                model.sample, count, batch_size=count, guidance_scale=1.0, **how
-            )
+        draw = functools.partial(model.sample, count, batch_size=count, **how)
+        draw()
+        wait()
+        began = time.monotonic()
+        for _ in range(3):
             draw()
-            wait()
-            began = time.monotonic()
-            for _ in range(3):
-                draw()
-            wait()
-            rate = 3 * count / (time.monotonic() - began)
-            name = f"{count} at once{', recorded' * graphs}"
-            found[name] = {"images_per_sec": rate, "flop_per_sec": rate * flop}
+        wait()
+        rate = 3 * count / (time.monotonic() - began)
+        found[f"{count} at once"] = {"images_per_sec": rate, "flop_per_sec": rate * flop}
     return found
 
 

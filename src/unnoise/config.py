@@ -189,8 +189,6 @@ class SampleConfig:
     dynamic_threshold: Share = 0.0
     """Clip the predicted image at this quantile of |x0| instead (Imagen's dynamic thresholding),
     such as 0.995; 0 is off."""
-    cuda_graphs: bool = False
-    """On a GPU: record the network's calls once and replay them."""
 
 
 @dataclass(frozen=True)

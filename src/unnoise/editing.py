@@ -243,7 +243,7 @@ def morph(
     if scale != 1:
         names, weights = [*names, "none"], [*weights, torch.full_like(share, 1 - scale)]
     labels = [_labels(model, frames, name) for name in names]
-    denoiser = mixture(model.fast(chosen), [v for v in labels if v is not None], weights)
+    denoiser = mixture(model.fast, [v for v in labels if v is not None], weights)
     denoiser = thresholded(denoiser, chosen.clip_x0, chosen.dynamic_threshold)
     return edit.finish(denoiser, model.noise(range(frames)), start)
 

@@ -34,7 +34,6 @@ from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import CheckpointError, ConfigError, UnknownNameError
 from unnoise.memory import images_at_once, in_batches, out_of_memory
-from unnoise.networks.cuda_graphs import Graphed
 from unnoise.networks.network import Network
 from unnoise.precision import find_device
 from unnoise.ranges import Images, Seed
@@ -130,29 +129,24 @@ class Model:
         denoiser = self.denoiser(labels, chosen, guide)
         return self.walk(denoiser, self.grid(chosen), self.noise(seeds), chosen)
 
-    def fast(self, chosen: SampleConfig) -> DiffusionModel:
-        """`diffusion` as one walk calls it: its weights cast, its calls recorded."""
-        graphed = chosen.cuda_graphs and self.arithmetic.device.type == "cuda"
-        network = self._graphed if graphed else self._rounded
-        return dataclasses.replace(self.diffusion, network=network)
+    @property
+    def fast(self) -> DiffusionModel:
+        """`diffusion` as sampling calls it: its weights cast once."""
+        return dataclasses.replace(self.diffusion, network=self._rounded)
 
     @functools.cached_property
     def _rounded(self) -> nn.Module:
         return self.arithmetic.for_sampling(self.network)
 
-    @functools.cached_property
-    def _graphed(self) -> Graphed:
-        return Graphed(self._rounded)
-
     def denoiser(
         self, labels: Tensor | None, chosen: SampleConfig, guide: Model | None = None
     ) -> Denoiser:
         """This network as a denoiser for (n,) labels, guided and thresholded by the settings."""
-        scale, interval, model = chosen.guidance_scale, chosen.guidance_interval, self.fast(chosen)
+        scale, interval, model = chosen.guidance_scale, chosen.guidance_interval, self.fast
         if guide is None:
             denoiser = classifier_free(model, labels, self.shape.num_classes, scale, interval)
         else:
-            worse = conditional(guide.fast(chosen), labels)
+            worse = conditional(guide.fast, labels)
             denoiser = autoguidance(conditional(model, labels), worse, scale, interval)
         return thresholded(denoiser, chosen.clip_x0, chosen.dynamic_threshold)
 
@@ -199,9 +193,6 @@ class Model:
         """
         chosen = resolve(self.config.sample, self.tuned, changes)
         build.check_sampling(chosen)
-        if changes.get("cuda_graphs") and self.arithmetic.device.type != "cuda":
-            device = self.arithmetic.device.type
-            raise ConfigError(f"sample.cuda_graphs: needs CUDA, got device {device}; leave it out")
         if guide is not None:
             _check_guide(self, guide, chosen)
         elif not self.shape.num_classes:

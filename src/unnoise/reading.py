@@ -19,7 +19,7 @@ from unnoise.ranges import Range
 
 T = TypeVar("T")
 
-RETIRED = ("sample.deep_cache", "train.fused_norm", "data.white_level")
+RETIRED = ("sample.deep_cache", "sample.cuda_graphs", "train.fused_norm", "data.white_level")
 """Settings that older versions had: ignored in a record, refused from a user."""
 
 

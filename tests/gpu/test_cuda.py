@@ -80,16 +80,6 @@ def test_seeds_give_the_same_pictures_on_either_device():
     assert (gpu.sample(16).int() - on_cpu).abs().float().mean() < 1
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_recorded_calls_are_the_calls(guidance):
-    model = unnoise.load("digits", "cuda")
-    plain = model.sample(16, guidance_scale=guidance)
-    recorded = [model.sample(16, guidance_scale=guidance, cuda_graphs=True) for _ in range(2)]
-    assert torch.equal(recorded[0], recorded[1])
-    assert (recorded[0].int() - plain.int()).abs().float().mean() < 0.5
-    assert len(model.sample(5, guidance_scale=guidance, cuda_graphs=True)) == 5  # another shape
-
-
 @pytest.mark.parametrize(
     ("compiled", "optimizer"), [("off", "adamw"), ("off", "muon"), ("on", "adamw")]
 )

@@ -210,8 +210,3 @@ def test_a_kind_of_ones_own_is_two_entries_of_a_file(own_file, capsys):
     del NETWORK_CONFIGS["pixels"]
     with pytest.raises(ConfigError, match="PixelConfig is not registered"):
         _ = model.config.network.kind
-
-
-def test_cuda_graphs_need_cuda():
-    with pytest.raises(ConfigError, match="cuda_graphs: needs CUDA, got device cpu"):
-        load("digits", device="cpu").sample(1, cuda_graphs=True)
