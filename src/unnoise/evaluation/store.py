@@ -162,8 +162,11 @@ class Features:
 
     def to(self, device: torch.device) -> Features:
         """The same on another device."""
+        train, held_out = self.train, self.held_out
         return Features(
-            *(part if part is None else part.to(device) for part in vars(self).values())
+            self.samples.to(device),
+            None if train is None else train.to(device),
+            None if held_out is None else held_out.to(device),
         )
 
 
