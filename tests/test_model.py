@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
 import torch
 
 import unnoise
-from unnoise import build
+from unnoise import build, records
 from unnoise.config import DiffusionConfig, to_dict
 from unnoise.diffusion.levels import Level
 from unnoise.diffusion.samplers import SAMPLERS
@@ -146,3 +147,20 @@ def test_the_network_of_the_iddpm_preset_is_told_times_up_to_1000():
     told = model.time_scale * schedule.network_time(schedule.level(schedule.t_max))
     assert told == pytest.approx(999.75)
     assert unnoise.preset("cifar10").diffusion.time_scale == 1
+
+
+# --- what comes with the package
+
+
+@pytest.mark.parametrize("name", records.bundled())
+def test_a_bundled_model_is_small_tuned_and_names_no_folder_of_its_maker(name):
+    file = records.bundled()[name]
+    model = unnoise.load(name, "cpu")
+    assert file.stat().st_size < 6e6 and file.with_suffix(".jsonl").is_file()
+    assert {"fast", "balanced", "best"} <= set(model.tuned)
+    assert f"## {name}" in (file.parent / "README.md").read_text()
+    assert model.config.data.path is None and "/tmp" not in json.dumps(model.record)
+    images = model.sample(2, sampler="fast")
+    shape = model.shape
+    assert images.shape == (2, shape.channels, shape.height, shape.width)
+    assert images.float().std() > 20  # pictures, not one grey

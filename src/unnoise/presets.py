@@ -171,7 +171,7 @@ def pictures(height: int = SIZE, width: int = SIZE, gpu: bool = False) -> RunCon
     config = _changed(_small(height, width), "pictures", changes)
     if not gpu:
         return config
-    # wider and deeper, as `cifar10-speedrun` is at 32x32; not measured
+    # wider and deeper, as `cifar10-speedrun` is at 32x32; its quality is not measured
     return override(config, {
         "network.base_channels": 128 if height * width <= 48**2 else 64,
         "network.norm_groups": 32,

@@ -36,8 +36,8 @@ usage: unnoise COMMAND ...
   unnoise --version
 
 Every command also takes --import my.py (samplers, networks and so on of your own) and --debug.
-Start with: unnoise sample digits     a model that comes with the package
-            unnoise train digits      the same model from scratch, in a minute
+Start with: unnoise sample emoji      a bundled model; digits and cifar10-small are the others
+            unnoise train digits      a model from scratch, in a minute
             unnoise train photos/     your own pictures
 """
 
