@@ -216,7 +216,7 @@ def row(number: int, line: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(number), f"{line['name']}, seed {line['seed']}", f"{line['kimg']:,.1f}", f"{rate:,.0f}",
         "; ".join(by), f"{line['num']:,} x {line['nfe']}", right,
-        f"{line['where']['processor']}, {line['where']['threads']} threads, {line['date']}",
+        f"{line['where']['processor']}, threads: {line['where']['threads']}, {line['date']}",
     )  # fmt: skip
 
 
