@@ -46,6 +46,7 @@ PAGE = record.ROOT / "docs" / "records.md"
 BUDGETS = (5, 10, 20)
 NFE = 10
 """Evaluations of the network for each measured sample, two of which a guided one may take."""
+WAY: dict[str, Any] = {"sampler": f"nfe_{NFE}"}
 SPEED, SAMPLE_SEC = Plan(rounds=9, tries=3), 2.0
 SAME = ("processor", "torch", "threads", "precision", "compile", "commit")
 """Where these are equal, so must the weights be."""
@@ -117,10 +118,13 @@ def measured_samples(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     """The numbers of a tuned model's samples, kept in a file: a GPU's come back in it."""
     folder = flags.work / f"{name}-{flags.seed}"
     kept = folder / MEASURED
-    before = record.read(kept)
-    if before and before["samples"]["num"] == flags.num:
-        return before
     model = unnoise.load(folder / TUNED, flags.device or "cpu")
+    if before := record.read(kept):
+        asked = flags.num, model.weights_hash
+        there = before["samples"]["num"], before["model"]["weights"]
+        measured = {"auto", *(one["extractor"] for one in before["distances"])}
+        if asked == there and measured.issuperset(flags.features):
+            return before
     data = unnoise.override(model.config.data, {"path": flags.data_path})
     if flags.resnet56 and data.source == "cifar10":
         os.environ["RESNET56"] = str(flags.resnet56)
@@ -131,7 +135,7 @@ def measured_samples(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     for features in flags.features:  # what is measured again is of the same samples, and added
         known = flags.references / f"{data.source}-{features}.npz"
         found = unnoise.evaluate(
-            model, folder, flags.num, {"sampler": f"nfe_{NFE}"}, data, features=(features,),
+            model, folder, flags.num, WAY, data, features=(features,),
             reference=known if known.exists() else None, inception=flags.inception,
             classifier=judge,
         )  # fmt: skip
@@ -145,10 +149,9 @@ def make(name: str, flags: argparse.Namespace) -> None:
     folder = flags.work / f"{name}-{flags.seed}"
     trained = unnoise.train(config, folder)
     model = tuned(trained, folder / TUNED, flags.tune)
-    way: dict[str, Any] = {"sampler": f"nfe_{NFE}"}
     measured = measured_samples(name, flags)
     picture = LINES.parent / f"record-{name}-{flags.seed}.png"
-    save_png(picture, grid(model.sample(100, **way), columns=10), {"unnoise": model.weights_hash})
+    save_png(picture, grid(model.sample(100, **WAY), columns=10), {"unnoise": model.weights_hash})
     own = (name, flags.seed, flags.set)
     lines = [line for line in read() if (line["name"], line["seed"], line["set"]) != own]
     about = record.about("benchmarks.record", torch.device("cpu"))
@@ -158,7 +161,7 @@ def make(name: str, flags: argparse.Namespace) -> None:
         "config": to_dict(unnoise.override(config, {"data.path": None})),
         "weights": trained.record["weights"], "training": model.record["training"],
         "parameters": sum(p.numel() for p in model.network.parameters()), "nfe": NFE,
-        "guidance_scale": model.settings(**way).guidance_scale, "where": describe(model.arithmetic),
+        "guidance_scale": model.settings(**WAY).guidance_scale, "where": describe(model.arithmetic),
         "measured_on": measured["environment"]["device"],
         "commit": about["commit"], "date": about["date"], **numbers(measured),
     }  # fmt: skip

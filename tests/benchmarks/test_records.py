@@ -28,7 +28,7 @@ def command(tmp_path, monkeypatch):
 
     def run(*words):
         flags = ["--work", str(tmp_path / "work"), "--num", "64", "--tune", "200"]
-        monkeypatch.setattr(sys, "argv", ["r", *words, *flags, "--set", json.dumps(SMALL)])
+        monkeypatch.setattr(sys, "argv", ["r", *flags, "--set", json.dumps(SMALL), *words])
         records.main()
         return [json.loads(text) for text in (tmp_path / "record.jsonl").read_text().splitlines()]
 
@@ -44,6 +44,9 @@ def test_a_line_is_made_and_made_again(command, tmp_path, capsys):
     assert "| 1 | digits-60s, seed 0 |" in page and "old" not in page and page.endswith("more\n")
 
     assert command("digits-60s") == [line]  # everything was there
+    (again,) = command("digits-60s", "--num", "80")  # but not so many samples
+    assert again["num"] == 80 and again["weights"] == line["weights"]
+    assert command("digits-60s") == [line]
     measured = tmp_path / "work" / "digits-60s-0" / "measured.json"
     there = json.loads(measured.read_text())["distances"]
     measured.unlink()
