@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ SAMPLE_BATCH = 64
 
 class Model:
     """A network with all that sampling it needs. `record` is the JSON record of its model file."""
+
+    on_step: Callable[[Step], None] | None = None
 
     def __init__(self, network: Network, config: RunConfig, record: dict[str, Any]) -> None:
         self.config, self.record = config, record
@@ -116,18 +118,44 @@ class Model:
         seeds: Sequence[int],
         label: Labels = None,
         guide: Model | None = None,
+        start: Step | None = None,
         **settings: Any,
     ) -> Iterator[Step]:
-        """The steps of one batch, from noise to data, to watch or to cancel."""
+        """The steps of one batch, from noise to data, to watch or to cancel.
+
+        They branch off from `start`, a step of the same seeds, where there is one: the levels are
+        those of the settings that have less noise.
+        """
         seeds = image_seeds(seeds)
-        return self._steps(seeds, self.labels(seeds, label), guide, **settings)
+        return self._steps(seeds, self.labels(seeds, label), guide, start, **settings)
 
     def _steps(
-        self, seeds: Sequence[int], labels: Tensor | None, guide: Model | None, **settings: Any
+        self,
+        seeds: Sequence[int],
+        labels: Tensor | None,
+        guide: Model | None,
+        start: Step | None = None,
+        **settings: Any,
     ) -> Iterator[Step]:
         chosen = self.settings(guide=guide, **settings)
         denoiser = self.denoiser(labels, chosen, guide)
-        return self.walk(denoiser, self.grid(chosen), self.noise(seeds), chosen)
+        grid, noise = self.grid(chosen), self.noise(seeds)
+        if start is None:
+            return self.walk(denoiser, grid, noise, chosen)
+        noise.normal()  # with which `start` began
+        above = start.level
+        below = [level for level in grid if level.sigma * above.alpha < above.sigma * level.alpha]
+        return self.walk(denoiser, [above, *below], noise, chosen, start.x)
+
+    def watched(self, on_step: Callable[[Step], None]) -> Model:
+        """This model, which calls `on_step` after every step of whatever is sampled or edited.
+
+        What `on_step` raises ends the work.
+        """
+        _ = self._rounded  # which both then share
+        watched = copy.copy(self)
+        watched.on_step = on_step
+        return watched
 
     @property
     def fast(self) -> DiffusionModel:
@@ -179,6 +207,8 @@ class Model:
                 step = next(steps, None)
             if step is None:
                 return
+            if self.on_step is not None:
+                self.on_step(step)
             yield step
 
     @property
@@ -296,11 +326,8 @@ def _network(config: RunConfig, record: dict[str, Any], tensors: Tensors, path: 
 
 
 def _readable(config: DataConfig, run: Path) -> DataConfig:
-    """What a record says of its data, without places that were not asked for.
-
-    A record names no place to write. It names one to read only in the run folder that it is of:
-    elsewhere its source is "", and what needs the data asks for it.
-    """
+    """What a record says of its data, without places that were not asked for: none to write, and
+    one to read only in the run folder that it is of (elsewhere its source is "")."""
     config = dataclasses.replace(config, cache=None)
     if config.source in DATASETS:
         return dataclasses.replace(config, path=None)

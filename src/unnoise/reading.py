@@ -5,9 +5,13 @@ What a dataclass says of its fields is all that is said; nothing behind this doo
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
+import inspect
+import itertools
 import operator
+import textwrap
 import types
 import typing
 from collections.abc import Mapping
@@ -132,3 +136,15 @@ def _digits(value: object) -> str:
     if isinstance(value, int) and abs(value) >= 10**30:
         return "a number of more than 30 digits"
     return repr(value)
+
+
+def helps(kind: type) -> dict[str, str]:
+    """The help text of each field of a dataclass: the docstring below it."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(base):
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            for one, text in itertools.pairwise(cast("ast.ClassDef", tree).body):
+                if isinstance(one, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    texts[ast.unparse(one.target)] = " ".join(ast.literal_eval(text.value).split())
+    return texts

@@ -31,6 +31,7 @@ usage: unnoise COMMAND ...
   info RUN|FILE|PNG             what is in a run, a model file or a picture
   export RUN|CHECKPOINT         write the model alone as one file; --half for fp16
   report RUN                    one page about a run: samples over time, curves, settings
+  studio [RUNS ..]              a page to watch runs, play with models, paint and compare
 
   unnoise COMMAND --help        the most used flags of a command; --help-all for all of them
   unnoise --version
@@ -44,7 +45,7 @@ Start with: unnoise sample emoji      a bundled model; digits and cifar10-small 
 
 COMMANDS = (
     *("train", "plan", "sample", "edit", "evaluate", "compare", "tune-sampler"),
-    *("data", "export", "info", "report"),
+    *("data", "export", "info", "report", "studio"),
 )
 MODULES = {"tune-sampler": "tune", "info": "data"}
 """Where a command is not in the module of its name, as a function of its name."""

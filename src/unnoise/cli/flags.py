@@ -6,7 +6,6 @@ field's type, range and help text; what is not given stays what it is.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import functools
@@ -14,12 +13,11 @@ import inspect
 import io
 import itertools
 import re
-import textwrap
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -28,7 +26,7 @@ from unnoise.cli.output import styled
 from unnoise.cli.values import reading
 from unnoise.config import SampleConfig, dotted
 from unnoise.errors import ConfigError, UsageError, closest
-from unnoise.reading import from_dict
+from unnoise.reading import from_dict, helps
 
 HELP = ("-h", "--help", "--help-all")
 
@@ -265,18 +263,6 @@ def _text(default: object) -> str:
 
 
 @functools.cache
-def helps(kind: type) -> dict[str, str]:
-    """The help text of each field of a dataclass: the docstring below it."""
-    texts: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        if dataclasses.is_dataclass(base):
-            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-            for one, text in itertools.pairwise(cast("ast.ClassDef", tree).body):
-                if isinstance(one, ast.AnnAssign) and isinstance(text, ast.Expr):
-                    texts[ast.unparse(one.target)] = " ".join(ast.literal_eval(text.value).split())
-    return texts
-
-
 def _only_given(flags: dict[str, Any]) -> Any:
     """A type of which tyro gives a dictionary with the flags that were given, and no others."""
     return typing.TypedDict("Flags", flags, total=False)  # pyright: ignore

@@ -64,11 +64,11 @@ def _train(folder: Path, recorded: Mapping[str, Any]) -> str:
         target = preset["data.source"] = source
     own = flat(config)
     changed = [key for key in own if key not in preset or own[key] != preset[key]]
-    flags = [part for key in changed for part in _flag(key, own[key], preset.get(key))]
+    flags = [part for key in changed for part in flag(key, own[key], preset.get(key))]
     return shlex.join(["unnoise", "train", target, *flags, "--out", str(folder)])
 
 
-def _flag(key: str, value: object, default: object) -> list[str]:
+def flag(key: str, value: object, default: object = None) -> list[str]:
     """Write a setting as a flag; a switch has none or `no-`, unless its default is neither."""
     group, dot, name = key.replace("_", "-").rpartition(".")
     if isinstance(value, bool) and isinstance(default, bool):

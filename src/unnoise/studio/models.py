@@ -1,0 +1,108 @@
+"""The models that the page can use: the bundled ones, and those of run folders. Torch only loads
+them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unnoise.config import SampleConfig, to_dict
+from unnoise.errors import CheckpointError, UserError
+from unnoise.files import read_json
+from unnoise.reading import from_dict
+from unnoise.records import MODEL_FILE, bundled, check_model, read_record
+from unnoise.studio.run_folder import plain
+
+if TYPE_CHECKING:
+    from unnoise.model import Model
+
+MOST_LOADED = 3
+
+
+class Models:
+    """Models by id; `folders` gives the run folders by theirs."""
+
+    def __init__(self, folders: Callable[[], Mapping[str, Path]], device: str = "auto") -> None:
+        self.folders, self.device = folders, device
+        self.loaded: OrderedDict[tuple[Path, int], Model] = OrderedDict()
+        self.read: dict[tuple[str, Path, int], dict[str, Any] | None] = {}
+        self.lock = threading.Lock()
+
+    def paths(self) -> dict[str, tuple[str, str, Path]]:
+        """Id -> kind, name and what `unnoise.load` takes."""
+        found = {name: ("bundled", name, path) for name, path in bundled().items()}
+        for key, folder in self.folders().items():
+            if (folder / MODEL_FILE).is_file():
+                found[key] = ("run", folder.name, folder)
+            for path in sorted((folder / "checkpoints").glob("step-*")):
+                name = f"{folder.name} {path.name}"
+                found[f"{key}-{path.name}"] = ("checkpoint", name, path)
+        return found
+
+    def list(self) -> list[dict[str, Any]]:
+        """What the page shows of every model that can be read."""
+        found = []
+        for key, (kind, name, path) in self.paths().items():
+            about = self._about(kind, path)
+            if about is not None:
+                found.append({"id": key, "kind": kind, "name": name, **about})
+        return found
+
+    def _about(self, kind: str, path: Path) -> dict[str, Any] | None:
+        file = path / {"run": MODEL_FILE, "checkpoint": "state.json"}.get(kind, "")
+        try:
+            key = (kind, path, file.stat().st_mtime_ns)
+            if key not in self.read:
+                self.read[key] = self._read(file)
+            return self.read[key]
+        except OSError:  # a run in progress has deleted it
+            return None
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        try:
+            record = read_json(file) if file.suffix == ".json" else read_record(file)
+            record = check_model(record, str(file))
+            own = from_dict(SampleConfig, record["config"].get("sample", {}), "sample.")
+        except (UserError, AttributeError):
+            return None
+        tuned = list(record.get("tuned", {}))
+        return plain({
+            "shape": {key: record["shape"].get(key, 0) for key in
+                      ("channels", "height", "width", "num_classes")},
+            "class_names": record.get("class_names") or [],
+            "weights": str(record.get("weights", ""))[:12],
+            "tuned": [name for name in ("fast", "balanced", "best") if name in tuned],
+            "settings": to_dict(own),
+            "data": record.get("data", {}).get("name"),
+            "nimg": record.get("training", {}).get("nimg"),
+        })  # fmt: skip
+
+    def name(self, key: str) -> str:
+        """What the command line and Python call a model."""
+        kind, name, path = self.find(key)
+        return name if kind == "bundled" else str(path)
+
+    def find(self, key: str) -> tuple[str, str, Path]:
+        """Kind, name and path of an id; CheckpointError for an unknown one."""
+        found = self.paths().get(key)
+        if found is None:
+            raise CheckpointError(f"model: no {key!r} here; reload the page for a new list")
+        return found
+
+    def load(self, key: str) -> Model:
+        """The model, loaded once."""
+        from unnoise.model import load
+
+        kind, _, path = self.find(key)
+        file = path / {"run": MODEL_FILE, "checkpoint": "state.json"}.get(kind, "")
+        with self.lock:
+            stamp = (path, file.stat().st_mtime_ns)
+            if stamp not in self.loaded:
+                self.loaded[stamp] = load(path, self.device)
+                while len(self.loaded) > MOST_LOADED:
+                    self.loaded.popitem(last=False)
+            self.loaded.move_to_end(stamp)
+            return self.loaded[stamp]

@@ -1,0 +1,259 @@
+"""The page's server: one page, its files, models, jobs. What a request must be is in guard.py.
+
+An error of the user's is 400 with the command line's own line, as {"error": ..}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from unnoise import __version__
+from unnoise.config import SampleConfig
+from unnoise.errors import CheckpointError, ConfigError, UserError, nearest
+from unnoise.files import parse_json
+from unnoise.reading import from_dict
+from unnoise.studio import lines
+from unnoise.studio.fields import fields
+from unnoise.studio.guard import Guard
+from unnoise.studio.jobs import Full, Job, Worker
+from unnoise.studio.models import Models
+
+STATIC = Path(__file__).parent / "static"
+KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+MOST_BODY = 24_000_000
+BODY_SECONDS = 30
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """The JSON object that a request holds."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > MOST_BODY:
+                    raise HTTPException(413, f"body: expected at most {MOST_BODY:,} bytes")
+    except TimeoutError:
+        raise HTTPException(408, f"body: expected all of it within {BODY_SECONDS} s") from None
+    return parse_json(bytes(body), "request")
+
+
+@dataclass(frozen=True)
+class Server:
+    """The routes and what is behind them."""
+
+    models: Models
+    worker: Worker
+
+    def routes(self) -> list[BaseRoute]:
+        files = [path for path in STATIC.rglob("*") if path.suffix in KINDS]
+        return [
+            Route("/", _file(STATIC / "studio.html")),
+            *(
+                Route(f"/static/{path.relative_to(STATIC).as_posix()}", _file(path))
+                for path in files
+            ),
+            Route("/api/state", self.state),
+            Route("/api/fields", self.fields),
+            Route("/api/models", self.list_models),
+            Route("/api/jobs", self.start, methods=["POST"]),
+            Route("/api/jobs/{id}", self.stream),
+            Route("/api/jobs/{id}/stop", self.stop, methods=["POST"]),
+            Route("/api/jobs/{id}/png", self.png),
+            Route("/api/recipe", self.recipe, methods=["POST"]),
+            Route("/api/fit", self.fit, methods=["POST"]),
+        ]
+
+    async def state(self, request: Request) -> JSONResponse:
+        """What the worker does."""
+        running = self.worker.running
+        return JSONResponse({
+            "version": __version__, "worker": self.worker.state,
+            "waiting": self.worker.waiting.qsize(),
+            "running": None if running is None else running.id,
+        })  # fmt: skip
+
+    def fields(self, request: Request) -> JSONResponse:
+        """The controls of sampling, once torch is there to say what can be chosen."""
+        self.worker.ready.wait()
+        from unnoise.diffusion.grids import SPACINGS
+        from unnoise.diffusion.samplers import SAMPLERS
+
+        found = fields(SampleConfig)
+        choices = {"sampler": list(SAMPLERS), "spacing": list(SPACINGS)}
+        for field in found:
+            if field["name"] in choices:
+                field |= {"type": "choice", "choices": choices[field["name"]]}
+        return JSONResponse({"fields": found})
+
+    def list_models(self, request: Request) -> JSONResponse:
+        return JSONResponse({"models": self.models.list()})
+
+    async def start(self, request: Request) -> JSONResponse:
+        """Check a job and put it into the queue."""
+        body = await read_body(request)
+        job = await run_in_threadpool(self._submit, body)
+        return JSONResponse(job.header, 202)
+
+    def _submit(self, body: dict[str, Any]) -> Job:
+        self.worker.ready.wait()
+        if self.worker.state != "ready":
+            raise ConfigError(self.worker.state)
+        from unnoise.studio.works import KINDS as WORKS
+        from unnoise.studio.works import recipe
+
+        kind, asked = str(body.get("kind")), {k: v for k, v in body.items() if k != "kind"}
+        if kind not in WORKS:
+            raise ConfigError(f"kind: no {kind[:40]!r}; {nearest(kind[:40], WORKS)}")
+        work = from_dict(WORKS[kind], asked)
+        model = self.models.load(work.model)
+        plan, name = work.prepare(model), self.models.name(work.model)
+        shape = model.shape
+        header = {
+            "kind": kind,
+            "model": work.model,
+            "shape": [len(plan.seeds), shape.channels, shape.height, shape.width],
+            "seeds": plan.seeds,
+            "labels": plan.labels,
+            "names": None if plan.labels is None else [model.names[i] for i in plan.labels],
+            "steps": plan.steps,
+            "recipe": recipe(kind, work, plan, model),
+            "command": lines.command(kind, work, plan, name),
+            "python": lines.python(kind, work, plan, name),
+        }
+        return self.worker.submit(Job(model, plan, json.loads(json.dumps(header))))
+
+    def _job(self, request: Request) -> Job:
+        job = self.worker.jobs.get(request.path_params["id"])
+        if job is None:
+            raise HTTPException(404, "job: is not here any more; start it again")
+        return job
+
+    async def stream(self, request: Request) -> StreamingResponse:
+        """The records of a job from number `from` on, until it ends."""
+        job, first = self._job(request), request.query_params.get("from", "0")
+        if not (first.isascii() and first.isdecimal() and len(first) < 7):
+            raise HTTPException(400, "from: expected a whole number from 0")
+        return StreamingResponse(_records(job, int(first)), media_type="application/octet-stream")
+
+    async def stop(self, request: Request) -> JSONResponse:
+        job = self._job(request)
+        self.worker.stop(job)
+        return JSONResponse({"id": job.id, "state": job.state})
+
+    def png(self, request: Request) -> Response:
+        """One picture (`index`) or all as a sheet, with the recipe inside."""
+        from unnoise.studio.pictures import one, sheet
+
+        job, index = self._job(request), request.query_params.get("index")
+        if job.pictures is None:
+            raise HTTPException(409, "job: has no pictures yet")
+        if index is None:
+            content, name = sheet(job)
+        elif index.isascii() and index.isdecimal() and int(index[:9]) < len(job.pictures):
+            content, name = one(job, int(index))
+        else:
+            raise HTTPException(400, f"index: expected 0 to {len(job.pictures) - 1}")
+        return Response(
+            content, media_type="image/png",
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )  # fmt: skip
+
+    async def recipe(self, request: Request) -> JSONResponse:
+        """What a PNG says of how it was made, and which model here made it."""
+        body = await read_body(request)
+
+        def read() -> dict[str, Any]:
+            from unnoise.studio.pictures import recipe_of
+
+            return recipe_of(body.get("picture"))
+
+        found = await run_in_threadpool(read)
+        weights = str(found.get("model"))
+        same = [one["id"] for one in self.models.list() if one["weights"] == weights[:12]]
+        return JSONResponse({"recipe": found, "model": same[0] if same else None})
+
+    async def fit(self, request: Request) -> JSONResponse:
+        """An uploaded picture as the model would see it: its pixels as base64."""
+        body = await read_body(request)
+
+        def read() -> dict[str, Any]:
+            from unnoise.studio.pictures import fitted
+
+            self.worker.ready.wait()
+            return fitted(self.models.load(str(body.get("model"))), body.get("picture"))
+
+        return JSONResponse(await run_in_threadpool(read))
+
+
+async def _records(job: Job, first: int) -> AsyncIterator[bytes]:
+    loop, more = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        loop.call_soon_threadsafe(more.set)
+
+    job.listeners.append(tell)
+    try:
+        while True:
+            more.clear()
+            ended = job.ended  # asked first: an ended job gets no more records
+            while first < len(job.records):
+                yield job.records[first]
+                first += 1
+            if ended:
+                return
+            await more.wait()
+    finally:
+        job.listeners.remove(tell)
+
+
+def _file(path: Path) -> Callable[[Request], Response]:
+    """An endpoint that gives one file."""
+
+    def give(request: Request) -> Response:
+        return Response(path.read_bytes(), media_type=f"{KINDS[path.suffix]}; charset=utf-8")
+
+    return give
+
+
+def _error(request: Request, error: Exception) -> JSONResponse:
+    status = 400
+    if isinstance(error, HTTPException):
+        status, error = error.status_code, Exception(error.detail)
+    elif isinstance(error, Full):
+        status = 429
+    elif isinstance(error, CheckpointError) and str(error).startswith(("model: no", "run: no")):
+        status = 404
+    return JSONResponse({"error": str(error)}, status)
+
+
+def _fault(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": "the server failed; its terminal says how"}, 500)
+
+
+def app(
+    models: Models,
+    worker: Worker,
+    hosts: Collection[str],
+    token: str | None = None,
+    routes: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """The whole server, with further routes."""
+    return Starlette(
+        routes=[*Server(models, worker).routes(), *routes],
+        middleware=[Middleware(Guard, hosts=hosts, token=token)],
+        exception_handlers={UserError: _error, HTTPException: _error, Exception: _fault},
+    )
