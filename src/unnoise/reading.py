@@ -138,6 +138,7 @@ def _digits(value: object) -> str:
     return repr(value)
 
 
+@functools.cache
 def helps(kind: type) -> dict[str, str]:
     """The help text of each field of a dataclass: the docstring below it."""
     texts: dict[str, str] = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import io
 import itertools
@@ -262,7 +261,6 @@ def _text(default: object) -> str:
     return f"[{' '.join(words)}]"
 
 
-@functools.cache
 def _only_given(flags: dict[str, Any]) -> Any:
     """A type of which tyro gives a dictionary with the flags that were given, and no others."""
     return typing.TypedDict("Flags", flags, total=False)  # pyright: ignore

@@ -1,0 +1,146 @@
+/* The frame of the page: tabs, what the server does, and pictures that are dropped anywhere. */
+
+import { html, render, useEffect, useState } from "./lib.js";
+import { base64, get, post } from "./api.js";
+import { PlayScreen } from "./play.js";
+
+const TABS = [["play", "Play", PlayScreen]];
+
+const tabOf = () => {
+  const name = location.hash.slice(1).split("/")[0];
+  return TABS.find(([key]) => key === name)?.[0] ?? TABS[0][0];
+};
+
+/* What the server does, asked for every few seconds while the page is looked at. */
+function useServer() {
+  const [state, setState] = useState({ worker: "starting" });
+  useEffect(() => {
+    let timer;
+    const ask = async () => {
+      clearTimeout(timer);
+      if (document.hidden) return;
+      try {
+        setState(await get("/api/state"));
+      } catch (error) {
+        setState({ worker: "away", error: error.message });
+      }
+      timer = setTimeout(ask, 3000);
+    };
+    ask();
+    document.addEventListener("visibilitychange", ask);
+    return () => document.removeEventListener("visibilitychange", ask);
+  }, []);
+  return state;
+}
+
+const SAID = { starting: "loading PyTorch …", ready: "ready", away: "no answer" };
+
+function App() {
+  const [tab, setTab] = useState(tabOf());
+  const [models, setModels] = useState(null);
+  const [fields, setFields] = useState(null);
+  const [given, setGiven] = useState(null);
+  const [error, setError] = useState(null);
+  const [dropping, setDropping] = useState(false);
+  const server = useServer();
+  const there = server.worker !== "away";
+
+  const fail = (what) => setError(what.message);
+  const reload = () =>
+    get("/api/models")
+      .then(({ models }) => setModels(models))
+      .catch(fail);
+  useEffect(() => {
+    if (!there) return;
+    reload();
+    get("/api/fields")
+      .then(({ fields }) => setFields(fields))
+      .catch(fail);
+  }, [there]);
+  useEffect(() => {
+    const change = () => {
+      setTab(tabOf());
+      if (models) reload(); // a run may have ended meanwhile
+    };
+    addEventListener("hashchange", change);
+    return () => removeEventListener("hashchange", change);
+  }, [models]);
+
+  /* Hand something to a screen: goTo("edit", {model, image}). */
+  const goTo = (name, what = null) => {
+    setGiven(what && { ...what, screen: name, number: Date.now() });
+    location.hash = name;
+  };
+  const dropped = async (file) => {
+    setError(null);
+    try {
+      const picture = await base64(file);
+      const { recipe, model } = await post("/api/recipe", { picture });
+      if (model === null) {
+        throw new Error(`${file.name}: no model here has the weights ${recipe.model}`);
+      }
+      goTo(recipe.edit ? "edit" : "play", { model, recipe, file });
+    } catch (problem) {
+      const foreign = problem.message.includes("has no recipe") || file.type !== "image/png";
+      if (foreign && TABS.some(([key]) => key === "edit")) goTo("edit", { file });
+      else fail(problem);
+    }
+  };
+  useEffect(() => {
+    const files = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+    const over = (event) => {
+      if (!files(event)) return;
+      event.preventDefault();
+      setDropping(true);
+    };
+    const leave = (event) => !event.relatedTarget && setDropping(false);
+    const drop = (event) => {
+      setDropping(false);
+      if (!files(event)) return;
+      event.preventDefault();
+      dropped(event.dataTransfer.files[0]);
+    };
+    const all = { dragover: over, dragleave: leave, drop };
+    for (const [name, listener] of Object.entries(all)) addEventListener(name, listener);
+    return () => {
+      for (const [name, listener] of Object.entries(all)) removeEventListener(name, listener);
+    };
+  });
+
+  const Screen = TABS.find(([key]) => key === tab)[2];
+  const title = TABS.find(([key]) => key === tab)[1];
+  useEffect(() => {
+    document.title = `${title} · unnoise studio`;
+  }, [title]);
+  const waiting = server.waiting ? `, ${server.waiting} waiting` : "";
+  const said = server.running ? `working${waiting}` : (SAID[server.worker] ?? server.worker);
+  const mine = given?.screen === tab ? given : null;
+  const all = { models, fields, goTo, given: mine };
+  return html`
+    <header class="top">
+      <a class="brand" href="#play">unnoise <b>studio</b></a>
+      <nav aria-label="screens">
+        ${TABS.map(
+          ([key, name]) =>
+            html`<a href=${`#${key}`} aria-current=${key === tab ? "page" : undefined}>${name}</a>`,
+        )}
+      </nav>
+      <span class="server ${server.running ? "working" : server.worker}" role="status">${said}</span>
+    </header>
+    ${error &&
+    html`<p class="error" role="alert">
+      ${error} <button type="button" class="small" onClick=${() => setError(null)}>Close</button>
+    </p>`}
+    ${!there && html`<p class="error" role="alert">${server.error}</p>`}
+    <main>
+      ${models === null
+        ? html`<p class="dim">Looking for models …</p>`
+        : models.length
+          ? html`<${Screen} key=${tab} ...${all} />`
+          : html`<p>There is no model here.</p>`}
+    </main>
+    ${dropping && html`<div class="drop">Drop a picture to restore how it was made</div>`}
+  `;
+}
+
+render(html`<${App} />`, document.body);

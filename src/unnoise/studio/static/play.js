@@ -1,0 +1,374 @@
+/* Play: a wall of pictures that denoises as one changes what is asked for. */
+
+import { html, useEffect, useMemo, useRef, useState, useStored, Command } from "./lib.js";
+import { busy, useJob } from "./job.js";
+import { Wall } from "./wall.js";
+import {
+  Choice,
+  Classes,
+  Field,
+  ModelSelect,
+  NumberField,
+  Slider,
+  className,
+  isTuned,
+  labelFor,
+  modelOf,
+  samplers,
+} from "./fields.js";
+
+const WAIT_MS = 150;
+const FIRST = { model: null, num: null, seed: 0, locked: false, classes: null, settings: {} };
+const SHOWN_ALONE = ["sampler", "steps", "guidance_scale", "sampler_options"];
+const EDGES = 1e9;
+
+/* The number of images that suits a model: whole rows of its classes. */
+function usualNum(model) {
+  const count = model.shape.num_classes;
+  if (model.shape.height * model.shape.width > 64 * 64) return 4;
+  return count > 1 && count <= 12 ? 2 * count : 16;
+}
+
+/* What the settings are where nothing is changed: a tuned sampler where there is one. */
+const usualSettings = (model) =>
+  model.tuned.includes("balanced") ? { sampler: "balanced" } : {};
+
+const bodyOf = (model, asked) => {
+  const num = asked.num ?? usualNum(model);
+  return {
+    kind: "sample",
+    model: model.id,
+    num,
+    seed: asked.seed,
+    label: labelFor(model, asked.classes, num),
+    settings: asked.settings,
+  };
+};
+
+/* What is asked for, from the recipe of a picture. */
+function askedOf(recipe, model) {
+  const { seed, seeds, label, labels, asked_label, model: _, studio, edit, ...rest } = recipe;
+  const own = model.settings;
+  const settings = Object.fromEntries(
+    Object.entries(recipe.settings ?? rest).filter(
+      ([key, value]) => key in own && JSON.stringify(value) !== JSON.stringify(own[key]),
+    ),
+  );
+  const numbers = Array.isArray(labels) ? labels : label === null || label === undefined ? [] : [label];
+  const classes = [...new Set(numbers.map((one) => numberOf(model, one)))];
+  const found = seeds ?? [seed ?? 0];
+  return {
+    model: model.id,
+    num: found.length,
+    seed: found[0],
+    locked: false,
+    classes: classes.length ? classes : null,
+    settings,
+  };
+}
+
+function numberOf(model, label) {
+  if (label === "none" || label === "no class") return model.shape.num_classes;
+  const named = model.class_names.indexOf(label);
+  return named >= 0 ? named : Number(label);
+}
+
+export function PlayScreen({ models, fields, given, goTo }) {
+  const [stored, setStored] = useStored("play", FIRST);
+  const [branch, setBranch] = useState(null);
+  const [noisy, setNoisy] = useStored("play.noisy", false);
+  const [at, setAt] = useState(null);
+  const [chosen, setChosen] = useState(null);
+  const { job, start, stop } = useJob();
+  const model = modelOf(models, stored.model);
+  const asked = stored.model === null ? { ...FIRST, settings: usualSettings(model) } : stored;
+  const change = (changes) =>
+    setStored((old) => ({
+      ...(old.model === null ? { ...FIRST, settings: usualSettings(model) } : old),
+      model: model.id,
+      ...changes,
+    }));
+
+  /* Ask anew a moment after the last change; the first time at once. */
+  const body = useMemo(() => {
+    const own = bodyOf(model, asked);
+    if (!branch) return own;
+    const label = own.label;
+    const next = { step: branch.step, settings: own.settings, ...(label === null ? {} : { label }) };
+    return { ...branch.body, branches: [...(branch.body.branches ?? []), next] };
+  }, [model.id, JSON.stringify(asked), branch]);
+  const text = JSON.stringify(body);
+  const last = useRef(null);
+  const make = () => {
+    last.current = text;
+    setAt(null);
+    start(body);
+  };
+  useEffect(() => {
+    if (last.current === text) return;
+    const timer = setTimeout(make, last.current === null ? 0 : WAIT_MS);
+    return () => clearTimeout(timer);
+  }, [text]);
+  useEffect(() => {
+    const of = given && models.find(({ id }) => id === given.model);
+    if (!of || !given.recipe) return;
+    setBranch(null);
+    setStored(askedOf(given.recipe, of));
+  }, [given?.number]);
+
+  const header = job?.header;
+  const frames = job?.frames ?? [];
+  const index = at === null ? frames.length - 1 : Math.min(at, frames.length - 1);
+  const frame = frames[index];
+  const images = frame && (noisy ? frame.x : frame.x0);
+  const dice = () => change({ seed: Math.floor(Math.random() * 1e6) });
+  const keys = {
+    x: () => setNoisy((on) => !on),
+    r: () => !asked.locked && dice(),
+    Enter: make,
+    ArrowLeft: () => frames.length && setAt(Math.max(0, index - 1)),
+    ArrowRight: () => frames.length && setAt(Math.min(frames.length - 1, index + 1)),
+    Escape: stop,
+  };
+  useEffect(() => {
+    const press = (event) => {
+      const busyWith = event.target.closest?.("input, select, textarea, button, a, summary");
+      if (busyWith || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (!keys[event.key]) return;
+      event.preventDefault();
+      keys[event.key]();
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  });
+  const nameOf = (i) => {
+    const named = header?.names ? `, ${header.names[i]}` : "";
+    return header ? `seed ${header.seeds[i]}${named}` : "";
+  };
+  const branchHere = () => {
+    const { step } = frame;
+    setBranch({ step, body: JSON.parse(last.current), at: noiseText(frame.noise) });
+  };
+  const canBranch = frame && header && !branch && frame.step < header.steps;
+  const done = job?.end?.state === "done";
+  return html`<div class="screen play">
+    <form class="controls" onSubmit=${(event) => event.preventDefault()} aria-label="what to make">
+      <${ModelSelect}
+        models=${models}
+        value=${model.id}
+        onChange=${(id) => {
+          const next = modelOf(models, id);
+          setBranch(null);
+          change({ model: id, num: null, classes: null, settings: usualSettings(next) });
+        }}
+      />
+      <${Classes} model=${model} value=${asked.classes} onChange=${(classes) => change({ classes })} />
+      ${!branch &&
+      html`<${Slider}
+          label="Pictures"
+          value=${body.num}
+          min=${1}
+          max=${64}
+          onChange=${(num) => change({ num })}
+        />
+        <${NumberField}
+          label="First seed"
+          help="Every picture has a seed of its own, from this one on: the same seed gives the same picture"
+          value=${asked.seed}
+          least=${0}
+          most=${Number.MAX_SAFE_INTEGER}
+          onChange=${(seed) => change({ seed })}
+        >
+          <button type="button" onClick=${dice} disabled=${asked.locked} title="Another seed (r)">
+            Dice
+          </button>
+          <button
+            type="button"
+            aria-pressed=${String(asked.locked)}
+            title="Keep this seed"
+            onClick=${() => change({ locked: !asked.locked })}
+          >
+            Lock
+          </button>
+        <//>`}
+      <${Settings} model=${model} fields=${fields} value=${asked.settings} onChange=${(settings) => change({ settings })} />
+      <div class="row">
+        ${busy(job)
+          ? html`<button type="button" class="main" onClick=${stop}>Stop</button>`
+          : html`<button type="button" class="main" onClick=${make}>Make again</button>`}
+        <button
+          type="button"
+          onClick=${() => {
+            setBranch(null);
+            setStored({ ...FIRST, model: model.id, settings: usualSettings(model) });
+          }}
+        >
+          Reset
+        </button>
+      </div>
+    </form>
+    <section class="stage" aria-label="pictures">
+      ${branch &&
+      html`<p class="branch" role="status">
+        Branch from step ${branch.step} (noise ${branch.at}): what you change now applies from there on.
+        <button type="button" class="small" onClick=${() => setBranch(null)}>Leave the branch</button>
+      </p>`}
+      ${job?.error && html`<p class="error" role="alert">${job.error}</p>`}
+      <${Wall}
+        images=${images}
+        labels=${header?.labels}
+        chosen=${chosen}
+        onChoose=${setChosen}
+        names=${nameOf}
+        label=${noisy ? "noisy pictures" : "predicted pictures"}
+      />
+      <p class="dim caption">${chosen !== null && header ? nameOf(chosen) : hint(job, frames, header)}</p>
+      <${Scrubber} frames=${frames} steps=${header?.steps} index=${index} onChange=${setAt} />
+      <div class="row">
+        <span class="choice" role="group" aria-label="what is shown">
+          <button type="button" aria-pressed=${String(!noisy)} onClick=${() => setNoisy(false)}>
+            Prediction x<sub>0</sub>
+          </button>
+          <button type="button" aria-pressed=${String(noisy)} onClick=${() => setNoisy(true)}>
+            Noisy x<sub>t</sub>
+          </button>
+        </span>
+        <button type="button" disabled=${!canBranch} onClick=${branchHere}>Branch from here</button>
+        ${done &&
+        html`<a class="button" href=${`/api/jobs/${job.id}/png${chosen === null ? "" : `?index=${chosen}`}`} download>
+            Save ${chosen === null ? "all" : "this"} as PNG
+          </a>
+          <button
+            type="button"
+            disabled=${chosen === null && header.shape[0] > 1}
+            title="Choose a picture first"
+            onClick=${() => goTo("edit", { model: model.id, image: single(frames.at(-1).x0, chosen ?? 0) })}
+          >
+            Edit this
+          </button>`}
+      </div>
+      ${header && html`<${Recipe} header=${header} job=${job} />`}
+    </section>
+  </div>`;
+}
+
+/* Image i alone. */
+function single({ c, h, w, data }, i) {
+  const size = c * h * w;
+  return { n: 1, c, h, w, data: data.slice(i * size, (i + 1) * size) };
+}
+
+function hint(job, frames, header) {
+  if (!job) return "Loading the model …";
+  if (!frames.length) return job.end ? "" : "Waiting for the first step …";
+  const last = frames.at(-1);
+  const seconds = job.end?.state === "done" ? ` in ${job.end.seconds.toFixed(2)} s` : "";
+  const stopped = job.end?.state === "stopped" ? ", stopped" : "";
+  return `step ${last.step} of ${header.steps}, ${last.nfe} network evaluations${seconds}${stopped}`;
+}
+
+function noiseText(noise) {
+  if (!Number.isFinite(noise)) return "only";
+  return noise === 0 ? "0" : noise.toPrecision(2);
+}
+
+/* A slider over the steps. Each step is as wide as any, and as high as the noise that is left. */
+function Scrubber({ frames, steps, index, onChange }) {
+  if (!frames.length) return html`<div class="scrubber empty"></div>`;
+  const last = frames.length - 1;
+  const share = (noise) => (Number.isFinite(noise) ? noise / (1 + noise) : 1);
+  const words = `step ${frames[index].step}, noise ${noiseText(frames[index].noise)}`;
+  const room = Math.max(steps ?? 0, frames.length);
+  return html`<div class="scrubber">
+    <div class="noise" aria-hidden="true">
+      ${Array.from({ length: Math.min(room, 100) }, (_, i) => {
+        const height = { height: i < frames.length ? `${6 + 94 * share(frames[i].noise)}%` : "0" };
+        return html`<i class=${i === index ? "on" : ""} style=${height}></i>`;
+      })}
+    </div>
+    <input
+      type="range"
+      aria-label="step"
+      aria-valuetext=${words}
+      min="0"
+      max=${Math.min(room, 100) - 1}
+      value=${index}
+      onInput=${(event) => onChange(Math.min(+event.target.value, last))}
+    />
+    <p class="dim">
+      ${words} <span>(sigma / alpha; use the arrow keys, and x for x<sub>t</sub>)</span>
+    </p>
+  </div>`;
+}
+
+/* The settings of sampling: sampler, steps and guidance first, the rest where one asks for it. */
+export function Settings({ model, fields, value, onChange }) {
+  const own = model.settings;
+  const now = { ...own, ...value };
+  const set = (name, to) => {
+    const { [name]: _, ...rest } = value;
+    if (name === "sampler" && isTuned(model, to)) return onChange({ sampler: to });
+    onChange(JSON.stringify(to) === JSON.stringify(own[name]) ? rest : { ...rest, [name]: to });
+  };
+  const tuned = isTuned(model, now.sampler);
+  const help = (name) => fields?.find((field) => field.name === name)?.help ?? "";
+  const names = samplers(model, fields);
+  const others = (fields ?? []).filter(({ name }) => !SHOWN_ALONE.includes(name));
+  return html`
+    <${Choice}
+      label="Sampler"
+      help=${help("sampler")}
+      value=${now.sampler}
+      choices=${names.length ? names : [now.sampler]}
+      onChange=${(to) => set("sampler", to)}
+    />
+    ${tuned && value.steps === undefined
+      ? html`<p class="dim field">
+          ${now.sampler} has time steps of its own, found for this model.
+          <button type="button" class="small" onClick=${() => set("steps", 2 * own.steps)}>
+            Choose steps
+          </button>
+        </p>`
+      : html`<${Slider}
+          label="Steps"
+          help=${help("steps")}
+          value=${now.steps}
+          min=${1}
+          max=${100}
+          least=${1}
+          most=${1000}
+          onChange=${(to) => set("steps", to)}
+        />`}
+    ${model.shape.num_classes > 0 &&
+    html`<${Slider}
+      label="Guidance"
+      help=${help("guidance_scale")}
+      value=${now.guidance_scale}
+      min=${0}
+      max=${8}
+      step=${0.1}
+      least=${-1000}
+      most=${1000}
+      onChange=${(to) => set("guidance_scale", to)}
+    />`}
+    ${fields &&
+    html`<details>
+      <summary>More settings</summary>
+      ${others.map(
+        (field) =>
+          html`<${Field} field=${field} value=${now[field.name]} onChange=${(to) => set(field.name, to)} />`,
+      )}
+    </details>`}
+  `;
+}
+
+function Recipe({ header, job }) {
+  const link = header.command && html`<${Command} about="On the command line" line=${header.command} />`;
+  return html`<details class="recipe">
+    <summary>How this is made</summary>
+    ${link || html`<p class="dim">The command line has no words for this; Python has.</p>`}
+    <${Command} about="In Python" line=${header.python} />
+    <${Command} about="The recipe, which is also in every PNG" line=${JSON.stringify(header.recipe)} />
+    ${job.end && html`<p class="dim">Job ${job.id}: ${job.end.state}.</p>`}
+  </details>`;
+}
