@@ -144,8 +144,8 @@ class Model:
             return self.walk(denoiser, grid, noise, chosen)
         noise.normal()  # with which `start` began
         above = start.level
-        below = [level for level in grid if level.sigma * above.alpha < above.sigma * level.alpha]
-        return self.walk(denoiser, [above, *below], noise, chosen, start.x)
+        grid = [above, *(level for level in grid if level.below(above))]
+        return self.walk(denoiser, grid, noise, chosen, start.x)
 
     def watched(self, on_step: Callable[[Step], None]) -> Model:
         """This model, which calls `on_step` after every step of whatever is sampled or edited.

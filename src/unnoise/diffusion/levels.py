@@ -43,6 +43,10 @@ class Level(NamedTuple):
         """DPM-Solver's lambda = log(alpha / sigma)."""
         return log(self.alpha) - log(self.sigma)
 
+    def below(self, other: Level) -> bool:
+        """Whether this level has less noise: sigma / alpha is smaller."""
+        return bool(self.sigma * other.alpha < other.sigma * self.alpha)
+
     def to(self, like: Tensor) -> Level:
         """This level in the type and on the device of a tensor; floats stay floats."""
         return Level(*(v.to(like) if isinstance(v, Tensor) else v for v in self))

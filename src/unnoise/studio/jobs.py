@@ -86,17 +86,18 @@ class Job:
     def run(self) -> None:
         """Do the work, in the worker's thread."""
         began, every = time.perf_counter(), math.ceil(self.plan.steps / MOST_FRAMES)
-        done = 0
+        done, nfe, before = 0, 0, 0
 
         def on_step(step: Step) -> None:
-            nonlocal done
-            done += 1
+            nonlocal done, nfe, before
+            before += nfe if step.nfe < nfe else 0  # of the walk that this one branches from
+            done, nfe = done + 1, step.nfe
             if self.stopping:
                 raise Stopped
             if time.perf_counter() - began > MOST_SECONDS:
                 raise UserError(f"took more than {MOST_SECONDS:.0f} s; expected less work")
             if done % every == 0 or done == self.plan.steps:
-                self.add(FRAME, *_frame(done, step))
+                self.add(FRAME, *_frame(done, step._replace(nfe=before + nfe)))
 
         self.state = "running"
         try:

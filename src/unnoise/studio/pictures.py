@@ -10,8 +10,12 @@ from typing import Any
 
 import torch
 
+from unnoise.data import cifar10
+from unnoise.data.cache import root
+from unnoise.data.dataset import ImageData, load
 from unnoise.data.images import class_grid, ending, read_png_text, save_png, save_sample
 from unnoise.errors import DataError
+from unnoise.evaluation.neighbours import nearest
 from unnoise.files import parse_json
 from unnoise.model import Model
 from unnoise.studio.jobs import Job
@@ -42,6 +46,38 @@ def sheet(job: Job) -> Made:
         path = Path(folder) / "grid.png"
         save_png(path, picture, {"unnoise": json.dumps(text)})
         return path.read_bytes(), "grid.png"
+
+
+NEAREST = 5
+
+
+def nearest_training(job: Job, index: int) -> dict[str, Any]:
+    """The NEAREST training pictures of one picture, by pixels: shape, base64, RMS differences."""
+    data = training_data(job.model)
+    image = job.pictures[index]
+    distances, rows, _ = nearest(
+        [(image.flatten()[None], data.images.reshape(len(data.images), -1)[: data.num_train])],
+        min(NEAREST, data.num_train),
+    )
+    found = data.images[rows[0].numpy()]
+    return {
+        "shape": list(found.shape),
+        "pixels": base64.b64encode(found.tobytes()).decode(),
+        "differences": [round(d / image.numel() ** 0.5, 2) for d in distances[0].tolist()],
+        "of": data.num_train,
+    }
+
+
+def training_data(model: Model) -> ImageData:
+    """The pictures that a model was trained on, where they are on this machine."""
+    config = model.config.data
+    archive = root(config) / "downloads" / cifar10.ARCHIVE
+    absent = config.source == "cifar10" and config.path is None and not archive.exists()
+    absent |= config.source.startswith("hf:") or (config.source == "mnist" and config.path is None)
+    if absent or not config.source:
+        fix = f"`unnoise data {config.source}` gets them" if config.source else "use its run folder"
+        raise DataError(f"nearest: the training pictures of this model are not here; {fix}")
+    return load(config)
 
 
 def recipe_of(picture: Any) -> dict[str, Any]:

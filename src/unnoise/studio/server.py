@@ -25,7 +25,7 @@ from unnoise.config import SampleConfig
 from unnoise.errors import CheckpointError, ConfigError, UserError, nearest
 from unnoise.files import parse_json
 from unnoise.reading import from_dict
-from unnoise.studio import lines
+from unnoise.studio import judge, lines
 from unnoise.studio.fields import fields
 from unnoise.studio.guard import Guard
 from unnoise.studio.jobs import Full, Job, Worker
@@ -75,6 +75,8 @@ class Server:
             Route("/api/jobs/{id}/png", self.png),
             Route("/api/recipe", self.recipe, methods=["POST"]),
             Route("/api/fit", self.fit, methods=["POST"]),
+            Route("/api/jobs/{id}/nearest", self.nearest),
+            Route("/api/compare", self.compare),
         ]
 
     async def state(self, request: Request) -> JSONResponse:
@@ -161,16 +163,26 @@ class Server:
         job, index = self._job(request), request.query_params.get("index")
         if job.pictures is None:
             raise HTTPException(409, "job: has no pictures yet")
-        if index is None:
-            content, name = sheet(job)
-        elif index.isascii() and index.isdecimal() and int(index[:9]) < len(job.pictures):
-            content, name = one(job, int(index))
-        else:
-            raise HTTPException(400, f"index: expected 0 to {len(job.pictures) - 1}")
+        content, name = sheet(job) if index is None else one(job, _index(job, index))
         return Response(
             content, media_type="image/png",
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )  # fmt: skip
+
+    def nearest(self, request: Request) -> JSONResponse:
+        """The training pictures that are nearest to one picture."""
+        from unnoise.studio.pictures import nearest_training
+
+        job, index = self._job(request), request.query_params.get("index", "")
+        return JSONResponse(nearest_training(job, _index(job, index)))
+
+    def compare(self, request: Request) -> JSONResponse:
+        """The evaluations of two models, as far as they have any."""
+        places = [self.models.find(request.query_params.get(side, ""))[2] for side in "ab"]
+        found = [judge.of_folder(place) if place.is_dir() else None for place in places]
+        a, b = found
+        judged = judge.judge(a, b) if a and b else None
+        return JSONResponse({"judged": judged, "evaluated": [one is not None for one in found]})
 
     async def recipe(self, request: Request) -> JSONResponse:
         """What a PNG says of how it was made, and which model here made it."""
@@ -197,6 +209,15 @@ class Server:
             return fitted(self.models.load(str(body.get("model"))), body.get("picture"))
 
         return JSONResponse(await run_in_threadpool(read))
+
+
+def _index(job: Job, text: str) -> int:
+    """The number of a picture of a job."""
+    if job.pictures is None:
+        raise HTTPException(409, "job: has no pictures yet")
+    if not (text.isascii() and text.isdecimal() and int(text[:9]) < len(job.pictures)):
+        raise HTTPException(400, f"index: expected 0 to {len(job.pictures) - 1}")
+    return int(text)
 
 
 async def _records(job: Job, first: int) -> AsyncIterator[bytes]:

@@ -97,13 +97,18 @@ class Sample(Work):
     def prepare(self, model: Model) -> Plan:
         seeds = _seeds(self.seeds, self.seed, self.num)
         chosen, labels = self.chosen(model), model.labels(seeds, self.label)
-        steps = len(model.grid(chosen)) - 1
+        grid, done = model.grid(chosen), 0
+        steps = len(grid) - 1
         parts: list[tuple[Any, Mapping[str, Any]]] = [(self.label, self.settings)]
         for branch in self.branches:
-            if branch.step >= steps:
-                raise ConfigError(f"branches.step: got {branch.step}, expected 1 to {steps - 1}")
+            if not done < branch.step < steps:
+                expected = f"more than {done} and less than {steps}"
+                raise ConfigError(f"branches.step: got {branch.step}, expected {expected}")
             chosen, labels = self.chosen(model, branch.settings), model.labels(seeds, branch.label)
-            steps = branch.step + len(model.grid(chosen)) - 1
+            above = grid[branch.step - done]
+            done = branch.step
+            grid = [above, *(level for level in model.grid(chosen) if level.below(above))]
+            steps = branch.step + len(grid) - 1
             parts.append((branch.label, branch.settings))
         ends = [*(branch.step for branch in self.branches), None]
 

@@ -97,7 +97,8 @@ export function Field({ field, value, onChange }) {
 /* A list of numbers as text. */
 function NumbersField({ label, help, value, count, onChange }) {
   const id = useId("numbers");
-  const write = (some) => some.map((one) => Number(one.toPrecision(4))).join(", ");
+  const short = (one) => (one >= 1e6 ? one.toExponential() : String(Number(one.toPrecision(4))));
+  const write = (some) => some.map(short).join(", ");
   const read = (text) => {
     const parts = text.split(/[\s,]+/).filter(Boolean).map(Number);
     if (parts.every(Number.isFinite) && (count ?? parts.length) === parts.length) return parts;

@@ -2,9 +2,13 @@
 
 import { html, render, useEffect, useState } from "./lib.js";
 import { base64, get, post } from "./api.js";
+import { CompareScreen } from "./compare.js";
 import { PlayScreen } from "./play.js";
 
-const TABS = [["play", "Play", PlayScreen]];
+const TABS = [
+  ["play", "Play", PlayScreen],
+  ["compare", "Compare", CompareScreen],
+];
 
 const tabOf = () => {
   const name = location.hash.slice(1).split("/")[0];

@@ -3,24 +3,20 @@
 import { html, useEffect, useMemo, useRef, useState, useStored, Command } from "./lib.js";
 import { busy, useJob } from "./job.js";
 import { Wall } from "./wall.js";
+import { Nearest } from "./nearest.js";
+import { Settings, usualSettings } from "./settings.js";
 import {
-  Choice,
   Classes,
-  Field,
   ModelSelect,
   NumberField,
   Slider,
   className,
-  isTuned,
   labelFor,
   modelOf,
-  samplers,
 } from "./fields.js";
 
 const WAIT_MS = 150;
 const FIRST = { model: null, num: null, seed: 0, locked: false, classes: null, settings: {} };
-const SHOWN_ALONE = ["sampler", "steps", "guidance_scale", "sampler_options"];
-const EDGES = 1e9;
 
 /* The number of images that suits a model: whole rows of its classes. */
 function usualNum(model) {
@@ -28,10 +24,6 @@ function usualNum(model) {
   if (model.shape.height * model.shape.width > 64 * 64) return 4;
   return count > 1 && count <= 12 ? 2 * count : 16;
 }
-
-/* What the settings are where nothing is changed: a tuned sampler where there is one. */
-const usualSettings = (model) =>
-  model.tuned.includes("balanced") ? { sampler: "balanced" } : {};
 
 const bodyOf = (model, asked) => {
   const num = asked.num ?? usualNum(model);
@@ -79,6 +71,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
   const [noisy, setNoisy] = useStored("play.noisy", false);
   const [at, setAt] = useState(null);
   const [chosen, setChosen] = useState(null);
+  const [near, setNear] = useState(false);
   const { job, start, stop } = useJob();
   const model = modelOf(models, stored.model);
   const asked = stored.model === null ? { ...FIRST, settings: usualSettings(model) } : stored;
@@ -141,6 +134,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);
   });
+  const heads = header?.labels && Object.fromEntries(header.labels.map((l, i) => [l, header.names[i]]));
   const nameOf = (i) => {
     const named = header?.names ? `, ${header.names[i]}` : "";
     return header ? `seed ${header.seeds[i]}${named}` : "";
@@ -220,6 +214,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
         chosen=${chosen}
         onChoose=${setChosen}
         names=${nameOf}
+        heads=${heads}
         label=${noisy ? "noisy pictures" : "predicted pictures"}
       />
       <p class="dim caption">${chosen !== null && header ? nameOf(chosen) : hint(job, frames, header)}</p>
@@ -247,6 +242,12 @@ export function PlayScreen({ models, fields, given, goTo }) {
             Edit this
           </button>`}
       </div>
+      ${done &&
+      chosen !== null &&
+      html`<details open=${near} onToggle=${(event) => setNear(event.target.open)}>
+        <summary>Is it a copy? The nearest training pictures</summary>
+        ${near && html`<${Nearest} job=${job} index=${chosen} />`}
+      </details>`}
       ${header && html`<${Recipe} header=${header} job=${job} />`}
     </section>
   </div>`;
@@ -299,67 +300,6 @@ function Scrubber({ frames, steps, index, onChange }) {
       ${words} <span>(sigma / alpha; use the arrow keys, and x for x<sub>t</sub>)</span>
     </p>
   </div>`;
-}
-
-/* The settings of sampling: sampler, steps and guidance first, the rest where one asks for it. */
-export function Settings({ model, fields, value, onChange }) {
-  const own = model.settings;
-  const now = { ...own, ...value };
-  const set = (name, to) => {
-    const { [name]: _, ...rest } = value;
-    if (name === "sampler" && isTuned(model, to)) return onChange({ sampler: to });
-    onChange(JSON.stringify(to) === JSON.stringify(own[name]) ? rest : { ...rest, [name]: to });
-  };
-  const tuned = isTuned(model, now.sampler);
-  const help = (name) => fields?.find((field) => field.name === name)?.help ?? "";
-  const names = samplers(model, fields);
-  const others = (fields ?? []).filter(({ name }) => !SHOWN_ALONE.includes(name));
-  return html`
-    <${Choice}
-      label="Sampler"
-      help=${help("sampler")}
-      value=${now.sampler}
-      choices=${names.length ? names : [now.sampler]}
-      onChange=${(to) => set("sampler", to)}
-    />
-    ${tuned && value.steps === undefined
-      ? html`<p class="dim field">
-          ${now.sampler} has time steps of its own, found for this model.
-          <button type="button" class="small" onClick=${() => set("steps", 2 * own.steps)}>
-            Choose steps
-          </button>
-        </p>`
-      : html`<${Slider}
-          label="Steps"
-          help=${help("steps")}
-          value=${now.steps}
-          min=${1}
-          max=${100}
-          least=${1}
-          most=${1000}
-          onChange=${(to) => set("steps", to)}
-        />`}
-    ${model.shape.num_classes > 0 &&
-    html`<${Slider}
-      label="Guidance"
-      help=${help("guidance_scale")}
-      value=${now.guidance_scale}
-      min=${0}
-      max=${8}
-      step=${0.1}
-      least=${-1000}
-      most=${1000}
-      onChange=${(to) => set("guidance_scale", to)}
-    />`}
-    ${fields &&
-    html`<details>
-      <summary>More settings</summary>
-      ${others.map(
-        (field) =>
-          html`<${Field} field=${field} value=${now[field.name]} onChange=${(to) => set(field.name, to)} />`,
-      )}
-    </details>`}
-  `;
 }
 
 function Recipe({ header, job }) {

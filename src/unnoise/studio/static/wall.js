@@ -2,6 +2,8 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./lib.js";
 
+const WHOLE = 24; // narrower pictures are enlarged by whole factors, so that all pixels are equal
+
 /* The columns for n images: one per class where the labels repeat in order. */
 export function columnsFor(n, labels) {
   const kinds = labels ? new Set(labels).size : 0;
@@ -49,9 +51,10 @@ export function draw(canvas, images, columns) {
   context.putImageData(picture, 0, 0);
 }
 
-/* The wall as a component: as large as its place allows, by whole factors where it can. `chosen`
-   is the number of a picture that is marked, `names(i)` says what it is. */
-export function Wall({ images, labels, chosen, onChoose, names, label, most = 3000 }) {
+/* The wall as a component: as large as its place allows, tiny pictures by whole factors. `chosen` is
+   the number of a picture that is marked, `names(i)` says what it is, and `heads[label]` stand above
+   the columns where each is of one label. */
+export function Wall({ images, labels, chosen, onChoose, names, heads, label, high = 620 }) {
   const canvas = useRef();
   const box = useRef();
   const [room, setRoom] = useState(0);
@@ -69,8 +72,9 @@ export function Wall({ images, labels, chosen, onChoose, names, label, most = 30
   const [w, h] = [images.w + gap, images.h + gap];
   const rows = Math.ceil(images.n / columns);
   const natural = columns * w - gap;
-  const fit = Math.min(room / natural, most / natural, Math.max(1, 620 / (rows * h - gap)));
-  const scale = fit >= 1 ? Math.floor(fit) : fit || 1;
+  const fit = Math.min(room / natural, Math.max(1, high / (rows * h - gap)));
+  const scale = fit >= 1 && images.w < WHOLE ? Math.floor(fit) : fit || 1;
+  const titled = heads && labels && columns > 1 && new Set(labels).size === columns;
   const style = { width: `${scale * natural}px`, height: `${scale * (rows * h - gap)}px` };
   const mark = (i) => ({
     left: `${(i % columns) * w * scale - 2}px`,
@@ -94,6 +98,10 @@ export function Wall({ images, labels, chosen, onChoose, names, label, most = 30
   };
   const said = names && chosen !== null && chosen !== undefined ? `, ${names(chosen)}` : "";
   return html`<div class="wall" ref=${box}>
+    ${titled &&
+    html`<div class="heads" style=${{ width: style.width }}>
+      ${labels.slice(0, columns).map((one) => html`<span title=${heads[one]}>${heads[one]}</span>`)}
+    </div>`}
     <div
       class="canvas ${images.c === 4 ? "chequered" : ""}"
       style=${style}

@@ -1,0 +1,105 @@
+"""Two evaluations side by side: which is better, by which number, and what may not be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unnoise.evaluation import record as evaluations
+from unnoise.evaluation import summary
+from unnoise.evaluation.compare import warnings
+from unnoise.evaluation.metrics import METRICS, labels
+
+Record = dict[str, Any]
+
+
+def of_folder(folder: Path) -> Record | None:
+    """The evaluation of a run; None where there is none."""
+    path = folder / "evaluation.json"
+    return evaluations.read(path) if path.is_file() else None
+
+
+def judge(a: Record, b: Record) -> dict[str, Any]:
+    """Rows of numbers with the better side ("a", "b" or None), warnings, and a verdict in lines."""
+    said = warnings({"A": a, "B": b})
+    ours, theirs = ({one["extractor"]: one for one in record["distances"]} for record in (a, b))
+    refused = [line for line in said if line.startswith("not comparable")]
+    rows = []
+    for name in ours.keys() & theirs.keys():
+        fair = not any("samples and" in line or f" {name} " in line or "references" in line
+                       for line in refused)  # fmt: skip
+        rows += _rows(ours[name], theirs[name], fair)
+    for method, x in a["likelihood"].items():
+        y = b["likelihood"].get(method)
+        if x and y:
+            values = [(each["bits_per_dim"], each["standard_error"]) for each in (x, y)]
+            fair = not any(f"({method})" in line for line in refused)
+            better = _better([_around(*each) for each in values], False) if fair else None
+            rows.append([f"bits/dim, {method} ↓", *(f"{v:.4g}" for v, _ in values), better])
+    return {
+        "titles": [summary.title(a), summary.title(b)],
+        "rows": rows,
+        "warnings": said,
+        "verdict": list(_verdict(rows, refused, (a, b))),
+    }
+
+
+def _rows(x: Record, y: Record, fair: bool) -> Iterator[list[str | None]]:
+    names = labels(x["standard"])
+    for key, metric in METRICS.items():
+        values = [each["samples"].get(key) for each in (x, y)]
+        if None in values:
+            continue
+        sides = [_side(each["samples"], key) for each in (x, y)]
+        known = [side for side in sides if side is not None]
+        better = None
+        if fair and metric.more_is_better is not None and len(known) == 2:
+            better = _better(known, metric.more_is_better)
+        shown = [f"{value:.4g}" for value in values]
+        if key == "frechet" and len(known) == 2:
+            pairs = zip(shown, known, strict=True)
+            shown = [f"{v} [{low:.4g}, {high:.4g}]" for v, (low, high) in pairs]
+        yield [f"{x['extractor']}: {names[key]}", *shown, better]
+
+
+def _side(numbers: Record, key: str) -> tuple[float, float] | None:
+    """The interval of a number; None where it has none, and so decides nothing."""
+    if key == "frechet" and numbers.get("interval"):
+        low, high = numbers["interval"]
+        return low, high
+    error = numbers.get(f"{key}_error") or numbers.get(f"{key}_standard_error")
+    return None if error is None else _around(numbers[key], error)
+
+
+def _around(value: float, error: float | None) -> tuple[float, float]:
+    return value - 2 * (error or 0), value + 2 * (error or 0)
+
+
+def _better(sides: list[tuple[float, float]], more: bool) -> str | None:
+    """The better side, where the intervals do not overlap."""
+    (low_a, high_a), (low_b, high_b) = sides
+    if low_a > high_b:
+        return "a" if more else "b"
+    if low_b > high_a:
+        return "b" if more else "a"
+    return None
+
+
+def _verdict(rows: list[Any], refused: list[str], records: tuple[Record, Record]) -> Iterator[str]:
+    wins = {side: [row[0] for row in rows if row[3] == side] for side in ("a", "b")}
+    if refused and not any(wins.values()):
+        yield "These two may not be compared by their numbers: the reasons are below."
+    elif wins["a"] and wins["b"]:
+        yield f"A is better by {', '.join(wins['a'])}; B by {', '.join(wins['b'])}."
+    elif wins["a"] or wins["b"]:
+        side = "a" if wins["a"] else "b"
+        by = ", ".join(wins[side])
+        yield f"{side.upper()} is better, by {by}: the intervals do not overlap."
+    else:
+        yield "The numbers do not tell the two apart: their intervals overlap."
+    for name, record in zip("AB", records, strict=True):
+        copying = record["copying"]
+        if copying is not None and copying["num_copies"]:
+            count = f"{copying['num_copies']} of {copying['num_samples']} samples"
+            yield f"{name} copies: {count} are training images."
