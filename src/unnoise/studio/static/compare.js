@@ -24,7 +24,7 @@ export function CompareScreen({ models }) {
     get("/api/fields").then(({ fields }) => setFields(fields)).catch(() => {});
   }, []);
 
-  const settings = (side, model) => asked.own?.[side] ?? usualSettings(model);
+  const settings = (side, model) => asked.own?.[side] ?? usual(side, model, a.id === b.id);
   const body = (side, model) => ({
     kind: "sample",
     model: model.id,
@@ -130,11 +130,14 @@ export function CompareScreen({ models }) {
 const same = (a, b) =>
   a.shape.num_classes === b.shape.num_classes && `${a.class_names}` === `${b.class_names}`;
 
-/* Another model to compare with: one of the same kind of pictures, if there is one. */
-function partner(models, a) {
-  const others = models.filter((model) => model.id !== a.id);
-  const alike = others.filter((m) => m.shape.height === a.shape.height && m.data === a.data);
-  return alike.at(-1) ?? others[0] ?? a;
+/* Another model to compare with: one of the same data, or the same with another sampler. */
+const partner = (models, a) =>
+  models.findLast((model) => model.id !== a.id && model.data === a.data) ?? a;
+
+/* How a model is sampled unless told: where both are the same one, in two ways. */
+function usual(side, model, alone) {
+  const [name] = (side === "a" ? ["best"] : ["fast"]).filter((one) => model.tuned.includes(one));
+  return alone && name ? { sampler: name } : usualSettings(model);
 }
 
 /* What the evaluations of both say. */
@@ -149,11 +152,12 @@ function Judgement({ a, b }) {
   if (!answer) return null;
   if (answer.error) return html`<p class="error" role="alert">${answer.error}</p>`;
   const { judged, evaluated } = answer;
+  if (a.id === b.id) return null;
   if (!judged) {
     const lacking = [a, b].filter((_, i) => !evaluated[i]).map((model) => model.name);
     return html`<section>
       <h2>Judgement</h2>
-      <p>No numbers to compare: ${lacking.join(" and ")} was not evaluated here.</p>
+      <p>No numbers to compare: not evaluated here: ${[...new Set(lacking)].join(", ")}.</p>
       <p class="dim">
         <code>unnoise evaluate RUN</code> measures a run; its numbers then stand here.
       </p>

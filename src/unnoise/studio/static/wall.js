@@ -2,6 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./lib.js";
 
+const NARROW = 44; // pixels of the screen that a picture has at least
 const WHOLE = 24; // narrower pictures are enlarged by whole factors, so that all pixels are equal
 
 /* The columns for n images: one per class where the labels repeat in order. */
@@ -58,7 +59,8 @@ export function Wall({ images, labels, chosen, onChoose, names, heads, label, hi
   const canvas = useRef();
   const box = useRef();
   const [room, setRoom] = useState(0);
-  const columns = images ? columnsFor(images.n, labels) : 1;
+  const most = Math.max(1, Math.floor((room || 1000) / NARROW));
+  const columns = images ? Math.min(most, columnsFor(images.n, labels)) : 1;
   useLayoutEffect(() => {
     const watch = new ResizeObserver(([entry]) => setRoom(entry.contentRect.width));
     watch.observe(box.current);
@@ -87,7 +89,7 @@ export function Wall({ images, labels, chosen, onChoose, names, heads, label, hi
     const column = Math.floor((event.clientX - area.left) / scale / w);
     const row = Math.floor((event.clientY - area.top) / scale / h);
     const i = row * columns + Math.min(column, columns - 1);
-    if (i < images.n) onChoose?.(i === chosen ? null : i);
+    if (i >= 0 && i < images.n) onChoose?.(i === chosen ? null : i);
   };
   const move = (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
