@@ -93,5 +93,5 @@ def tab(browser: Any, studio: Served) -> Iterator[Callable[..., Any]]:
     yield open_tab
     for context in contexts:
         context.close()
-    refused = "Failed to load resource: the server responded with a status of 4"
-    assert [text for text in wrong if not text.startswith(refused)] == []
+    expected = ("Failed to load resource: the server responded with a status of 4", "Canvas2D: ")
+    assert [text for text in wrong if not text.startswith(expected)] == []

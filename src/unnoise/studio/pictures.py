@@ -41,7 +41,7 @@ def sheet(job: Job) -> Made:
     """All pictures, as `unnoise sample` shows them."""
     labels = None if job.plan.labels is None else torch.tensor(job.plan.labels)
     picture = class_grid(job.pictures, labels, job.model.names, job.plan.seeds)
-    text = {**job.header["recipe"], "seeds": job.plan.seeds, "label": job.header.get("label")}
+    text = {**job.header["recipe"], "seeds": job.plan.seeds, "labels": job.plan.labels}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grid.png"
         save_png(path, picture, {"unnoise": json.dumps(text)})

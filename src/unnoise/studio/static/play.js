@@ -115,12 +115,14 @@ export function PlayScreen({ models, fields, given, goTo }) {
   const frame = frames[index];
   const images = frame && (noisy ? frame.x : frame.x0);
   const dice = () => change({ seed: Math.floor(Math.random() * 1e6) });
+  const step = (by) =>
+    setAt((old) => Math.max(0, Math.min(frames.length - 1, (old ?? frames.length - 1) + by)));
   const keys = {
     x: () => setNoisy((on) => !on),
     r: () => !asked.locked && dice(),
     Enter: make,
-    ArrowLeft: () => frames.length && setAt(Math.max(0, index - 1)),
-    ArrowRight: () => frames.length && setAt(Math.min(frames.length - 1, index + 1)),
+    ArrowLeft: () => step(-1),
+    ArrowRight: () => step(1),
     Escape: stop,
   };
   useEffect(() => {
