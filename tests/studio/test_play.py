@@ -120,7 +120,7 @@ def test_a_saved_picture_dropped_anywhere_restores_everything(tab, tmp_path):
         page.evaluate("location.hash = 'compare'")
         drop(page, file)
         page.wait_for_function(
-            "() => document.querySelector('.recipe')?.textContent.includes('--sampler heun --steps 6')"
+            "() => document.querySelector('.recipe')?.textContent.includes(\"sampler='heun', steps=6\")"
         )
         done(page)
         restored = wall(page, (8, 8))[:count]
@@ -236,7 +236,7 @@ def test_the_files_of_the_page_are_small_and_those_of_others_unchanged():
     files = [path for path in static.rglob("*") if path.suffix in (".js", ".css", ".html")]
     assert sum(path.stat().st_size for path in files) < 250_000
     table = (static / "vendor" / "README.md").read_text()
-    named = dict(re.findall(r"^\| (\S+) \|.*\| ([0-9a-f]{64}) \|$", table, re.M))
+    named = dict(re.findall(r"^\| (\S+) \|.*\| ([0-9a-f]{64}) \|$", table, re.MULTILINE))
     there = {path.name for path in (static / "vendor").iterdir()} - {"README.md"}
     assert named.keys() == there
     for name, digest in named.items():
