@@ -143,9 +143,7 @@ class Model:
         if start is None:
             return self.walk(denoiser, grid, noise, chosen)
         noise.normal()  # with which `start` began
-        above = start.level
-        grid = [above, *(level for level in grid if level.below(above))]
-        return self.walk(denoiser, grid, noise, chosen, start.x)
+        return self.walk(denoiser, branch(start.level, grid), noise, chosen, start.x)
 
     def watched(self, on_step: Callable[[Step], None]) -> Model:
         """This model, which calls `on_step` after every step of whatever is sampled or edited.
@@ -270,6 +268,11 @@ def _check_guide(model: Model, guide: Model, chosen: SampleConfig) -> None:
         )
     if chosen.guidance_scale == 1:
         raise ConfigError("guide: guidance_scale is 1, which is no guidance; give one such as 2")
+
+
+def branch(above: Level, grid: Sequence[Level]) -> list[Level]:
+    """A level, and the levels of a grid that have less noise."""
+    return [above, *(level for level in grid if level.below(above))]
 
 
 def last(steps: Iterator[Step]) -> Step:
