@@ -29,7 +29,7 @@ from unnoise.data.images import from_model
 from unnoise.diffusion import samplers
 from unnoise.diffusion.denoiser import Denoiser, DiffusionModel, conditional, thresholded
 from unnoise.diffusion.guidance import autoguidance, classifier_free
-from unnoise.diffusion.levels import Level
+from unnoise.diffusion.levels import Level, branch
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import CheckpointError, ConfigError, UnknownNameError
@@ -268,11 +268,6 @@ def _check_guide(model: Model, guide: Model, chosen: SampleConfig) -> None:
         )
     if chosen.guidance_scale == 1:
         raise ConfigError("guide: guidance_scale is 1, which is no guidance; give one such as 2")
-
-
-def branch(above: Level, grid: Sequence[Level]) -> list[Level]:
-    """A level, and the levels of a grid that have less noise."""
-    return [above, *(level for level in grid if level.below(above))]
 
 
 def last(steps: Iterator[Step]) -> Step:

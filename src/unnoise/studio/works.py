@@ -23,9 +23,10 @@ from unnoise.config import SampleConfig, to_dict
 from unnoise.data.images import from_model, png
 from unnoise.diffusion.denoiser import Prediction
 from unnoise.diffusion.editing import slerp, zigzag
+from unnoise.diffusion.levels import branch
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import ConfigError, DataError
-from unnoise.model import Model, branch, last
+from unnoise.model import Model, last
 from unnoise.ranges import Few, Positive, Range, Share
 from unnoise.reading import from_dict
 from unnoise.settings import image_seeds
