@@ -29,7 +29,7 @@ from unnoise.data.images import from_model
 from unnoise.diffusion import samplers
 from unnoise.diffusion.denoiser import Denoiser, DiffusionModel, conditional, thresholded
 from unnoise.diffusion.guidance import autoguidance, classifier_free
-from unnoise.diffusion.levels import Level
+from unnoise.diffusion.levels import Level, branch
 from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import CheckpointError, ConfigError, UnknownNameError
@@ -143,9 +143,7 @@ class Model:
         if start is None:
             return self.walk(denoiser, grid, noise, chosen)
         noise.normal()  # with which `start` began
-        above = start.level
-        grid = [above, *(level for level in grid if level.below(above))]
-        return self.walk(denoiser, grid, noise, chosen, start.x)
+        return self.walk(denoiser, branch(start.level, grid), noise, chosen, start.x)
 
     def watched(self, on_step: Callable[[Step], None]) -> Model:
         """This model, which calls `on_step` after every step of whatever is sampled or edited.

@@ -58,7 +58,7 @@ def class_numbers(
 ) -> list[int] | None:
     """The class of every image, or None for a model without classes; `count` is no class."""
     asked = asked.tolist() if isinstance(asked, Tensor | ndarray) else asked
-    if isinstance(asked, str) or not isinstance(asked, Collection):
+    if isinstance(asked, str | Mapping) or not isinstance(asked, Collection):
         labels = [asked] * len(seeds)
     else:
         labels = list(asked)

@@ -10,13 +10,14 @@ import threading
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 from unnoise.cli.flags import Command, parse
 from unnoise.errors import UsageError
 from unnoise.ranges import Range
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL, EVERY = ("127.0.0.1", "localhost", "::1"), ("0.0.0.0", "::")
 NEXT_PORTS = 20
 
 Port = Annotated[int, Range(least=0, most=65535)]
@@ -26,15 +27,15 @@ Port = Annotated[int, Range(least=0, most=65535)]
 class Studio(Command):
     """Open a page to watch runs, play with models, paint into pictures and compare.
 
-    `unnoise studio [RUNS ..]`: folders of runs, or run folders; without one, runs/. The page works
-    offline, and other machines cannot reach it unless you say --host.
+    `unnoise studio [RUNS ..]`: run folders, or folders that hold some; runs/ unless said otherwise.
+    The page works offline, and other machines cannot reach it unless you give --host.
     """
 
     host: str = "127.0.0.1"
-    """Address to listen on. With any but 127.0.0.1 other machines can open the page too, if they
-    have the token in the address that is printed."""
+    """Address to listen on, such as 0.0.0.0 for every address of this machine. Others can then open
+    the page too, with the token that is in the printed address."""
     port: Port = 8347
-    """Port to listen on, or the next free one; 0 is any."""
+    """Port to listen on; the next free one where it is taken, any with 0."""
     open: bool = True
     """Open the page in the browser."""
     device: str = "auto"
@@ -59,19 +60,29 @@ def studio(arguments: list[str]) -> int:
     from unnoise.studio.models import Models
     from unnoise.studio.runs import Runs, routes
 
-    runs = Runs([Path(word) for word in words or ["runs"]])
     listening = _listen(flags.host, flags.port)
-    port = listening.getsockname()[1]
+    port, worker = listening.getsockname()[1], Worker()
+    runs = Runs([Path(word) for word in words or ["runs"]])
     token = None if flags.host in LOCAL else secrets.token_urlsafe(16)
-    made = app(Models(runs.folders, flags.device), Worker(), _names(flags.host, port), token)
-    made.router.routes.extend(routes(runs))
-    name = f"[{flags.host}]" if ":" in flags.host else flags.host
+    hosts = {f"{name}:{port}".removesuffix(":80") for name in _names(flags.host)}
+    made = app(Models(runs.folders, flags.device), worker, hosts, token, routes(runs))
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            worker.close()  # else open streams hold the server
+            super().handle_exit(sig, frame)
+
+    name = socket.gethostname() if flags.host in EVERY else flags.host
+    name = f"[{name}]" if ":" in name else name
     address = f"http://{name}:{port}/" + (f"?token={token}" if token else "")
     print(f"studio: {address}\nCtrl-C ends it. Trainings that it started continue.", flush=True)
     if flags.open:
-        threading.Timer(0.3, webbrowser.open, [address]).start()
-    config: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 1}
-    uvicorn.Server(uvicorn.Config(made, server_header=False, **config)).run([listening])
+        opening = threading.Timer(0.3, webbrowser.open, [address])
+        opening.daemon = True
+        opening.start()
+    config: dict[str, Any] = {"http": "h11", "ws": "none", "lifespan": "off", "log_level": "error"}
+    config |= {"server_header": False, "timeout_graceful_shutdown": 1}
+    Server(uvicorn.Config(made, **config)).run([listening])
     return 0
 
 
@@ -79,18 +90,23 @@ def _listen(host: str, port: int) -> socket.socket:
     """A socket at the port, or at the next that is free."""
     for number in range(port, min(port + NEXT_PORTS, 65536)):
         try:
+            if not host:
+                raise UnicodeError("it is empty")
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             return socket.create_server((host, number), family=family)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise UsageError(f"--host: {host} cannot be used ({error.strerror})") from None
+        except (OSError, UnicodeError) as error:
+            if getattr(error, "errno", None) == errno.EADDRINUSE:
+                continue
+            reason = getattr(error, "strerror", None) or str(error)
+            what = f"--host, --port: cannot listen on {host}:{number} ({reason})"
+            raise UsageError(f"{what}; expected an address of this machine") from None
     raise UsageError(f"--port: {port} and the next {NEXT_PORTS - 1} are taken; expected a free one")
 
 
-def _names(host: str, port: int) -> set[str]:
-    """The values of a request's Host that mean this server."""
+def _names(host: str) -> set[str]:
+    """The names in a request's Host that mean this server."""
     names = {"127.0.0.1", "localhost", "[::1]"}
     if host not in LOCAL:
         own = socket.gethostname().lower()
-        names |= {host.lower(), own, f"{own}.local", *socket.gethostbyname_ex(own)[2]}
-    return {f"{name}:{port}" for name in names} | (names if port == 80 else set())
+        names |= {host.lower(), own, f"{own}.local", socket.getfqdn().lower()}
+    return names

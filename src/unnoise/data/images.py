@@ -5,6 +5,7 @@ Tensors of 4 channels are RGBA with premultiplied colours, as in data/fit.py.
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -207,14 +208,21 @@ def mosaic(data: ImageData, count: int = 100, seed: int = 0) -> Image.Image:
     return grid(torch.from_numpy(np.array(data.images[rows])))
 
 
-def save_png(path: Path | str, image: Image.Image | Tensor, text: Mapping[str, str]) -> None:
-    """Write a picture with text chunks, whole or not at all."""
-    chunks = PngImagePlugin.PngInfo()
+def png(image: Image.Image | Tensor, text: Mapping[str, str]) -> bytes:
+    """A picture as a PNG with text chunks."""
+    chunks, file = PngImagePlugin.PngInfo(), io.BytesIO()
     for key, value in text.items():
         chunks.add_itxt(key, value)
     picture = to_pil(image) if isinstance(image, Tensor) else image
+    picture.save(file, "PNG", pnginfo=chunks)
+    return file.getvalue()
+
+
+def save_png(path: Path | str, image: Image.Image | Tensor, text: Mapping[str, str]) -> None:
+    """Write a picture with text chunks, whole or not at all."""
+    content = png(image, text)
     with replacing(Path(path), durable=False) as file:
-        picture.save(file, "PNG", pnginfo=chunks)
+        file.write_bytes(content)
 
 
 def save_sample(path: Path, image: Tensor, text: Mapping[str, str]) -> None:

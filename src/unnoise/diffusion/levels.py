@@ -86,3 +86,8 @@ class Transition(NamedTuple):
         of_data = self.s.alpha * self.beta / variance
         of_noisy = self.ratio * self.s.sigma**2 / variance
         return of_data * x0 + of_noisy * x_t
+
+
+def branch(above: Level, grid: Grid) -> list[Level]:
+    """A level, and the levels of a grid that have less noise than it."""
+    return [above, *(level for level in grid if level.below(above))]

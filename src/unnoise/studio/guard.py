@@ -9,12 +9,12 @@ reached from other machines, asks for a token.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
-from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,32 +58,47 @@ class Guard:
         await (answer or self.app)(scope, receive, send_with_headers)
 
     def _refused(self, scope: Scope) -> Response | None:
-        headers = Headers(scope=scope)
-        if headers.get("host", "").lower() not in self.hosts or len(headers.getlist("host")) > 1:
-            return _no(421, "Host: this server has another name; open the address it printed")
+        headers, method = Headers(scope=scope), scope["method"]
+        host = headers.get("host", "").lower()
+        if len(headers.getlist("host")) > 1 or not self._is_ours(host):
+            expected = f"expected {min(self.hosts)}, as in the address that it printed"
+            return _no(421, f"Host: got {host[:80]!r}, {expected}")
         origin = headers.get("origin")
-        if origin is not None and origin.lower() != f"http://{headers['host'].lower()}":
+        if origin is not None and origin.lower() != f"http://{host}":
             return _no(403, "Origin: requests of other pages are refused")
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        kinds = [headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest")]
+        link = (method, scope["path"], *kinds[1:]) == ("GET", "/", "navigate", "document")
+        if kinds[0] not in (None, "none", "same-origin") and not link:
             return _no(403, "Sec-Fetch-Site: requests of other pages are refused")
-        if scope["method"] not in ("GET", "HEAD", "POST"):
-            return _no(405, f"method: got {scope['method'][:20]}, expected GET or POST")
+        if method not in ("GET", "HEAD", "POST"):
+            return _no(405, f"method: got {method[:20]}, expected GET or POST")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != "application/json":
-            return _no(415, "Content-Type: expected application/json")
+        if method == "POST" and kind != "application/json":
+            return _no(415, f"Content-Type: got {kind[:80]!r}, expected application/json")
         return None
 
+    def _is_ours(self, host: str) -> bool:
+        """An address of digits is no name that somebody's DNS can point here."""
+        if self.token is None or host in self.hosts:
+            return host in self.hosts
+        name, _, port = host.rpartition(":")
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return f"localhost:{port}" in self.hosts
+
     def _without_token(self, scope: Scope) -> Response | None:
-        """A token in the address becomes a cookie."""
+        """A token in the address becomes a cookie, one for each port."""
         if self.token is None:
             return None
-        given = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("token")
+        request = Request(scope)
+        given, name = request.query_params.get("token"), f"{COOKIE}_{request.url.port or 80}"
         if given is not None and scope["path"] == "/" and self._is_token(given):
             answer = RedirectResponse("/", 303)
-            answer.set_cookie(COOKIE, given, httponly=True, samesite="strict")
+            answer.set_cookie(name, given, httponly=True, samesite="strict")
             return answer
-        cookies = SimpleCookie(Headers(scope=scope).get("cookie", ""))
-        if COOKIE in cookies and self._is_token(cookies[COOKIE].value):
+        if self._is_token(request.cookies.get(name, "")):
             return None
         return _no(401, "token: expected the whole address that `unnoise studio` printed")
 

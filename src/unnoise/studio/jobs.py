@@ -1,4 +1,4 @@
-"""One thread that works for the page: a bounded queue of jobs, whose frames outlive a connection.
+"""One thread that works for the page: a bounded queue of jobs, which outlive their connections.
 
 A job's records are bytes, ready to be sent: u32 length of what follows, u32 kind, and then JSON
 (kind 0) or a frame (kind 1): u32 step, u32 evaluations, f32 noise (sigma / alpha), u32 n, c, h, w,
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import queue
 import secrets
 import struct
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 MOST_WAITING = 16
 MOST_KEPT, MOST_KEPT_BYTES = 64, 192_000_000
 """Ended jobs, and bytes of their records, that stay."""
-MOST_FRAMES = 100
+MOST_FRAMES, MOST_FRAME_BYTES = 100, 96_000_000
+"""Of a job; a longer one keeps every second, third, .. step, and the last."""
 MOST_SECONDS = 600.0
 JSON, FRAME = 0, 1
 
@@ -47,9 +48,12 @@ class Job:
 
     def __init__(self, model: Model, plan: Plan, header: dict[str, Any]) -> None:
         self.id = secrets.token_hex(8)
-        self.model, self.plan = model, plan
+        self.model: Model | None = model
+        """Until it ends: a kept job keeps no model."""
+        self.names, self.data, self.plan = model.names, model.config.data, plan
         self.header = {"id": self.id, **header}
         self.records: list[bytes] = []
+        self.bytes = 0
         self.state = "waiting"
         self.stopping = False
         self.pictures: Any = None
@@ -61,9 +65,11 @@ class Job:
         """Append a record and tell who waits."""
         body = b"".join(parts)
         self.records.append(struct.pack("<II", 4 + len(body), kind) + body)
-        self._tell()
+        self.bytes += len(self.records[-1])
+        self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Wake who waits for more."""
         for tell in list(self.listeners):
             with suppress(RuntimeError):  # the server has ended
                 tell()
@@ -72,21 +78,39 @@ class Job:
     def ended(self) -> bool:
         return self.state in ("done", "stopped", "failed")
 
-    @property
-    def bytes(self) -> int:
-        return sum(map(len, self.records))
-
     def end(self, state: str, seconds: float, error: str | None = None) -> None:
         """Say how it ended; nothing comes after this."""
         found = {"state": state, "seconds": round(seconds, 4), "error": error}
         self.add(JSON, json.dumps(found).encode())
+        self.model = None
         self.state = state  # after its record: who sees it has all
-        self._tell()
+        self.tell()
 
     def run(self) -> None:
         """Do the work, in the worker's thread."""
-        began, every = time.perf_counter(), math.ceil(self.plan.steps / MOST_FRAMES)
-        done, nfe, before = 0, 0, 0
+        began, state, error = time.perf_counter(), "done", None
+        self.state = "running"
+        try:
+            self._make(began + MOST_SECONDS)
+        except Stopped:
+            state = "stopped"
+        except UserError as raised:
+            state, error = "failed", str(raised)
+        except Exception as raised:  # noqa: BLE001  (the worker goes on, whatever a job does)
+            from unnoise.memory import out_of_memory
+
+            state, error = "failed", "memory ran out; expected fewer or smaller images"
+            if not out_of_memory(raised):
+                traceback.print_exc()
+                error = one_line(f"{type(raised).__name__}: {raised}")
+        self.end(state, time.perf_counter() - began, error)
+
+    def _make(self, end: float) -> None:
+        """Make the pictures, and keep frames of the steps on the way."""
+        assert self.model is not None
+        most = max(1, MOST_FRAME_BYTES // (2 * math.prod(self.header["shape"])))
+        every, done = math.ceil(self.plan.steps / min(MOST_FRAMES, most)), 0
+        nfe, before = 0, 0
 
         def on_step(step: Step) -> None:
             nonlocal done, nfe, before
@@ -94,24 +118,14 @@ class Job:
             done, nfe = done + 1, step.nfe
             if self.stopping:
                 raise Stopped
-            if time.perf_counter() - began > MOST_SECONDS:
+            if time.perf_counter() > end:
                 raise UserError(f"took more than {MOST_SECONDS:.0f} s; expected less work")
             if done % every == 0 or done == self.plan.steps:
                 self.add(FRAME, *_frame(done, step._replace(nfe=before + nfe)))
 
-        self.state = "running"
-        try:
-            if self.stopping:
-                raise Stopped
-            self.pictures = self.plan.make(self.model.watched(on_step))
-            self.end("done", time.perf_counter() - began)
-        except Stopped:
-            self.end("stopped", time.perf_counter() - began)
-        except UserError as error:
-            self.end("failed", time.perf_counter() - began, str(error))
-        except Exception as error:  # noqa: BLE001  (the worker goes on, whatever a job does)
-            traceback.print_exc()
-            self.end("failed", time.perf_counter() - began, one_line(str(error)))
+        if self.stopping:
+            raise Stopped
+        self.pictures = self.plan.make(self.model.watched(on_step))
 
 
 def _frame(number: int, step: Step) -> tuple[bytes, ...]:
@@ -121,7 +135,7 @@ def _frame(number: int, step: Step) -> tuple[bytes, ...]:
     alpha, sigma = float(step.level.alpha), float(step.level.sigma)
     x = from_model(step.x / (alpha**2 + sigma**2) ** 0.5).cpu()
     x0 = from_model(step.prediction.x0 if sigma else step.x).cpu()
-    noise = sigma / alpha if alpha else math.inf
+    noise = min(sigma / alpha, 1e38) if alpha else math.inf
     head = struct.pack("<IIfIIII", number, step.nfe, noise, *x.shape)
     return head, x.numpy().tobytes(), x0.numpy().tobytes()
 
@@ -130,50 +144,65 @@ class Worker:
     """The thread, its queue, and the jobs that can still be read."""
 
     def __init__(self) -> None:
-        self.waiting: queue.Queue[Job] = queue.Queue(MOST_WAITING)
+        self.waiting: deque[Job] = deque()
         self.jobs: dict[str, Job] = {}
+        self.running: Job | None = None
         self.state = "starting"
         """starting, ready, or why torch cannot be used."""
-        self.running: Job | None = None
-        self.lock = threading.Lock()
         self.ready = threading.Event()
+        self.closed = False
+        self.changed = threading.Condition()
         threading.Thread(target=self._work, name="model worker", daemon=True).start()
 
     def submit(self, job: Job) -> Job:
         """Put a job into the queue; Full where it has no room."""
-        self._forget()
-        try:
-            self.waiting.put_nowait(job)
-        except queue.Full:
-            raise Full(f"{MOST_WAITING} jobs are waiting; expected fewer at once") from None
-        with self.lock:
+        with self.changed:
+            if len(self.waiting) >= MOST_WAITING:
+                raise Full(f"{MOST_WAITING} jobs are waiting; expected fewer at once")
             self.jobs[job.id] = job
+            self.waiting.append(job)
+            self._forget()
+            self.changed.notify()
         return job
 
     def stop(self, job: Job) -> None:
-        """Stop a job at its next step, or before its first."""
-        job.stopping = True
+        """Stop a job at its next step, or now if it waits."""
+        with self.changed:
+            job.stopping = True
+            if job in self.waiting:
+                self.waiting.remove(job)
+                job.end("stopped", 0.0)
+
+    def close(self) -> None:
+        """End all streams and the work, as the server ends."""
+        self.closed = True
+        for job in list(self.jobs.values()):
+            job.stopping = True
+            job.tell()
 
     def _forget(self) -> None:
         """Drop the oldest ended jobs beyond the bounds."""
-        with self.lock:
-            ended = [job for job in self.jobs.values() if job.ended]
-            size = sum(job.bytes for job in ended)
-            while ended and (len(ended) > MOST_KEPT or size > MOST_KEPT_BYTES):
-                oldest = ended.pop(0)
-                size -= oldest.bytes
-                del self.jobs[oldest.id]
+        ended = [job for job in self.jobs.values() if job.ended]
+        size = sum(job.bytes for job in ended)
+        while len(ended) > MOST_KEPT or size > MOST_KEPT_BYTES:
+            oldest = ended.pop(0)
+            size -= oldest.bytes
+            del self.jobs[oldest.id]
 
     def _work(self) -> None:
         try:
-            from unnoise.studio import works
+            import unnoise.studio.works  # noqa: F401  (imports torch)
 
-            self.state = "ready" if works.KINDS else ""
+            self.state = "ready"
         except Exception as error:  # noqa: BLE001  (the page says why)
             self.state = one_line(f"torch cannot be used: {error}")
         self.ready.set()
-        while True:
-            job = self.waiting.get()
-            self.running = job
+        while not self.closed:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting)
+                self.running = job = self.waiting.popleft()
             job.run()
-            self.running = None
+            with self.changed:
+                self.running = None
+                self._forget()
+            del job

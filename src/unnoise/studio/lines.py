@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unnoise.config import SampleConfig
+from unnoise.reading import from_dict
 from unnoise.studio import commands
 
 if TYPE_CHECKING:
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
 
 def command(kind: str, work: Work, plan: Plan, model: str) -> str | None:
     """The command line, or None where it cannot say this."""
-    asked = vars(work)
+    asked, settings = vars(work), from_dict(SampleConfig, work.settings, "sample.")
     if isinstance(work.label, list) or asked.get("branches") or kind == "walk":
         return None
-    flags = [part for key, value in work.settings.items() for part in commands.flag(key, value)]
+    flags, own = list[str](), SampleConfig()
+    for key in work.settings:
+        flags += commands.flag(key, getattr(settings, key), getattr(own, key))
     if work.label is not None:
         flags += commands.flag("label", work.label)
     seeds = plan.seeds
@@ -32,37 +36,52 @@ def command(kind: str, work: Work, plan: Plan, model: str) -> str | None:
 
 
 def python(kind: str, work: Work, plan: Plan, model: str) -> str:
-    """The code."""
-    settings = "".join(f", {key}={value!r}" for key, value in work.settings.items())
-    label = "" if work.label is None else f", label={work.label!r}"
-    seeds = plan.seeds
-    row = _in_a_row(seeds)
-    which = f"range({seeds[0]}, {seeds[-1] + 1})" if row else repr(seeds)
-    start = f"import unnoise\nmodel = unnoise.load({model!r})\n"
+    """The code, which leaves the pictures in `images`."""
     asked: dict[str, Any] = vars(work)
+    start, how = f"import unnoise\nmodel = unnoise.load({model!r})\n", _how(work)
+    seeds, row = plan.seeds, _in_a_row(plan.seeds)
+    which = f"range({seeds[0]}, {seeds[-1] + 1})" if row else repr(seeds)
+    if kind == "walk":
+        return start + _walk(asked, len(seeds), how)
     if kind == "sample" and not asked["branches"]:
         first = f"{len(seeds)}, seed={seeds[0]}" if row else f"seeds={which}"
-        return f"{start}images = model.sample({first}{label}{settings})"
+        return f"{start}images = model.sample({first}{how})"
     if kind == "sample":
-        lines = [f"steps = list(model.steps({which}{label}{settings}))"]
-        done = 0
+        lines, done = [f"steps = list(model.steps({which}{how}))"], 0
         for branch in asked["branches"]:
-            own = "".join(f", {key}={value!r}" for key, value in branch.settings.items())
-            own = (f", label={branch.label!r}" if branch.label is not None else "") + own
-            at = branch.step - done - 1
-            lines.append(f"steps = list(model.steps({which}, start=steps[{at}]{own}))")
-            done = branch.step
+            at, done = branch.step - done - 1, branch.step
+            lines.append(f"steps = list(model.steps({which}, start=steps[{at}]{_how(branch)}))")
         return start + "\n".join([*lines, "images = unnoise.from_model(steps[-1].x)"])
-    if kind == "walk":
-        return f"{start}# four seeds {list(asked['corners'])}; points {list(asked['points'])}"
     own = "".join(f", {key}={asked[key]!r}" for key in ("strength", "resample") if key in asked)
     function = {"inpaint": "inpaint", "image": "image_to_image"}[kind]
     more = ', editing.read_mask(model, "mask.png")' if kind == "inpaint" else ""
     return (
         f"{start}from unnoise import editing\n"
         f'picture = editing.read_picture(model, "picture.png")\n'
-        f"images = editing.{function}(model, picture{more}{own}, seeds={which}{label}{settings})"
+        f"images = editing.{function}(model, picture{more}{own}, seeds={which}{how})"
     )
+
+
+def _walk(asked: dict[str, Any], count: int, how: str) -> str:
+    label = ', label="no class"' if asked["label"] is None else ""
+    changes = ", ".join(f"{key}={value!r}" for key, value in asked["settings"].items())
+    return f"""import torch
+from unnoise.diffusion.denoiser import Prediction
+from unnoise.diffusion.editing import slerp
+from unnoise.diffusion.samplers.step import Step
+a, b, c, d = model.noise({list(asked["corners"])}).normal()  # up left and right, down left and right
+points = {list(asked["points"])}
+level = model.grid(model.settings({changes}))[0]
+x = level.sigma * torch.stack([slerp(slerp(a, b, u), slerp(c, d, u), v) for u, v in points])
+start = Step(level, x, Prediction(x, x))
+*_, step = model.steps([0] * {count}, start=start{label}{how})
+images = unnoise.from_model(step.x)"""
+
+
+def _how(part: Any) -> str:
+    """The label and the settings of a work or a branch as arguments."""
+    label = "" if part.label is None else f", label={part.label!r}"
+    return label + "".join(f", {key}={value!r}" for key, value in part.settings.items())
 
 
 def _in_a_row(seeds: list[int]) -> bool:

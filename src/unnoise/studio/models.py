@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,38 +29,35 @@ class Models:
     def __init__(self, folders: Callable[[], Mapping[str, Path]], device: str = "auto") -> None:
         self.folders, self.device = folders, device
         self.loaded: OrderedDict[tuple[Path, int], Model] = OrderedDict()
-        self.read: dict[tuple[str, Path, int], dict[str, Any] | None] = {}
+        self.read: dict[Path, tuple[int, dict[str, Any] | None]] = {}
         self.lock = threading.Lock()
 
-    def paths(self) -> dict[str, tuple[str, str, Path]]:
-        """Id -> kind, name and what `unnoise.load` takes."""
-        found = {name: ("bundled", name, path) for name, path in bundled().items()}
+    def paths(self) -> dict[str, tuple[str, str, Path, Path]]:
+        """Id -> kind, name, what `unnoise.load` takes, and the file that says what it is."""
+        found = {name: ("bundled", name, path, path) for name, path in bundled().items()}
         for key, folder in self.folders().items():
-            if (folder / MODEL_FILE).is_file():
-                found[key] = ("run", folder.name, folder)
+            if (file := folder / MODEL_FILE).is_file():
+                found[key] = ("run", folder.name, folder, file)
             for path in sorted((folder / "checkpoints").glob("step-*")):
                 name = f"{folder.name} {path.name}"
-                found[f"{key}-{path.name}"] = ("checkpoint", name, path)
+                found[f"{key}-{path.name}"] = ("checkpoint", name, path, path / "state.json")
         return found
 
     def list(self) -> list[dict[str, Any]]:
         """What the page shows of every model that can be read."""
         found = []
-        for key, (kind, name, path) in self.paths().items():
-            about = self._about(kind, path)
-            if about is not None:
-                found.append({"id": key, "kind": kind, "name": name, **about})
+        for key, (kind, name, _, file) in self.paths().items():
+            with suppress(OSError):  # a run in progress has deleted it
+                about = self._about(file)
+                if about is not None:
+                    found.append({"id": key, "kind": kind, "name": name, **about})
         return found
 
-    def _about(self, kind: str, path: Path) -> dict[str, Any] | None:
-        file = path / {"run": MODEL_FILE, "checkpoint": "state.json"}.get(kind, "")
-        try:
-            key = (kind, path, file.stat().st_mtime_ns)
-            if key not in self.read:
-                self.read[key] = self._read(file)
-            return self.read[key]
-        except OSError:  # a run in progress has deleted it
-            return None
+    def _about(self, file: Path) -> dict[str, Any] | None:
+        stamp = file.stat().st_mtime_ns
+        if self.read.get(file, (None, None))[0] != stamp:
+            self.read[file] = stamp, self._read(file)
+        return self.read[file][1]
 
     def _read(self, file: Path) -> dict[str, Any] | None:
         try:
@@ -82,27 +80,28 @@ class Models:
 
     def name(self, key: str) -> str:
         """What the command line and Python call a model."""
-        kind, name, path = self.find(key)
+        kind, name, path, _ = self.find(key)
         return name if kind == "bundled" else str(path)
 
-    def find(self, key: str) -> tuple[str, str, Path]:
-        """Kind, name and path of an id; CheckpointError for an unknown one."""
+    def find(self, key: str) -> tuple[str, str, Path, Path]:
+        """One of `paths`; CheckpointError for an unknown id."""
         found = self.paths().get(key)
         if found is None:
             raise CheckpointError(f"model: no {key!r} here; reload the page for a new list")
         return found
 
     def load(self, key: str) -> Model:
-        """The model, loaded once."""
+        """The model, loaded once until its file changes; CheckpointError where it cannot be."""
         from unnoise.model import load
 
-        kind, _, path = self.find(key)
-        file = path / {"run": MODEL_FILE, "checkpoint": "state.json"}.get(kind, "")
+        _, _, path, file = self.find(key)
         with self.lock:
-            stamp = (path, file.stat().st_mtime_ns)
-            if stamp not in self.loaded:
-                self.loaded[stamp] = load(path, self.device)
-                while len(self.loaded) > MOST_LOADED:
-                    self.loaded.popitem(last=False)
-            self.loaded.move_to_end(stamp)
-            return self.loaded[stamp]
+            try:
+                stamp = path, file.stat().st_mtime_ns
+                model = self.loaded.pop(stamp, None) or load(path, self.device)
+            except OSError as error:
+                raise CheckpointError(f"model: no {key!r} any more ({error.strerror})") from error
+            self.loaded[stamp] = model  # the latest used is the last
+            while len(self.loaded) > MOST_LOADED:
+                self.loaded.popitem(last=False)
+            return model

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
-import tempfile
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +13,41 @@ import torch
 
 from unnoise.data import cifar10
 from unnoise.data.cache import root
+from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load
-from unnoise.data.images import class_grid, ending, read_png_text, save_png, save_sample
+from unnoise.data.images import class_grid, png, read_png_text
 from unnoise.errors import DataError
 from unnoise.evaluation.neighbours import nearest
 from unnoise.files import parse_json
 from unnoise.model import Model
 from unnoise.studio.jobs import Job
+from unnoise.studio.recipes import recipe_of_one
 from unnoise.studio.works import read_upload, uploaded
 
+NEAREST = 5
 Made = tuple[bytes, str]
 """The content of a file, and its name."""
 
 
 def one(job: Job, index: int) -> Made:
     """One picture, as `unnoise sample` writes it."""
-    seed, labels = job.plan.seeds[index], job.plan.labels
-    label = {} if labels is None else {"label": labels[index]}
-    text = {**job.header["recipe"], "seed": seed, **label}
-    image, name = job.pictures[index], f"seed-{seed:06d}{ending(len(job.pictures[index]))}"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        save_sample(path, image, {"unnoise": json.dumps(text)})
-        return path.read_bytes(), name
+    labels = job.plan.labels
+    text = recipe_of_one(job.header["recipe"], index, None if labels is None else labels[index])
+    name = f"seed-{text['seed']:06d}.png" if "seed" in text else f"{job.header['kind']}.png"
+    return png(job.pictures[index], {"unnoise": json.dumps(text)}), name
 
 
 def sheet(job: Job) -> Made:
     """All pictures, as `unnoise sample` shows them."""
     labels = None if job.plan.labels is None else torch.tensor(job.plan.labels)
-    picture = class_grid(job.pictures, labels, job.model.names, job.plan.seeds)
-    text = {**job.header["recipe"], "seeds": job.plan.seeds, "labels": job.plan.labels}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "grid.png"
-        save_png(path, picture, {"unnoise": json.dumps(text)})
-        return path.read_bytes(), "grid.png"
-
-
-NEAREST = 5
+    seeds = job.header["recipe"].get("seeds", ())
+    picture = class_grid(job.pictures, labels, job.names, seeds)
+    return png(picture, {"unnoise": json.dumps(job.header["recipe"])}), "grid.png"
 
 
 def nearest_training(job: Job, index: int) -> dict[str, Any]:
     """The NEAREST training pictures of one picture, by pixels: shape, base64, RMS differences."""
-    data = training_data(job.model)
-    image = job.pictures[index]
+    data, image = training_data(job.data), job.pictures[index]
     distances, rows, _ = nearest(
         [(image.flatten()[None], data.images.reshape(len(data.images), -1)[: data.num_train])],
         min(NEAREST, data.num_train),
@@ -68,9 +61,8 @@ def nearest_training(job: Job, index: int) -> dict[str, Any]:
     }
 
 
-def training_data(model: Model) -> ImageData:
+def training_data(config: DataConfig) -> ImageData:
     """The pictures that a model was trained on, where they are on this machine."""
-    config = model.config.data
     archive = root(config) / "downloads" / cifar10.ARCHIVE
     absent = config.source == "cifar10" and config.path is None and not archive.exists()
     absent |= config.source.startswith("hf:") or (config.source == "mnist" and config.path is None)
@@ -82,26 +74,41 @@ def training_data(model: Model) -> ImageData:
 
 def recipe_of(picture: Any) -> dict[str, Any]:
     """What an uploaded picture says of itself; DataError where unnoise did not make it."""
-    if not isinstance(picture, str):
-        raise DataError("picture: expected a PNG as base64")
     found: dict[str, str] = {}
 
     def read(path: Path) -> torch.Tensor:
         found.update(read_png_text(path))
         return torch.empty(0)
 
-    uploaded(picture, read)
+    uploaded(_text(picture), read)
     if "unnoise" not in found:
         raise DataError("picture: has no recipe; expected a PNG that unnoise made")
     return parse_json(found["unnoise"], "picture")
 
 
-def fitted(model: Model, picture: Any) -> dict[str, Any]:
-    """An uploaded picture as the model would see it: its shape (c, h, w) and pixels as base64."""
-    if not isinstance(picture, str):
-        raise DataError("picture: expected a picture file as base64")
-    image = read_upload(model, picture)
+def fitted(model: Model, picture: Any, pixels: Any = None) -> dict[str, Any]:
+    """A picture file, or the `pixels` of a picture of the model's, as the model sees it.
+
+    Gives its shape (c, h, w), and as base64 its pixels and a PNG that holds exactly these.
+    """
+    image = read_upload(model, _text(picture)) if pixels is None else _of_pixels(model, pixels)
     return {
         "shape": list(image.shape),
         "pixels": base64.b64encode(image.numpy().tobytes()).decode(),
+        "file": base64.b64encode(png(image, {})).decode(),
     }
+
+
+def _of_pixels(model: Model, pixels: Any) -> torch.Tensor:
+    shape = (model.shape.channels, model.shape.height, model.shape.width)
+    with contextlib.suppress(TypeError, ValueError):
+        values = base64.b64decode(pixels, validate=True)
+        if len(values) == math.prod(shape):
+            return torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(shape)
+    raise DataError(f"pixels: expected base64 of {math.prod(shape)} bytes, of shape {shape}")
+
+
+def _text(picture: Any) -> str:
+    if not isinstance(picture, str):
+        raise DataError("picture: expected a picture file as base64")
+    return picture

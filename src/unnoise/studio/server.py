@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
@@ -45,10 +45,19 @@ async def read_body(request: Request) -> dict[str, Any]:
             async for part in request.stream():
                 body += part
                 if len(body) > MOST_BODY:
-                    raise HTTPException(413, f"body: expected at most {MOST_BODY:,} bytes")
-    except TimeoutError:
-        raise HTTPException(408, f"body: expected all of it within {BODY_SECONDS} s") from None
-    return parse_json(bytes(body), "request")
+                    raise HTTPException(413, f"request: expected at most {MOST_BODY:,} bytes")
+    except (TimeoutError, ClientDisconnect):
+        raise HTTPException(408, f"request: expected all of it in {BODY_SECONDS} s") from None
+    return writable(parse_json(bytes(body), "request"))
+
+
+def writable(found: dict[str, Any]) -> dict[str, Any]:
+    """JSON that can be sent on: Python also reads NaN, 1e999 and halves of characters."""
+    try:
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise ConfigError(f"request: cannot be used ({error})") from None
+    return found
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Server:
         running = self.worker.running
         return JSONResponse({
             "version": __version__, "worker": self.worker.state,
-            "waiting": self.worker.waiting.qsize(),
+            "waiting": len(self.worker.waiting),
             "running": None if running is None else running.id,
         })  # fmt: skip
 
@@ -114,15 +123,16 @@ class Server:
         self.worker.ready.wait()
         if self.worker.state != "ready":
             raise ConfigError(self.worker.state)
+        from unnoise.studio.recipes import recipe
         from unnoise.studio.works import KINDS as WORKS
-        from unnoise.studio.works import recipe
+        from unnoise.studio.works import checked
 
         kind, asked = str(body.get("kind")), {k: v for k, v in body.items() if k != "kind"}
         if kind not in WORKS:
             raise ConfigError(f"kind: no {kind[:40]!r}; {nearest(kind[:40], WORKS)}")
         work = from_dict(WORKS[kind], asked)
         model = self.models.load(work.model)
-        plan, name = work.prepare(model), self.models.name(work.model)
+        plan, name = checked(work, model), self.models.name(work.model)
         shape = model.shape
         header = {
             "kind": kind,
@@ -148,8 +158,9 @@ class Server:
         """The records of a job from number `from` on, until it ends."""
         job, first = self._job(request), request.query_params.get("from", "0")
         if not (first.isascii() and first.isdecimal() and len(first) < 7):
-            raise HTTPException(400, "from: expected a whole number from 0")
-        return StreamingResponse(_records(job, int(first)), media_type="application/octet-stream")
+            raise HTTPException(400, f"from: got {first[:20]!r}, expected a whole number from 0")
+        records = _records(self.worker, job, int(first)) if request.method == "GET" else iter(())
+        return StreamingResponse(records, media_type="application/octet-stream")
 
     async def stop(self, request: Request) -> JSONResponse:
         job = self._job(request)
@@ -161,9 +172,7 @@ class Server:
         from unnoise.studio.pictures import one, sheet
 
         job, index = self._job(request), request.query_params.get("index")
-        if job.pictures is None:
-            raise HTTPException(409, "job: has no pictures yet")
-        content, name = sheet(job) if index is None else one(job, _index(job, index))
+        content, name = one(job, _index(job, index)) if index is not None else sheet(_made(job))
         return Response(
             content, media_type="image/png",
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
@@ -185,42 +194,57 @@ class Server:
         return JSONResponse({"judged": judged, "evaluated": [one is not None for one in found]})
 
     async def recipe(self, request: Request) -> JSONResponse:
-        """What a PNG says of how it was made, and which model here made it."""
+        """What a PNG says of how it was made, and what to ask for to have it again.
+
+        `model` is null where no model here made it, `asked` (a body for /api/jobs) where the
+        recipe does not say all.
+        """
         body = await read_body(request)
 
         def read() -> dict[str, Any]:
             from unnoise.studio.pictures import recipe_of
+            from unnoise.studio.recipes import asked
 
-            return recipe_of(body.get("picture"))
+            found = writable(recipe_of(body.get("picture")))
+            weights = str(found.get("model"))[:12]
+            same = [one for one in self.models.list() if one["weights"] == weights]
+            if not same:
+                return {"recipe": found, "model": None, "asked": None}
+            again = asked(found, same[0])
+            return {"recipe": found, "model": same[0]["id"], "asked": again}
 
-        found = await run_in_threadpool(read)
-        weights = str(found.get("model"))
-        same = [one["id"] for one in self.models.list() if one["weights"] == weights[:12]]
-        return JSONResponse({"recipe": found, "model": same[0] if same else None})
+        return JSONResponse(await run_in_threadpool(read))
 
     async def fit(self, request: Request) -> JSONResponse:
-        """An uploaded picture as the model would see it: its pixels as base64."""
+        """A picture as the model would see it."""
         body = await read_body(request)
 
         def read() -> dict[str, Any]:
             from unnoise.studio.pictures import fitted
 
             self.worker.ready.wait()
-            return fitted(self.models.load(str(body.get("model"))), body.get("picture"))
+            model = self.models.load(str(body.get("model")))
+            return fitted(model, body.get("picture"), body.get("pixels"))
 
         return JSONResponse(await run_in_threadpool(read))
 
 
-def _index(job: Job, text: str) -> int:
-    """The number of a picture of a job."""
+def _made(job: Job) -> Job:
+    """The job, once it has pictures."""
     if job.pictures is None:
         raise HTTPException(409, "job: has no pictures yet")
-    if not (text.isascii() and text.isdecimal() and int(text[:9]) < len(job.pictures)):
-        raise HTTPException(400, f"index: expected 0 to {len(job.pictures) - 1}")
-    return int(text)
+    return job
 
 
-async def _records(job: Job, first: int) -> AsyncIterator[bytes]:
+def _index(job: Job, text: str) -> int:
+    """The number of a picture of a job."""
+    count = len(_made(job).pictures)
+    if not (text.isascii() and text.isdecimal() and int(text[:9]) < count):
+        raise HTTPException(400, f"index: got {text[:20]!r}, expected 0 to {count - 1}")
+    return int(text[:9])
+
+
+async def _records(worker: Worker, job: Job, first: int) -> AsyncIterator[bytes]:
     loop, more = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
@@ -230,7 +254,7 @@ async def _records(job: Job, first: int) -> AsyncIterator[bytes]:
     try:
         while True:
             more.clear()
-            ended = job.ended  # asked first: an ended job gets no more records
+            ended = job.ended or worker.closed  # asked first: after that come no more records
             while first < len(job.records):
                 yield job.records[first]
                 first += 1
@@ -273,8 +297,10 @@ def app(
     routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The whole server, with further routes."""
-    return Starlette(
+    made = Starlette(
         routes=[*Server(models, worker).routes(), *routes],
         middleware=[Middleware(Guard, hosts=hosts, token=token)],
         exception_handlers={UserError: _error, HTTPException: _error, Exception: _fault},
     )
+    made.router.redirect_slashes = False
+    return made

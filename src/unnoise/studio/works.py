@@ -20,21 +20,27 @@ from torch import Tensor
 
 from unnoise import editing
 from unnoise.config import SampleConfig, to_dict
-from unnoise.data.images import from_model
+from unnoise.data.images import from_model, png
 from unnoise.diffusion.denoiser import Prediction
-from unnoise.diffusion.editing import slerp
+from unnoise.diffusion.editing import slerp, zigzag
+from unnoise.diffusion.levels import branch
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import ConfigError, DataError
 from unnoise.model import Model, last
-from unnoise.ranges import Few, Positive, Range, Seed, Share
+from unnoise.ranges import Few, Positive, Range, Share
 from unnoise.reading import from_dict
 from unnoise.settings import image_seeds
 
 MOST_IMAGES = 64
 MOST_WORK = 64 * 256 * 3 * 128**2
 """Images x steps x values of an image."""
+MOST_VALUES = 64 * 3 * 256**2
+"""Images x values of an image."""
+MOST_BRANCHES = 16
 
 Num = Annotated[int, Range(least=1, most=MOST_IMAGES)]
+Seed = Annotated[int, Range(least=0, below=2**53)]
+"""JavaScript has no larger whole numbers."""
 Make: TypeAlias = Callable[[Model], Tensor]
 
 
@@ -48,6 +54,8 @@ class Plan:
     labels: list[int] | None
     steps: int
     """Number of steps of the whole walk."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """What a recipe says besides settings, seeds and label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +72,11 @@ class Work:
     def chosen(self, model: Model, changes: Mapping[str, Any] | None = None) -> SampleConfig:
         """The settings, if they can be used with the model."""
         changes = self.settings if changes is None else changes
-        from_dict(SampleConfig, changes, "sample.")
-        chosen = model.settings(**changes)
-        model.grid(chosen)
-        return chosen
+        from_dict(SampleConfig, changes, "sample.")  # no other argument of `settings`
+        return model.settings(**changes)
 
-    def prepare(self, model: Model) -> Plan:
-        """Check the work against a model."""
+    def plan(self, model: Model) -> Plan:
+        """Check the work against a model, and give it."""
         raise NotImplementedError
 
 
@@ -94,23 +100,25 @@ class Sample(Work):
     """In place of seed and num."""
     branches: tuple[Branch, ...] = ()
 
-    def prepare(self, model: Model) -> Plan:
+    def plan(self, model: Model) -> Plan:
         seeds = _seeds(self.seeds, self.seed, self.num)
         chosen, labels = self.chosen(model), model.labels(seeds, self.label)
-        grid, done = model.grid(chosen), 0
-        steps = len(grid) - 1
+        levels, done = model.grid(chosen), 0
         parts: list[tuple[Any, Mapping[str, Any]]] = [(self.label, self.settings)]
-        for branch in self.branches:
-            if not done < branch.step < steps:
-                expected = f"more than {done} and less than {steps}"
-                raise ConfigError(f"branches.step: got {branch.step}, expected {expected}")
-            chosen, labels = self.chosen(model, branch.settings), model.labels(seeds, branch.label)
-            above = grid[branch.step - done]
-            done = branch.step
-            grid = [above, *(level for level in model.grid(chosen) if level.below(above))]
-            steps = branch.step + len(grid) - 1
-            parts.append((branch.label, branch.settings))
-        ends = [*(branch.step for branch in self.branches), None]
+        said: list[dict[str, Any]] = []
+        if len(self.branches) > MOST_BRANCHES:
+            got = f"got {len(self.branches)} of them"
+            raise ConfigError(f"branches: {got}, expected at most {MOST_BRANCHES}")
+        for part in self.branches:
+            if not done < part.step < len(levels) - 1:
+                expected = f"expected a step after {done} and before the last, {len(levels) - 1}"
+                raise ConfigError(f"branches.step: got {part.step}, {expected}")
+            done, other = part.step, self.chosen(model, part.settings)
+            levels = levels[:done] + branch(levels[done], model.grid(other))
+            labels = model.labels(seeds, part.label)
+            parts.append((part.label, part.settings))
+            said.append({"step": done, "label": part.label, "settings": to_dict(other)})
+        ends = [*(part.step for part in self.branches), None]
 
         def make(watched: Model) -> Tensor:
             start, done = None, 0
@@ -121,7 +129,8 @@ class Sample(Work):
             assert start is not None
             return from_model(start.x.cpu())
 
-        return _plan(model, make, chosen, seeds, labels, steps)
+        more = {"branches": said} if said else {}
+        return Plan(make, chosen, seeds, _listed(labels), len(levels) - 1, more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +140,13 @@ class Walk(Work):
     corners: tuple[Seed, ...]
     points: tuple[tuple[Share, ...], ...]
 
-    def prepare(self, model: Model) -> Plan:
+    def plan(self, model: Model) -> Plan:
         if len(self.corners) != 4 or any(len(point) != 2 for point in self.points):
             raise ConfigError("corners, points: expected four seeds, and points of two numbers")
         if not 1 <= len(self.points) <= MOST_IMAGES:
             raise ConfigError(f"points: got {len(self.points)}, expected 1 to {MOST_IMAGES}")
-        chosen, grid = self.chosen(model), model.grid(self.chosen(model))
-        seeds = [0] * len(self.points)
-        label = "no class" if self.label is None else self.label
+        chosen, seeds = self.chosen(model), [0] * len(self.points)
+        grid, label = model.grid(chosen), _or_no_class(self.label)
         labels = model.labels(seeds, label)
 
         def make(watched: Model) -> Tensor:
@@ -146,11 +154,11 @@ class Walk(Work):
             noise = [slerp(slerp(a, b, u), slerp(c, d, u), v) for u, v in self.points]
             x = grid[0].sigma * torch.stack(noise)
             start = Step(grid[0], x, Prediction(x, x))
-            return from_model(
-                last(watched.steps(seeds, label, start=start, **self.settings)).x.cpu()
-            )
+            walk = watched.steps(seeds, label, start=start, **self.settings)
+            return from_model(last(walk).x.cpu())
 
-        return _plan(model, make, chosen, seeds, labels, len(grid) - 1)
+        said = {"corners": self.corners, "points": self.points}
+        return Plan(make, chosen, seeds, _listed(labels), len(grid) - 1, said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,17 +169,8 @@ class Edit(Work):
     """A picture file as base64."""
     num: Num = 8
     seed: Seed = 0
-
-    def edit(self, model: Model, picture: Tensor, seeds: list[int]) -> Make:
-        """Check the rest, and give the work."""
-        raise NotImplementedError
-
-    def prepare(self, model: Model) -> Plan:
-        seeds, chosen = _seeds(None, self.seed, self.num), self.chosen(model)
-        picture = read_upload(model, self.picture)
-        labels = model.labels(seeds, "no class" if self.label is None else self.label)
-        steps = len(model.grid(chosen)) - 1
-        return _plan(model, self.edit(model, picture, seeds), chosen, seeds, labels, steps)
+    seeds: tuple[Seed, ...] | None = None
+    """In place of seed and num."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +181,21 @@ class Inpaint(Edit):
     """A picture file as base64: white where to paint."""
     resample: Annotated[Few, Range(least=1, most=20)] = 1
 
-    def edit(self, model: Model, picture: Tensor, seeds: list[int]) -> Make:
-        unknown = uploaded(self.mask, lambda path: editing.read_mask(model, path))
+    def plan(self, model: Model) -> Plan:
+        seeds, _ = _seeds(self.seeds, self.seed, self.num), self.chosen(model)
+        labels = model.labels(seeds, _or_no_class(self.label))
+        picture = read_upload(model, self.picture)
+        unknown = uploaded(self.mask, lambda path: editing.read_mask(model, path), "mask")
+        edit = editing._painting(model, self.label, self.resample, self.settings)
         options = {"label": self.label, "resample": self.resample, **self.settings}
-        return lambda watched: editing.inpaint(watched, picture, unknown, seeds, **options)
+
+        def make(watched: Model) -> Tensor:
+            return editing.inpaint(watched, picture, unknown, seeds, **options)
+
+        mask = _base64(255 * unknown[None].to(torch.uint8))
+        said = {"picture": _base64(picture), "mask": mask, "resample": self.resample}
+        steps = len(zigzag(edit.grid, self.resample)) - 1
+        return Plan(make, edit.chosen, seeds, _listed(labels), steps, said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,10 +204,19 @@ class Image(Edit):
 
     strength: Annotated[Positive, Range(above=0, most=1)] = 0.6
 
-    def edit(self, model: Model, picture: Tensor, seeds: list[int]) -> Make:
-        return lambda watched: editing.image_to_image(
-            watched, picture, self.strength, seeds, self.label, **self.settings
-        )
+    def plan(self, model: Model) -> Plan:
+        seeds, chosen = _seeds(self.seeds, self.seed, self.num), self.chosen(model)
+        labels = model.labels(seeds, _or_no_class(self.label))
+        picture = read_upload(model, self.picture)
+
+        def make(watched: Model) -> Tensor:
+            return editing.image_to_image(
+                watched, picture, self.strength, seeds, self.label, **self.settings
+            )
+
+        said = {"picture": _base64(picture), "strength": self.strength}
+        steps = max(1, round(self.strength * (len(model.grid(chosen)) - 1)))
+        return Plan(make, chosen, seeds, _listed(labels), steps, said)
 
 
 KINDS: dict[str, type[Work]] = {
@@ -205,19 +224,30 @@ KINDS: dict[str, type[Work]] = {
 }
 
 
-def uploaded(text: str, read: Callable[[Path], Tensor]) -> Tensor:
-    """What `read` makes of an uploaded file; DataError names it as the picture."""
+def checked(work: Work, model: Model) -> Plan:
+    """The plan of a work that is not too much for a page."""
+    plan, shape = work.plan(model), model.shape
+    values = len(plan.seeds) * shape.channels * shape.height * shape.width
+    if values > MOST_VALUES or values * plan.steps > MOST_WORK:
+        what = f"{len(plan.seeds)} images of {plan.steps} steps are too much here"
+        fix = "expected fewer images or steps (the command line has no such limit)"
+        raise ConfigError(f"num: {what}; {fix}")
+    return plan
+
+
+def uploaded(text: str, read: Callable[[Path], Tensor], name: str = "picture") -> Tensor:
+    """What `read` makes of an uploaded file, of which a DataError tells by `name`."""
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise DataError("picture: got text that is not base64") from error
+        raise DataError(f"{name}: got text that is not base64") from error
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture"
+        path = Path(folder) / name
         path.write_bytes(content)
         try:
             return read(path)
         except DataError as error:
-            raise DataError(str(error).replace(str(path), "picture")) from error
+            raise DataError(str(error).replace(str(path), name)) from error
 
 
 def read_upload(model: Model, text: str) -> Tensor:
@@ -225,18 +255,16 @@ def read_upload(model: Model, text: str) -> Tensor:
     return uploaded(text, lambda path: editing.read_picture(model, path))
 
 
-def recipe(kind: str, work: Work, plan: Plan, model: Model) -> dict[str, Any]:
-    """What a picture of this work says of itself besides its seed and its label."""
-    own = {"model": model.weights_hash, **to_dict(plan.chosen)}
-    asked = {key: value for key, value in to_dict(work).items() if key not in ("model", "settings")}
-    given = {} if work.label is None else {"asked_label": work.label}
-    match work:
-        case Sample(branches=()):
-            return own
-        case Edit():
-            return {**own, "edit": kind, **asked, **given}
-        case _:
-            return {**own, "studio": kind, **asked, "settings": work.settings, **given}
+def _or_no_class(label: Any) -> Any:
+    return "no class" if label is None else label
+
+
+def _listed(labels: Tensor | None) -> list[int] | None:
+    return None if labels is None else labels.tolist()
+
+
+def _base64(image: Tensor) -> str:
+    return base64.b64encode(png(image, {})).decode()
 
 
 def _seeds(seeds: tuple[int, ...] | None, seed: int, num: int) -> list[int]:
@@ -244,19 +272,3 @@ def _seeds(seeds: tuple[int, ...] | None, seed: int, num: int) -> list[int]:
     if len(found) > MOST_IMAGES:
         raise ConfigError(f"seeds: got {len(found)}, expected at most {MOST_IMAGES}")
     return found
-
-
-def _plan(
-    model: Model,
-    make: Make,
-    chosen: SampleConfig,
-    seeds: list[int],
-    labels: Tensor | None,
-    steps: int,
-) -> Plan:
-    shape = model.shape
-    work = len(seeds) * steps * shape.channels * shape.height * shape.width
-    if work > MOST_WORK:
-        fix = "expected fewer images or steps (the command line has no such limit)"
-        raise ConfigError(f"num: {len(seeds)} images of {steps} steps are too much here; {fix}")
-    return Plan(make, chosen, seeds, None if labels is None else labels.tolist(), steps)

@@ -10,6 +10,8 @@ const TABS = [
   ["compare", "Compare", CompareScreen],
 ];
 
+const SCREENS = { sample: "play", walk: "explore", inpaint: "edit", image: "edit" };
+
 const tabOf = () => {
   const name = location.hash.slice(1).split("/")[0];
   return TABS.find(([key]) => key === name)?.[0] ?? TABS[0][0];
@@ -79,11 +81,12 @@ function App() {
     setError(null);
     try {
       const picture = await base64(file);
-      const { recipe, model } = await post("/api/recipe", { picture });
+      const { recipe, model, asked } = await post("/api/recipe", { picture });
       if (model === null) {
         throw new Error(`${file.name}: no model here has the weights ${recipe.model}`);
       }
-      goTo(recipe.edit ? "edit" : "play", { model, recipe, file });
+      if (asked === null) throw new Error(`${file.name}: its recipe does not say how to make it`);
+      goTo(SCREENS[asked.kind], { model, recipe, asked, file });
     } catch (problem) {
       const foreign = problem.message.includes("has no recipe") || file.type !== "image/png";
       if (foreign && TABS.some(([key]) => key === "edit")) goTo("edit", { file });

@@ -16,7 +16,7 @@ import {
 } from "./fields.js";
 
 const WAIT_MS = 150;
-const FIRST = { model: null, num: null, seed: 0, locked: false, classes: null, settings: {} };
+const FIRST = { model: null, num: null, seed: 0, seeds: null, locked: false, classes: null, settings: {} };
 
 /* The number of images that suits a model: whole rows of its classes. */
 function usualNum(model) {
@@ -26,43 +26,42 @@ function usualNum(model) {
 }
 
 const bodyOf = (model, asked) => {
-  const num = asked.num ?? usualNum(model);
+  const num = asked.seeds?.length ?? asked.num ?? usualNum(model);
   return {
     kind: "sample",
     model: model.id,
-    num,
-    seed: asked.seed,
+    ...(asked.seeds ? { seeds: asked.seeds } : { num, seed: asked.seed }),
     label: labelFor(model, asked.classes, num),
     settings: asked.settings,
   };
 };
 
-/* What is asked for, from the recipe of a picture. */
-function askedOf(recipe, model) {
-  const { seed, seeds, label, labels, asked_label, model: _, studio, edit, ...rest } = recipe;
-  const own = model.settings;
-  const settings = Object.fromEntries(
-    Object.entries(recipe.settings ?? rest).filter(
-      ([key, value]) => key in own && JSON.stringify(value) !== JSON.stringify(own[key]),
-    ),
-  );
-  const numbers = Array.isArray(labels) ? labels : label === null || label === undefined ? [] : [label];
-  const classes = [...new Set(numbers.map((one) => numberOf(model, one)))];
-  const found = seeds ?? [seed ?? 0];
-  return {
+/* The choices, and the branch if there is one, that a request for a job says again. */
+function choicesOf(asked, model) {
+  const branches = asked.branches ?? [];
+  const last = branches.at(-1);
+  const { label = null, settings } = last ?? asked;
+  const labels = Array.isArray(label) ? label : label === null ? [] : [label];
+  const classes = [...new Set(labels.map((one) => numberOf(model, one)))];
+  const seeds = asked.seeds ?? [asked.seed ?? 0];
+  const inRow = seeds.every((seed, i) => seed === seeds[0] + i);
+  const choices = {
     model: model.id,
-    num: found.length,
-    seed: found[0],
+    num: asked.seeds ? seeds.length : (asked.num ?? 1),
+    seed: seeds[0],
+    seeds: inRow ? null : seeds,
     locked: false,
     classes: classes.length ? classes : null,
-    settings,
+    settings: settings ?? {},
   };
+  const body = { ...asked, branches: branches.slice(0, -1) };
+  return [choices, last ? { step: last.step, body } : null];
 }
 
 function numberOf(model, label) {
-  if (label === "none" || label === "no class") return model.shape.num_classes;
   const named = model.class_names.indexOf(label);
-  return named >= 0 ? named : Number(label);
+  if (named >= 0) return named;
+  return label === "none" || label === "no class" ? model.shape.num_classes : Number(label);
 }
 
 export function PlayScreen({ models, fields, given, goTo }) {
@@ -104,9 +103,10 @@ export function PlayScreen({ models, fields, given, goTo }) {
   }, [text]);
   useEffect(() => {
     const of = given && models.find(({ id }) => id === given.model);
-    if (!of || !given.recipe) return;
-    setBranch(null);
-    setStored(askedOf(given.recipe, of));
+    if (!of || !given.asked) return;
+    const [choices, from] = choicesOf(given.asked, of);
+    setBranch(from);
+    setStored(choices);
   }, [given?.number]);
 
   const header = job?.header;
@@ -114,7 +114,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
   const index = at === null ? frames.length - 1 : Math.min(at, frames.length - 1);
   const frame = frames[index];
   const images = frame && (noisy ? frame.x : frame.x0);
-  const dice = () => change({ seed: Math.floor(Math.random() * 1e6) });
+  const dice = () => change({ seed: Math.floor(Math.random() * 1e6), seeds: null });
   const step = (by) =>
     setAt((old) => Math.max(0, Math.min(frames.length - 1, (old ?? frames.length - 1) + by)));
   const keys = {
@@ -143,7 +143,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
   };
   const branchHere = () => {
     const { step } = frame;
-    setBranch({ step, body: JSON.parse(last.current), at: noiseText(frame.noise) });
+    setBranch({ step, body: JSON.parse(last.current) });
   };
   const canBranch = frame && header && !branch && frame.step < header.steps;
   const done = job?.end?.state === "done";
@@ -155,17 +155,17 @@ export function PlayScreen({ models, fields, given, goTo }) {
         onChange=${(id) => {
           const next = modelOf(models, id);
           setBranch(null);
-          change({ model: id, num: null, classes: null, settings: usualSettings(next) });
+          change({ model: id, num: null, seeds: null, classes: null, settings: usualSettings(next) });
         }}
       />
       <${Classes} model=${model} value=${asked.classes} onChange=${(classes) => change({ classes })} />
       ${!branch &&
       html`<${Slider}
           label="Pictures"
-          value=${body.num}
+          value=${body.num ?? asked.seeds.length}
           min=${1}
           max=${64}
-          onChange=${(num) => change({ num })}
+          onChange=${(num) => change({ num, seeds: null })}
         />
         <${NumberField}
           label="First seed"
@@ -173,7 +173,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
           value=${asked.seed}
           least=${0}
           most=${Number.MAX_SAFE_INTEGER}
-          onChange=${(seed) => change({ seed })}
+          onChange=${(seed) => change({ seed, seeds: null })}
         >
           <button type="button" onClick=${dice} disabled=${asked.locked} title="Another seed (r)">
             Dice
@@ -206,7 +206,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
     <section class="stage" aria-label="pictures">
       ${branch &&
       html`<p class="branch" role="status">
-        Branch from step ${branch.step} (noise ${branch.at}): what you change now applies from there on.
+        Branch from step ${branch.step}: what you change now applies from there on.
         <button type="button" class="small" onClick=${() => setBranch(null)}>Leave the branch</button>
       </p>`}
       ${job?.error && html`<p class="error" role="alert">${job.error}</p>`}
