@@ -1,0 +1,43 @@
+/* Small parts of a page. */
+
+import { html, useStored } from "./lib.js";
+import { text } from "./format.js";
+
+export function Table({ head, rows }) {
+  const top = html`<thead>
+    <tr>${head.map((name) => html`<th scope="col">${text(name)}</th>`)}</tr>
+  </thead>`;
+  const body = rows.map((row) => html`<tr>${row.map((cell) => html`<td>${text(cell)}</td>`)}</tr>`);
+  return html`<div class="wide" tabindex="0" role="group" aria-label="table">
+    <table>${head.some((name) => name) && top}<tbody>${body}</tbody></table>
+  </div>`;
+}
+
+/* A part that is closed until the reader opens it, and stays as the reader left it. */
+export function Details({ title, children }) {
+  const [open, set] = useStored(`open.${title}`, false);
+  return html`<details open=${open} onToggle=${(event) => set(event.currentTarget.open)}>
+    <summary>${title}</summary>
+    ${open && children}
+  </details>`;
+}
+
+export function Picture({ image, caption }) {
+  if (!image?.src) return null;
+  return html`<figure>
+    <img src=${image.src} alt=${caption} />
+    <figcaption>${caption}</figcaption>
+  </figure>`;
+}
+
+/* The state of a run, and how much of the way is behind it. */
+export function State({ state }) {
+  return html`<b class=${`state ${state}`}>${state}</b>`;
+}
+
+export function Bar({ share, name }) {
+  const percent = Math.floor(100 * (share ?? 0));
+  return html`<div class="bar" role="progressbar" aria-label=${name} aria-valuenow=${percent}>
+    <i style=${{ width: `${100 * (share ?? 0)}%` }}></i>
+  </div>`;
+}
