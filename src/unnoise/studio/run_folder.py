@@ -59,7 +59,7 @@ def read(folder: Path) -> Record:
         expected = "a run folder of `unnoise train`, such as runs/digits"
         raise CheckpointError(f"{what}; expected {expected}")
     data = {"fingerprint": recorded.get("data"), **_part(record, "data")}
-    far = _progress(_part(config, "train"), lines, _part(record, "training"), problems)
+    far = _progress(folder, _part(config, "train"), lines, _part(record, "training"), problems)
     run = {
         "name": folder.resolve().name or str(folder),
         "folder": str(folder),
@@ -87,7 +87,8 @@ def read(folder: Path) -> Record:
 def brief(folder: Path) -> Record:
     """Give the few facts of a run that a list shows, quickly; what is missing or broken is None."""
     config = _part(_recorded(folder, []), "config")
-    far = _progress(_part(config, "train"), _lines(folder, [], TAIL_BYTES), {}, [])
+    lines = _lines(folder, [], TAIL_BYTES)
+    far = _progress(folder, _part(config, "train"), lines, {}, [])
     return plain({"preset": config.get("preset"), **far.pop("seen"), **far})
 
 
@@ -281,7 +282,7 @@ def _checkpoint(path: Path) -> Record:
 
 
 def _progress(
-    ends: Record, lines: Sequence[Record], training: Record, problems: list[str]
+    folder: Path, ends: Record, lines: Sequence[Record], training: Record, problems: list[str]
 ) -> Record:
     """Give the last value of each clock and loss, the share of the way, and when quiet is long."""
     seen = {}
@@ -297,6 +298,7 @@ def _progress(
         limits["train_sec"] = seconds(str(ends.get("time") or ""))
     shares = [(seen[name] or 0) / limit for name, limit in limits.items() if limit]
     progress = min(1.0, max(0.0, *shares)) if shares else None
+    progress = 1.0 if (folder / VERDICT).exists() else progress  # which a finished run has
     times = [sec for line in lines[-20:] if (sec := finite(line.get("train_sec"))) is not None]
     patience = max(QUIET_SEC, 3 * (times[-1] - times[-2]) if len(times) > 1 else 0)
     return {"progress": progress, "patience": patience, "seen": seen}

@@ -22,11 +22,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from unnoise.errors import CheckpointError, ConfigError, one_line
-from unnoise.files import parse_json
 from unnoise.reading import typed
-from unnoise.records import is_run, read_line
+from unnoise.records import MODEL_FILE, VERDICT, is_run, read_line
 from unnoise.studio import trainers
 from unnoise.studio.run_folder import Record, brief, finite, grids, picture, plain, read, state
+from unnoise.studio.server import read_body
 
 DEEPEST = 3
 """Levels below the runs folder in which runs are found."""
@@ -43,7 +43,9 @@ PICTURES = {
     "neighbours": "evaluation/neighbours.png",
 }
 """What can be asked for by name; grids of samples, by their images seen."""
-CHANGING = ("config.json", "metrics.jsonl", "samples", trainers.LOG, "evaluation.json")
+GROWING = ("metrics.jsonl", trainers.LOG)
+CHANGING = (*GROWING, "config.json", "samples", "evaluation.json", VERDICT, MODEL_FILE)
+"""What of a run folder is looked at for changes; a page reads only the end of what grows."""
 
 
 class Wanted(TypedDict):
@@ -55,25 +57,26 @@ class Wanted(TypedDict):
 
 
 class Runs:
-    """The runs below a folder, and single ones from elsewhere."""
+    """The runs in some places, each a run folder or a folder of them; new ones go to the first of
+    those."""
 
-    def __init__(self, folder: Path, single: Sequence[Path] = ()) -> None:
-        self.folder, self.single = folder, single
+    def __init__(self, places: Sequence[Path]) -> None:
+        self.places = places
+        self.folder = next((place for place in places if not is_run(place)), Path("runs")).resolve()
         self.found: dict[str, Path] = {}
         self._briefs: dict[Path, tuple[object, Record]] = {}
         self._children: list[subprocess.Popen[bytes]] = []
         self._stopping: set[int] = set()
 
-    def search(self) -> dict[str, Path]:
+    def folders(self) -> dict[str, Path]:
         """Find the runs of now: id -> folder."""
-        paths = [*self.single, *_below(self.folder)]
-        resolved = dict.fromkeys(path.resolve() for path in paths)
-        self.found = {id_of(path): path for path in resolved}
+        paths = dict.fromkeys(path.resolve() for place in self.places for path in _below(place))
+        self.found = {id_of(path): path for path in paths}
         return self.found
 
     def folder_of(self, name: str) -> Path:
         """Give the folder of an id, or answer that there is none."""
-        folder = self.found.get(name) or self.search().get(name)
+        folder = self.found.get(name) or self.folders().get(name)
         if folder is None or not folder.is_dir():
             raise HTTPException(404, "no such run; reload the page")
         return folder
@@ -81,7 +84,7 @@ class Runs:
     def listing(self) -> Record:
         """Give every run in brief, the one with the newest activity first."""
         self._children = [child for child in self._children if child.poll() is None]
-        entries = sorted((self._entry(*run) for run in self.search().items()), key=_by_activity)
+        entries = sorted((self._entry(*run) for run in self.folders().items()), key=_by_activity)
         return {"folder": str(self.folder), "runs": [entry for _, entry in entries]}
 
     def _entry(self, name: str, folder: Path) -> tuple[int, Record]:
@@ -93,7 +96,8 @@ class Runs:
             last = max(grids(folder), default=None)
             facts["newest"] = last and _url(name, str(last[0]), folder / last[1])
             self._briefs[folder] = times, facts
-        entry = {"id": name, "name": self._name(folder), **facts}
+        known = max(t for part, t in zip(CHANGING, times, strict=True) if part not in GROWING)
+        entry = {"id": name, "name": self._name(folder), "version": str(known), **facts}
         now = state(folder, entry.pop("patience"), entry["progress"])
         entry["error"] = trainers.last_words(folder) if now == "stopped" else None
         if now == "stopped" and not is_run(folder):
@@ -103,8 +107,8 @@ class Runs:
         return max(times), {**entry, "state": now}
 
     def _name(self, folder: Path) -> str:
-        base = self.folder.resolve()
-        return str(folder.relative_to(base)) if base in folder.parents else folder.name
+        inside = self.folder in folder.parents
+        return folder.relative_to(self.folder).as_posix() if inside else folder.name
 
     def detail(self, name: str) -> Record:
         """Give all that is known of a run; pictures have a `src`, and `metrics` says what is new
@@ -135,7 +139,7 @@ class Runs:
             expected = "expected up to 80 letters, digits, dots, dashes and underscores"
             raise ConfigError(f"name: got {name!r}, {expected}")
         words = trainers.flags(wanted["source"], wanted.get("settings", {}))
-        folder = self.folder.resolve() / name
+        folder = self.folder / name
         if folder.exists() and {path.name for path in folder.iterdir()} - trainers.LEFT:
             raise ConfigError(f"name: {folder} is there already; expected a new name")
         self._train(folder, ["train", *words, f"--out={folder}"])
@@ -288,7 +292,7 @@ def routes(runs: Runs) -> list[Route]:
 
 
 async def _wanted(request: Request) -> Wanted:
-    return typed(Wanted, parse_json(await request.body(), "the request"), "")
+    return typed(Wanted, await read_body(request), "")
 
 
 async def _run(request: Request, arguments: list[str]) -> str:

@@ -130,11 +130,11 @@ function Chart({ title, unit, linear, curves, keep, several }) {
       ></div>
       <figcaption>
         ${entries.map(
-          ({ key, name, colour, nimg, values }) => html`
+          ({ key, name, colour, dash, nimg, values }) => html`
             <button
-              type="button" key=${key} class=${`c${colour}`}
-              aria-pressed=${!hidden.includes(key)} onClick=${() => hide(flipped(hidden, key))}
-            ><i></i> <span>${name}</span> <b>${number(values[nearest(nimg, at)])}</b></button>
+              type="button" key=${key} aria-pressed=${!hidden.includes(key)}
+              onClick=${() => hide(flipped(hidden, key))}
+            ><i class=${`c${colour} d${dash}`}></i> <span>${name}</span> <b>${number(values[nearest(nimg, at)])}</b></button>
           `,
         )}
       </figcaption>
@@ -146,10 +146,11 @@ function Chart({ title, unit, linear, curves, keep, several }) {
 function entriesOf(curves, several) {
   const fields = [...new Set(curves.map(({ name }) => name))];
   return curves.map((curve, i) => {
-    if (!several) return { ...curve, key: curve.name, name: label(curve.name), colour: i % COLOURS };
+    const own = { ...curve, key: curve.name, name: label(curve.name), dash: 0 };
+    if (!several) return { ...own, colour: i % COLOURS };
     const name = fields.length > 1 ? `${curve.run} · ${label(curve.name)}` : curve.run;
-    const dash = DASHES[fields.indexOf(curve.name) % DASHES.length];
-    return { ...curve, key: `${curve.run}/${curve.name}`, name, dash };
+    const dash = fields.indexOf(curve.name) % DASHES.length;
+    return { ...own, key: `${curve.run}/${curve.name}`, name, dash };
   });
 }
 
@@ -180,7 +181,7 @@ function drawing(entries, { hidden, log, keep, unit, steps }) {
   const [series, data] = [[{}], [steps]];
   for (const { key, colour, dash, nimg, values } of entries) {
     const smooth = keep > 0 && values.length > 2;
-    const line = { show: !hidden.includes(key), spanGaps: true, dash };
+    const line = { show: !hidden.includes(key), spanGaps: true, dash: DASHES[dash] };
     const points = { show: values.length <= FEW, size: 5 };
     const raw = tinted(colour, smooth);
     series.push({ ...line, stroke: raw, width: 1.5, points: { ...points, fill: raw, width: 0 } });
@@ -209,6 +210,7 @@ function drawing(entries, { hidden, log, keep, unit, steps }) {
     axes: [
       {
         ...look,
+        size: 30,
         label: across,
         splits: (self, _, low, high) =>
           linearTicks(low / scale, high / scale, self.width < 420 ? 4 : 6).map((t) => t * scale),

@@ -28,27 +28,30 @@ export function Grids({ runs, at, show, children }) {
 
   if (!steps.length) return children;
   const film = grids.length === 1;
+  const shown = runs.map((run, i) => {
+    const grid = grids[i].findLast(({ nimg }) => nimg <= steps[now]);
+    const newest = grid !== undefined && grid === grids[i].at(-1);
+    return html`<${Shown} key=${run.id} ...${{ run: film ? null : run, index: i, grid, newest }} />`;
+  });
+  const slide =
+    last > 0 &&
+    html`<div class="slide">
+      <button type="button" onClick=${start}>${playing ? "Stop" : "Play"}</button>
+      <input
+        type="range" id="slider" min="0" max=${last} value=${now} aria-label="images seen"
+        aria-valuetext=${images(steps[now])} onInput=${(event) => choose(+event.target.value)}
+      />
+      ${!film && html`<output class="dim">${images(steps[now])}</output>`}
+    </div>`;
+  if (!film) return html`${slide}<div class="pictures several">${shown}</div>`;
   return html`
     <div class="pictures">
-      ${runs.map((run, i) => {
-        const grid = grids[i].findLast(({ nimg }) => nimg <= steps[now]);
-        return html`<${Shown} key=${run.id} run=${film ? null : run} index=${i}
-          grid=${grid} newest=${grid && grid === grids[i].at(-1)} />`;
-      })}
+      <div class="with-film">
+        ${shown}${slide}
+        ${last > 0 && html`<${Film} grids=${grids[0]} now=${now} choose=${choose} />`}
+      </div>
       ${children}
     </div>
-    ${last > 0 &&
-    html`
-      <div class="slide">
-        <button type="button" onClick=${start}>${playing ? "Stop" : "Play"}</button>
-        <input
-          type="range" id="slider" min="0" max=${last} value=${now} aria-label="images seen"
-          aria-valuetext=${images(steps[now])} onInput=${(event) => choose(+event.target.value)}
-        />
-        ${!film && html`<output class="dim">${images(steps[now])}</output>`}
-      </div>
-      ${film && html`<${Film} grids=${grids[0]} now=${now} choose=${choose} />`}
-    `}
   `;
 }
 

@@ -1,14 +1,19 @@
 /* Small parts of a page. */
 
-import { html, useStored } from "./lib.js";
+import { html, useEffect, useRef, useState, useStored } from "./lib.js";
 import { text } from "./format.js";
 
+/* A table, which keys can scroll where it is wider than the page. */
 export function Table({ head, rows }) {
+  const box = useRef();
+  const [wide, setWide] = useState(false);
+  useEffect(() => setWide(box.current.scrollWidth > box.current.clientWidth), [rows.length]);
   const top = html`<thead>
     <tr>${head.map((name) => html`<th scope="col">${text(name)}</th>`)}</tr>
   </thead>`;
   const body = rows.map((row) => html`<tr>${row.map((cell) => html`<td>${text(cell)}</td>`)}</tr>`);
-  return html`<div class="wide" tabindex="0" role="group" aria-label="table">
+  const reached = wide ? { tabindex: 0, role: "region", "aria-label": "table" } : {};
+  return html`<div class="wide" ref=${box} ...${reached}>
     <table>${head.some((name) => name) && top}<tbody>${body}</tbody></table>
   </div>`;
 }
