@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from unnoise.errors import CheckpointError, ConfigError, one_line
+from unnoise.errors import CheckpointError, ConfigError
 from unnoise.reading import typed
 from unnoise.records import MODEL_FILE, VERDICT, is_run, read_line
 from unnoise.studio import trainers
@@ -100,8 +100,8 @@ class Runs:
         entry = {"id": name, "name": self._name(folder), "version": str(known), **facts}
         now = state(folder, entry.pop("patience"), entry["progress"])
         entry["error"] = trainers.last_words(folder) if now == "stopped" else None
-        if now == "stopped" and not is_run(folder):
-            now = "failed"
+        if not (folder / "config.json").exists():
+            now = "starting" if now == "running" else "failed"
         if now == "running" and trainers.process(folder) in self._stopping:
             now = "stopping"
         return max(times), {**entry, "state": now}
@@ -310,7 +310,8 @@ async def _run(request: Request, arguments: list[str]) -> str:
             raise HTTPException(503, f"the plan took more than {PLAN_SEC} s, or was not wanted")
         out, error = (text.decode(errors="replace") for text in work.result())
         if process.returncode:
-            raise ConfigError(one_line(error.strip()).removeprefix("unnoise: "))
+            last = next(reversed(error.strip().splitlines()), "the plan ended without a word")
+            raise ConfigError(last.removeprefix("unnoise: "))
         return out
     finally:
         gone.cancel()

@@ -23,10 +23,10 @@ function suggested(source, runs) {
   return base && free(n);
 }
 
-export function NewRun({ list, started }) {
-  const [open, setOpen] = useStored("runs.new.open", false);
+/* `plan` is {of, text}, what it says of which body, or {of, error}. */
+export function NewRun({ list, plan, setPlan, started }) {
+  const [open, setOpen] = useStored("runs.new.open", null);
   const [given, give] = useStored("runs.new", NOTHING);
-  const [plan, setPlan] = useState(null); // {of, text} or {of, error}
   const [working, work] = useState("");
   const asked = useRef(null);
   const name = given.name || suggested(given.source, list.runs);
@@ -64,7 +64,7 @@ export function NewRun({ list, started }) {
     give({ ...given, [key]: event.target.value });
   };
   return html`
-    <details class="new" open=${open} onToggle=${(event) => setOpen(event.currentTarget.open)}>
+    <details class="new" open=${open ?? !list.runs.length} onToggle=${(event) => setOpen(event.currentTarget.open)}>
       <summary>Train on a folder</summary>
       <form onSubmit=${submit}>
         ${FIELDS.map(([key, label, placeholder, help]) => {
@@ -84,14 +84,14 @@ export function NewRun({ list, started }) {
           <button type="submit" class=${ready ? "" : "main"} disabled=${!body.source || working || ready}>
             ${working === "/api/plan" ? "Measuring …" : "Plan"}
           </button>
-          <button type="submit" class="main" disabled=${!ready || working}>
+          <button type="submit" class=${ready ? "main" : ""} disabled=${!ready || working}>
             ${working === "/api/runs" ? "Starting …" : "Start training"}
           </button>
         </p>
         ${!plan &&
         html`<p class="dim">The plan tries a few steps, and says what the run takes on this machine.</p>`}
         ${plan?.error && html`<p class="error" role="alert">${plan.error}</p>`}
-        ${plan?.text && html`<pre class=${`plan ${ready ? "" : "old"}`} role="status">${plan.text}</pre>`}
+        ${plan?.text && !ready && html`<p class="dim">The plan is of other settings.</p>`}
       </form>
     </details>
   `;

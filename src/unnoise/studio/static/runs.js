@@ -61,6 +61,7 @@ function useRecords(ids, entries) {
   };
   useEffect(() => {
     for (const entry of entries.filter(({ id }) => ids.includes(id))) {
+      if (["starting", "failed"].includes(entry.state)) continue; // there is nothing to read yet
       if (busy.current.has(entry.id)) continue;
       busy.current.add(entry.id);
       update(entry)
@@ -95,6 +96,7 @@ export function RunsScreen() {
   const [error, setError] = useState(null);
   const [opened, open] = useState(openedNow());
   const [chosen, choose] = useStored("runs.ticked", null);
+  const [plan, setPlan] = useState(null);
   const poll = usePoll(async () => {
     try {
       setList(await get("/api/runs"));
@@ -135,6 +137,7 @@ export function RunsScreen() {
     const entry = entries.find(({ id }) => id === opened);
     return html`${said}<${One} entry=${entry} record=${records.get(opened)} act=${act} />`;
   }
+  const compared = ticked.map((id) => records.get(id)).filter((run) => run?.curves);
   return html`
     ${said}
     <h1 class="unseen">Runs</h1>
@@ -149,9 +152,12 @@ export function RunsScreen() {
             return html`<${Entry} key=${entry.id} entry=${entry} ...${more} />`;
           })}
         </ul>
-        <${NewRun} list=${list} started=${started} />
+        <${NewRun} ...${{ list, plan, setPlan, started }} />
       </div>
-      <${Compared} runs=${ticked.map((id) => records.get(id)).filter((run) => run?.curves)} />
+      <div class="beside">
+        ${plan?.text && html`<${Plan} text=${plan.text} />`}
+        ${entries.length > 0 && html`<${Compared} runs=${compared} />`}
+      </div>
     </div>
   `;
 }
@@ -163,6 +169,13 @@ function NoRun({ folder }) {
   </p>`;
 }
 
+function Plan({ text }) {
+  return html`<section aria-label="Plan">
+    <h2>Plan</h2>
+    <pre class="plan" role="status">${text}</pre>
+  </section>`;
+}
+
 /* Stop or resume, whichever makes sense. */
 function Actions({ entry, act }) {
   const { id, name, state, preset } = entry;
@@ -171,7 +184,7 @@ function Actions({ entry, act }) {
       type="button" class="small" disabled=${state === "stopping"}
       aria-label=${`${label}: ${name}`} onClick=${() => act(`/api/runs/${id}/${path}`)}
     >${what}</button>`;
-  if (state === "running" || state === "stopping") {
+  if (["starting", "running", "stopping"].includes(state)) {
     return button(state === "stopping" ? "Saving …" : "Stop", "stop", "stop and save");
   }
   return state === "stopped" && preset ? button("Resume", "resume", "resume") : null;
@@ -188,7 +201,7 @@ function Entry({ entry, place, full, tick, act, several }) {
   const far = progress === null || state === "finished" ? "" : `${Math.floor(100 * progress)} %`;
   const facts =
     nimg === null || nimg === undefined
-      ? ["no measurement yet"]
+      ? [state === "failed" ? "did not begin" : "no measurement yet"]
       : [far, left(entry), images(nimg), losses].filter((fact) => fact);
   return html`
     <li class="entry">
@@ -217,14 +230,13 @@ function Entry({ entry, place, full, tick, act, several }) {
 function Compared({ runs }) {
   const [at, show] = useStored("runs.at", null);
   if (!runs.length) {
-    return html`<div class="beside"><p class="dim">
+    return html`<p class="dim">
       Tick runs to see their samples, curves and settings side by side.
-    </p></div>`;
+    </p>`;
   }
   const grids = runs.some((run) => run.samples.length);
   const curves = runs.some((run) => Object.keys(run.curves).length);
   return html`
-    <div class="beside">
       <section aria-label="Samples">
         <h2>Samples</h2>
         ${grids
@@ -238,7 +250,6 @@ function Compared({ runs }) {
           : html`<p class="dim">The first measurement comes within half a minute.</p>`}
       </section>
       ${runs.length > 1 && html`<${Differences} runs=${runs} />`}
-    </div>
   `;
 }
 
