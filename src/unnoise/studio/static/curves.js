@@ -3,7 +3,7 @@
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState, useStored } from "./lib.js";
 import { count, images, number } from "./format.js";
 import { Details, Table } from "./parts.js";
-import { extent, label, linearTicks, logTicks, panels, range, smoothed } from "./panels.js";
+import { extent, label, linearTicks, logTicks, nearest, panels, range, smoothed } from "./panels.js";
 
 const COLOURS = 6;
 const LOG_RATIO = 10; // values that span more than this, all above 0, get a logarithmic axis
@@ -156,18 +156,6 @@ function entriesOf(curves, several) {
 
 function stepsOf(curves) {
   return [...new Set(curves.flatMap(({ nimg }) => nimg))].sort((a, b) => a - b);
-}
-
-/* The index of the x nearest to a value, or of the last; x rises. */
-export function nearest(x, value) {
-  if (value === null) return x.length - 1;
-  let [low, high] = [0, x.length - 1];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (x[middle] < value) low = middle + 1;
-    else high = middle;
-  }
-  return low > 0 && value - x[low - 1] <= x[low] - value ? low - 1 : low;
 }
 
 /* What uPlot takes: a curve is one series, or two where it is smoothed, the measurements fainter. */

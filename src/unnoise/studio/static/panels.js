@@ -105,3 +105,15 @@ export function range(values, log) {
   const step = roundStep(low, high, 6);
   return [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];
 }
+
+/* The index of the x nearest to a value, or of the last; x rises. */
+export function nearest(x, value) {
+  if (value === null) return x.length - 1;
+  let [low, high] = [0, x.length - 1];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (x[middle] < value) low = middle + 1;
+    else high = middle;
+  }
+  return low > 0 && value - x[low - 1] <= x[low] - value ? low - 1 : low;
+}

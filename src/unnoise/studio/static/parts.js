@@ -23,7 +23,7 @@ export function Details({ title, children }) {
   const [open, set] = useStored(`open.${title}`, false);
   return html`<details open=${open} onToggle=${(event) => set(event.currentTarget.open)}>
     <summary>${title}</summary>
-    ${open && children}
+    ${children}
   </details>`;
 }
 
