@@ -19,6 +19,8 @@ from unnoise.reading import from_dict, typed
 
 MODEL_FILE = "model.safetensors"
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+"""What a trainer locks, with its process id; empty once it has ended in order."""
 VERDICT = "verdict.txt"
 """What training says of a run as it ends."""
 LARGEST_HEADER = 100_000_000

@@ -20,8 +20,9 @@ from unnoise.studio import commands
 from unnoise.studio.run_folder import Record, read
 
 STATIC = Path(__file__).parent / "static"
-NAMED = r'(<link rel="stylesheet" href="(.+?)">|<script src="(.+?)"></script>)'
-"""The tags of page.html that name another file."""
+NAMED = r'(<link rel="stylesheet" href="(.+?)">|(<script.*?) src="(.+?)"></script>)'
+"""The tags of report.html that name another file."""
+IMPORT = re.compile(r'^import [^;]* from "\./([\w.]+)";\n', re.MULTILINE)
 MOST_GRIDS = 24
 MOST_CHARACTERS = 9_000_000
 """Length of all pictures of a page together, as data URIs."""
@@ -43,23 +44,35 @@ def write(folder: Path, out: Path | None = None) -> Path:
 
 
 def _html(run: Record) -> str:
-    """Put styles, scripts and data into page.html, and forbid the browser any others."""
-    page = (STATIC / "page.html").read_text(encoding="utf-8")
+    """Put styles, scripts and data into report.html, and forbid the browser any others."""
+    page = (STATIC / "report.html").read_text(encoding="utf-8")
     allowed = {"style": "", "script": ""}
     data = json.dumps(run, allow_nan=False).replace("<", "\\u003c")  # no tag, and ASCII only
     contents = {"<!-- data -->": f'<script id="run" type="application/json">{data}</script>'}
-    for tag, style, script in re.findall(NAMED, page):
-        text = (STATIC / (style or script)).read_text(encoding="utf-8")
-        kind = "style" if style else "script"
+    for tag, style, script, name in re.findall(NAMED, page):
+        text = _source(style or name)
+        kind, begin = ("style", "<style") if style else ("script", script)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         allowed[kind] += f" 'sha256-{digest}'"
-        contents[tag] = f"<{kind}>{text}</{kind}>"
+        contents[tag] = f"{begin}>{text}</{kind}>"
     policy = "; ".join(f"{kind}-src{hashes}" for kind, hashes in allowed.items())
     policy = f"default-src 'none'; img-src data:; {policy}"
     contents["<!-- policy -->"] = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     for tag, content in contents.items():
         page = page.replace(tag, content)
     return page
+
+
+def _source(name: str, done: set[str] | None = None) -> str:
+    """Give a file of static/; a module with those before it that it imports, each once.
+
+    Nothing is renamed, so no two modules may use a name of the top level for different things.
+    """
+    done = set() if done is None else done
+    text = (STATIC / name).read_text(encoding="utf-8")
+    done.add(name)
+    before = [_source(one, done) for one in IMPORT.findall(text) if one not in done]
+    return "".join([*before, re.sub("^export ", "", IMPORT.sub("", text), flags=re.MULTILINE)])
 
 
 def _embed(folder: Path, run: Record) -> None:

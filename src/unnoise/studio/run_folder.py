@@ -19,8 +19,8 @@ from unnoise.errors import CheckpointError, ConfigError, UserError
 from unnoise.evaluation import record as evaluations
 from unnoise.evaluation import summary
 from unnoise.files import parse_json, read_json
-from unnoise.records import VERDICT, read_header, read_line, read_manifest, read_starts
-from unnoise.studio import commands
+from unnoise.records import LOCK, VERDICT, read_header, read_line, read_manifest, read_starts
+from unnoise.studio import commands, trainers
 from unnoise.units import seconds
 
 Record = dict[str, Any]
@@ -35,7 +35,10 @@ MOST_POINTS = 4000
 CLOCKS = ("step", "nimg", "epoch", "train_sec")
 """Fields of metrics.jsonl that are no curves."""
 QUIET_SEC = 60.0
-"""A run that has written nothing for this long, and for three of its intervals, has stopped."""
+"""Without a lock, a run that has written nothing for this long, and for three of its intervals, has
+stopped."""
+TAIL_BYTES = 1 << 15
+"""How much of the end of metrics.jsonl a summary reads."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 """What reading a damaged file can raise."""
 
@@ -56,15 +59,17 @@ def read(folder: Path) -> Record:
         expected = "a run folder of `unnoise train`, such as runs/digits"
         raise CheckpointError(f"{what}; expected {expected}")
     data = {"fingerprint": recorded.get("data"), **_part(record, "data")}
+    far = _progress(folder, _part(config, "train"), lines, _part(record, "training"), problems)
     run = {
         "name": folder.resolve().name or str(folder),
         "folder": str(folder),
-        **_state(folder, _part(config, "train"), lines, _part(record, "training"), problems),
+        "state": state(folder, far.pop("patience"), far["progress"]),
+        **far,
         "parameters": parameters,
         "weights": record.get("weights"),
         "shape": _part(record, "shape"),
         "class_names": record.get("class_names"),
-        "data": {**data, "picture": _picture(folder, "data.png", problems)},
+        "data": {**data, "picture": picture(folder, "data.png", problems)},
         "samples": _samples(folder, problems),
         "verdict": _verdict(folder, problems),
         "curves": _curves(lines),
@@ -77,6 +82,34 @@ def read(folder: Path) -> Record:
         "problems": problems,
     }
     return plain(run)
+
+
+def brief(folder: Path) -> Record:
+    """Give the few facts of a run that a list shows, quickly; what is missing or broken is None."""
+    config = _part(_recorded(folder, []), "config")
+    lines = _lines(folder, [], TAIL_BYTES)
+    far = _progress(folder, _part(config, "train"), lines, {}, [])
+    return plain({"preset": config.get("preset"), **far.pop("seen"), **far})
+
+
+def state(folder: Path, patience: float = QUIET_SEC, progress: float | None = None) -> str:
+    """Say whether a run is running, finished or stopped; by its lock, or by how quiet it is."""
+    if progress == 1:
+        return "finished"
+    if trainers.process(folder) is not None:
+        return "running"
+    with suppress(OSError):
+        if (folder / LOCK).stat().st_size == 0:  # its trainer has ended in order
+            return "stopped"
+    files = [path for path in (folder / "config.json", folder / "metrics.jsonl") if path.exists()]
+    fresh = any(time.time() - path.stat().st_mtime < patience for path in files)
+    return "running" if fresh else "stopped"
+
+
+def grids(folder: Path) -> list[tuple[int, str]]:
+    """Give the grids of samples as images seen and name, in order."""
+    paths = [p for p in (folder / "samples").glob("*.png") if re.fullmatch("[0-9]{1,15}", p.stem)]
+    return sorted((int(path.stem), f"samples/{path.name}") for path in paths)
 
 
 def plain(value: Any, depth: int = DEEPEST) -> Any:
@@ -135,7 +168,7 @@ def _verdict(folder: Path, problems: list[str]) -> list[str]:
     return []
 
 
-def _picture(folder: Path, name: str, problems: list[str]) -> Record | None:
+def picture(folder: Path, name: str, problems: list[str]) -> Record | None:
     """Name a picture of the folder, where it is there and whole."""
     with _noted(folder, name, problems):
         content = (folder / name).read_bytes()
@@ -147,19 +180,24 @@ def _picture(folder: Path, name: str, problems: list[str]) -> Record | None:
 
 def _samples(folder: Path, problems: list[str]) -> list[Record]:
     """Find the grids of samples/, which are named by the images seen."""
-    paths = [p for p in (folder / "samples").glob("*.png") if re.fullmatch("[0-9]{1,15}", p.stem)]
-    if not paths:
+    every = grids(folder)
+    if not every:
         problems.append("samples/ holds no grid yet")
-    grids = sorted((int(path.stem), f"samples/{path.name}") for path in paths)
-    found = [(nimg, _picture(folder, name, problems)) for nimg, name in grids]
+    found = [(nimg, picture(folder, name, problems)) for nimg, name in every]
     return [{"nimg": nimg, **picture} for nimg, picture in found if picture]
 
 
-def _lines(folder: Path, problems: list[str]) -> list[Record]:
-    """Read the lines of metrics.jsonl that say how many images they are about, by images seen."""
+def _lines(folder: Path, problems: list[str], most: int | None = None) -> list[Record]:
+    """Read the lines of metrics.jsonl that say how many images they are about, by images seen.
+
+    With `most`, only those in so many bytes at the end.
+    """
     texts: list[str] = []
     with _noted(folder, "metrics.jsonl", problems):
-        texts = (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
+        with (folder / "metrics.jsonl").open("rb") as file:
+            if most is not None:
+                file.seek(max(0, (folder / "metrics.jsonl").stat().st_size - most))
+            texts = file.read().decode(errors="replace").splitlines()
         if not texts:
             raise CheckpointError("holds no measurement yet")
     lines: list[Record] = []
@@ -243,10 +281,10 @@ def _checkpoint(path: Path) -> Record:
     return {"name": path.name, "nimg": nimg, "bytes": sum(sizes.values()), "state": state}
 
 
-def _state(
+def _progress(
     folder: Path, ends: Record, lines: Sequence[Record], training: Record, problems: list[str]
 ) -> Record:
-    """Give the last value of each clock and loss, the share of the way, and whether it runs."""
+    """Give the last value of each clock and loss, the share of the way, and when quiet is long."""
     seen = {}
     for name in ("nimg", "epoch", "train_sec", "loss", "held_out_loss"):
         values = (finite(line.get(name)) for line in reversed(lines))
@@ -260,12 +298,10 @@ def _state(
         limits["train_sec"] = seconds(str(ends.get("time") or ""))
     shares = [(seen[name] or 0) / limit for name, limit in limits.items() if limit]
     progress = min(1.0, max(0.0, *shares)) if shares else None
+    progress = 1.0 if (folder / VERDICT).exists() else progress  # which a finished run has
     times = [sec for line in lines[-20:] if (sec := finite(line.get("train_sec"))) is not None]
     patience = max(QUIET_SEC, 3 * (times[-1] - times[-2]) if len(times) > 1 else 0)
-    files = [path for path in (folder / "config.json", folder / "metrics.jsonl") if path.exists()]
-    fresh = any(time.time() - path.stat().st_mtime < patience for path in files)
-    state = "finished" if progress == 1 else "running" if fresh else "stopped"
-    return {"state": state, "progress": progress, "seen": seen}
+    return {"progress": progress, "patience": patience, "seen": seen}
 
 
 def _evaluation(folder: Path, weights_now: str, problems: list[str]) -> Record | None:
@@ -285,6 +321,6 @@ def _evaluation(folder: Path, weights_now: str, problems: list[str]) -> Record |
             now = f"model.safetensors ({weights_now[:12]})"
             problems.append(f"evaluation.json is of other weights ({weights}) than {now}")
         for name in ("samples", "neighbours") if record.get("copying") else ("samples",):
-            shown[name] = _picture(folder, f"evaluation/{name}.png", problems)
+            shown[name] = picture(folder, f"evaluation/{name}.png", problems)
         return shown
     return None

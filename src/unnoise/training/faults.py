@@ -12,6 +12,7 @@ from pathlib import Path
 from unnoise.checkpoint import intact
 from unnoise.errors import ConfigError, DivergedError
 from unnoise.files import discard_leftovers
+from unnoise.records import LOCK
 from unnoise.training.log import Log
 from unnoise.training.run import Run
 from unnoise.training.state import Counters, TrainState
@@ -22,7 +23,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-LOCK = ".lock"
 ENDING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGQUIT", "SIGXCPU")
 """SLURM warns with SIGUSR1, a closed terminal sends SIGHUP; Windows has the first two alone."""
 
@@ -71,7 +71,10 @@ def exclusive(folder: Path, main: bool = True) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()).encode())
         discard_leftovers(folder)
-        yield
+        try:
+            yield
+        finally:
+            lock.truncate(0)
 
 
 def check_applied(counters: Counters) -> None:

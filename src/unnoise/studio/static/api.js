@@ -10,12 +10,13 @@ async function answer(response) {
 
 export const get = async (path) => answer(await reach(path));
 
-export const post = async (path, body = {}) =>
+export const post = async (path, body = {}, signal = undefined) =>
   answer(
     await reach(path, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
+      signal,
     }),
   );
 

@@ -1,253 +1,224 @@
-"use strict";
-/* The section of curves: which there are, how they are drawn, and what the reader does with them.
-   Uses elements.js and axis.js. */
+/* Curves of one or several runs, drawn by uPlot. With several, each run has a colour. */
 
-const PANELS = [
-  // title, label of the values, fields of metrics.jsonl, whether always linear
-  ["Loss", "loss", /^(loss|held_out_loss(_\w+)?)$/, false],
-  ["Held-out loss by noise level", "loss", /^held_out_q\d+$/, false],
-  ["Learning rate", "learning rate", /^lr$/, true],
-  ["Gradient norm", "norm", /^grad_norm$/, false],
-  ["Speed", "images per second", /^img_per_sec$/, true],
-];
-const LABELS = new Map(
-  Object.entries({
-    loss: "training loss",
-    held_out_loss: "held-out loss (averaged weights)",
-    held_out_loss_raw: "held-out loss (raw weights)",
-    held_out_q1: "quarter 1 (least noise)",
-    held_out_q2: "quarter 2",
-    held_out_q3: "quarter 3",
-    held_out_q4: "quarter 4 (most noise)",
-    lr: "learning rate",
-    grad_norm: "gradient norm",
-    img_per_sec: "images per second",
-    sample_sec: "seconds to sample a grid",
-    skipped_steps: "steps not applied",
-  }),
-);
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState, useStored } from "./lib.js";
+import { count, images, number } from "./format.js";
+import { Details, Table } from "./parts.js";
+import { extent, label, linearTicks, logTicks, nearest, panels, range, smoothed } from "./panels.js";
+
 const COLOURS = 6;
 const LOG_RATIO = 10; // values that span more than this, all above 0, get a logarithmic axis
 const FEW = 60; // a curve of at most this many points shows each as a dot
+const HEIGHT = 236;
+const DASHES = [[], [6, 3], [2, 3], [9, 3, 2, 3]]; // of a run's curves, where colours are runs
 
-const label = (name) => LABELS.get(name) ?? name;
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const tinted = (colour, raw) => () => css(`--c${colour}`) + (raw ? "40" : "");
+const flipped = (set, key) => (set.includes(key) ? set.filter((k) => k !== key) : [...set, key]);
 
-/* Known fields in their panels; other fields that change in their own, numbered ones together. */
-function panels(series) {
-  const known = PANELS.map(([title, unit, pattern, linear]) => ({
-    title,
-    unit,
-    linear,
-    names: series.map(([name]) => name).filter((n) => pattern.test(n)),
-  }));
-  const groups = new Map();
-  for (const [name, { values }] of series) {
-    const [low, high] = extent(values);
-    if (low === high || PANELS.some((panel) => panel[2].test(name))) continue;
-    const group = name.replace(/_?\d+$/, "");
-    groups.set(group, [...(groups.get(group) ?? []), name]);
+/* The charts, a slider that smooths them and a table of their numbers. */
+export function Curves({ runs }) {
+  const [keep, setKeep] = useStored("curves.smoothing", 0);
+  const several = runs.length > 1;
+  const all = useMemo(() => curvesOf(runs), runs.flatMap((run) => [run.name, run.curves]));
+  const shown = useMemo(() => panels(all), [all]);
+  if (!all.length) return null;
+  const named = (curve) => (several ? [curve.run] : []).concat(curve.name);
+  const rows = all.map((curve) => {
+    const [lowest, highest] = extent(curve.values);
+    const at = curve.nimg[curve.values.indexOf(lowest)];
+    const last = [number(curve.values.at(-1), 6), count(curve.nimg.at(-1))];
+    const ends = [number(lowest, 6), count(at), number(highest, 6)];
+    return [...named(curve), count(curve.count), ...last, ...ends];
+  });
+  const fields = ["field", "measurements", "last", "at (images)", "lowest", "at (images)", "highest"];
+  return html`
+    <label class="control">
+      Smoothing
+      <input
+        type="range" id="smoothing" min="0" max="0.95" step="0.05" value=${keep}
+        onInput=${(event) => setKeep(+event.target.value)}
+      />
+    </label>
+    <div class="charts">
+      ${shown.map(
+        (panel) => html`<${Chart} key=${panel.title} ...${panel} ...${{ keep, several }} />`,
+      )}
+    </div>
+    <p class="dim">
+      Point at a curve, or focus it and use the arrow keys, to read its values. The training loss is
+      the mean since the measurement before.
+    </p>
+    <${Details} title="The numbers">
+      <${Table} head=${several ? ["run", ...fields] : fields} rows=${rows} />
+    <//>
+  `;
+}
+
+function curvesOf(runs) {
+  return runs.flatMap((run, i) =>
+    Object.entries(run.curves).map(([name, curve]) => {
+      return { run: run.name, colour: i % COLOURS, name, ...curve };
+    }),
+  );
+}
+
+/* A figure with curves, its legend (which hides and reads curves) and a cursor. */
+function Chart({ title, unit, linear, curves, keep, several }) {
+  const [chosen, choose] = useStored(`curves.log.${title}`, null);
+  const [hidden, hide] = useStored(`curves.hidden.${title}`, []);
+  const [at, setAt] = useState(null);
+  const host = useRef();
+  const plot = useRef();
+  const entries = useMemo(() => entriesOf(curves, several), [curves, several]);
+  const steps = useMemo(() => stepsOf(curves), [curves]);
+  const shown = entries.filter(({ key }) => !hidden.includes(key));
+  const [low, high] = extent((shown.length ? shown : entries).flatMap(({ values }) => values));
+  const log = low > 0 && (chosen ?? (!linear && high / low >= LOG_RATIO));
+
+  useLayoutEffect(() => {
+    const { options, data } = drawing(entries, { hidden, log, keep, unit, steps });
+    const width = host.current.clientWidth || 480;
+    const made = new window.uPlot({ ...options, width, height: HEIGHT }, data, host.current);
+    made.hooks.setCursor = [() => setAt(steps[made.cursor.idx] ?? null)];
+    plot.current = host.current.uplot = made;
+    if (at !== null) move(nearest(steps, at));
+    return () => made.destroy();
+  }, [entries, steps, hidden, log, keep]);
+
+  useEffect(() => {
+    const fit = () => plot.current.setSize({ width: host.current.clientWidth, height: HEIGHT });
+    const watch = new ResizeObserver(fit);
+    watch.observe(host.current);
+    const scheme = matchMedia("(prefers-color-scheme: dark)");
+    const paint = () => plot.current.redraw();
+    scheme.addEventListener("change", paint);
+    return () => {
+      watch.disconnect();
+      scheme.removeEventListener("change", paint);
+    };
+  }, []);
+
+  function move(i) {
+    const left = i === null ? -10 : plot.current.valToPos(steps[i], "x");
+    plot.current.setCursor({ left, top: i === null ? -10 : 10 });
+    setAt(i === null ? null : steps[i]);
   }
-  const others = [...groups].map(([group, names]) => ({
-    title: names.length > 1 ? group : label(names[0]),
-    unit: "value",
-    linear: false,
-    names,
-  }));
-  return [...known, ...others].filter((panel) => panel.names.length);
+  const press = (event) => {
+    const now = at === null ? steps.length : steps.indexOf(at);
+    const far = Math.ceil(steps.length / 10);
+    const moves = { ArrowLeft: -1, ArrowRight: 1, PageDown: -far, PageUp: far };
+    const targets = { Home: 0, End: steps.length - 1 };
+    if (event.key === "Escape") move(null);
+    if (!(event.key in moves) && !(event.key in targets)) return;
+    event.preventDefault();
+    const next = targets[event.key] ?? now + moves[event.key];
+    move(Math.min(Math.max(next, 0), steps.length - 1));
+  };
+  return html`
+    <figure class="chart">
+      <h3>
+        ${title}
+        <output class="dim">${at === null ? "" : `at ${images(at)}`}</output>
+        <button
+          type="button" class="small" aria-pressed=${log} disabled=${low <= 0}
+          onClick=${() => choose(!log)}
+        >log</button>
+      </h3>
+      <div
+        class="plot" ref=${host} tabindex="0" role="img" onKeyDown=${press}
+        onBlur=${() => move(null)} aria-label=${`${title}. Arrow keys move the cursor.`}
+      ></div>
+      <figcaption>
+        ${entries.map(
+          ({ key, name, colour, dash, nimg, values }) => html`
+            <button
+              type="button" key=${key} aria-pressed=${!hidden.includes(key)}
+              onClick=${() => hide(flipped(hidden, key))}
+            ><i class=${`c${colour} d${dash}`}></i> <span>${name}</span> <b>${number(values[nearest(nimg, at)])}</b></button>
+          `,
+        )}
+      </figcaption>
+    </figure>
+  `;
 }
 
-function curves(run) {
-  const series = Object.entries(run.curves);
-  if (!series.length) return null;
-  const bySeries = new Map(series);
-  const charts = panels(series).map((panel) => chart(panel, bySeries));
-  const smoothing = h("input", {
-    type: "range",
-    id: "smoothing",
-    min: 0,
-    max: 0.95,
-    step: 0.05,
-    value: view.smoothing,
-    oninput: () => {
-      view.smoothing = +smoothing.value;
-      charts.forEach((one) => one.draw());
+/* Each curve with its name in the legend and its colour: of its run, where there are several. */
+function entriesOf(curves, several) {
+  const fields = [...new Set(curves.map(({ name }) => name))];
+  return curves.map((curve, i) => {
+    const own = { ...curve, key: curve.name, name: label(curve.name), dash: 0 };
+    if (!several) return { ...own, colour: i % COLOURS };
+    const name = fields.length > 1 ? `${curve.run} · ${label(curve.name)}` : curve.run;
+    const dash = fields.indexOf(curve.name) % DASHES.length;
+    return { ...own, key: `${curve.run}/${curve.name}`, name, dash };
+  });
+}
+
+function stepsOf(curves) {
+  return [...new Set(curves.flatMap(({ nimg }) => nimg))].sort((a, b) => a - b);
+}
+
+/* What uPlot takes: a curve is one series, or two where it is smoothed, the measurements fainter. */
+function drawing(entries, { hidden, log, keep, unit, steps }) {
+  const place = new Map(steps.map((step, i) => [step, i]));
+  const column = (nimg, values) => {
+    const cells = Array(steps.length).fill(null);
+    nimg.forEach((step, i) => (cells[place.get(step)] = values[i]));
+    return cells;
+  };
+  const [series, data] = [[{}], [steps]];
+  for (const { key, colour, dash, nimg, values } of entries) {
+    const smooth = keep > 0 && values.length > 2;
+    const line = { show: !hidden.includes(key), spanGaps: true, dash: DASHES[dash] };
+    const points = { show: values.length <= FEW, size: 5 };
+    const raw = tinted(colour, smooth);
+    series.push({ ...line, stroke: raw, width: 1.5, points: { ...points, fill: raw, width: 0 } });
+    data.push(column(nimg, values));
+    if (!smooth) continue;
+    series.push({ ...line, stroke: tinted(colour), width: 1.8, points: { show: false } });
+    data.push(column(nimg, smoothed(values, keep)));
+  }
+  const [scale, across] = unitOfImages(steps.at(-1));
+  const ink = { stroke: () => css("--dim"), font: "12px system-ui", labelFont: "13px system-ui" };
+  const grid = { stroke: () => css("--line"), width: 1 };
+  const look = { ...ink, grid, ticks: { ...grid, size: 4 }, labelSize: 20 };
+  const fitted = () => {
+    const of = entries.filter(({ key }) => !hidden.includes(key));
+    return range((of.length ? of : entries).flatMap(({ values }) => values), log);
+  };
+  const options = {
+    series,
+    legend: { show: false },
+    cursor: { drag: { x: false, y: false }, y: false, points: { size: 8 } },
+    padding: [10, 14, 0, 0],
+    scales: {
+      x: { time: false, range: () => [0, steps.at(-1) || 1] },
+      y: { distr: log ? 3 : 1, range: fitted },
     },
-  });
-  const rows = series.map(([name, { count: all, nimg, values }]) => {
-    const [lowest, highest] = extent(values);
-    const at = nimg[values.indexOf(lowest)];
-    return [
-      name,
-      count(all),
-      number(values.at(-1), 6),
-      count(nimg.at(-1)),
-      number(lowest, 6),
-      count(at),
-      number(highest, 6),
-    ];
-  });
-  return [
-    h("label", { class: "control" }, "Smoothing", smoothing),
-    h(
-      "div",
-      { class: "charts" },
-      charts.map((one) => one.figure),
-    ),
-    h(
-      "p",
-      { class: "dim" },
-      "Point at a curve, or focus it and use the arrow keys, to read its ",
-      "values. The training loss is the mean since the measurement before.",
-    ),
-    details(
-      "The numbers",
-      table(
-        ["field", "measurements", "last", "at (images)", "lowest", "at (images)", "highest"],
-        rows,
-      ),
-    ),
-  ];
-}
-
-/* Grid lines, ticks with their numbers, and what the axes are. */
-function frame({ left, right, top, bottom }, x, y, across, unit) {
-  const vertical = x
-    .ticks(right < 420 ? 4 : 6)
-    .flatMap((tick) => [
-      s("path", { class: "g", d: `M${x.at(tick)} ${top}V${bottom}` }),
-      s("text", { class: "m", x: x.at(tick), y: bottom + 17 }, number(tick, 6)),
-    ]);
-  const horizontal = y
-    .ticks(6)
-    .flatMap((tick) => [
-      s("path", { class: "g", d: `M${left} ${y.at(tick)}H${right}` }),
-      s("text", { class: "e", x: left - 6, y: y.at(tick) + 4 }, number(tick, 6)),
-    ]);
-  const turned = `translate(13 ${(top + bottom) / 2}) rotate(-90)`;
-  return [
-    ...vertical,
-    ...horizontal,
-    s("path", { class: "a", d: `M${left} ${top}V${bottom}H${right}` }),
-    s("text", { class: "m", x: (left + right) / 2, y: bottom + 38 }, across),
-    s("text", { class: "m", transform: turned }, unit + (y.log ? " (log)" : "")),
-  ];
-}
-
-/* A curve; where it is smoothed, the measurements are behind it. */
-function line({ nimg, values }, x, y, colour) {
-  const points = values.map((value, i) => [x.at(nimg[i]).toFixed(1), y.at(value).toFixed(1)]);
-  const dots = points.length > FEW ? [] : points.map(([cx, cy]) => s("circle", { cx, cy, r: 2.5 }));
-  const raw = [s("polyline", { points: points.join(" ") }), ...dots];
-  if (view.smoothing === 0 || values.length < 3) return s("g", { class: `c${colour}` }, raw);
-  const means = smoothed(values, view.smoothing);
-  const smooth = means.map((mean, i) => `${points[i][0]},${y.at(mean).toFixed(1)}`).join(" ");
-  const parts = [s("g", { class: "raw" }, raw), s("polyline", { points: smooth })];
-  return s("g", { class: `c${colour}` }, parts);
+    axes: [
+      {
+        ...look,
+        size: 30,
+        label: across,
+        splits: (self, _, low, high) =>
+          linearTicks(low / scale, high / scale, self.width < 420 ? 4 : 6).map((t) => t * scale),
+        values: (_, ticks) => ticks.map((tick) => number(tick / scale, 6)),
+      },
+      {
+        ...look,
+        size: 58,
+        label: unit + (log ? " (log)" : ""),
+        splits: (_, __, low, high) => (log ? logTicks(low, high) : linearTicks(low, high)),
+        filter: (_, ticks) => ticks,
+        values: (_, ticks) => ticks.map((tick) => number(tick, 6)),
+      },
+    ],
+  };
+  return { options, data };
 }
 
 /* A number of images is written in units that suit the last. */
 function unitOfImages(last) {
   if (last >= 2e6) return [1e6, "million images seen"];
   return last >= 2000 ? [1000, "thousand images seen"] : [1, "images seen"];
-}
-
-/* A figure with curves, its legend (which hides and reads curves) and a cursor. */
-function chart({ title, unit, linear, names }, bySeries) {
-  const hint = `${title}. Arrow keys move the cursor.`;
-  const svg = s("svg", { height: 250, tabindex: 0, role: "img", "aria-label": hint });
-  const all = names.flatMap((name) => bySeries.get(name).values);
-  const [low, high] = extent(all);
-  const visited = new Set(names.flatMap((name) => bySeries.get(name).nimg));
-  const steps = [...visited].sort((a, b) => a - b);
-  const last = steps.at(-1);
-  const cursor = s("g");
-  const readout = h("output", { class: "dim" });
-  const entries = names.map((name, i) => ({
-    name,
-    series: bySeries.get(name),
-    colour: i % COLOURS,
-    value: h("b"),
-  }));
-  let [x, y, cursorAt] = [null, null, null];
-
-  const isLog = () => low > 0 && (view.log.get(title) ?? (!linear && high / low >= LOG_RATIO));
-  const log = toggle("", ["log"], () => view.log.set(title, !isLog()));
-  log.disabled = low <= 0;
-  const legend = entries.map(({ name, colour, value }) => {
-    const parts = [h("i"), h("span", {}, label(name)), value];
-    return toggle(`c${colour}`, parts, () =>
-      view.hidden.has(name) ? view.hidden.delete(name) : view.hidden.add(name),
-    );
-  });
-
-  function toggle(kind, parts, change) {
-    const onclick = () => {
-      change();
-      draw();
-    };
-    return h("button", { type: "button", class: kind, onclick }, parts);
-  }
-
-  function draw() {
-    const width = svg.getBoundingClientRect().width || 480;
-    const box = { left: 64, right: width - 12, top: 10, bottom: 206 };
-    const shown = entries.filter(({ name }) => !view.hidden.has(name));
-    const values = shown.flatMap(({ series }) => series.values);
-    const [scale, across] = unitOfImages(last);
-    const ticks = axis(0, (last || 1) / scale, box.left, box.right);
-    x = axis(0, last || 1, box.left, box.right);
-    y = yAxis(values.length ? values : all, isLog(), box.bottom, box.top);
-    log.setAttribute("aria-pressed", y.log);
-    legend.forEach((button, i) => {
-      button.setAttribute("aria-pressed", !view.hidden.has(names[i]));
-    });
-    svg.setAttribute("viewBox", `0 0 ${width} 250`);
-    svg.replaceChildren(
-      ...frame(box, ticks, y, across, unit),
-      ...shown.map(({ series, colour }) => line(series, x, y, colour)),
-      cursor,
-    );
-    read(cursorAt);
-  }
-
-  /* Put the values after some images (or the last ones, for null) into the legend. */
-  function read(at) {
-    cursorAt = at;
-    readout.textContent = at === null ? "" : `at ${images(at)}`;
-    const marks = at === null ? [] : [s("path", { class: "cursor", d: `M${x.at(at)} 10V206` })];
-    for (const { name, series, colour, value } of entries) {
-      const i = nearest(series.nimg, at ?? last);
-      value.textContent = number(series.values[i]);
-      if (at === null || view.hidden.has(name)) continue;
-      const [cx, cy] = [x.at(series.nimg[i]), y.at(series.values[i])];
-      marks.push(s("circle", { class: `c${colour}`, cx, cy, r: 4 }));
-    }
-    cursor.replaceChildren(...marks);
-  }
-
-  function point(event) {
-    const pixel = event.clientX - svg.getBoundingClientRect().left;
-    read(steps[nearest(steps, x.back(pixel))]);
-  }
-
-  function press(event) {
-    const now = cursorAt === null ? steps.length : nearest(steps, cursorAt);
-    const far = Math.ceil(steps.length / 10);
-    const moves = { ArrowLeft: -1, ArrowRight: 1, PageDown: -far, PageUp: far };
-    const targets = { Home: 0, End: steps.length - 1 };
-    if (event.key === "Escape") read(null);
-    if (!(event.key in moves) && !(event.key in targets)) return;
-    event.preventDefault();
-    const next = targets[event.key] ?? now + moves[event.key];
-    read(steps[Math.min(Math.max(next, 0), steps.length - 1)]);
-  }
-
-  svg.addEventListener("pointermove", point);
-  svg.addEventListener("keydown", press);
-  for (const leave of ["pointerleave", "blur"]) svg.addEventListener(leave, () => read(null));
-  new ResizeObserver(draw).observe(svg);
-  draw();
-  const head = h("h3", {}, title, readout, log);
-  const figure = h("figure", { class: "chart" }, head, svg, h("figcaption", {}, legend));
-  return { figure, draw };
 }

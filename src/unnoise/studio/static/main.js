@@ -4,10 +4,12 @@ import { html, render, useEffect, useState } from "./lib.js";
 import { base64, get, post } from "./api.js";
 import { CompareScreen } from "./compare.js";
 import { PlayScreen } from "./play.js";
+import { RunsScreen } from "./runs.js";
 
 const TABS = [
   ["play", "Play", PlayScreen],
   ["compare", "Compare", CompareScreen],
+  ["runs", "Runs", RunsScreen],
 ];
 
 const SCREENS = { sample: "play", walk: "explore", inpaint: "edit", image: "edit" };
