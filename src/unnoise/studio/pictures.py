@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import torch
 from unnoise.data import cifar10
 from unnoise.data.cache import root
 from unnoise.data.dataset import ImageData, load
-from unnoise.data.images import class_grid, ending, read_png_text, save_png, save_sample
+from unnoise.data.images import class_grid, ending, read_png_text, save_png, save_sample, to_pil
 from unnoise.errors import DataError
 from unnoise.evaluation.neighbours import nearest
 from unnoise.files import parse_json
@@ -96,12 +99,30 @@ def recipe_of(picture: Any) -> dict[str, Any]:
     return parse_json(found["unnoise"], "picture")
 
 
-def fitted(model: Model, picture: Any) -> dict[str, Any]:
-    """An uploaded picture as the model would see it: its shape (c, h, w) and pixels as base64."""
-    if not isinstance(picture, str):
+def fitted(model: Model, picture: Any, pixels: Any = None) -> dict[str, Any]:
+    """A picture file, or the `pixels` of a picture of the model's, as the model sees it.
+
+    Gives its shape (c, h, w), and as base64 its pixels and a PNG that holds exactly these.
+    """
+    if pixels is not None:
+        image = _of_pixels(model, pixels)
+    elif isinstance(picture, str):
+        image = read_upload(model, picture)
+    else:
         raise DataError("picture: expected a picture file as base64")
-    image = read_upload(model, picture)
+    file = io.BytesIO()
+    to_pil(image).save(file, "PNG")
     return {
         "shape": list(image.shape),
         "pixels": base64.b64encode(image.numpy().tobytes()).decode(),
+        "file": base64.b64encode(file.getvalue()).decode(),
     }
+
+
+def _of_pixels(model: Model, pixels: Any) -> torch.Tensor:
+    shape = (model.shape.channels, model.shape.height, model.shape.width)
+    with contextlib.suppress(TypeError, ValueError):
+        values = base64.b64decode(pixels, validate=True)
+        if len(values) == math.prod(shape):
+            return torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(shape)
+    raise DataError(f"pixels: expected base64 of {math.prod(shape)} bytes, of shape {shape}")

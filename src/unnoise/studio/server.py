@@ -199,14 +199,15 @@ class Server:
         return JSONResponse({"recipe": found, "model": same[0] if same else None})
 
     async def fit(self, request: Request) -> JSONResponse:
-        """An uploaded picture as the model would see it: its pixels as base64."""
+        """A picture as the model would see it."""
         body = await read_body(request)
 
         def read() -> dict[str, Any]:
             from unnoise.studio.pictures import fitted
 
             self.worker.ready.wait()
-            return fitted(self.models.load(str(body.get("model"))), body.get("picture"))
+            model = self.models.load(str(body.get("model")))
+            return fitted(model, body.get("picture"), body.get("pixels"))
 
         return JSONResponse(await run_in_threadpool(read))
 
