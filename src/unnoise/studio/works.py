@@ -22,7 +22,8 @@ from unnoise import editing
 from unnoise.config import SampleConfig, to_dict
 from unnoise.data.images import from_model
 from unnoise.diffusion.denoiser import Prediction
-from unnoise.diffusion.editing import slerp
+from unnoise.diffusion.editing import slerp, zigzag
+from unnoise.diffusion.levels import Level
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import ConfigError, DataError
 from unnoise.model import Model, last
@@ -166,11 +167,15 @@ class Edit(Work):
         """Check the rest, and give the work."""
         raise NotImplementedError
 
+    def steps(self, grid: list[Level]) -> int:
+        """How many steps it takes along a grid."""
+        raise NotImplementedError
+
     def prepare(self, model: Model) -> Plan:
         seeds, chosen = _seeds(None, self.seed, self.num), self.chosen(model)
         picture = read_upload(model, self.picture)
         labels = model.labels(seeds, "no class" if self.label is None else self.label)
-        steps = len(model.grid(chosen)) - 1
+        steps = self.steps(model.grid(chosen))
         return _plan(model, self.edit(model, picture, seeds), chosen, seeds, labels, steps)
 
 
@@ -187,6 +192,9 @@ class Inpaint(Edit):
         options = {"label": self.label, "resample": self.resample, **self.settings}
         return lambda watched: editing.inpaint(watched, picture, unknown, seeds, **options)
 
+    def steps(self, grid: list[Level]) -> int:
+        return len(zigzag(grid, self.resample)) - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Image(Edit):
@@ -198,6 +206,9 @@ class Image(Edit):
         return lambda watched: editing.image_to_image(
             watched, picture, self.strength, seeds, self.label, **self.settings
         )
+
+    def steps(self, grid: list[Level]) -> int:
+        return max(1, round(self.strength * (len(grid) - 1)))
 
 
 KINDS: dict[str, type[Work]] = {

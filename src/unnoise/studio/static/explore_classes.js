@@ -2,7 +2,7 @@
 
 import { html, useStored } from "./lib.js";
 import { Classes, Slider, className } from "./fields.js";
-import { Settings } from "./play.js";
+import { Settings, usualSettings } from "./settings.js";
 import { busy } from "./job.js";
 import { Pixels, Problem, SeedField, progress, single, useMade } from "./pieces.js";
 
@@ -15,7 +15,7 @@ export function SeedsByClass({ model, fields, children }) {
     seed: 0,
     rows: 6,
     classes: null,
-    settings: model.tuned.includes("balanced") ? { sampler: "balanced" } : {},
+    settings: usualSettings(model),
   });
   const change = (changes) => setAsked((old) => ({ ...old, ...changes }));
   const all = Array.from({ length: Math.min(count, MOST_COLUMNS) }, (_, i) => i);

@@ -2,7 +2,7 @@
 
 import { html, useMemo, useStored, useState } from "./lib.js";
 import { Classes, Slider, labelFor } from "./fields.js";
-import { Settings } from "./play.js";
+import { Settings } from "./settings.js";
 import { busy } from "./job.js";
 import { plane } from "./pca.js";
 import { Pixels, Problem, SeedField, Switches, progress, single, useMade } from "./pieces.js";

@@ -147,6 +147,9 @@ export function Plot({ model, fields, children }) {
         step=${0.1}
         onChange=${(guidance) => change({ guidance })}
       />`}
+    </form>
+    <section class="stage" aria-label="sampler by steps">
+      <${Problem} error=${failed} />
       <div class="row">
         ${live
           ? html`<button type="button" class="main" onClick=${stop}>Stop</button>`
@@ -154,9 +157,6 @@ export function Plot({ model, fields, children }) {
               ${missing.length || !all.length ? `Make ${missing.length} cells` : failed ? "Try again" : "All are made"}
             </button>`}
       </div>
-    </form>
-    <section class="stage" aria-label="sampler by steps">
-      <${Problem} error=${failed} />
       <p class="dim">
         The same ${asked.num} seeds in every cell. Below each: its number of network evaluations per
         picture (NFE), and the time that all of its pictures took.

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useMemo, useRef, useState, useStored } from "./lib.js";
 import { Classes, labelFor } from "./fields.js";
-import { Settings } from "./play.js";
+import { Settings } from "./settings.js";
 import { Pixels, Problem, newSeed, newest, progress, single, useMade } from "./pieces.js";
 
 const SIDE = 7;
@@ -33,7 +33,7 @@ export function Walk({ model, fields, children }) {
     settings: asked.settings,
   });
   const corners = useMade("explore.corners", bodyOf(CORNERS));
-  const map = useMade("explore.map", bodyOf(MIDDLES), false);
+  const map = useMade("explore.map", bodyOf(MIDDLES), { auto: false });
   const [seen, setSeen] = useState(null);
   const walker = useMemo(() => newest((job, text) => setSeen({ job, text })), []);
   const here = bodyOf([asked.at]);
@@ -55,6 +55,13 @@ export function Walk({ model, fields, children }) {
       ${children}
       <${Classes} one model=${model} value=${asked.classes} onChange=${(classes) => change({ classes })} label="Class" />
       <${Settings} model=${model} fields=${fields} value=${asked.settings} onChange=${(settings) => change({ settings })} />
+      <p class="dim">
+        Drag the point, or use the arrow keys. The noise between the seeds is a spherical mixture, so
+        every point is as likely as a seed.
+      </p>
+    </form>
+    <section class="stage" aria-label="latent walk">
+      <${Problem} error=${error} />
       <div class="row">
         ${filling
           ? html`<button type="button" class="main" onClick=${map.stop}>Stop</button>`
@@ -63,13 +70,6 @@ export function Walk({ model, fields, children }) {
             </button>`}
         <button type="button" onClick=${() => change({ corners: PLACES.map(newSeed) })}>Four new seeds</button>
       </div>
-      <p class="dim">
-        Drag the point, or use the arrow keys. The noise between the seeds is a spherical mixture, so
-        every point is as likely as a seed.
-      </p>
-    </form>
-    <section class="stage" aria-label="latent walk">
-      <${Problem} error=${error} />
       <div class="explore-walk">
         <div class="explore-square">
           ${PLACES.map(

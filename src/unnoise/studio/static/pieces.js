@@ -124,9 +124,12 @@ export function newest(tell, patience = 150) {
 const WAIT_MS = 150;
 
 /* A job that is made anew a moment after its body changes, if `auto`, and that a reload finds again.
-   `fresh` says whether the job is of the body as it is now. */
-export function useMade(key, body, auto = true) {
+   `fresh` says whether the job is of the body as it is now. Whoever leaves it for another part of the
+   page stops it, unless it `outlives` that. */
+export function useMade(key, body, { auto = true, outlives = false } = {}) {
   const { job, start, stop } = useJob(key);
+  const end = useRef(null);
+  end.current = !outlives && job && !job.end ? stop : null;
   const text = JSON.stringify(body);
   const asked = `${key}.asked`;
   const restored = useRef(sessionStorage.getItem(key) !== null);
@@ -146,12 +149,19 @@ export function useMade(key, body, auto = true) {
   useEffect(() => {
     if (gone && body && auto) make();
   }, [gone]);
+  const leave = () => {
+    if (!end.current) return;
+    end.current();
+    sessionStorage.removeItem(key);
+  };
+  useEffect(() => leave, []);
   return { job: gone ? null : job, make, stop, fresh: last.current === text };
 }
 
 /* How far a job is, in words. */
 export function progress(job) {
-  if (!job?.header) return job?.end ? "" : "Waiting …";
+  if (!job) return "";
+  if (!job.header) return job.end ? "" : "Waiting …";
   const last = job.frames.at(-1);
   if (!last) return job.end ? "" : "Waiting for the first step …";
   const ended = { done: `, ${(job.end?.seconds ?? 0).toFixed(2)} s`, stopped: ", stopped" };

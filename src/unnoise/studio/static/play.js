@@ -59,7 +59,7 @@ function askedOf(recipe, model) {
   };
 }
 
-function numberOf(model, label) {
+export function numberOf(model, label) {
   if (label === "none" || label === "no class") return model.shape.num_classes;
   const named = model.class_names.indexOf(label);
   return named >= 0 ? named : Number(label);
