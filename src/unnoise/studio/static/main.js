@@ -3,11 +3,15 @@
 import { html, render, useEffect, useState } from "./lib.js";
 import { base64, get, post } from "./api.js";
 import { CompareScreen } from "./compare.js";
+import { EditScreen } from "./edit.js";
+import { ExploreScreen } from "./explore.js";
 import { PlayScreen } from "./play.js";
 import { RunsScreen } from "./runs.js";
 
 const TABS = [
   ["play", "Play", PlayScreen],
+  ["explore", "Explore", ExploreScreen],
+  ["edit", "Edit", EditScreen],
   ["compare", "Compare", CompareScreen],
   ["runs", "Runs", RunsScreen],
 ];

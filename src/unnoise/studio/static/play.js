@@ -58,7 +58,7 @@ function choicesOf(asked, model) {
   return [choices, last ? { step: last.step, body } : null];
 }
 
-function numberOf(model, label) {
+export function numberOf(model, label) {
   const named = model.class_names.indexOf(label);
   if (named >= 0) return named;
   return label === "none" || label === "no class" ? model.shape.num_classes : Number(label);
