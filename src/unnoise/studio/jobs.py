@@ -114,7 +114,7 @@ class Job:
 
         def on_step(step: Step) -> None:
             nonlocal done, nfe, before
-            before += nfe if step.nfe < nfe else 0  # of the walk that this one branches from
+            before += nfe if done in self.plan.branches else 0
             done, nfe = done + 1, step.nfe
             if self.stopping:
                 raise Stopped

@@ -69,7 +69,7 @@ def _walk(asked: dict[str, Any], count: int, how: str) -> str:
 from unnoise.diffusion.denoiser import Prediction
 from unnoise.diffusion.editing import slerp
 from unnoise.diffusion.samplers.step import Step
-a, b, c, d = model.noise({list(asked["corners"])}).normal()  # up left and right, down left and right
+a, b, c, d = model.noise({list(asked["corners"])}).normal()
 points = {list(asked["points"])}
 level = model.grid(model.settings({changes}))[0]
 x = level.sigma * torch.stack([slerp(slerp(a, b, u), slerp(c, d, u), v) for u, v in points])

@@ -26,19 +26,15 @@ def recipe(kind: str, work: Work, plan: Plan, model: Model) -> dict[str, Any]:
 
 def recipe_of_one(recipe: Mapping[str, Any], index: int, label: int | None) -> dict[str, Any]:
     """The recipe of one of the pictures, whose label is a number."""
-    one = dict(recipe)
+    one = {key: value for key, value in recipe.items() if key not in ("seeds", "label")}
     if "points" in one:
         one["points"] = [one["points"][index]]
     else:
-        one["seed"] = one.pop("seeds")[index]
+        one["seed"] = recipe["seeds"][index]
     if "branches" in one:
-        one["label"] = _of_one(one["label"], index)
         one["branches"] = [{**b, "label": _of_one(b["label"], index)} for b in one["branches"]]
-    elif label is None:
-        del one["label"]
-    else:
-        one["label"] = label
-    return one
+        return {**one, "label": _of_one(recipe["label"], index)}
+    return one if label is None else {**one, "label": label}
 
 
 def asked(recipe: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any] | None:

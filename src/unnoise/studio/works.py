@@ -56,6 +56,8 @@ class Plan:
     """Number of steps of the whole walk."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """What a recipe says besides settings, seeds and label."""
+    branches: tuple[int, ...] = ()
+    """Steps after which another walk begins, which counts evaluations from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +120,11 @@ class Sample(Work):
             labels = model.labels(seeds, part.label)
             parts.append((part.label, part.settings))
             said.append({"step": done, "label": part.label, "settings": to_dict(other)})
-        ends = [*(part.step for part in self.branches), None]
+        ends = tuple(part.step for part in self.branches)
 
         def make(watched: Model) -> Tensor:
             start, done = None, 0
-            for (label, settings), end in zip(parts, ends, strict=True):
+            for (label, settings), end in zip(parts, (*ends, None), strict=True):
                 walk = watched.steps(seeds, label, start=start, **settings)
                 start = last(itertools.islice(walk, None if end is None else end - done))
                 done = end or 0
@@ -130,7 +132,7 @@ class Sample(Work):
             return from_model(start.x.cpu())
 
         more = {"branches": said} if said else {}
-        return Plan(make, chosen, seeds, _listed(labels), len(levels) - 1, more)
+        return Plan(make, chosen, seeds, _listed(labels), len(levels) - 1, more, ends)
 
 
 @dataclass(frozen=True, kw_only=True)
