@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.attacks import api, environment, flags, pictures, records, zips
+from tests.attacks import api, environment, flags, pictures, records, studio, zips
 from tests.attacks.harness import Attack
 
 KINDS: dict[str, Callable[[Path], Iterator[Attack]]] = {
@@ -20,5 +20,6 @@ KINDS: dict[str, Callable[[Path], Iterator[Attack]]] = {
     "flags": flags.attacks,
     "environment": environment.attacks,
     "api": api.attacks,
+    "studio": studio.attacks,
 }
 """Name -> attacks; each gets a folder of its own for what they share."""

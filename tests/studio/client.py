@@ -22,7 +22,7 @@ import uvicorn
 from unnoise.studio.jobs import Worker
 from unnoise.studio.models import Models
 from unnoise.studio.runs import Runs, routes
-from unnoise.studio.server import app
+from unnoise.studio.server import UVICORN, app
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,7 @@ def studio(*places: Path, token: str | None = None) -> Iterator[Studio]:
     models = Models(runs.folders, "cpu")
     hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
     made = app(models, worker, hosts, token, routes(runs))
-    config = uvicorn.Config(made, http="h11", ws="none", lifespan="off", log_level="error")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn.Config(made, **UVICORN))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     while not server.started:

@@ -167,7 +167,7 @@ SETTINGS: list[dict[str, Any]] = [
 ASKED: list[dict[str, Any]] = [
     {"num": 2},
     {"seeds": [9, 4], "label": "none"},
-    {"seed": 3, "num": 2, "label": 7},
+    {"seed": 3, "num": 2, "label": "7"},
 ]
 
 

@@ -11,7 +11,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 from unnoise.cli.flags import Command, parse
 from unnoise.errors import UsageError
@@ -52,7 +52,7 @@ def studio(arguments: list[str]) -> int:
     try:
         import uvicorn
 
-        from unnoise.studio.server import app
+        from unnoise.studio.server import UVICORN, app
     except ModuleNotFoundError as error:
         fix = "install it with: pip install 'unnoise[studio]'"
         raise UsageError(f"studio: {error.name} is not installed; {fix}") from None
@@ -80,9 +80,7 @@ def studio(arguments: list[str]) -> int:
         opening = threading.Timer(0.3, webbrowser.open, [address])
         opening.daemon = True
         opening.start()
-    config: dict[str, Any] = {"http": "h11", "ws": "none", "lifespan": "off", "log_level": "error"}
-    config |= {"server_header": False, "timeout_graceful_shutdown": 1}
-    Server(uvicorn.Config(made, **config)).run([listening])
+    Server(uvicorn.Config(made, **UVICORN)).run([listening])
     return 0
 
 
@@ -91,10 +89,10 @@ def _listen(host: str, port: int) -> socket.socket:
     for number in range(port, min(port + NEXT_PORTS, 65536)):
         try:
             if not host:
-                raise UnicodeError("it is empty")
+                raise ValueError("it is empty")
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             return socket.create_server((host, number), family=family)
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             if getattr(error, "errno", None) == errno.EADDRINUSE:
                 continue
             reason = getattr(error, "strerror", None) or str(error)

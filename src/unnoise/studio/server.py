@@ -24,7 +24,7 @@ from unnoise import __version__
 from unnoise.config import SampleConfig
 from unnoise.errors import CheckpointError, ConfigError, UserError, nearest
 from unnoise.files import parse_json
-from unnoise.reading import from_dict
+from unnoise.reading import from_dict, typed
 from unnoise.studio import judge, lines
 from unnoise.studio.fields import fields
 from unnoise.studio.guard import Guard
@@ -35,6 +35,11 @@ STATIC = Path(__file__).parent / "static"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 MOST_BODY = 24_000_000
 BODY_SECONDS = 30
+UVICORN: dict[str, Any] = {
+    "http": "h11", "ws": "none", "lifespan": "off", "log_level": "error",
+    "server_header": False, "timeout_graceful_shutdown": 1,
+}  # fmt: skip
+"""How uvicorn runs this server."""
 
 
 async def read_body(request: Request) -> dict[str, Any]:
@@ -48,16 +53,16 @@ async def read_body(request: Request) -> dict[str, Any]:
                     raise HTTPException(413, f"request: expected at most {MOST_BODY:,} bytes")
     except (TimeoutError, ClientDisconnect):
         raise HTTPException(408, f"request: expected all of it in {BODY_SECONDS} s") from None
-    return writable(parse_json(bytes(body), "request"))
+    return writable(parse_json(bytes(body), "request", object), "request")
 
 
-def writable(found: dict[str, Any]) -> dict[str, Any]:
-    """JSON that can be sent on: Python also reads NaN, 1e999 and halves of characters."""
+def writable(found: Any, where: str) -> dict[str, Any]:
+    """A JSON object that can be sent on: Python also reads NaN, 1e999, halves of characters."""
     try:
         json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
     except ValueError as error:
-        raise ConfigError(f"request: cannot be used ({error})") from None
-    return found
+        raise ConfigError(f"{where}: cannot be used ({error})") from None
+    return typed(dict[str, Any], found, where)
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,7 @@ class Server:
             from unnoise.studio.pictures import recipe_of
             from unnoise.studio.recipes import asked
 
-            found = writable(recipe_of(body.get("picture")))
+            found = writable(recipe_of(body.get("picture")), "picture")
             weights = str(found.get("model"))[:12]
             same = [one for one in self.models.list() if one["weights"] == weights]
             if not same:
