@@ -163,9 +163,10 @@ function settings(run) {
     : changed.length
       ? `What differs from the preset ${preset}:`
       : `They are those of the preset ${preset}.`;
+  const head = ["setting", "this run", "preset"];
   return html`
     <p>${said}</p>
-    ${changed.length > 0 && html`<${Table} head=${["setting", "this run", "preset"]} rows=${changed} />`}
+    ${changed.length > 0 && html`<${Table} head=${head} rows=${changed} />`}
     <${Details} title="All settings"><${Table} head=${["setting", "value"]} rows=${rows} /><//>
   `;
 }
