@@ -99,8 +99,8 @@ def state(folder: Path, patience: float = QUIET_SEC, progress: float | None = No
     if trainers.process(folder) is not None:
         return "running"
     with suppress(OSError):
-        if (folder / LOCK).stat().st_size == 0:  # its trainer has ended in order
-            return "stopped"
+        if (folder / LOCK).stat().st_size == 0:  # its trainer has ended in order, or soon has
+            return "running" if trainers.held(folder / trainers.LOG) else "stopped"
     files = [path for path in (folder / "config.json", folder / "metrics.jsonl") if path.exists()]
     fresh = any(time.time() - path.stat().st_mtime < patience for path in files)
     return "running" if fresh else "stopped"

@@ -66,7 +66,7 @@ class Runs:
         self.found: dict[str, Path] = {}
         self._briefs: dict[Path, tuple[object, Record]] = {}
         self._children: list[subprocess.Popen[bytes]] = []
-        self._stopping: set[int] = set()
+        self._stopping: set[Path] = set()
 
     def folders(self) -> dict[str, Path]:
         """Find the runs of now: id -> folder."""
@@ -96,13 +96,15 @@ class Runs:
             last = max(grids(folder), default=None)
             facts["newest"] = last and _url(name, str(last[0]), folder / last[1])
             self._briefs[folder] = times, facts
-        known = max(t for part, t in zip(CHANGING, times, strict=True) if part not in GROWING)
+        known = sum(t for part, t in zip(CHANGING, times, strict=True) if part not in GROWING)
         entry = {"id": name, "name": self._name(folder), "version": str(known), **facts}
         now = state(folder, entry.pop("patience"), entry["progress"])
         entry["error"] = trainers.last_words(folder) if now == "stopped" else None
         if not (folder / "config.json").exists():
             now = "starting" if now == "running" else "failed"
-        if now == "running" and trainers.process(folder) in self._stopping:
+        if now != "running":
+            self._stopping.discard(folder)
+        elif folder in self._stopping:
             now = "stopping"
         return max(times), {**entry, "state": now}
 
@@ -156,13 +158,15 @@ class Runs:
         if sum(trainers.process(one) is not None for one in self.found.values()) >= MOST_TRAINERS:
             raise HTTPException(429, f"{MOST_TRAINERS} trainings run already; stop one first")
         folder.mkdir(parents=True, exist_ok=True)
+        self._stopping.discard(folder)
         self._children.append(trainers.start(folder, arguments))
 
     def stop(self, name: str) -> None:
         """Have a run save and end, once: a second signal would not let it save."""
         folder = self.folder_of(name)
-        if trainers.process(folder) not in self._stopping:
-            self._stopping.add(trainers.stop(folder))
+        if folder not in self._stopping:
+            trainers.stop(folder)
+            self._stopping.add(folder)
 
 
 def id_of(folder: Path) -> str:

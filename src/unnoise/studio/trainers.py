@@ -76,8 +76,8 @@ def process(folder: Path) -> int | None:
         os.kill(number, 0)  # so that no trainer that starts just now meets a lock of ours
     except (OSError, ValueError, OverflowError):
         return None
-    held = any(_held(folder / name) for name in (LOCK, LOG))
-    return number if number > 0 and held else None
+    locked = any(held(folder / name) for name in (LOCK, LOG))
+    return number if number > 0 and locked else None
 
 
 def stop(folder: Path) -> int:
@@ -99,7 +99,8 @@ def last_words(folder: Path) -> str | None:
     return None
 
 
-def _held(path: Path) -> bool:
+def held(path: Path) -> bool:
+    """Whether a process has locked a file; one that is not there is not."""
     with suppress(OSError), path.open("rb") as file:
         return not _lock(file, shared=True)
     return False

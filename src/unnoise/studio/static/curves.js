@@ -3,7 +3,8 @@
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState, useStored } from "./lib.js";
 import { count, images, number } from "./format.js";
 import { Details, Table } from "./parts.js";
-import { extent, label, linearTicks, logTicks, nearest, panels, range, smoothed } from "./panels.js";
+import { extent, label, nearest, panels, smoothed } from "./panels.js";
+import { linearTicks, logTicks, range } from "./panels.js";
 
 const COLOURS = 6;
 const LOG_RATIO = 10; // values that span more than this, all above 0, get a logarithmic axis
@@ -25,12 +26,13 @@ export function Curves({ runs }) {
   const named = (curve) => (several ? [curve.run] : []).concat(curve.name);
   const rows = all.map((curve) => {
     const [lowest, highest] = extent(curve.values);
-    const at = curve.nimg[curve.values.indexOf(lowest)];
+    const there = curve.nimg[curve.values.indexOf(lowest)];
     const last = [number(curve.values.at(-1), 6), count(curve.nimg.at(-1))];
-    const ends = [number(lowest, 6), count(at), number(highest, 6)];
+    const ends = [number(lowest, 6), count(there), number(highest, 6)];
     return [...named(curve), count(curve.count), ...last, ...ends];
   });
-  const fields = ["field", "measurements", "last", "at (images)", "lowest", "at (images)", "highest"];
+  const at = "at (images)";
+  const fields = ["field", "measurements", "last", at, "lowest", at, "highest"];
   return html`
     <label class="control">
       Smoothing
@@ -134,7 +136,10 @@ function Chart({ title, unit, linear, curves, keep, several }) {
             <button
               type="button" key=${key} aria-pressed=${!hidden.includes(key)}
               onClick=${() => hide(flipped(hidden, key))}
-            ><i class=${`c${colour} d${dash}`}></i> <span>${name}</span> <b>${number(values[nearest(nimg, at)])}</b></button>
+            >
+              <i class=${`c${colour} d${dash}`}></i> <span>${name}</span>${" "}
+              <b>${number(values[nearest(nimg, at)])}</b>
+            </button>
           `,
         )}
       </figcaption>
@@ -158,7 +163,7 @@ function stepsOf(curves) {
   return [...new Set(curves.flatMap(({ nimg }) => nimg))].sort((a, b) => a - b);
 }
 
-/* What uPlot takes: a curve is one series, or two where it is smoothed, the measurements fainter. */
+/* What uPlot takes: a curve is one series, or two where it is smoothed, the raw one fainter. */
 function drawing(entries, { hidden, log, keep, unit, steps }) {
   const place = new Map(steps.map((step, i) => [step, i]));
   const column = (nimg, values) => {

@@ -31,7 +31,8 @@ export function Grids({ runs, at, show, children }) {
   const shown = runs.map((run, i) => {
     const grid = grids[i].findLast(({ nimg }) => nimg <= steps[now]);
     const newest = grid !== undefined && grid === grids[i].at(-1);
-    return html`<${Shown} key=${run.id} ...${{ run: film ? null : run, index: i, grid, newest }} />`;
+    const one = { run: film ? null : run, index: i, grid, newest };
+    return html`<${Shown} key=${run.id} ...${one} />`;
   });
   const slide =
     last > 0 &&
@@ -57,7 +58,9 @@ export function Grids({ runs, at, show, children }) {
 
 function Shown({ run, index, grid, newest }) {
   const name = run ? html`<b class=${`c${index % 6}`}>${run.name}</b>` : null;
-  if (!grid) return html`<figure class="grid"><figcaption>${name} no samples yet</figcaption></figure>`;
+  if (!grid) {
+    return html`<figure class="grid"><figcaption>${name} no samples yet</figcaption></figure>`;
+  }
   const said = `${run ? "after" : "Samples after"} ${images(grid.nimg)}`;
   const alt = run ? `Samples of ${run.name} ${said}` : said;
   return html`<figure class="grid">

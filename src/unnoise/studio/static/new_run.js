@@ -64,7 +64,10 @@ export function NewRun({ list, plan, setPlan, started }) {
     give({ ...given, [key]: event.target.value });
   };
   return html`
-    <details class="new" open=${open ?? !list.runs.length} onToggle=${(event) => setOpen(event.currentTarget.open)}>
+    <details
+      class="new" open=${open ?? !list.runs.length}
+      onToggle=${(event) => setOpen(event.currentTarget.open)}
+    >
       <summary>Train on a folder</summary>
       <form onSubmit=${submit}>
         ${FIELDS.map(([key, label, placeholder, help]) => {
@@ -74,14 +77,18 @@ export function NewRun({ list, plan, setPlan, started }) {
               ${label}
               <input
                 type="text" value=${given[key]} placeholder=${hint} onInput=${change(key)}
-                spellcheck="false" autocomplete="off" inputmode=${key === "size" ? "numeric" : "text"}
+                spellcheck="false" autocomplete="off"
+                inputmode=${key === "size" ? "numeric" : "text"}
               />
               <span class="dim">${help}</span>
             </label>
           `;
         })}
         <p class="row">
-          <button type="submit" class=${ready ? "" : "main"} disabled=${!body.source || working || ready}>
+          <button
+            type="submit" class=${ready ? "" : "main"}
+            disabled=${!body.source || working || ready}
+          >
             ${working === "/api/plan" ? "Measuring …" : "Plan"}
           </button>
           <button type="submit" class=${ready ? "main" : ""} disabled=${!ready || working}>
@@ -89,7 +96,9 @@ export function NewRun({ list, plan, setPlan, started }) {
           </button>
         </p>
         ${!plan &&
-        html`<p class="dim">The plan tries a few steps, and says what the run takes on this machine.</p>`}
+        html`<p class="dim">
+          The plan tries a few steps, and says what the run takes on this machine.
+        </p>`}
         ${plan?.error && html`<p class="error" role="alert">${plan.error}</p>`}
         ${plan?.text && !ready && html`<p class="dim">The plan is of other settings.</p>`}
       </form>

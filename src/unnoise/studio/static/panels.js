@@ -32,8 +32,8 @@ export function extent(values) {
   return values.reduce(wider, [Infinity, -Infinity]);
 }
 
-/* The curves of some runs, {run, name, nimg, values}, in panels: known fields in theirs; others that
-   change in their own, numbered ones together. */
+/* The curves of some runs, {run, name, nimg, values}, in panels: known fields in theirs; others
+   that change in their own, numbered ones together. */
 export function panels(curves) {
   const of = (title, unit, linear, own) => ({ title, unit, linear, curves: own });
   const known = PANELS.map(([title, unit, pattern, linear]) =>
@@ -93,7 +93,7 @@ export function logTicks(low, high) {
   return ticks.filter((tick) => tick >= low && tick <= high);
 }
 
-/* The lowest and highest value of an axis for some values: whole steps, from 0 where that is near. */
+/* The lowest and highest value of an axis: whole steps, from 0 where that is near. */
 export function range(values, log) {
   let [low, high] = extent(values);
   if (log) return low < high ? [low / 1.05, high * 1.05] : [low / 2, high * 2];

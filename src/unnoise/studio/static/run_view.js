@@ -16,7 +16,6 @@ const SECTIONS = [
   ["Settings", settings],
   ["Environment", environment],
   ["Checkpoints", checkpoints],
-  ["Commands", commands],
 ];
 
 /* A section is shown where its function gives something. */
@@ -81,7 +80,17 @@ function Head({ run }) {
       Missing, broken or worth knowing:
       <ul>${run.problems.map((one) => html`<li>${one}</li>`)}</ul>
     </section>`}
+    <${Commands} run=${run} />
   `;
+}
+
+function Commands({ run }) {
+  return html`<div class="commands">
+    <${Details} title="What to run next">
+      <p class="dim">In the folder from which this page was made.</p>
+      ${run.commands.map((one) => html`<${Command} ...${one} />`)}
+    <//>
+  </div>`;
 }
 
 function samples(run) {
@@ -163,9 +172,10 @@ function settings(run) {
     : changed.length
       ? `What differs from the preset ${preset}:`
       : `They are those of the preset ${preset}.`;
+  const head = ["setting", "this run", "preset"];
   return html`
     <p>${said}</p>
-    ${changed.length > 0 && html`<${Table} head=${["setting", "this run", "preset"]} rows=${changed} />`}
+    ${changed.length > 0 && html`<${Table} head=${head} rows=${changed} />`}
     <${Details} title="All settings"><${Table} head=${["setting", "value"]} rows=${rows} /><//>
   `;
 }
@@ -194,11 +204,4 @@ function checkpoints(run) {
     return [one.name, count(one.nimg), bytes(one.bytes), one.state];
   });
   return rows.length ? html`<${Table} head=${head} rows=${rows} />` : null;
-}
-
-function commands(run) {
-  return html`
-    <p class="dim">In the folder from which this page was made.</p>
-    ${run.commands.map((one) => html`<${Command} ...${one} />`)}
-  `;
 }

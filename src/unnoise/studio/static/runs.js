@@ -10,9 +10,12 @@ import { Bar, State, Table } from "./parts.js";
 import { RunView } from "./run_view.js";
 
 const POLL_MS = 2000;
+const QUIET_MS = 6000; // between two looks while nothing trains
+const DONE = ["finished", "stopped", "failed"];
 const MOST_TICKED = 6;
 
-/* Do something now and every two seconds, while the page is looked at. Gives it, to do it at once. */
+/* Do something, and again after as many ms as it gives, while the page is looked at. Gives a way to
+   do it at once. */
 function usePoll(work) {
   const newest = useRef();
   newest.current = work;
@@ -23,8 +26,8 @@ function usePoll(work) {
       clearTimeout(timer);
       if (document.hidden || gone) return;
       const mine = ++asked;
-      await newest.current();
-      if (mine === asked) timer = setTimeout(ask, POLL_MS);
+      const pause = await newest.current();
+      if (mine === asked) timer = setTimeout(ask, pause);
     };
     again.current = ask;
     ask();
@@ -99,10 +102,13 @@ export function RunsScreen() {
   const [plan, setPlan] = useState(null);
   const poll = usePoll(async () => {
     try {
-      setList(await get("/api/runs"));
+      const found = await get("/api/runs");
+      setList(found);
       setError(null);
+      return found.runs.every(({ state }) => DONE.includes(state)) ? QUIET_MS : POLL_MS;
     } catch (problem) {
       setError(problem.message);
+      return QUIET_MS;
     }
   });
   useEffect(() => {
@@ -275,7 +281,9 @@ function One({ entry, record, act }) {
   const { state, progress, nimg, epoch, train_sec, loss, held_out_loss } = entry;
   const seen = { nimg, epoch, train_sec, loss, held_out_loss };
   return html`
-    <p class="row">${back}<${Actions} entry=${entry} act=${act} /><span class="dim">${left(entry)}</span></p>
+    <p class="row">
+      ${back}<${Actions} entry=${entry} act=${act} /><span class="dim">${left(entry)}</span>
+    </p>
     ${entry.error && html`<pre class="log">${entry.error}</pre>`}
     ${record?.curves
       ? html`<div class="page"><${RunView} run=${{ ...record, state, progress, seen }} /></div>`
