@@ -73,10 +73,11 @@ export function PlayScreen({ models, fields, given, goTo }) {
   const [near, setNear] = useState(false);
   const { job, start, stop } = useJob();
   const model = modelOf(models, stored.model);
-  const asked = stored.model === null ? { ...FIRST, settings: usualSettings(model) } : stored;
+  const first = { ...FIRST, settings: usualSettings(model) };
+  const asked = stored.model === model.id ? stored : first;
   const change = (changes) =>
     setStored((old) => ({
-      ...(old.model === null ? { ...FIRST, settings: usualSettings(model) } : old),
+      ...(old.model === model.id ? old : first),
       model: model.id,
       ...changes,
     }));
@@ -101,13 +102,14 @@ export function PlayScreen({ models, fields, given, goTo }) {
     const timer = setTimeout(make, last.current === null ? 0 : WAIT_MS);
     return () => clearTimeout(timer);
   }, [text]);
+  const of = given && models.find(({ id }) => id === given.model);
   useEffect(() => {
-    const of = given && models.find(({ id }) => id === given.model);
-    if (!of || !given.asked) return;
-    const [choices, from] = choicesOf(given.asked, of);
+    if (!of) return;
+    const alone = [{ ...FIRST, model: of.id, settings: usualSettings(of) }, null];
+    const [choices, from] = given.asked ? choicesOf(given.asked, of) : alone;
     setBranch(from);
     setStored(choices);
-  }, [given?.number]);
+  }, [given?.number, Boolean(of)]);
 
   const header = job?.header;
   const frames = job?.frames ?? [];

@@ -94,7 +94,7 @@ function longer(curves, lines) {
 
 const openedNow = () => location.hash.split("/")[1] ?? null;
 
-export function RunsScreen() {
+export function RunsScreen({ models, goTo }) {
   const [list, setList] = useState(null);
   const [error, setError] = useState(null);
   const [opened, open] = useState(openedNow());
@@ -130,6 +130,8 @@ export function RunsScreen() {
     }
     poll();
   };
+  const play = (id) =>
+    models.some((model) => model.id === id) ? () => goTo("play", { model: id }) : null;
   const tick = (id) =>
     choose(ticked.includes(id) ? ticked.filter((one) => one !== id) : [...ticked, id]);
   const started = (id) => {
@@ -141,7 +143,8 @@ export function RunsScreen() {
   if (list === null) return said || html`<p class="dim">Looking for runs …</p>`;
   if (opened) {
     const entry = entries.find(({ id }) => id === opened);
-    return html`${said}<${One} entry=${entry} record=${records.get(opened)} act=${act} />`;
+    return html`${said}<${One} entry=${entry} record=${records.get(opened)} act=${act}
+      play=${play} />`;
   }
   const compared = ticked.map((id) => records.get(id)).filter((run) => run?.curves);
   return html`
@@ -275,14 +278,17 @@ function Differences({ runs }) {
   `;
 }
 
-function One({ entry, record, act }) {
+function One({ entry, record, act, play }) {
   const back = html`<a href="#runs">All runs</a>`;
   if (!entry) return html`<p>${back}</p><p>This run is not here any more.</p>`;
   const { state, progress, nimg, epoch, train_sec, loss, held_out_loss } = entry;
   const seen = { nimg, epoch, train_sec, loss, held_out_loss };
   return html`
     <p class="row">
-      ${back}<${Actions} entry=${entry} act=${act} /><span class="dim">${left(entry)}</span>
+      ${back}<${Actions} entry=${entry} act=${act} />
+      ${play(entry.id) &&
+      html`<button type="button" class="small" onClick=${play(entry.id)}>Play with its model</button>`}
+      <span class="dim">${left(entry)}</span>
     </p>
     ${entry.error && html`<pre class="log">${entry.error}</pre>`}
     ${record?.curves
