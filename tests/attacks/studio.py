@@ -181,7 +181,7 @@ def _odd(field: str, *fit: object) -> Iterator[dict[str, Any]]:
 def _settings() -> Iterator[dict[str, Any]]:
     bad: dict[str, tuple[object, ...]] = {
         "steps": (0, -1, 1.5, "10", True, None, HUGE, 100_001, [10], 1e300),
-        "sampler": ("no", "", 3, None, "Fast", "unipc", ["ddim"], "nfe_10"),
+        "sampler": ("no", "", 3, None, "Fast", "unipc", ["ddim"]),
         "spacing": ("no", "", None, 1), "guidance_scale": (1001, "2", None, 1e300, [1]),
         "guidance_interval": ([1], [2, 1], [-1, 2], [0, 1, 2], "0 1", None, 3),
         "noises": ([1, 2], [0], [-1], [2, 2], 3, "3", [None]), "eta": (2, -0.1, 0.5, "0.5"),
@@ -282,7 +282,7 @@ def _pictures(server: Server) -> Iterator[tuple[str, bytes]]:
         for kind, head in (("zTXt", b"unnoise\0\0"), ("iTXt", b"unnoise\0\1\0\0\0"))
     }
     bad = {
-        "empty": b"", "text": b"picture", "cut": whole[:-20], "half": whole[:40], "bomb": bomb,
+        "empty": b"", "text": b"picture", "cut": whole[:-30], "half": whole[:40], "bomb": bomb,
         "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
         "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n",
         "pdf": b"%PDF-1.4\n", "zip": b"PK\x03\x04" + bytes(100), "html": b"<html><img src=x>",
@@ -389,7 +389,7 @@ def _paths(server: Server) -> Iterator[tuple[str, bytes]]:
 
 def _broken(server: Server) -> Iterator[tuple[str, bytes]]:
     """Requests whose sender hangs up."""
-    whole = server.job({**GOOD, "num": 64, "settings": {"steps": 100}})
+    whole = server.job({**GOOD, "num": 8, "settings": {"steps": 20}})
     for size in (1, 10, 100, len(whole) - 60, len(whole) - 1, len(whole)):
         yield f"hangs up after {size} bytes", whole[:size]
     yield "a stream that nobody reads", server.message("GET", f"/api/jobs/{server.known()}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import secrets
 import socket
+import sys
 import threading
 import webbrowser
 from dataclasses import dataclass
@@ -80,7 +82,11 @@ def studio(arguments: list[str]) -> int:
         opening = threading.Timer(0.3, webbrowser.open, [address])
         opening.daemon = True
         opening.start()
-    Server(uvicorn.Config(made, **UVICORN)).run([listening])
+    try:
+        Server(uvicorn.Config(made, **UVICORN)).run([listening])
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr, flush=True)
+        os._exit(130)  # Python aborts where it ends while torch is at work in another thread
     return 0
 
 
