@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from tests.studio.conftest import Served
 from tests.studio.made import make, png
 from unnoise.cli.train import Train, configured
 from unnoise.config import override
@@ -30,11 +29,13 @@ pytest.importorskip("starlette", reason="needs the studio: pip install 'unnoise[
 
 from starlette.testclient import TestClient
 
+from tests.studio.client import Studio
+from tests.studio.client import studio as running
 from unnoise.studio.runs import NAME, Runs, id_of, measurements
 
 
 @pytest.fixture
-def place(studio: Served) -> Iterator[Path]:
+def place(studio: Studio) -> Iterator[Path]:
     """The folder of runs, which is empty again afterwards and in which nothing trains."""
     folder = studio.runs.folder
     yield folder
@@ -46,7 +47,7 @@ def place(studio: Served) -> Iterator[Path]:
 
 
 @pytest.fixture
-def client(studio: Served) -> Any:
+def client(studio: Studio) -> Any:
     return TestClient(studio.app, base_url=studio.address)
 
 
@@ -275,16 +276,13 @@ def test_a_training_outlives_the_server_and_is_stopped_and_resumed(place, client
     assert client.post(f"/api/runs/{name}/resume", json={}).status_code == 400
     number = trainers.process(place / "long")
     assert number is not None and os.getsid(number) == number  # no terminal's signals reach it
-    other = Served([place])  # a server that knows nothing of it
-    try:
+    with running(place) as other:  # a server that knows nothing of it
         late = TestClient(other.app, base_url=other.address)
         until(lambda: entry(late, "long")["state"] == "running")
         for _ in range(2):  # the second is no second signal
             assert late.post(f"/api/runs/{name}/stop", json={}).status_code == 200
         assert entry(late, "long")["state"] in ("stopping", "stopped")
         until(lambda: entry(late, "long")["state"] == "stopped")
-    finally:
-        other.close()
     assert "stopped: everything is saved" in (place / "long" / trainers.LOG).read_text()
     assert entry(client, "long")["error"] is None
     seen = entry(client, "long")["nimg"] or 0
