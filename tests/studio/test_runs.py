@@ -1,4 +1,4 @@
-"""Runs in the studio: what a server tells of them, and what a person does with them in a browser."""
+"""Runs in the studio: what a server tells of them, and what a person does in a browser."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -27,10 +28,8 @@ from unnoise.studio.run_folder import read
 
 pytest.importorskip("starlette", reason="needs the studio: pip install 'unnoise[studio]'")
 
-from starlette.testclient import TestClient
-
 from tests.studio.client import Studio
-from tests.studio.client import studio as running
+from tests.studio.client import studio as served
 from unnoise.studio.runs import NAME, Runs, id_of, measurements
 
 
@@ -47,12 +46,12 @@ def place(studio: Studio) -> Iterator[Path]:
 
 
 @pytest.fixture
-def client(studio: Studio) -> Any:
-    return TestClient(studio.app, base_url=studio.address)
+def client(studio: Studio) -> Studio:
+    return studio
 
 
 def entry(client: Any, name: str) -> dict[str, Any]:
-    return next(one for one in client.get("/api/runs").json()["runs"] if one["name"] == name)
+    return next(one for one in client.get("/api/runs").json["runs"] if one["name"] == name)
 
 
 def until(what: Callable[[], Any], sec: float = 30) -> Any:
@@ -116,7 +115,7 @@ def test_what_has_changed_is_read_again(run, tmp_path):
 
 def test_a_run_gives_its_pictures_and_no_other_file(place, client):
     folder = make(place / "a run")
-    found = client.get(f"/api/runs/{id_of(folder)}").json()
+    found = client.get(f"/api/runs/{id_of(folder)}").json
     assert found["name"] == "a run" and found["curves"] == read(folder)["curves"]
     evaluation = found["evaluation"]
     pictures = [found["data"]["picture"], evaluation["samples"], evaluation["neighbours"]]
@@ -124,24 +123,25 @@ def test_a_run_gives_its_pictures_and_no_other_file(place, client):
         answer = client.get(one["src"])
         assert answer.content == png() and answer.headers["content-type"] == "image/png"
         assert "immutable" in answer.headers["cache-control"]
-        again = client.get(one["src"], headers={"If-None-Match": answer.headers["etag"]})
-        assert (again.status_code, again.content) == (304, b"")
+        again = client.get(one["src"], **{"If-None-Match": answer.headers["etag"]})
+        assert (again.status, again.content) == (304, b"")
     os.utime(folder / "data.png", (1, 1))
     changed = client.get(found["data"]["picture"]["src"])
     assert "no-cache" in changed.headers["cache-control"]
     (folder / "data.png").unlink()
     (folder / "data.png").symlink_to(folder / "config.json")
-    for key in ("data", "0", "3000", "config.json", "../config.json", "..%2fconfig.json", "data.png",
-                "%2e%2e%2fmodel.safetensors", "samples%2f0000001000.png", "data%00", "9" * 400):  # fmt: skip
-        assert client.get(f"/api/runs/{id_of(folder)}/picture/{key}").status_code == 404, key
+    for key in ("data", "0", "3000", "config.json", "../config.json", "..%2fconfig.json",
+                "data.png", "%2e%2e%2fmodel.safetensors", "samples%2f0000001000.png", "data%00",
+                "9" * 400):  # fmt: skip
+        assert client.get(f"/api/runs/{id_of(folder)}/picture/{key}").status == 404, key
 
 
 @pytest.mark.parametrize("way", ["", "/metrics", "/picture/data", "/stop", "/resume"])
 @pytest.mark.parametrize("name", ["0" * 12, "..", "%2e%2e", "a%2fb", "x" * 5000])
 def test_an_unknown_run_is_one_line(place, client, way, name):
     path = f"/api/runs/{name}{way}"
-    answer = client.post(path, json={}) if way in ("/stop", "/resume") else client.get(path)
-    assert answer.status_code in (404, 405), answer.text
+    answer = client.post(path) if way in ("/stop", "/resume") else client.get(path)
+    assert answer.status in (404, 405), answer.text
 
 
 def test_only_new_and_whole_lines_of_the_metrics_come(run):
@@ -172,8 +172,9 @@ def test_only_new_and_whole_lines_of_the_metrics_come(run):
 
 @pytest.mark.parametrize("start", ["-1", "x", "1e3", "", "9" * 40, "١"])
 def test_a_wrong_byte_is_one_line(place, client, start):
-    answer = client.get(f"/api/runs/{id_of(make(place / 'm'))}/metrics", params={"from": start})
-    assert answer.status_code == 400 and answer.json()["error"].startswith("from: got")
+    name = id_of(make(place / "m"))
+    answer = client.get(f"/api/runs/{name}/metrics?from={quote(start)}")
+    assert answer.status == 400 and answer.json["error"].startswith("from: got")
 
 
 # ---------------------------------------------------------------- trainings
@@ -210,16 +211,16 @@ WRONG = [
 def test_a_wrong_start_is_one_line_and_writes_nothing(place, client, change, said):
     make(place / "there")
     before = sorted(place.rglob("*"))
-    answer = client.post("/api/runs", json={"source": "digits", "name": "new", **change})
-    assert answer.status_code == 400 and said in answer.json()["error"]
-    assert answer.json()["error"].count("\n") == 0 and sorted(place.rglob("*")) == before
+    answer = client.post("/api/runs", {"source": "digits", "name": "new", **change})
+    assert answer.status == 400 and said in answer.json["error"]
+    assert answer.json["error"].count("\n") == 0 and sorted(place.rglob("*")) == before
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", "3", "[" * 5000, '{"source": 1e999}'])
 def test_a_body_that_is_no_request_is_one_line(place, client, body):
     headers = {"Content-Type": "application/json"}
     for path in ("/api/runs", "/api/plan"):
-        assert client.post(path, content=body, headers=headers).status_code == 400
+        assert client.request("POST", path, body.encode(), headers).status == 400
 
 
 def test_names_stay_inside_the_folder_of_runs():
@@ -234,22 +235,22 @@ def test_a_plan_is_what_the_command_says_and_ends_with_the_request(
     fake = "import sys, time; print(sys.argv); time.sleep(60 if '--seed' in sys.argv else 0)"
     monkeypatch.setattr(trainers, "UNNOISE", (sys.executable, "-c", fake))
     asked = {"source": "digits", "name": "x", "settings": {"train.time": "8s"}}
-    text = client.post("/api/plan", json=asked).json()["text"]
+    text = client.post("/api/plan", asked).json["text"]
     assert text == f"['-c', 'plan', 'digits', '--train.time', '8s', '--out={place / 'x'}']\n"
     asked["settings"] = {"seed": 5}
-    leaving = http.client.HTTPConnection(studio.address.removeprefix("http://"))
+    leaving = http.client.HTTPConnection("127.0.0.1", studio.port)
     headers = {"Content-Type": "application/json"}
     leaving.request("POST", "/api/plan", json.dumps(asked), headers)
-    until(lambda: client.post("/api/plan", json=asked).status_code == 429, 5)
+    until(lambda: client.post("/api/plan", asked).status == 429, 5)
     leaving.close()
     fail = "import sys; print('warning', file=sys.stderr); sys.exit('unnoise: too little memory')"
     monkeypatch.setattr(trainers, "UNNOISE", (sys.executable, "-c", fail))
 
     def freed() -> Any:  # the one before was ended as its client left
-        answer = client.post("/api/plan", json={"source": "digits"})
-        return answer if answer.status_code != 429 else None
+        answer = client.post("/api/plan", {"source": "digits"})
+        return answer if answer.status != 429 else None
 
-    assert until(freed, 5).json() == {"error": "too little memory"}
+    assert until(freed, 5).json == {"error": "too little memory"}
 
 
 def test_who_trains_is_known_by_the_lock(run):
@@ -267,26 +268,25 @@ def test_who_trains_is_known_by_the_lock(run):
 
 def test_a_training_outlives_the_server_and_is_stopped_and_resumed(place, client, studio):
     source = {"source": "digits", "name": "long", "settings": {"train.kimg": 2.0}}
-    asked = client.post("/api/runs", json=source)
-    name = asked.json()["id"]
+    asked = client.post("/api/runs", source)
+    name = asked.json["id"]
     first = entry(client, "long")
     assert first["id"] == name and first["state"] == "starting"
-    twice = client.post("/api/runs", json=source)
-    assert twice.status_code == 400
-    assert client.post(f"/api/runs/{name}/resume", json={}).status_code == 400
+    twice = client.post("/api/runs", source)
+    assert twice.status == 400
+    assert client.post(f"/api/runs/{name}/resume").status == 400
     number = trainers.process(place / "long")
     assert number is not None and os.getsid(number) == number  # no terminal's signals reach it
-    with running(place) as other:  # a server that knows nothing of it
-        late = TestClient(other.app, base_url=other.address)
+    with served(place) as late:  # a server that knows nothing of it
         until(lambda: entry(late, "long")["state"] == "running")
         for _ in range(2):  # the second is no second signal
-            assert late.post(f"/api/runs/{name}/stop", json={}).status_code == 200
+            assert late.post(f"/api/runs/{name}/stop").status == 200
         assert entry(late, "long")["state"] in ("stopping", "stopped")
         until(lambda: entry(late, "long")["state"] == "stopped")
     assert "stopped: everything is saved" in (place / "long" / trainers.LOG).read_text()
     assert entry(client, "long")["error"] is None
     seen = entry(client, "long")["nimg"] or 0
-    assert client.post(f"/api/runs/{name}/resume", json={}).status_code == 200
+    assert client.post(f"/api/runs/{name}/resume").status == 200
     done = until(lambda: (one := entry(client, "long"))["state"] == "finished" and one, 60)
     assert done["nimg"] == 2048 > seen
     until(lambda: trainers.process(place / "long") is None)
@@ -295,12 +295,12 @@ def test_a_training_outlives_the_server_and_is_stopped_and_resumed(place, client
 def test_a_training_that_cannot_begin_says_why(place, client, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     asked = {"source": str(tmp_path / "empty"), "name": "none"}
-    name = client.post("/api/runs", json=asked).json()["id"]
+    name = client.post("/api/runs", asked).json["id"]
     failed = until(lambda: (one := entry(client, "none"))["state"] == "failed" and one)
     assert "no images" in failed["error"] or "expected" in failed["error"], failed["error"]
-    assert client.post(f"/api/runs/{name}/resume", json={}).status_code == 400
+    assert client.post(f"/api/runs/{name}/resume").status == 400
     monkeypatch.setattr(trainers, "UNNOISE", (sys.executable, "-c", "print('done')"))
-    assert client.post("/api/runs", json=asked).json()["id"] == name  # the name is free
+    assert client.post("/api/runs", asked).json["id"] == name  # the name is free
 
 
 # ---------------------------------------------------------------- in a browser
