@@ -89,7 +89,8 @@ def recipe_of(picture: Any) -> dict[str, Any]:
 def fitted(model: Model, picture: Any, pixels: Any = None) -> dict[str, Any]:
     """A picture file, or the `pixels` of a picture of the model's, as the model sees it.
 
-    Gives its shape (c, h, w), and as base64 its pixels and a PNG that holds exactly these.
+    Gives its shape (c, h, w), and as base64 its pixels and a PNG that holds exactly these: colours
+    that a model made brighter than their alpha end at it.
     """
     image = read_upload(model, _text(picture)) if pixels is None else _of_pixels(model, pixels)
     return {
@@ -104,7 +105,8 @@ def _of_pixels(model: Model, pixels: Any) -> torch.Tensor:
     with contextlib.suppress(TypeError, ValueError):
         values = base64.b64decode(pixels, validate=True)
         if len(values) == math.prod(shape):
-            return torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(shape)
+            image = torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(shape)
+            return image.minimum(image[3:]) if len(image) == 4 else image
     raise DataError(f"pixels: expected base64 of {math.prod(shape)} bytes, of shape {shape}")
 
 

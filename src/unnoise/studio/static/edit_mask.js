@@ -1,6 +1,6 @@
 /* A picture enlarged on a canvas, and the mask that one paints on it, a value per picture's pixel. */
 
-import { html, useEffect, useLayoutEffect, useRef } from "./lib.js";
+import { html, useLayoutEffect, useRef } from "./lib.js";
 import { draw } from "./wall.js";
 
 const MOST_ZOOM = 16;
@@ -268,7 +268,7 @@ export function MaskCanvas({ images, mask, painting, tool, size, onStroke, keys,
     };
   }, []);
   useLayoutEffect(() => painter.current.show(images, mask, painting), [images, mask, painting]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     Object.assign(painter.current, { tool, size });
     painter.current.draw();
   }, [tool, size]);
