@@ -313,6 +313,17 @@ def test_ticks_are_where_they_belong(module):
     assert module(near, [0, 14, 15.1, 99, None]) == [0, 1, 2, 2, 2]
 
 
+def test_curves_grow_and_never_double_back(module):
+    curves = {"loss": {"count": 9, "nimg": [1, 2], "values": [5, 4]}, "lr": {}}
+    more = [{"nimg": 2, "loss": 9, "step": 1}, {"nimg": 3, "loss": 3}, {"nimg": 3, "new": 7}]
+    grown = module("(m, [curves, more]) => m.longer(curves, more)", [curves, more])
+    assert grown == {
+        "loss": {"count": 10, "nimg": [1, 2, 3], "values": [5, 4, 3]},
+        "lr": {},
+        "new": {"count": 1, "nimg": [3], "values": [7]},
+    }
+
+
 @pytest.mark.parametrize("log", [False, True])
 def test_odd_values_have_an_axis(module, log):
     draw = """(m, [values, log]) => { const [low, high] = m.range(values, log);

@@ -266,7 +266,7 @@ def test_who_trains_is_known_by_the_lock(run):
             trainers.stop(run)
 
 
-def test_a_training_outlives_the_server_and_is_stopped_and_resumed(place, client, studio):
+def test_a_training_outlives_the_server_and_is_stopped_and_resumed(place, client, monkeypatch):
     source = {"source": "digits", "name": "long", "settings": {"train.kimg": 2.0}}
     asked = client.post("/api/runs", source)
     name = asked.json["id"]
@@ -277,12 +277,16 @@ def test_a_training_outlives_the_server_and_is_stopped_and_resumed(place, client
     assert client.post(f"/api/runs/{name}/resume").status == 400
     number = trainers.process(place / "long")
     assert number is not None and os.getsid(number) == number  # no terminal's signals reach it
+    signals: list[Path] = []
+    stop = trainers.stop
+    monkeypatch.setattr(trainers, "stop", lambda folder: (signals.append(folder), stop(folder)))
     with served(place) as late:  # a server that knows nothing of it
         until(lambda: entry(late, "long")["state"] == "running")
         for _ in range(2):  # the second is no second signal
             assert late.post(f"/api/runs/{name}/stop").status == 200
         assert entry(late, "long")["state"] in ("stopping", "stopped")
         until(lambda: entry(late, "long")["state"] == "stopped")
+    assert signals == [place / "long"]
     assert "stopped: everything is saved" in (place / "long" / trainers.LOG).read_text()
     assert entry(client, "long")["error"] is None
     seen = entry(client, "long")["nimg"] or 0

@@ -117,3 +117,20 @@ export function nearest(x, value) {
   }
   return low > 0 && value - x[low - 1] <= x[low] - value ? low - 1 : low;
 }
+
+/* Curves with more lines of metrics.jsonl; a curve never doubles back. */
+export function longer(curves, lines) {
+  const found = new Map(Object.entries(curves));
+  for (const { nimg, step, epoch, train_sec, ...values } of lines) {
+    for (const [name, value] of Object.entries(values)) {
+      const old = found.get(name) ?? { count: 0, nimg: [], values: [] };
+      if (nimg <= (old.nimg.at(-1) ?? -1)) continue;
+      found.set(name, {
+        count: old.count + 1,
+        nimg: [...old.nimg, nimg],
+        values: [...old.values, value],
+      });
+    }
+  }
+  return Object.fromEntries(found);
+}

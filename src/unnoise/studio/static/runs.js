@@ -6,6 +6,7 @@ import { Curves } from "./curves.js";
 import { duration, images, number, text } from "./format.js";
 import { Grids } from "./grids.js";
 import { NewRun } from "./new_run.js";
+import { longer } from "./panels.js";
 import { Bar, State, Table } from "./parts.js";
 import { RunView } from "./run_view.js";
 
@@ -73,23 +74,6 @@ function useRecords(ids, entries) {
     }
   }, [ids.join(), entries]);
   return records;
-}
-
-/* Curves with more lines of metrics.jsonl; a curve never doubles back. */
-function longer(curves, lines) {
-  const found = new Map(Object.entries(curves));
-  for (const { nimg, step, epoch, train_sec, ...values } of lines) {
-    for (const [name, value] of Object.entries(values)) {
-      const old = found.get(name) ?? { count: 0, nimg: [], values: [] };
-      if (nimg <= (old.nimg.at(-1) ?? -1)) continue;
-      found.set(name, {
-        count: old.count + 1,
-        nimg: [...old.nimg, nimg],
-        values: [...old.values, value],
-      });
-    }
-  }
-  return Object.fromEntries(found);
 }
 
 const openedNow = () => location.hash.split("/")[1] ?? null;
