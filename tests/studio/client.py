@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 import uvicorn
-from starlette.applications import Starlette
 
 from unnoise.studio.jobs import Worker
 from unnoise.studio.models import Models
@@ -138,7 +137,6 @@ def read(content: bytes, header: dict[str, Any]) -> Done:
 class Studio(Client):
     """A client, and what is behind the server."""
 
-    app: Starlette
     runs: Runs
     worker: Worker
     models: Models
@@ -162,7 +160,7 @@ def studio(*places: Path, token: str | None = None) -> Iterator[Studio]:
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Studio(port, made, runs, worker, models)
+        yield Studio(port, runs, worker, models)
     finally:
         worker.close()
         server.should_exit = True

@@ -89,7 +89,7 @@ class Runs:
 
     def _entry(self, name: str, folder: Path) -> tuple[int, Record]:
         """Give a run in brief with the time of its last change; files are read when they change."""
-        times = [_modified(folder / part) for part in CHANGING]
+        times = [_modified(f"{folder}/{part}") for part in CHANGING]
         known, facts = self._briefs.get(folder, (None, {}))
         if known != times:
             facts = brief(folder)
@@ -218,9 +218,9 @@ def _below(folder: Path) -> list[Path]:
     return found
 
 
-def _modified(path: Path) -> int:
+def _modified(path: Path | str) -> int:
     with suppress(OSError):
-        return path.stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns
     return 0
 
 
