@@ -94,7 +94,7 @@ def attacks(shared: Path) -> Iterator[Attack]:
         digest, before = server.works(), _files(shared)
         kinds: list[Iterable[tuple[str, bytes]]] = [
             *(_bodies(server, name, _good(name), bad) for name, bad in BODIES.items()),
-            _texts(server), _pictures(server), _headers(server), _queries(server), _paths(server),
+            _texts(server), _pictures(server), _headers(server), _queries(server), _paths(server), _runs(server),
         ]  # fmt: skip
         for kind in kinds:
             for name, content in kind:
@@ -368,6 +368,31 @@ def _queries(server: Server) -> Iterator[tuple[str, bytes]]:
         yield f"path {path[:80]}", server.message("GET", path)
     for number in ("x", "../jobs", known + "0"):
         yield f"stop {number}", server.message("POST", f"/api/jobs/{number}/stop", (), b"{}")
+
+
+def _runs(server: Server) -> Iterator[tuple[str, bytes]]:
+    good = {"source": "digits", "name": "run"}
+    names = ("", ".", "..", "../x", "/tmp/x", "a/b", "-x", ".x", "a" * 81, "x\0", "x\n", "é", "a b")
+    settings = ({"imports": ["x.py"]}, {"data.cache": "/tmp"}, {"data.source": "/"}, {"train": {}},
+                {"data": {"cache": "/tmp"}}, {"preset": "x"}, {"train.lr": "x"}, {"train.lr": -1},
+                {"stpes": 1}, {"network.kind": "x"}, {"": 1}, [], "x", None)  # fmt: skip
+    sources = ("", "nowhere", "/etc/passwd", "/dev/zero", "x\0", "--help", "a" * 10_000, "/proc/self",
+               str(server.folder / "runs"), None, 3, [], "http://127.0.0.1/x")  # fmt: skip
+    bad = [{**good, "name": name} for name in (*names, None, 3, [], {})]
+    bad += [{**good, "settings": value} for value in settings]
+    bad += [{**good, "source": source} for source in sources] + [{"name": "run"}, {"x": 1}]
+    for path in ("/api/runs", "/api/plan"):
+        for body in bad if path == "/api/runs" else bad[len(names) + 4 :: 5]:
+            if path == "/api/runs" and body.get("source") in sources[1:4] + sources[7:9]:
+                continue  # the training itself says so, in its log
+            content = json.dumps(body).encode()
+            yield f"{path} {repr(body)[:70]!r}", server.message("POST", path, (), content)
+    for number in ("0123456789ab", "..", "%2e%2e%2f", "x" * 10_000):
+        for what in ("", "/metrics", "/metrics?from=x", "/picture/data", "/picture/..%2fx"):
+            yield f"run {number[:9]}{what}", server.message("GET", f"/api/runs/{number}{what}")
+        for what in ("stop", "resume"):
+            path = f"/api/runs/{number}/{what}"
+            yield f"{what} {number[:9]}", server.message("POST", path, (), b"{}")
 
 
 def _paths(server: Server) -> Iterator[tuple[str, bytes]]:
