@@ -95,6 +95,7 @@ def attacks(shared: Path) -> Iterator[Attack]:
         kinds: list[Iterable[tuple[str, bytes]]] = [
             *(_bodies(server, name, _good(name), bad) for name, bad in BODIES.items()),
             _texts(server), _pictures(server), _headers(server), _queries(server), _paths(server),
+            _runs(server),
         ]  # fmt: skip
         for kind in kinds:
             for name, content in kind:
@@ -155,7 +156,8 @@ def _after(server: Server, before: set[Path]) -> None:
 HUGE, DEEP = 10**40, json.loads("[" * 300 + "]" * 300)
 NAMES = ("guide", "self", "seeds", "start", "label", "model", "seed", "num", "device", "on_step",
          "batch_size", "changes", "deep_cache", "cuda_graphs", "sampler_options.curvature",
-         "sample.steps", "train.lr", "__class__", "__proto__", "", " ", "\x1b[31m", "é" * 3000)  # fmt: skip
+         "sample.steps", "train.lr", "__class__", "__proto__", "", " ", "\x1b[31m",
+         "é" * 3000)  # fmt: skip
 """Settings that are none, but mean something elsewhere."""
 ODD = (None, True, -1, 0.5, "", "x", [], {}, [[]], HUGE, 1e300, DEEP, "\u202e", "x" * 10**6)
 """Values of every kind, of which few suit a field."""
@@ -370,12 +372,37 @@ def _queries(server: Server) -> Iterator[tuple[str, bytes]]:
         yield f"stop {number}", server.message("POST", f"/api/jobs/{number}/stop", (), b"{}")
 
 
+def _runs(server: Server) -> Iterator[tuple[str, bytes]]:
+    good = {"source": "digits", "name": "run"}
+    names = ("", ".", "..", "../x", "/tmp/x", "a/b", "-x", ".x", "a" * 81, "x\0", "x\n", "é")
+    settings = ({"imports": ["x.py"]}, {"data.cache": "/tmp"}, {"data.source": "/"}, {"train": {}},
+                {"data": {"cache": "/tmp"}}, {"preset": "x"}, {"train.lr": "x"}, {"train.lr": -1},
+                {"stpes": 1}, {"network.kind": "x"}, {"": 1}, [], "x", None)  # fmt: skip
+    sources = ("", "nowhere", "/etc/passwd", "/dev/zero", "x\0", "--help", "/proc/self",
+               str(server.folder / "runs"), None, 3, [], "http://127.0.0.1/x")  # fmt: skip
+    bad = [{**good, "name": name} for name in (*names, None, 3, [], {})]
+    bad += [{**good, "settings": value} for value in settings]
+    bad += [{**good, "source": source} for source in sources] + [{"name": "run"}, {"x": 1}]
+    for path in ("/api/runs", "/api/plan"):
+        for body in bad if path == "/api/runs" else bad[len(names) + 4 :: 5]:
+            if path == "/api/runs" and body.get("source") in sources[1:4] + sources[7:9]:
+                continue  # the training itself says so, in its log
+            content = json.dumps(body).encode()
+            yield f"{path} {repr(body)[:70]!r}", server.message("POST", path, (), content)
+    for number in ("0123456789ab", "..", "%2e%2e%2f", "x" * 10_000):
+        for what in ("", "/metrics", "/metrics?from=x", "/picture/data", "/picture/..%2fx"):
+            yield f"run {number[:9]}{what}", server.message("GET", f"/api/runs/{number}{what}")
+        for what in ("stop", "resume"):
+            path = f"/api/runs/{number}/{what}"
+            yield f"{what} {number[:9]}", server.message("POST", path, (), b"{}")
+
+
 def _paths(server: Server) -> Iterator[tuple[str, bytes]]:
     secrets = ("server.py", "../server.py", "../../records.py", "../../../../etc/passwd")
     codes = (str, lambda text: text.replace(".", "%2e"), lambda text: text.replace("/", "%2f"),
              lambda text: text.replace(".", "%252e").replace("/", "%252f"),
              lambda text: text.replace("/", "\\"), lambda text: text + "%00.js",
-             lambda text: text.replace("..", "..;"), lambda text: text.replace("../", "....//"))  # fmt: skip
+             lambda text: text.replace("..", "..;"))  # fmt: skip
     paths = {f"/static/{code(secret)}" for secret in secrets for code in codes}
     paths |= {f"/static/vendor/{secret}" for secret in secrets}
     paths |= {"//etc/passwd", "/etc/passwd", "/static", "/static/", "/studio.html", "/api", "/%",
@@ -398,7 +425,8 @@ def _broken(server: Server) -> Iterator[tuple[str, bytes]]:
     for name, content in {
         "chunks": b"zz\r\n", "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "nul": bytes(1000),
         "HTTP/0.9": b"GET /\r\n", "HTTP/9.9": b"GET / HTTP/9.9\r\n\r\n", "noise": os.urandom(5000),
-        "no name": b"GET / HTTP/1.1\r\n: x\r\n\r\n", "long head": b"GET / HTTP/1.1\r\nA: " + b"a" * 10**6,
+        "no name": b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+        "long head": b"GET / HTTP/1.1\r\nA: " + b"a" * 10**6,
         "lengths": b"POST /api/jobs HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         "two lengths": b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     }.items():  # fmt: skip

@@ -149,8 +149,8 @@ def test_the_page_comes_before_torch_and_ctrl_c_ends_it_with_a_stream_open():
         client = Client(port)
         assert client.get("/").status == 200
         assert client.get("/api/state").json["worker"] == "starting"
-        header = client.start(kind="sample", model="digits", num=64,
-                              settings={"sampler": "ddpm", "steps": 900, "spacing": "uniform"})  # fmt: skip
+        slow = {"sampler": "ddpm", "steps": 900, "spacing": "uniform"}
+        header = client.start(kind="sample", model="digits", num=64, settings=slow)
         with socket.create_connection(("127.0.0.1", port)) as stream:
             asked = f"GET /api/jobs/{header['id']} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n"
             stream.sendall(asked.encode())
@@ -179,9 +179,10 @@ def test_for_other_machines_the_address_has_a_token():
 
 def test_what_cannot_start_says_so_in_a_line(capsys, monkeypatch):
     cases = {
-        "--host 300.1.1.1": "--host", "--host example.invalid": "--host", "--host " + "é" * 99: "--host",
-        "--port 65536": "--port: got 65536", "--port x": "--port", "nowhere": "nowhere is no folder",
-        "README.md": "README.md is no folder", "--prot 1": "did you mean '--port'",
+        "--host 300.1.1.1": "--host", "--host example.invalid": "--host",
+        "--host " + "é" * 99: "--host", "--port 65536": "--port: got 65536", "--port x": "--port",
+        "nowhere": "nowhere is no folder", "README.md": "README.md is no folder",
+        "--prot 1": "did you mean '--port'",
     }  # fmt: skip
     for words, expected in cases.items():
         assert cli.main(["studio", "--no-open", *words.split()]

@@ -32,6 +32,8 @@ MOST_KEPT, MOST_KEPT_BYTES = 64, 192_000_000
 MOST_FRAMES, MOST_FRAME_BYTES = 100, 96_000_000
 """Of a job; a longer one keeps every second, third, .. step, and the last."""
 MOST_SECONDS = 600.0
+PATIENCE_SEC = 3.0
+"""Torch is imported once the page is there, which it would delay, or after this time."""
 JSON, FRAME = 0, 1
 
 
@@ -149,10 +151,15 @@ class Worker:
         self.running: Job | None = None
         self.state = "starting"
         """starting, ready, or why torch cannot be used."""
-        self.ready = threading.Event()
+        self.wanted, self.ready = threading.Event(), threading.Event()
         self.closed = False
         self.changed = threading.Condition()
         threading.Thread(target=self._work, name="model worker", daemon=True).start()
+
+    def wait(self) -> None:
+        """Wait until torch is there, or cannot be used."""
+        self.wanted.set()
+        self.ready.wait()
 
     def submit(self, job: Job) -> Job:
         """Put a job into the queue; Full where it has no room."""
@@ -190,6 +197,7 @@ class Worker:
             del self.jobs[oldest.id]
 
     def _work(self) -> None:
+        self.wanted.wait(PATIENCE_SEC)
         try:
             import unnoise.studio.works  # noqa: F401  (imports torch)
 

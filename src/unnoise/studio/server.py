@@ -94,7 +94,8 @@ class Server:
         ]
 
     async def state(self, request: Request) -> JSONResponse:
-        """What the worker does."""
+        """What the worker does; the page asks first, once it is there."""
+        self.worker.wanted.set()
         running = self.worker.running
         return JSONResponse({
             "version": __version__, "worker": self.worker.state,
@@ -104,7 +105,7 @@ class Server:
 
     def fields(self, request: Request) -> JSONResponse:
         """The controls of sampling, once torch is there to say what can be chosen."""
-        self.worker.ready.wait()
+        self.worker.wait()
         from unnoise.diffusion.grids import SPACINGS
         from unnoise.diffusion.samplers import SAMPLERS
 
@@ -125,7 +126,7 @@ class Server:
         return JSONResponse(job.header, 202)
 
     def _submit(self, body: dict[str, Any]) -> Job:
-        self.worker.ready.wait()
+        self.worker.wait()
         if self.worker.state != "ready":
             raise ConfigError(self.worker.state)
         from unnoise.studio.recipes import recipe
@@ -227,7 +228,7 @@ class Server:
         def read() -> dict[str, Any]:
             from unnoise.studio.pictures import fitted
 
-            self.worker.ready.wait()
+            self.worker.wait()
             model = self.models.load(str(body.get("model")))
             return fitted(model, body.get("picture"), body.get("pixels"))
 

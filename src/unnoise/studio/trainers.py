@@ -35,8 +35,8 @@ ORDERLY = ("done", "stopped")
 """How the last line of a log begins that ended in order."""
 UNNOISE = (sys.executable, "-P", "-m", "unnoise")
 """The command line, whatever files the current folder holds."""
-REFUSED = ("imports", "preset", "data.source")
-"""Settings that a page may not give: the first would run a file."""
+REFUSED = ("imports", "data.cache", "preset", "data.source")
+"""Settings that a page may not give: the first would run a file, the second write anywhere."""
 
 
 def flags(source: str, settings: Mapping[str, Any]) -> list[str]:
@@ -51,6 +51,8 @@ def flags(source: str, settings: Mapping[str, Any]) -> list[str]:
     config = override(base, settings)
     check(config)
     values, before = flat(config), flat(base)
+    if groups := settings.keys() - values.keys():
+        raise ConfigError(f"{min(groups)}: is a group; expected single settings, such as train.lr")
     given = [key for key in values if key in settings]
     words = [word for key in given for word in commands.flag(key, values[key], before.get(key))]
     return [f"./{source}" if source.startswith("-") else source, *words]

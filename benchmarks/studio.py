@@ -1,0 +1,132 @@
+"""How fast the studio answers: the table of docs/studio.md, by a client without a browser.
+
+python -m benchmarks.studio [--sec 60] [--jobs 500] [--rounds 9]
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import re
+import statistics
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import unnoise
+
+DIGITS: dict[str, Any] = {"kind": "sample", "model": "digits", "num": 16}
+CIFAR = {**DIGITS, "model": "cifar10-small", "settings": {"sampler": "balanced"}}
+
+
+@contextmanager
+def server() -> Iterator[tuple[int, int, float]]:
+    """A studio: its port, process and seconds until it gave the page."""
+    began = time.perf_counter()
+    words = [sys.executable, "-m", "unnoise", "studio", "--no-open", "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(re.findall(r":(\d+)/", process.stdout.readline())[0])
+        request(port, "GET", "/").read()
+        yield port, process.pid, time.perf_counter() - began
+        process.kill()
+
+
+def request(port: int, method: str, path: str, body: object = None) -> http.client.HTTPResponse:
+    """An answer; ConnectionError where it is a refusal."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    if answer.status >= 400:
+        raise ConnectionError(answer.read().decode())
+    return answer
+
+
+def run(port: int, body: dict[str, Any]) -> tuple[float, float, str]:
+    """Seconds until a job's first frame and its end, and how it ended."""
+    began, first = time.perf_counter(), 0.0
+    number = json.load(request(port, "POST", "/api/jobs", body))["id"]
+    stream = request(port, "GET", f"/api/jobs/{number}")
+    while True:
+        size, kind = struct.unpack("<II", stream.read(8))
+        content = stream.read(size - 4)
+        if kind == 1:
+            first = first or time.perf_counter() - began
+        elif b'"state"' in content:
+            return first, time.perf_counter() - began, json.loads(content)["state"]
+
+
+def compared(port: int, body: dict[str, Any], rounds: int) -> tuple[float, float, float]:
+    """Median ms to the first frame and the end, and the ratio to Model.sample (A B A B)."""
+    model, taken = unnoise.load(body["model"], "cpu"), list[tuple[float, float, float]]()
+    for number in range(rounds + 1):
+        first, last, _ = run(port, {**body, "seed": 100 * number})
+        began = time.perf_counter()
+        model.sample(body["num"], 100 * number, **body.get("settings", {}))
+        taken.append((first, last, time.perf_counter() - began))
+    first, last, plain = (statistics.median(each) for each in zip(*taken[1:], strict=True))
+    return 1000 * first, 1000 * last, last / plain
+
+
+def crowd(port: int, sec: float) -> tuple[float, Counter[str]]:
+    """95 % of the status answers come in these ms; how the jobs of 20 clients ended."""
+    status, ends, end = list[float](), Counter[str](), time.monotonic() + sec
+
+    def client(number: int) -> None:
+        while time.monotonic() < end:
+            began = time.perf_counter()
+            request(port, "GET", "/api/state").read()
+            status.append(time.perf_counter() - began)
+            try:
+                ends[run(port, {**DIGITS, "num": 4, "seed": number})[2]] += 1
+            except ConnectionError:  # the queue is full
+                ends["told to wait"] += 1
+                time.sleep(0.1)
+
+    with ThreadPoolExecutor(20) as clients:
+        list(clients.map(client, range(20)))
+    return 1000 * statistics.quantiles(status, n=20)[-1], ends
+
+
+def megabytes(process: int) -> float:
+    """Resident memory."""
+    text = Path(f"/proc/{process}/status").read_text()
+    return int(re.findall(r"VmRSS:\s*(\d+)", text)[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studio")
+    for name, usual in {"sec": 60, "jobs": 500, "rounds": 9}.items():
+        parser.add_argument(f"--{name}", type=int, default=usual)
+    asked, starts = parser.parse_args(), list[float]()
+    for _ in range(asked.rounds):
+        with server() as (_, _, sec):
+            starts.append(1000 * sec)
+    rows = {"the page, from the start of the process": f"{statistics.median(starts):.0f} ms"}
+    with server() as (port, process, _):
+        for name, body in {"16 digits": DIGITS, "16 CIFAR-10 pictures, balanced": CIFAR}.items():
+            first, last, ratio = compared(port, body, asked.rounds)
+            rows[f"{name}: first frame"] = f"{first:.0f} ms"
+            rows[f"{name}: all"] = f"{last:.0f} ms, {ratio:.2f} of plain sampling"
+        p95, ends = crowd(port, asked.sec)
+        rows[f"20 clients for {asked.sec} s: status, p95"] = f"{p95:.0f} ms"
+        rows["20 clients: jobs"] = ", ".join(f"{count} {end}" for end, count in ends.items())
+        before = megabytes(process)
+        for number in range(asked.jobs):
+            run(port, {**DIGITS, "seed": number})
+        after = f"{before:.0f} and {megabytes(process):.0f} MB"
+        rows[f"memory before and after {asked.jobs} jobs"] = after
+    lines = (f"| {name} | {value} |" for name, value in rows.items())
+    print("\n".join(["| | |", "|---|---:|", *lines]))
+
+
+if __name__ == "__main__":
+    main()
