@@ -97,7 +97,7 @@ def test_five_channels_are_written_as_arrays_that_tell_their_recipe(tmp_path, mo
     Image.new("RGB", (8, 8)).save("a.png")
     assert main(["edit", "image", "run", "a.png"]) == 2
     assert "data.channels: got 5; expected one of 1, 3, 4" in capsys.readouterr().err
-    record = unnoise.evaluate(model, "ev", 8, data=data, likelihood=())
+    record = unnoise.evaluate(model, "ev", 8, data=data, likelihood=False)
     assert [one["extractor"] for one in record["distances"]] == ["tiny"]
 
 

@@ -51,7 +51,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_pngs_of_a_models_samples_are_what_the_model_is(tmp_path, capsys):
     words = ["--num", "100", "--steps", "4"]
     assert cli.main(["sample", "digits", *words, "--out", str(tmp_path / "s")]) == 0
-    more = ["--likelihood", "none", "--out", str(tmp_path / "model")]
+    more = ["--no-likelihood", "--out", str(tmp_path / "model")]
     assert cli.main(["evaluate", "digits", *words, *more]) == 0
     sets = ["evaluate", str(tmp_path / "s"), "--against", "digits", "--out", str(tmp_path / "o")]
     assert cli.main(sets) == 0
@@ -137,7 +137,7 @@ def test_images_of_ones_own_are_a_set_too(tmp_path):
     (["a", "--against", "digist"], "did you mean 'digits'?"),
     (["a", "--against", "b", "--steps", "4"], "no flag --steps"),
     (["a", "--against", "b", "--guide", "digits"], "got --guide for pictures"),
-    (["a", "--against", "b", "--likelihood", "ode"], "got --likelihood for pictures"),
+    (["a", "--against", "b", "--likelihood-num", "5"], "got --likelihood-num for pictures"),
     (["a", "--against", "b", "--source", "b"], "got --source for pictures"),
     (["a", "--against", "a", "--features", "edm"], inception.INSTALL),
     (["a", "--against", "b", "--image-size", "0"], "data.image_size: got 0"),
@@ -173,7 +173,7 @@ def test_a_long_work_is_announced(tmp_path, monkeypatch, capsys):
     for silent, count in ((0, 1), (1e9, 0)):
         monkeypatch.setattr(store, "SILENT_SEC", silent)
         monkeypatch.setattr(store, "NUMS", (30,))
-        words = {"likelihood": (), "copying": False, "features": ()}
+        words = {"likelihood": False, "copying": False, "features": ()}
         unnoise.evaluate("digits", tmp_path / str(count), 30, {"steps": 2}, **words)
         assert capsys.readouterr().out.count("samples: 30 take about ") == count
 

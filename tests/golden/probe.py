@@ -102,7 +102,7 @@ EDITS = {
     "morph": "morph digits 7 --from 1 --to 8 --frames 4",
 }
 EVALUATIONS = {
-    "digits": "--sampler fast -n 64 --likelihood bound,ode --likelihood-num 4 --features tiny",
+    "digits": "--sampler fast -n 64 --likelihood-num 4 --features tiny",
     "edm": "--steps 4 -n 32 --likelihood-num 8 --likelihood-terms 4 --features tiny",
     "iddpm": "--steps 4 -n 32 --likelihood-num 8 --likelihood-terms 4 --features tiny",
 }

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 MoreThanOne = Annotated[int, Range(least=2, most=10_000_000)]
 OF_MODEL = (
-    *("first_seed", "guide", "data_path", "batch_size", "likelihood", "likelihood_num"),
-    *("likelihood_terms", "classifier"),
+    *("first_seed", "guide", "data_path", "batch_size", "likelihood_num", "likelihood_terms"),
+    "classifier",
 )
 """Flags that say nothing of pictures."""
 OFTEN = ("image_size", "image_width", "channels", "fit")
@@ -33,13 +33,7 @@ class Evaluate(Settings, Command):
     Or compare two sets of pictures, without a model: unnoise evaluate FOLDER --against FOLDER.
     """
 
-    rare = (
-        *OF_MODEL,
-        "copying",
-        "inception",
-        "reference",
-        "save_reference",
-    )
+    rare = (*OF_MODEL, "likelihood", "copying", "inception", "reference", "save_reference")
     target: Annotated[str, Flag(metavar="RUN|FILE|NAME|FOLDER")]
     """A run folder, model file or bundled model; or a folder or file of pictures."""
     against: Annotated[str | None, Flag(("--data",))] = None

@@ -54,8 +54,7 @@ def evaluate_pictures(
         )
         store, count = DataStore(ours, root(source or DataConfig()), world), ours.num_train
         wanted = Pictures(store, min(typed(Images, num or count, "num"), count), choose(config))
-        settings = Settings(**{"likelihood": (), **measured})
-        return evaluate(wanted, data, source, settings, Path(out), world)
+        return evaluate(wanted, data, source, Settings(**measured), Path(out), world)
 
 
 def _read(

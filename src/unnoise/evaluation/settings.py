@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from unnoise.ranges import Images, Range
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured. Several names are a tuple, or one text with commas; "none" is no name."""
+    """What is measured."""
 
     features: tuple[str, ...] = ("auto",)
     """Networks whose features are compared: pytorch-fid, edm, clean (the FID protocols), tiny, a
@@ -24,8 +23,8 @@ class Settings:
     """Statistics of the reference set (.npz with mu and sigma) in place of the training images."""
     save_reference: Path | None = None
     """File for the statistics of the training images, as --reference takes it."""
-    likelihood: tuple[str, ...] = ("bound",)
-    """Bits/dim of held-out images: bound, ode, both with a comma, or none."""
+    likelihood: bool = True
+    """Bits/dim of held-out images, by the variational bound."""
     likelihood_num: Images = 100
     """Number of held-out images whose likelihood is computed."""
     likelihood_terms: Annotated[int, Range(least=0, most=100_000)] = 20
@@ -37,12 +36,8 @@ class Settings:
     (digits have their own)."""
 
     def __post_init__(self) -> None:
-        for name in ("features", "likelihood"):
-            object.__setattr__(self, name, _words(getattr(self, name)))
-
-
-def _words(values: str | Iterable[str]) -> tuple[str, ...]:
-    """Every word between commas, once."""
-    parts = [values] if isinstance(values, str) else values
-    words = (word.strip() for part in parts for word in part.split(","))
-    return tuple(dict.fromkeys(word for word in words if word not in ("", "none")))
+        given: Any = self.features
+        parts = [given] if isinstance(given, str) else given
+        words = (word.strip() for part in parts for word in part.split(","))
+        names = dict.fromkeys(word for word in words if word not in ("", "none"))
+        object.__setattr__(self, "features", tuple(names))
