@@ -24,7 +24,6 @@ import torch._dynamo  # noqa: F401  (imported before the forks, as all below)
 import unnoise.api
 import unnoise.cli.edit
 import unnoise.cli.evaluate
-import unnoise.cli.plan
 import unnoise.cli.sample
 import unnoise.cli.train
 import unnoise.evaluation.evaluate
