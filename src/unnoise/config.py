@@ -116,8 +116,6 @@ class TrainConfig:
     """Train class-conditionally where the data has labels."""
     stratified: bool = True
     """Draw one training time from each of batch_size equal parts of the distribution."""
-    pairing: Literal["independent", "optimal_transport"] = "independent"
-    """Which noise goes with which image of a batch: any, or the nearest overall in each class."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the network's arithmetic; auto is the fastest on this machine."""
     channels_last: Literal["auto", "on", "off"] = "auto"

@@ -19,7 +19,10 @@ from unnoise.ranges import Range
 
 T = TypeVar("T")
 
-RETIRED = ("sample.deep_cache", "sample.cuda_graphs", "train.fused_norm", "data.white_level")
+RETIRED = (
+    "sample.deep_cache", "sample.cuda_graphs", "train.fused_norm", "data.white_level",
+    "train.pairing",
+)  # fmt: skip
 """Settings that older versions had: ignored in a record, refused from a user."""
 
 

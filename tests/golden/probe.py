@@ -56,8 +56,8 @@ RUNS = {
     "iddpm": f"{FP32} --objective iddpm",
     "edm, learned weighting": f"{FP32} --objective edm",
     "flow": f"{FP32} --objective flow",
-    "min_snr, transport": f"{FP32} --diffusion.weighting min_snr --train.lr-schedule linear"
-    " --train.pairing optimal_transport --train.no-stratified --train.label-dropout 0.3",
+    "min_snr": f"{FP32} --diffusion.weighting min_snr --train.lr-schedule linear"
+    " --train.no-stratified --train.label-dropout 0.3",
     "micro-batches, averages": f"{FP32} --train.micro-batch 6 --train.lr-decay 0.5"
     " --train.optimizer adamw --train.ema-also-kimg 0.05 0.2 --train.weight-decay 0.01",
 }

@@ -158,8 +158,6 @@ def _check_ranks(config: RunConfig, world: World) -> None:
     """ConfigError for settings that more than one process cannot have."""
     train = config.train
     refused = {
-        "train.pairing: 'optimal_transport' pairs whole batches; expected one process, or "
-        "'independent'": train.pairing == "optimal_transport",
         "train.parallel: 'fsdp' cuts the matrices that muon needs whole; expected ddp, or "
         "--train.optimizer adamw": train.optimizer == "muon" and train.parallel == "fsdp",
         f"train.batch_size: got {train.batch_size} for {world.size} ranks, expected one image "
