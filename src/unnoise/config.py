@@ -150,8 +150,8 @@ class TrainConfig:
     """Write checkpoints in the background, from a copy in memory; auto is on for a GPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Under torchrun: every rank holds the whole network (ddp), or a part of each tensor (fsdp)."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Other places that receive the metrics; each needs its package."""
+    tensorboard: bool = False
+    """Also write the metrics and samples for TensorBoard, into RUN/tensorboard."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from unnoise.files import write_bytes
 from unnoise.records import read_line
 from unnoise.training.run import Run
 from unnoise.training.state import TrainState
-from unnoise.training.trackers import Tracker, start
+from unnoise.training.tensorboard import TensorBoard
 from unnoise.units import duration
 
 BEAT_SEC = 1.0
@@ -31,7 +31,7 @@ class Log:
 
     def __init__(self, run: Run) -> None:
         self.run, self.path = run, run.folder / "metrics.jsonl"
-        self.trackers: list[Tracker] = []
+        self.tensorboard: TensorBoard | None = None
         self.listeners = events.listeners()  # a thread that saves speaks through the same ones
         self.foretold = False
         """Whether it was said how far the run will come."""
@@ -43,9 +43,9 @@ class Log:
         """Seconds of training at that line, and the time of the last progress."""
 
     def open(self, nimg: int) -> None:
-        """Start the configured trackers, and the clock, of a run that resumes after nimg images."""
-        config, names = to_dict(self.run.config), self.run.config.train.trackers
-        self.trackers = [start(name, self.run.folder, config, nimg) for name in names]
+        """Start TensorBoard, if asked for, and the clock of a run that resumes after nimg images."""
+        if self.run.config.train.tensorboard:
+            self.tensorboard = TensorBoard(self.run.folder, to_dict(self.run.config), nimg)
         self.window = (time.monotonic(), nimg)
 
     def cut(self, step: int) -> None:
@@ -57,14 +57,14 @@ class Log:
                 write_bytes(self.path, kept.encode())
 
     def metrics(self, values: dict[str, Any], picture: Path | None = None) -> None:
-        """Append a line to metrics.jsonl; trackers also get the picture."""
+        """Append a line to metrics.jsonl; TensorBoard also gets the picture."""
         if not self.run.world.main:
             return
         with self.forgiving("metrics not written"), self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
-        numbers = {key: value for key, value in values.items() if key not in ("step", "nimg")}
-        for tracker in self.trackers:
-            tracker.write(numbers, values["nimg"], picture)
+        if self.tensorboard is not None:
+            numbers = {key: value for key, value in values.items() if key not in ("step", "nimg")}
+            self.tensorboard.write(numbers, values["nimg"], picture)
 
     def steps(self, state: TrainState, lr: float) -> None:
         """Write the mean loss of the steps since the last line, and report progress."""
@@ -137,8 +137,8 @@ class Log:
             self.say(f"{what}, training continues: {error}")
 
     def close(self) -> None:
-        for tracker in self.trackers:
-            tracker.close()
+        if self.tensorboard is not None:
+            self.tensorboard.writer.close()
 
 
 def _step(line: str) -> float:
