@@ -144,10 +144,6 @@ class TrainConfig:
     """Also keep the checkpoints at multiples of this many kimg."""
     max_skipped: Count = 10
     """Stop after this many steps in a row whose loss or gradient is not finite."""
-    on_save_error: Literal["stop", "continue"] = "stop"
-    """When a checkpoint cannot be written: stop, or say so and continue."""
-    async_save: Literal["auto", "on", "off"] = "auto"
-    """Write checkpoints in the background, from a copy in memory; auto is on for a GPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Under torchrun: every rank holds the whole network (ddp), or a part of each tensor (fsdp)."""
     tensorboard: bool = False
