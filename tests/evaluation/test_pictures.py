@@ -129,6 +129,30 @@ def test_images_of_ones_own_are_a_set_too(tmp_path):
         unnoise.evaluate_pictures(unnoise.dataset(random(30, 9, 1)), b, tmp_path)
 
 
+@pytest.mark.parametrize("spelling", ["--channels", "--data.channels"])
+def test_one_note_says_what_becomes_of_transparency(spelling, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, clear in (("a", 1), ("b", 2), ("c", 0)):
+        pixels = np.full((9, 8, 8, 4), 255, np.uint8) - random(9, 8, 3)[..., :1] // 2
+        pixels[..., 3] = 255
+        pixels[:clear, 0, 0, 3] = 100
+        save(Path(name), pixels)
+    more = ["--out", "o", "--features", "tiny", "--data.background", "black"]
+    assert cli.main(["evaluate", "a", "--against", "b", *more]) == 0
+    (note,) = [note for note in record(Path("o"))["notes"] if "transparen" in note]
+    assert note == (
+        "a: 1 of 9 pictures have transparent pixels, now black; b: 2 of 9 pictures have "
+        "transparent pixels, now black; --data.channels 4 keeps them"
+    )
+    assert f"note: {note}" in capsys.readouterr().out
+    assert cli.main(["evaluate", "a", "--against", "b", "--out", "p", spelling, "4"]) == 0
+    kept = record(Path("p"))
+    assert kept["data"]["size"] == [4, 8, 8]
+    assert sum("transparency is kept" in note for note in kept["notes"]) == 1
+    assert cli.main(["evaluate", "c", "--against", "c", "--out", "q"]) == 0
+    assert "transparen" not in str(record(Path("q"))["notes"]), "opaque RGBA is not worth a word"
+
+
 @pytest.mark.parametrize(("words", "line"), [
     (["a"], "a is no run; expected a model, or --against FOLDER"),
     (["a", "--against", "b/one"], "got 3 images and 1 to compare them with; a Fréchet distance"),

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import unnoise
+from unnoise import cli
 from unnoise.config import TrainConfig
 from unnoise.training import loop, run
 from unnoise.training.run import preview_times
@@ -70,3 +71,12 @@ def test_a_run_says_once_how_far_it_will_come(tmp_path):
     unnoise.train(config, tmp_path, on_event=lambda event: said.append(getattr(event, "text", "")))
     (line,) = [text for text in said if "the run ends in" in text]
     assert line.startswith("at ") and line.endswith("with 1.0 kimg (0.6 epochs) in all")
+
+
+def test_a_model_that_logged_no_loss_says_nothing_of_it(tmp_path, capsys):
+    config = unnoise.preset("digits", {**NEVER, "train.kimg": 0.032})
+    assert "loss" not in unnoise.train(config, tmp_path).record["training"]
+    capsys.readouterr()
+    assert cli.main(["info", str(tmp_path)]) == 0
+    training = next(s for s in capsys.readouterr().out.splitlines() if s.startswith("training"))
+    assert "step 2 · nimg 32" in training and "nan" not in training

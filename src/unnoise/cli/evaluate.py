@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from unnoise.cli import data
 from unnoise.cli import flags as cli
 from unnoise.cli.flags import Command, Flag, first_word, parse, sampling
 from unnoise.data.config import DataConfig
@@ -23,7 +24,7 @@ OF_MODEL = (
     "classifier",
 )
 """Flags that say nothing of pictures."""
-OFTEN = ("image_size", "image_width", "channels", "fit")
+OFTEN = ("image_size", "image_width", "channels", "fit", "background")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def _of_pictures(target: str, arguments: list[str]) -> bool:
 
 def _pictures(arguments: list[str]) -> int:
     """Run `unnoise evaluate FOLDER --against FOLDER`."""
-    both = cli.Settings(DataConfig(held_out=0.0), True, OFTEN, {"image_size": ("--size",)})
+    both = data.settings(DataConfig(held_out=0.0), OFTEN, arguments)
     flags, given = parse(Evaluate, arguments, "evaluate", both)
     if not flags.against:
         expected = "expected a model, or --against FOLDER: with what to compare these pictures"

@@ -204,11 +204,12 @@ def _told_apart(words: Sequence[str], size: int, most: int) -> list[str]:
 
 def _shortened(line: str, size: int, most: int, start: int = 0) -> str:
     """A line that is no wider than `most`, without what is before `start` or at its end."""
-    font = _font(size, line)
-    for head in range(min(start, 100), -1, -1):
-        text = line[:100] if not start else f"{line[:head]}…{line[start:][:100]}"
+    font, text = _font(size, line), line[:100]
+    for head in range(min(start, 100) if start else 0, 0, -1):
+        text = f"{line[:head]}…{line[start:][:100]}"
         if font.getlength(text) <= most - 4:
             return text
+    text = f"…{line[start:][:100]}" if start else text
     while font.getlength(text) > most - 4 and len(text) > 1:
         text = text[:-2] + "…"
     return text

@@ -1,4 +1,4 @@
-"""The discrete variational bound on -log2 P(image), term by term, in bits/dim.   (docs/maths.md, 11)
+"""The discrete variational bound on -log2 P(image), term by term, in bits/dim.  (docs/maths.md, 11)
 
     bound = L_T + sum over pairs t > s of the grid of L_{s<t} + L_0                     DDPM (5)
 
@@ -62,7 +62,8 @@ class Portion(NamedTuple):
     @property
     def noise(self) -> Noise:
         """The images' own noise, from its beginning."""
-        return Noise(self.seeds, tuple(self.x0.shape[1:]), self.x0.device)
+        _, c, h, w = self.x0.shape
+        return Noise(self.seeds, (c, h, w), self.x0.device)
 
     def uniform(self, count: int) -> Tensor:
         """The images' own numbers in [0, 1), float64 (b, count) on the CPU."""

@@ -189,4 +189,5 @@ def notes(context: Context, extracts: Sequence[tuple[Extractor, Features]]) -> l
             guided and context.settings.likelihood,
         "there are no held-out images: no yardstick, no likelihood": not context.held_out_rows,
     }  # fmt: skip
-    return [text for text, true in said.items() if true]
+    read = wanted.about if isinstance(wanted, Pictures) else ()
+    return [*read, *(text for text, true in said.items() if true)]

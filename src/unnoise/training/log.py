@@ -40,7 +40,7 @@ class Log:
         """Seconds of training at that line, and the time of the last progress."""
 
     def open(self, nimg: int) -> None:
-        """Start TensorBoard, if asked for, and the clock of a run that resumes after nimg images."""
+        """Start TensorBoard, if asked for, and the clock: the run resumes after nimg images."""
         if self.run.config.train.tensorboard:
             self.tensorboard = TensorBoard(self.run.folder, to_dict(self.run.config), nimg)
         self.window = (time.monotonic(), nimg)

@@ -61,13 +61,14 @@ class Run:
         from unnoise import __version__
 
         held_out, of_data = counters.held_out_loss, ("name", "fingerprint", "num_train")
+        known = ("step", "nimg", "train_sec", *["loss"] * math.isfinite(counters.loss))
         return {
             "config": to_dict(self.config),
             "shape": to_dict(self.shape),
             "class_names": list(self.data.class_names) if self.shape.num_classes else [],
             "data": {key: getattr(self.data, key) for key in of_data},
             "training": {
-                **{key: getattr(counters, key) for key in ("step", "nimg", "train_sec", "loss")},
+                **{key: getattr(counters, key) for key in known},
                 **({"started_from": start} if (start := counters.started_from) else {}),
                 "held_out_loss": held_out if math.isfinite(held_out) else None,
                 "unnoise": __version__,
