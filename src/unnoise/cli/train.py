@@ -7,7 +7,7 @@ import shlex
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from unnoise.cli.flags import Command, Flag, Settings, first_word, parse, peek
 from unnoise.config import RunConfig, override, to_dict
@@ -42,8 +42,8 @@ class Start(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Start):
-    """What defines a run besides its configuration."""
+class Train(Start):
+    """Train a model. The same command resumes a run that was stopped."""
 
     target: Annotated[str, Flag(metavar="PRESET|PATH|RUN")]
     """A preset, a folder or file of pictures, hf:owner/name, or a run folder, to resume it with its
@@ -53,6 +53,8 @@ class Run(Start):
     resume: Literal["auto", "anyway", "never"] = "auto"
     """Resume an earlier run of the same configuration (auto) or of any (anyway), or refuse to
     (never)."""
+    print_config: bool = False
+    """Only print the whole configuration."""
 
     def folder(self, config: RunConfig) -> Path:
         """The run folder."""
@@ -63,25 +65,14 @@ class Run(Start):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Train(Run):
-    """Train a model. The same command resumes a run that was stopped."""
-
-    print_config: bool = False
-    """Only print the whole configuration."""
-
-
-R = TypeVar("R", bound=Run)
-
-
-def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunConfig]:
-    """A command on a run, and the run's configuration: of the target, changed by the flags."""
+def configured(arguments: list[str]) -> tuple[Train, RunConfig]:
+    """The command, and the run's configuration: of the target, changed by the flags."""
     target, (start, _) = first_word(arguments), peek(Start, arguments)
     kind_of_network = {} if start.network_kind is None else {"network.kind": start.network_kind}
     base = override(named(target or "digits", start.objective), kind_of_network)
     about = "" if target else textwrap.fill(f"Presets: {', '.join(PRESETS)}.", 80)
     settings = Settings(base, target is not None, OFTEN, SHORT)
-    run, given = parse(kind, arguments, name, settings, about)
+    run, given = parse(Train, arguments, "train", settings, about)
     given = {**kind_of_network, **given, "imports": run.imports}
     if base.preset != "pictures":  # which alone needs torch
         return run, override(base, given)
@@ -92,7 +83,7 @@ def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunCo
 
 def train(arguments: list[str]) -> int:
     """Run `unnoise train PRESET|PATH|RUN`."""
-    run, config = configured(Train, arguments, "train")
+    run, config = configured(arguments)
     if run.print_config:
         print(json.dumps(to_dict(config), indent=2))
         return 0
