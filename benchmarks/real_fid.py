@@ -64,12 +64,12 @@ SETS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def measured(samples: Tensor, reference: Tensor) -> dict[str, Any]:
     """Every number of one comparison; a minute and more."""
     to, counts = FrechetTo(Statistics.of(reference)), (len(samples), len(reference))
-    fid = to.estimate(samples)
+    fid, (kid, kid_error) = to.estimate(samples), kernel_distance(samples, reference)
     return {
         "samples": counts[0], "reference": counts[1],
         "fid": asdict(fid) | {"interval": fid.interval},
         "fid_of_a_perfect_model": sum(perfect(to.reference.cov, count) for count in counts),
-        "kid": kernel_distance(samples, reference)._asdict(),
+        "kid": {"value": kid, "standard_error": kid_error},
         **coverage(samples, reference)._asdict(),
     }  # fmt: skip
 
