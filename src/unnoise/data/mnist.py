@@ -60,8 +60,8 @@ def _files(path: Path) -> list[Path]:
             return [files[0] for files in found]
     expected = f"{', '.join(FILES)} (also with a dot before idx, also with .gz) there"
     raise DataError(
-        f"data.path: no MNIST in {path}; expected {expected} or in MNIST/raw; an mnist.npz is a data "
-        "set itself: --data mnist.npz"
+        f"data.path: no MNIST in {path}; expected {expected} or in MNIST/raw; an mnist.npz is a "
+        "data set itself: --data mnist.npz"
     )
 
 
