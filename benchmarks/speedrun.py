@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -181,6 +180,7 @@ class Judge:
         self.job, flags = job, job.flags
         data = unnoise.load_data(job.config())
         self.real = torch.from_numpy(data.images[: data.num_train].copy())
+        self.fingerprint, self.rows = data.fingerprint, range(data.num_train)
         path = flags.resnet56
         self.classifier = ResNet56(path, job.device) if path else None
         self.to = functools.cache(self._to)
@@ -192,7 +192,9 @@ class Judge:
         if not path.exists():
             began = time.monotonic()
             made = Statistics.of(extract.features(self.real).to(self.job.device))
-            np.savez(path, mu=made.mean.cpu().numpy(), sigma=made.cov.cpu().numpy())
+            about = {"data": self.fingerprint, "extractor": extract.fingerprint,
+                     "rows": str(self.rows)}  # fmt: skip
+            Statistics(len(self.real), made.mean.cpu(), made.cov.cpu(), about).save(path)
             self.job.say(f"{name}: statistics in {time.monotonic() - began:.0f} s")
         dimension = extract.features(self.real[:2]).shape[1]
         return extract, FrechetTo(Statistics.load(path, dimension))

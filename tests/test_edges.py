@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,8 @@ from unnoise.cli.sample import name_of
 from unnoise.data import cache
 from unnoise.data.config import DataConfig
 from unnoise.data.images import read_png_text
-from unnoise.errors import ConfigError, closest, nearest
+from unnoise.errors import ConfigError, UsageError, closest, nearest
+from unnoise.evaluation.statistics import Statistics
 from unnoise.units import seconds
 
 MORPH = "edit morph digits 5 --from 3 --to 8"
@@ -330,6 +332,7 @@ FOREIGN = {
     "edit variations digits 3 -n 2": "edited/digits/variations-000001.png",
     "edit interpolate digits 1 2": "edited/digits/interpolate.png",
     "edit interpolate digits 1 2 --animate webp": "edited/digits/interpolate.webp",
+    "evaluate digits --num 2 --save-reference mine/s.npz": "mine/s.npz",
 }
 
 
@@ -339,9 +342,23 @@ def test_files_of_others_are_refused_before_the_work(words, inside, monkeypatch,
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
     monkeypatch.setattr("unnoise.model.Model.walk", lambda *_: pytest.fail("this is work"))
-    said = f"--out: {path} is a file that unnoise did not write; expected a new name"
+    flag = "--save-reference" if path.suffix == ".npz" else "--out"
+    said = f"{flag}: {path} is a file that unnoise did not write; expected a new name"
     assert said in refused(words.strip(), capsys)
     assert list(path.parent.iterdir()) == [path] and path.read_bytes() == b"mine"
+
+
+def test_statistics_are_known_again(inside):
+    path = Path("s.npz")
+    statistics = Statistics(9, torch.zeros(3), torch.eye(3, dtype=torch.float64))
+    statistics.save(path)
+    assert files.claim(path, "--save-reference") == path
+    assert Statistics.load(path, 3).count == 9
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))  # another tool's
+    with pytest.raises(
+        UsageError, match=r"--save-reference: s\.npz is a file that unnoise did not"
+    ):
+        files.claim(path, "--save-reference")
 
 
 def test_a_picture_still_says_how_it_was_made(inside):

@@ -23,6 +23,7 @@ from unnoise.evaluation.extractors import extractor
 from unnoise.evaluation.frechet import frechet_distance, moments
 from unnoise.evaluation.metrics import METRICS, Metric
 from unnoise.evaluation.settings import Settings
+from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.summary import summary
 
 FAST = ["--num", "60", "--steps", "4", "--likelihood-num", "8", "--likelihood-terms", "4"]
@@ -136,6 +137,23 @@ def test_what_is_measured_of_the_same_samples_is_added(measured, tmp_path):
     assert now["likelihood"] == before["likelihood"]
 
 
+def test_statistics_that_were_saved_are_the_reference_and_know_their_extractor(measured, tmp_path):
+    data, tiny = load(unnoise.DataConfig()), extractor("tiny")
+    made = Statistics.of(tiny.features(torch.from_numpy(np.array(data.images[: data.num_train]))))
+    probed = tiny.probed(torch.from_numpy(np.array(data.images[:2])))
+    about = {"extractor": "tiny", "fingerprint": probed.fingerprint}
+    Statistics(made.count, made.mean, made.cov, about).save(tmp_path / "s.npz")
+    words = ["--no-likelihood", "--no-copying", "--reference", str(tmp_path / "s.npz")]
+    assert cli.main(["evaluate", "digits", *FAST, *words, "--out", str(tmp_path / "b")]) == 0
+    pair = [
+        record(found)["distances"][0]["samples"]["frechet"] for found in (measured, tmp_path / "b")
+    ]
+    assert pair[0] == pytest.approx(pair[1], rel=1e-4)  # float32 on disk
+    b = record(tmp_path / "b")
+    assert "SHA-256" in b["distances"][0]["reference"]
+    assert not any("which protocol" in note for note in b["notes"])
+
+
 def test_classes_of_other_data_are_not_taken_for_the_models(tmp_path, capfd):
     for name in "ab":
         for i in range(30):
@@ -208,8 +226,7 @@ def test_statistics_from_a_file_are_the_reference(measured, tmp_path):
     assert found["samples"]["frechet"] == pytest.approx(
         record(measured)["distances"][0]["samples"]["frechet"], rel=1e-6
     )
-    assert found["samples"]["kernel"] is None and "stats.npz (SHA-256" in found["reference"]
-    assert any("which protocol" in note for note in record(tmp_path / "out")["notes"])
+    assert found["samples"]["kernel"] is None and "stats.npz" in found["reference"]
 
 
 def test_side_by_side_it_is_said_what_may_not_be_compared(measured, tmp_path, capsys):
@@ -265,11 +282,14 @@ def test_the_report_shows_it_and_survives_a_damaged_one(measured, tmp_path):
     (["--first-seed", "-3"], "--first-seed: got -3"),
     (["--nun", "3"], "--num"),
     (["--likelihood-terms", "1"], "--likelihood-terms: got 1, expected 2 or more, or 0 for all"),
-    (["--reference", "few.npz"], "few.npz: got mu (3,), sigma (3, 3), expected mu (64,)"),
+    (["--reference", "few.npz"], "few.npz: got half (6,), mu (3,), count (), expected mu (64,)"),
+    (["--reference", "others.npz"], "was made with edm, not this tiny"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(words, line, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.savez(tmp_path / "few.npz", mu=np.zeros(3), sigma=np.eye(3))
+    Statistics(9, torch.zeros(3), torch.eye(3)).save(tmp_path / "few.npz")
+    about = {"extractor": "edm", "fingerprint": "another"}
+    Statistics(99, torch.zeros(64), torch.eye(64), about).save(tmp_path / "others.npz")
     monkeypatch.setattr(unnoise.Model, "sample", lambda *_, **__: pytest.fail("sampled first"))
     assert cli.main(["evaluate", "digits", *FAST, "--out", str(tmp_path), *words]) == 2
     said = capfd.readouterr().err.strip()

@@ -37,7 +37,7 @@ def data(tmp_path) -> DataStore:
 def test_statistics_are_found_by_data_extractor_and_rows(data, made):
     tiny, rows = extractor("tiny"), range(20)
     first, again = (data.statistics(tiny, rows, FEATURES) for _ in range(2))
-    assert made == [20] and first.count == again.count == 20
+    assert made == [20] and first.count == again.count == 20 and first.about == again.about
     assert torch.equal(first.mean, again.mean) and torch.equal(first.cov, again.cov)
     assert again.cov.dtype == torch.float64
     other = replace(data, data=replace(data.data, fingerprint="other"))

@@ -34,7 +34,7 @@ class Evaluate(Settings, Command):
     Or compare two sets of pictures, without a model: unnoise evaluate FOLDER --against FOLDER.
     """
 
-    rare = (*OF_MODEL, "likelihood", "copying", "inception", "reference")
+    rare = (*OF_MODEL, "likelihood", "copying", "inception", "reference", "save_reference")
     target: Annotated[str, Flag(metavar="RUN|FILE|NAME|FOLDER")]
     """A run folder, model file or bundled model; or a folder or file of pictures."""
     against: Annotated[str | None, Flag(("--data",))] = None

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from unnoise.config import to_dict
 from unnoise.data.cache import root
 from unnoise.data.config import DataConfig
@@ -27,7 +29,7 @@ from unnoise.evaluation.record import read
 from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.store import DataStore, Features, Pictures, Samples, made_samples
-from unnoise.files import discard_leftovers, write_json
+from unnoise.files import claim, discard_leftovers, write_json
 from unnoise.parallel import World
 from unnoise.reading import from_dict
 
@@ -60,10 +62,7 @@ def evaluate(
     probe, size = store.pixels(range(2)), data.images.shape[1:]
     names = [suited(spec, size, settings.inception) for spec in settings.features]
     extracts = [extractor(name, device, settings.inception).probed(probe) for name in names]
-    statistics = None
-    if settings.reference is not None:
-        dimension = extracts[0].features(probe).shape[1]
-        statistics = Statistics.load(settings.reference, dimension)
+    statistics = _statistics(settings.reference, extracts, probe)
     judge = _classifier(wanted, data, config, settings)
     for written in (out, folder, folder / wanted.key):
         discard_leftovers(written, of_dead=True)
@@ -132,11 +131,15 @@ def _check(wanted: Samples | Pictures, data: ImageData, settings: Settings) -> N
             "not to be mostly bias"
         )
     from_dict(Settings, vars(settings))  # its types and ranges
+    if settings.save_reference is not None:
+        claim(settings.save_reference, "--save-reference")
     refused = {
         "--likelihood-terms: got 1, expected 2 or more, or 0 for all":
             settings.likelihood_terms == 1,
         "--reference: is of one extractor; expected one --features, the one it was made with":
-            settings.reference and len(settings.features) != 1,
+            (settings.reference or settings.save_reference) and len(settings.features) != 1,
+        "--reference: stands in place of the training images; leave out --save-reference":
+            settings.reference and settings.save_reference,
         "--classifier: this model has no classes; leave it out":
             settings.classifier is not None and not wanted.class_names,
     }  # fmt: skip
@@ -145,6 +148,19 @@ def _check(wanted: Samples | Pictures, data: ImageData, settings: Settings) -> N
             raise ConfigError(message)
     if isinstance(wanted, Samples):
         wanted.model.settings(guide=wanted.guide, **wanted.settings)
+
+
+def _statistics(path: Path | None, extracts: list[Extractor], probe: Tensor) -> Statistics | None:
+    """The reference from a file, if it is of this extractor as far as it says."""
+    if path is None:
+        return None
+    (extract,) = extracts
+    found = Statistics.load(path, extract.features(probe).shape[1])
+    if found.about.get("fingerprint", extract.fingerprint) != extract.fingerprint:
+        made = f"was made with {found.about.get('extractor', 'another')}, not this {extract.name}"
+        expected = f"expected --features as it was made, or statistics of {extract.name}"
+        raise ConfigError(f"--reference {path}: {made}; {expected}")
+    return found
 
 
 def _classifier(

@@ -77,8 +77,13 @@ def distances(context: Context, extract: Extractor, features: Features) -> dict[
         statistics = context.store.statistics(extract, rows, features.train)
     else:
         assert statistics is not None and settings.reference is not None
+        count = "an unknown number of" if statistics.count is None else f"{statistics.count:,}"
         digest = sha256(settings.reference)[:12]
-        named = f"{settings.reference} (SHA-256 {digest}, of an unknown number of images)"
+        named = f"{settings.reference} (SHA-256 {digest}, of {count} images)"
+    if settings.save_reference is not None:
+        about = {"extractor": extract.name, "fingerprint": extract.fingerprint}
+        about["data"] = data.fingerprint
+        replace(statistics, about=about).save(settings.save_reference)
     device = context.wanted.arithmetic.device
     if device.type == "cuda":  # float64 there takes seconds where a CPU takes minutes
         statistics, features = statistics.to(device), features.to(device)
@@ -166,7 +171,7 @@ def notes(context: Context, extracts: Sequence[tuple[Extractor, Features]]) -> l
         "the data's classes are not the model's: nothing by class, and the likelihood is without "
         "labels": wanted.class_names and not context.same_classes,
         "the reference file does not say which protocol it was made with":
-            from_file is not None,
+            from_file is not None and "fingerprint" not in from_file.about,
         **{
             f"distances of {e.name} features are no FID or KID: compare them among themselves":
                 not e.standard for e, _ in extracts

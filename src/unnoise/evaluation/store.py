@@ -277,7 +277,7 @@ class DataStore:
             made = Statistics.of(features)
             found = {"mean": made.mean, "cov": made.cov, "count": torch.tensor(len(features))}
             write_tensors(path, found, about)
-        return Statistics(int(found["count"]), found["mean"], found["cov"])
+        return Statistics(int(found["count"]), found["mean"], found["cov"], about)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
