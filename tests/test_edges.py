@@ -123,9 +123,9 @@ NEAREST = {
 
 @pytest.mark.parametrize("name", NEAREST)
 def test_swapped_letters_come_first_and_nonsense_is_not_suggested(name):
-    known = ("ddpm", "ddim", "heun", "unipc_2", "tensorboard", "log_snr")
+    known = ("ddpm", "ddim", "heun", "unipc_2", "trackers", "log_snr")
     assert closest(name, known) == NEAREST[name]
-    listed = NEAREST[name] or "expected one of ddpm, ddim, heun, unipc_2, tensorboard, log_snr"
+    listed = NEAREST[name] or "expected one of ddpm, ddim, heun, unipc_2, trackers, log_snr"
     assert listed in nearest(name, known)
 
 
@@ -140,7 +140,7 @@ FLAGS = {
     "sample digits --cfg 2": "no flag --cfg; did you mean '--guidance-scale'?",
     "sample digits --cfg-scale=2": "no flag --cfg-scale; did you mean '--guidance-scale'?",
     "edit variations digits 3 --class 2": "no flag --class; did you mean '--label'?",
-    "train digits --wandb": "no flag --wandb; did you mean '--train.tensorboard'?",
+    "train digits --wandb": "no flag --wandb; did you mean '--train.trackers wandb'?",
     "train digits --fp16": "no flag --fp16; did you mean '--train.precision fp16'?",
     "train digits --resolution 8": "no flag --resolution; did you mean '--image-size'?",
     "train digits --ema 5": "no flag --ema; did you mean '--train.ema-halflife-kimg'?",

@@ -146,8 +146,8 @@ class TrainConfig:
     """Stop after this many steps in a row whose loss or gradient is not finite."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Under torchrun: every rank holds the whole network (ddp), or a part of each tensor (fsdp)."""
-    tensorboard: bool = False
-    """Also write the metrics and samples for TensorBoard, into RUN/tensorboard."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Other places that receive the metrics; each needs its package."""
 
 
 @dataclass(frozen=True)

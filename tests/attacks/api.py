@@ -116,7 +116,7 @@ def _configurations() -> Iterator[Attack]:
     for key in ("train.lr", "train.kimg", "train.batch_size", "network.base_channels", "seed",
                 "data.image_size", "data.held_out", "sample.steps", "diffusion.schedule",
                 "train.betas", "train.ema_also_kimg", "network.kind",
-                "train.tensorboard"):  # fmt: skip
+                "train.trackers"):  # fmt: skip
         for value in (-1, "x", float("nan"), [], {"a": 1}, b"x", object(), 10**400, "\x1b[31m"):
             changed = partial(_configured, key, value)
             yield Attack(

@@ -25,8 +25,7 @@ SHORT = ("--device", "cpu", "--train.kimg", "0.02", "--train.batch-size", "4", "
 TRAIN: dict[str, Any] = {"train": TrainConfig, "network": UNetConfig, "diffusion": DiffusionConfig,
                          "data": DataConfig, "sample": SampleConfig}  # fmt: skip
 FOREIGN = {
-    "--learning-rate": "lr", "--cfg": "guidance-scale", "--class": "label",
-    "--wandb": "tensorboard",
+    "--learning-rate": "lr", "--cfg": "guidance-scale", "--class": "label", "--wandb": "trackers",
     "--gpu": "device", "--fp16": "precision", "--resolution": "image-size", "--ema": "ema",
     "--batch": "batch-size", "--workers": "", "--dataset": "data", "--model": "", "--prompt": "",
     "--steps-per-epoch": "", "--num_workers": "",

@@ -245,7 +245,7 @@ class Table:
 
 ALIASES = {
     "learning-rate": "--lr", "batch": "--batch-size", "bs": "--batch-size", "epoch": "--epochs",
-    "resolution": "--image-size", "wandb": "--train.tensorboard", "seed": "--seeds",
+    "resolution": "--image-size", "wandb": "--train.trackers wandb", "seed": "--seeds",
     "fp16": "--train.precision fp16", "bf16": "--train.precision bf16", "class": "--label",
     "ema": "--train.ema-halflife-kimg", "cfg": "--guidance-scale", "cfg-scale": "--guidance-scale",
     "gpu": "--device cuda", "cpu": "--device cpu", "output": "--out", "output-dir": "--out",

@@ -25,7 +25,7 @@ SAVE_SEC = 300
 MAY_CHANGE = (
     "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
     "train.evaluate", "train.checkpoint_every", "train.keep_", "train.max_skipped",
-    "train.parallel", "train.tensorboard", "sample.", "device",
+    "train.parallel", "train.trackers", "sample.", "device",
     "data.source", "data.cache", "data.path", "imports",
 )  # fmt: skip
 """Fields that a resumed run may change: they do not change what is learned up to the same point.

@@ -18,7 +18,7 @@ from unnoise.files import write_bytes
 from unnoise.records import read_line
 from unnoise.training.run import Run
 from unnoise.training.state import TrainState
-from unnoise.training.tensorboard import TensorBoard
+from unnoise.training.trackers import Tracker, start
 from unnoise.units import duration
 
 BEAT_SEC = 1.0
@@ -29,7 +29,7 @@ class Log:
 
     def __init__(self, run: Run) -> None:
         self.run, self.path = run, run.folder / "metrics.jsonl"
-        self.tensorboard: TensorBoard | None = None
+        self.trackers: list[Tracker] = []
         self.foretold = False
         """Whether it was said how far the run will come."""
         self.samples: Tensor | None = None
@@ -40,9 +40,9 @@ class Log:
         """Seconds of training at that line, and the time of the last progress."""
 
     def open(self, nimg: int) -> None:
-        """Start TensorBoard, if asked for, and the clock: the run resumes after nimg images."""
-        if self.run.config.train.tensorboard:
-            self.tensorboard = TensorBoard(self.run.folder, to_dict(self.run.config), nimg)
+        """Start the configured trackers, and the clock, of a run that resumes after nimg images."""
+        config, names = to_dict(self.run.config), self.run.config.train.trackers
+        self.trackers = [start(name, self.run.folder, config, nimg) for name in names]
         self.window = (time.monotonic(), nimg)
 
     def cut(self, step: int) -> None:
@@ -54,14 +54,14 @@ class Log:
                 write_bytes(self.path, kept.encode())
 
     def metrics(self, values: dict[str, Any], picture: Path | None = None) -> None:
-        """Append a line to metrics.jsonl; TensorBoard also gets the picture."""
+        """Append a line to metrics.jsonl; trackers also get the picture."""
         if not self.run.world.main:
             return
         with self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
-        if self.tensorboard is not None:
-            numbers = {key: value for key, value in values.items() if key not in ("step", "nimg")}
-            self.tensorboard.write(numbers, values["nimg"], picture)
+        numbers = {key: value for key, value in values.items() if key not in ("step", "nimg")}
+        for tracker in self.trackers:
+            tracker.write(numbers, values["nimg"], picture)
 
     def steps(self, state: TrainState, lr: float) -> None:
         """Write the mean loss of the steps since the last line, and report progress."""
@@ -124,8 +124,8 @@ class Log:
             events.send(event)
 
     def close(self) -> None:
-        if self.tensorboard is not None:
-            self.tensorboard.writer.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def _step(line: str) -> float:

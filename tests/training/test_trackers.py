@@ -1,8 +1,9 @@
-"""What TensorBoard is told."""
+"""TensorBoard, and what is told to trackers of another kind."""
 
 from __future__ import annotations
 
 import sys
+import types
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_tensorboard_counts_images_and_has_no_double_curve_after_a_resume(
     data, tmp_path, monkeypatch
 ):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    config = override(named("digits"), {**TINY, "train.tensorboard": True})
+    config = override(named("digits"), {**TINY, "train.trackers": ("tensorboard",)})
     real = loop.train_step
 
     def dies(objective, state, batch, lr):
@@ -56,8 +57,31 @@ def test_tensorboard_counts_images_and_has_no_double_curve_after_a_resume(
     assert [e.step for e in events.Images("samples")] == [160, 320]
 
 
-def test_without_the_package_one_line_says_so(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    config = override(named("digits"), {**TINY, "train.tensorboard": True})
-    with pytest.raises(ConfigError, match=r"tensorboard is not installed .*unnoise\[log\]"):
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_other_trackers_get_numbers_and_pictures(data, tmp_path, monkeypatch, name):
+    told, pictures, ended = [], [], []
+    module = types.ModuleType(name)
+    module.init = lambda **options: told.append(options)
+    module.log = lambda values, step: (pictures if "samples" in values else told).append(
+        (step, values)
+    )
+    module.Image = lambda path: path
+    module.finish = lambda: ended.append(True)
+    monkeypatch.setitem(sys.modules, name, module)
+    loop.train(
+        override(named("digits"), {**TINY, "train.trackers": (name,)}), data, tmp_path / "run"
+    )
+    assert (
+        told[0]["name"] == "run"
+        and told[0]["config"]["train"]["batch_size"] == 16
+        and ended == [True]
+    )
+    assert [step for step, values in told[1:] if "loss" in values] == list(range(32, 321, 32))
+    assert [step for step, _ in pictures] == [160, 320]
+
+
+def test_a_tracker_that_is_not_installed_is_said(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = override(named("digits"), {**TINY, "train.trackers": ("wandb",)})
+    with pytest.raises(ConfigError, match="wandb is not installed"):
         loop.train(config, data, tmp_path)
