@@ -74,6 +74,7 @@ ABSURD = {
     f"{SMALL} --train.keep-every-kimg 1e-310": "keep_every_kimg: got 1e-310, expected 1e-06",
     f"{SMALL} --epochs 1e308": "epochs: got 1e+308, expected 1e-06 to 1e+09",
     f"{SMALL} --network.blocks-per-level {10**11}": "got 100000000000, expected 1 to 1,000",
+    f"plan digits --budget {'9' * 400}h": "--budget: got '99999999999999999999', expected at most",
     f"{SMALL} --time {'9' * 400}s": "train.time: got '99999999999999999999', expected at most",
 }
 
@@ -173,9 +174,10 @@ WRONG_RUNS = {
 }
 
 
+@pytest.mark.parametrize("command", ["train", "plan"])
 @pytest.mark.parametrize("flags", WRONG_RUNS)
-def test_a_run_is_checked_before_its_data_are_read(flags, inside, no_data, capsys):
-    assert WRONG_RUNS[flags] in refused(f"train digits {flags}", capsys)
+def test_a_run_is_checked_before_its_data_are_read(command, flags, inside, no_data, capsys):
+    assert WRONG_RUNS[flags] in refused(f"{command} digits {flags}", capsys)
 
 
 def test_a_device_that_is_not_there_is_not_offered(inside, monkeypatch, capsys):

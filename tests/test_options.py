@@ -22,7 +22,7 @@ from unnoise.diffusion.samplers import SAMPLERS
 ROOT = Path(__file__).parent.parent
 KINDS = {"sample": sample.Sample, "evaluate": evaluate.Evaluate, **edit.KINDS}
 COMMANDS = [
-    *("train", "sample", "evaluate", "compare", "tune-sampler"),
+    *("train", "plan", "sample", "evaluate", "compare", "tune-sampler"),
     *("data", "info", "export", "report", "train cifar10", "sample digits", "evaluate digits"),
     *(f"edit {kind}" for kind in edit.KINDS),
 ]

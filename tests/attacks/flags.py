@@ -131,6 +131,8 @@ def _absurd() -> Iterator[Attack]:
     for channels in ("1000000000", "0", "-1", "7"):
         words = ("train", "digits", *SHORT, "--network.base-channels", channels)
         yield Attack(f"train --network.base-channels {channels}", words, "either")
+    for budget in ("0s", "-1h", "x", "9" * 300 + "h", "nan", ""):
+        yield Attack(f"plan --budget {budget[:9]!r}", ("plan", "digits", "--budget", budget))
     for num in ("0", "1", "-1", "x", "9" * 30, "1000000000"):
         yield Attack(f"evaluate --num {num[:9]}", ("evaluate", "digits", "--num", num))
 

@@ -24,6 +24,7 @@ import torch._dynamo  # noqa: F401  (imported before the forks, as all below)
 import unnoise.api
 import unnoise.cli.edit
 import unnoise.cli.evaluate
+import unnoise.cli.plan
 import unnoise.cli.sample
 import unnoise.cli.train
 import unnoise.evaluation.evaluate

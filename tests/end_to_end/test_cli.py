@@ -134,6 +134,16 @@ def test_switches_lists_and_none(capsys):
     assert (config.train.kimg, config.train.epochs) == (None, 2)
 
 
+def test_a_plan_prints_its_figures_and_writes_nothing(inside, capsys):
+    assert cli.main(["plan", "digits", *TINY]) == 0
+    out = capsys.readouterr().out
+    assert all(
+        word in out
+        for word in ("parameters", "GFLOP per image", "images/s", "memory", "to its end")
+    )
+    assert list(inside.iterdir()) == []
+
+
 def test_the_same_command_on_a_finished_run_changes_nothing(run, capsys):
     before = {
         p: p.stat().st_mtime_ns for p in run.rglob("*.*") if p.name not in ("config.json", ".lock")

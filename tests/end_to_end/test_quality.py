@@ -121,6 +121,8 @@ def test_the_large_presets_take_twenty_steps(cifar, tmp_path, preset, capsys):
         "--sample.steps",
         "1",
     ]
+    assert cli.main(["plan", preset, *flags]) == 0
+    assert "parameters" in capsys.readouterr().out
     out = tmp_path / "run"
     assert (
         cli.main(

@@ -144,6 +144,10 @@ def test_an_image_that_the_patches_do_not_divide_is_refused():
         net(torch.randn(1, 1, 8, 7), torch.ones(1))
 
 
+def test_narrower_keeps_the_heads():
+    assert DiTConfig().narrower(0.5) == {"width": 88} and DiTConfig().narrower(2.0) == {}
+
+
 def test_modulation_is_norm_scale_and_shift():
     x, shift, scale = torch.randn(3, 2, 5, 8)
     norm = (x - x.mean(-1, keepdim=True)) / x.var(-1, correction=0, keepdim=True).add(1e-6).sqrt()

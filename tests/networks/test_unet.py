@@ -114,3 +114,10 @@ def test_bad_settings_are_refused_in_one_line(change, message):
     with pytest.raises(ConfigError, match=r"network\." + message) as caught:
         build_network(SMALL_UNET, Shape(1, 8, 8), change)
     assert "\n" not in str(caught.value)
+
+
+def test_narrower_keeps_the_size_of_groups_and_is_never_wider():
+    config = PRESETS["cifar10"]().network  # 128 channels in 32 groups
+    found = [config.narrower(share) for share in (1.0, 0.57, 0.25, 1e-6, 9.0)]
+    assert [list(each.values()) for each in found] == [[], [96, 24], [64, 16], [4, 1], []]
+    assert list(found[1]) == ["base_channels", "norm_groups"]

@@ -65,14 +65,6 @@ def test_an_unset_warm_up_is_at_most_a_twentieth_of_the_run(kimg):
     assert long == pytest.approx([min(1, 0.1 * i) for i in range(12)], abs=0.001)
 
 
-def test_a_run_says_once_how_far_it_will_come(tmp_path):
-    said: list[str] = []
-    config = unnoise.preset("digits", {**NEVER, "train.kimg": 0.96, "train.log_every_kimg": 0.16})
-    unnoise.train(config, tmp_path, on_event=lambda event: said.append(getattr(event, "text", "")))
-    (line,) = [text for text in said if "the run ends in" in text]
-    assert line.startswith("at ") and line.endswith("with 1.0 kimg (0.6 epochs) in all")
-
-
 def test_a_model_that_logged_no_loss_says_nothing_of_it(tmp_path, capsys):
     config = unnoise.preset("digits", {**NEVER, "train.kimg": 0.032})
     assert "loss" not in unnoise.train(config, tmp_path).record["training"]

@@ -21,6 +21,7 @@ USAGE = """\
 usage: unnoise COMMAND ...
 
   train PRESET|PATH|RUN         train a model; the same command resumes after an interruption
+  plan PRESET|PATH              what a run takes here: speed, memory, disk; --budget 2h: what fits
   sample RUN|FILE|NAME          make pictures with a trained model
   edit KIND RUN PICTURE ..      change pictures: inpaint, outpaint, interpolate, morph, ..
   evaluate RUN|FILE|NAME        how good: FID, precision, recall, bits/dim, copies of images
@@ -42,7 +43,7 @@ Start with: unnoise sample emoji      a bundled model; digits and cifar10-small 
 
 
 COMMANDS = (
-    *("train", "sample", "edit", "evaluate", "compare", "tune-sampler"),
+    *("train", "plan", "sample", "edit", "evaluate", "compare", "tune-sampler"),
     *("data", "export", "info", "report"),
 )
 MODULES = {"tune-sampler": "tune", "info": "data"}

@@ -5,6 +5,7 @@ A kind has its settings here, by its name in NETWORK_CONFIGS, and its class in r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -61,6 +62,10 @@ class NetworkConfig:
     def sample_channels_last(self) -> bool:
         """Whether sampling on a CPU in 16 bits is faster in the channels_last memory format."""
         return False
+
+    def narrower(self, share: float) -> dict[str, int]:
+        """The change of settings, if any, to a network of this share of the cost, width^2."""
+        return {}
 
     def check(self, shape: Shape) -> None:
         """Raise ConfigError for a network that cannot be built for images of this shape."""
@@ -129,6 +134,13 @@ class UNetConfig(NetworkConfig):
         """Wide convolutions are faster in it, narrow ones are not (docs/results.md, kernels)."""
         return self.base_channels >= 64
 
+    def narrower(self, share: float) -> dict[str, int]:
+        """Fewer base channels, as many of them in a normalisation group as before."""
+        of_group = self.base_channels // self.norm_groups
+        step = math.lcm(of_group, self.attention_heads, 2)
+        found = _narrower("base_channels", self.base_channels, step, share)
+        return found and {**found, "norm_groups": found["base_channels"] // of_group}
+
     def heights(self, image_height: int) -> list[int]:
         """The height of each level's feature map."""
         first = image_height // self.patch_size
@@ -174,6 +186,10 @@ class DiTConfig(NetworkConfig):
     def stochastic(self) -> bool:
         return False
 
+    def narrower(self, share: float) -> dict[str, int]:
+        """Fewer channels, the same number for each head."""
+        return _narrower("width", self.width, math.lcm(4, self.heads), share)
+
     def check(self, shape: Shape) -> None:
         self.require([
             _divides(self.patch_size, shape),
@@ -185,6 +201,11 @@ class DiTConfig(NetworkConfig):
 def _divides(patch: int, shape: Shape) -> tuple[bool, str, str]:
     expected = f"a divisor of the images' height {shape.height} and width {shape.width}"
     return shape.height % patch == shape.width % patch == 0, "patch_size", expected
+
+
+def _narrower(name: str, width: int, step: int, share: float) -> dict[str, int]:
+    fewer = step * max(1, int(width * share**0.5 / step))
+    return {name: fewer} if fewer < width else {}
 
 
 NETWORK_CONFIGS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "dit": DiTConfig}

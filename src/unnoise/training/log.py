@@ -30,8 +30,6 @@ class Log:
     def __init__(self, run: Run) -> None:
         self.run, self.path = run, run.folder / "metrics.jsonl"
         self.trackers: list[Tracker] = []
-        self.foretold = False
-        """Whether it was said how far the run will come."""
         self.samples: Tensor | None = None
         """Those of the newest preview."""
         self.window = (time.monotonic(), 0)
@@ -81,12 +79,6 @@ class Log:
         }
         self.metrics(values)
         self.beat(state, speed)
-        if not self.foretold:
-            self.foretold, nimg = True, counters.nimg / max(self.run.progress(counters), 1e-9)
-            left = duration((nimg - counters.nimg) / max(speed, 1e-9))
-            epochs = f"{nimg / self.run.data.num_train:,.1f} epochs"
-            at = f"at {speed:,.0f} images/s the run ends in {left}"
-            self.say(f"{at}, with {nimg / 1000:,.1f} kimg ({epochs}) in all")
 
     def _speed(self, state: TrainState) -> float:
         """Images per second since the last line."""
