@@ -7,7 +7,7 @@ import shlex
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from unnoise.cli.flags import Command, Flag, Settings, first_word, parse, peek
 from unnoise.config import RunConfig, override, to_dict
@@ -42,8 +42,8 @@ class Start(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Start):
-    """Train a model. The same command resumes a run that was stopped."""
+class Run(Start):
+    """What defines a run besides its configuration."""
 
     target: Annotated[str, Flag(metavar="PRESET|PATH|RUN")]
     """A preset, a folder or file of pictures, hf:owner/name, or a run folder, to resume it with its
@@ -53,8 +53,6 @@ class Train(Start):
     resume: Literal["auto", "anyway", "never"] = "auto"
     """Resume an earlier run of the same configuration (auto) or of any (anyway), or refuse to
     (never)."""
-    print_config: bool = False
-    """Only print the whole configuration."""
 
     def folder(self, config: RunConfig) -> Path:
         """The run folder."""
@@ -65,14 +63,25 @@ class Train(Start):
         )
 
 
-def configured(arguments: list[str]) -> tuple[Train, RunConfig]:
-    """The command, and the run's configuration: of the target, changed by the flags."""
+@dataclass(frozen=True, kw_only=True)
+class Train(Run):
+    """Train a model. The same command resumes a run that was stopped."""
+
+    print_config: bool = False
+    """Only print the whole configuration."""
+
+
+R = TypeVar("R", bound=Run)
+
+
+def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunConfig]:
+    """A command on a run, and the run's configuration: of the target, changed by the flags."""
     target, (start, _) = first_word(arguments), peek(Start, arguments)
     kind_of_network = {} if start.network_kind is None else {"network.kind": start.network_kind}
     base = override(named(target or "digits", start.objective), kind_of_network)
     about = "" if target else textwrap.fill(f"Presets: {', '.join(PRESETS)}.", 80)
     settings = Settings(base, target is not None, OFTEN, SHORT)
-    run, given = parse(Train, arguments, "train", settings, about)
+    run, given = parse(kind, arguments, name, settings, about)
     given = {**kind_of_network, **given, "imports": run.imports}
     if base.preset != "pictures":  # which alone needs torch
         return run, override(base, given)
@@ -83,7 +92,7 @@ def configured(arguments: list[str]) -> tuple[Train, RunConfig]:
 
 def train(arguments: list[str]) -> int:
     """Run `unnoise train PRESET|PATH|RUN`."""
-    run, config = configured(arguments)
+    run, config = configured(Train, arguments, "train")
     if run.print_config:
         print(json.dumps(to_dict(config), indent=2))
         return 0
