@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import unnoise
 from unnoise.cli.flags import helps
-from unnoise.cli.train import Train, configured
+from unnoise.cli.train import configured
 from unnoise.config import RunConfig, check, differences, flat, override, to_dict
 from unnoise.errors import ConfigError
 from unnoise.networks.config import DiTConfig, Shape, UNetConfig
@@ -147,14 +147,14 @@ def test_a_given_setting_wins_over_that_of_the_size(tmp_path):
     (tmp_path / "photos").mkdir()
     words = [str(tmp_path / "photos"), "--image-size", "64", "--network.base-channels", "48",
              "--network.norm-groups=3", "--device=cpu"]  # fmt: skip
-    _, config = configured(Train, words, "train")
+    _, config = configured(words)
     assert config.network.widths == [48, 96, 96, 96]
     changes = {"data.image_size": 64, "network.base_channels": 48, "network.norm_groups": 3}
     assert config == unnoise.preset(words[0], {**changes, "device": "cpu"})
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     record = {"config": to_dict(config), "data": ""}
     (tmp_path / "run" / "config.json").write_text(json.dumps(record))
-    _, again = configured(Train, [str(tmp_path / "run")], "train")
+    _, again = configured([str(tmp_path / "run")])
     assert again == config
 
 

@@ -26,7 +26,7 @@ SHORT = {
     "train.kimg": 0.064, "train.time": None,
     "train.warmup_kimg": 0.0, "sample.steps": 2, "train.precision": "fp32", "device": "cpu",
 }  # fmt: skip
-QUICK = {"features": ("tiny",), "likelihood": (), "copying": False}
+QUICK = {"features": ("tiny",), "likelihood": False, "copying": False}
 REGISTRIES = (
     SPACINGS, LOSSES, WEIGHTINGS, SAMPLERS, SCHEDULES, METRICS, NETWORK_CONFIGS, NETWORKS,
 )  # fmt: skip

@@ -57,6 +57,20 @@ def test_an_old_run_resumes_where_it_stopped(run):
         np.testing.assert_allclose(now, then, rtol=1e-4, err_msg=name)
 
 
+def test_a_run_that_used_retired_settings_resumes_without_them(run, capsys):
+    record = json.loads((run / "config.json").read_text())
+    used = {"pairing": "optimal_transport", "trackers": ["wandb"], "async_save": "on",
+            "on_save_error": "continue"}  # fmt: skip
+    assert used.keys() <= record["config"]["train"].keys()
+    record["config"]["train"] |= used
+    (run / "config.json").write_text(json.dumps(record))
+    assert cli.main(["train", str(run), "--device", "cpu"]) == 0
+    assert "done" in capsys.readouterr().out
+    for name in used:
+        assert cli.main(["train", "digits", f"--train.{name.replace('_', '-')}", "on"]) == 2
+    assert json.loads((run / "config.json").read_text())["config"]["train"].keys().isdisjoint(used)
+
+
 def metrics(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 

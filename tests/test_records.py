@@ -233,7 +233,7 @@ def diverging(folder: Path) -> Path:
 
 @pytest.mark.parametrize("words", [
     ("sample", "m.safetensors", "-n", "1"),
-    ("evaluate", "m.safetensors", "--num", "2", "--features", "tiny", "--likelihood", "none"),
+    ("evaluate", "m.safetensors", "--num", "2", "--features", "tiny", "--no-likelihood"),
     ("edit", "interpolate", "m.safetensors", "1", "2"),
 ])  # fmt: skip
 def test_pictures_that_are_not_finite_end_with_code_3(diverging, capsys, words):
@@ -353,7 +353,7 @@ def test_a_record_of_a_known_set_names_no_copy_of_it(folder):
 def test_a_record_names_no_place_to_write(folder):
     model = unnoise.load(_elsewhere(folder, cache=str(folder / "theirs")), "cpu")
     assert model.config.data == unnoise.DataConfig()
-    unnoise.evaluate(model, folder / "out", num=2, likelihood="none", copying=False)
+    unnoise.evaluate(model, folder / "out", num=2, likelihood=False, copying=False)
     assert not (folder / "theirs").exists()
 
 
@@ -369,7 +369,7 @@ def test_a_bare_file_reads_no_place_that_was_not_asked_for(folder, capsys, place
     for model in (unnoise.load(path, "cpu"), unnoise.load(path, "cpu").with_tuned({})):
         with pytest.raises(DataError, match="expected --data PATH"):
             unnoise.evaluate(model, folder / "out", num=2)
-    asked = ("--data", "digits", "--num", "2", "--likelihood", "none", "--out", "out")
+    asked = ("--data", "digits", "--num", "2", "--no-likelihood", "--out", "out")
     assert cli.main(["evaluate", str(path), *asked, "--device", "cpu"]) == 0
 
 

@@ -116,8 +116,6 @@ class TrainConfig:
     """Train class-conditionally where the data has labels."""
     stratified: bool = True
     """Draw one training time from each of batch_size equal parts of the distribution."""
-    pairing: Literal["independent", "optimal_transport"] = "independent"
-    """Which noise goes with which image of a batch: any, or the nearest overall in each class."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the network's arithmetic; auto is the fastest on this machine."""
     channels_last: Literal["auto", "on", "off"] = "auto"
@@ -146,10 +144,6 @@ class TrainConfig:
     """Also keep the checkpoints at multiples of this many kimg."""
     max_skipped: Count = 10
     """Stop after this many steps in a row whose loss or gradient is not finite."""
-    on_save_error: Literal["stop", "continue"] = "stop"
-    """When a checkpoint cannot be written: stop, or say so and continue."""
-    async_save: Literal["auto", "on", "off"] = "auto"
-    """Write checkpoints in the background, from a copy in memory; auto is on for a GPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Under torchrun: every rank holds the whole network (ddp), or a part of each tensor (fsdp)."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()

@@ -23,7 +23,10 @@ from unnoise.ranges import Range
 
 T = TypeVar("T")
 
-RETIRED = ("sample.deep_cache", "sample.cuda_graphs", "train.fused_norm", "data.white_level")
+RETIRED = (
+    "sample.deep_cache", "sample.cuda_graphs", "train.fused_norm", "data.white_level",
+    "train.pairing", "train.async_save", "train.on_save_error",
+)  # fmt: skip
 """Settings that older versions had: ignored in a record, refused from a user."""
 
 

@@ -126,7 +126,6 @@ def _configurations() -> Iterator[Attack]:
             )
     for key in ("train.", ".", "", "train.lr.x", "nope", "train", "TRAIN.LR", "train..lr"):
         yield Attack(f"preset {key!r}", partial(unnoise.preset, "digits", {key: 1}))
-    yield Attack("evaluate: no likelihood", _no_likelihood, "done")
 
 
 def _configured(key: str, value: Any) -> None:
@@ -136,12 +135,6 @@ def _configured(key: str, value: Any) -> None:
     check(config)
     network = unnoise.build.network(config, unnoise.build.Shape(1, 8, 8))
     unnoise.build.diffusion_model(config.diffusion, network)
-
-
-def _no_likelihood() -> None:
-    from unnoise.evaluation.settings import Settings
-
-    assert Settings(likelihood="none").likelihood == ()  # pyright: ignore
 
 
 def _edits() -> Iterator[Attack]:

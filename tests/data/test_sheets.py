@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unnoise.data.images import class_grid, grid, save_animation, side_by_side
+from unnoise.data.images import _told_apart, class_grid, grid, save_animation, side_by_side
 from unnoise.errors import DataError
 
 LONG = "WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW"
@@ -89,6 +89,21 @@ def test_words_stay_in_their_columns_however_long_they_are(scale, names, below):
     for i in range(3):
         assert (sheet[:, i * width : (i + 1) * width] < 128).any(), "each has its word"
     assert (sheet[-1] == 255).all(), "not cut off at the bottom"
+
+
+@pytest.mark.parametrize("most", [45, 60, 90, 120])
+def test_long_names_that_begin_alike_are_told_apart(most):
+    names = ["Activities & Sports", "Activities & Games", "Activities", "x" * 150 + "a",
+             "x" * 150 + "b", "Whatever else is long"]  # fmt: skip
+    white = torch.full((6, 1, 8, 8), 255, dtype=torch.uint8)
+    columns = np.split(np.asarray(grid(white, 6, 0, labels=names)), 6, axis=1)
+    for one, other in itertools.combinations(columns, 2):
+        assert not np.array_equal(one, other)
+    short = _told_apart(names, 13, most)
+    assert len({*short}) == len(names)
+    if 50 < most < 120:  # where there is room for the word, but not for the whole name
+        assert [text.split("… ")[1] for text in short[:2]] == ["Sports", "Games"]
+    assert "Whatever else is long".startswith(short[-1].rstrip("…")), "else its end is left out"
 
 
 @pytest.mark.parametrize("columns", [2, 4])

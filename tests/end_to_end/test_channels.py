@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,8 +98,17 @@ def test_five_channels_are_written_as_arrays_that_tell_their_recipe(tmp_path, mo
     Image.new("RGB", (8, 8)).save("a.png")
     assert main(["edit", "image", "run", "a.png"]) == 2
     assert "data.channels: got 5; expected one of 1, 3, 4" in capsys.readouterr().err
-    record = unnoise.evaluate(model, "ev", 8, data=data, likelihood=())
+    record = unnoise.evaluate(model, "ev", 2, data=data, likelihood=False)
     assert [one["extractor"] for one in record["distances"]] == ["tiny"]
+    np.savez("data.npz", images=FIVE)
+    assert main(["evaluate", "s", "--against", "data.npz", "--out", "o"]) == 0
+    found = json.loads(Path("o/evaluation.json").read_text())
+    assert found["data"]["size"] == [5, 8, 8] and found["samples"]["num"] == 2
+    (one,), (other,) = found["distances"], record["distances"]
+    assert one["samples"]["frechet"] == pytest.approx(other["samples"]["frechet"], rel=0.2)
+    Path("s/seed-000001.npz").write_bytes(b"PK")
+    assert main(["evaluate", "s", "--against", "data.npz"]) == 2
+    assert "s: its samples cannot be read" in capsys.readouterr().err
 
 
 def test_features_of_rgba_are_those_of_the_picture_on_white():

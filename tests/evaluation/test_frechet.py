@@ -151,24 +151,6 @@ def test_standard_error_is_the_jackknife_for_many_vectors():
     assert to.estimate(x).standard_error == pytest.approx((299 * np.var(left_out)) ** 0.5, rel=0.01)
 
 
-def test_extrapolation_takes_the_bias_away():
-    model = Model(20, 0.3)
-    to = FrechetTo(model.reference)
-    found = [
-        (to.distance(x), to.infinity(x)) for x in (model.draw(500, seed) for seed in range(12))
-    ]
-    plain, extrapolated = np.mean([d for d, _ in found]), np.mean([i.value for _, i in found])
-    assert plain - model.truth > 0.03
-    assert abs(extrapolated - model.truth) < 0.25 * (plain - model.truth)
-    spread = np.std([i.value for _, i in found])
-    assert 0.5 < np.mean([i.standard_error for _, i in found]) / spread < 2
-
-
-def test_extrapolation_is_seeded():
-    to, x = FrechetTo(Model(5, 0.1).reference), Model(5, 0.1).draw(60, 0)
-    assert to.infinity(x) == to.infinity(x) != to.infinity(x, seed=1)
-
-
 @pytest.mark.parametrize("n", [60, 200, 2000])
 def test_a_perfect_model_gets_what_perfect_says(n):
     model = Model(20, 0.0)

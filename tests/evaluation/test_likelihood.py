@@ -1,4 +1,4 @@
-"""Bits/dim against closed forms: Gaussians for the bound, Gaussian mixtures for the ODE."""
+"""Bits/dim against closed forms: of Gaussians and of Gaussian mixtures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from unnoise.config import RunConfig, override
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load
 from unnoise.diffusion import grids
-from unnoise.diffusion.levels import Level
+from unnoise.diffusion.levels import DATA, Level
 from unnoise.diffusion.noise import Noise
-from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, determinant, recover, target
-from unnoise.diffusion.samplers.frames import FLOW
+from unnoise.diffusion.parameterizations import PARAMETERIZATIONS, target
 from unnoise.diffusion.schedules import SCHEDULES
 from unnoise.errors import ConfigError, DataError
-from unnoise.evaluation.likelihood import bits_per_dim, bound, common, ode
-from unnoise.evaluation.likelihood.bound import Chain, all_terms, decoder_variance, prior
-from unnoise.evaluation.likelihood.common import Portion
-from unnoise.evaluation.likelihood.ode import Clock, OdeSettings, make_probes, to_noise
+from unnoise.evaluation import bound, likelihood
+from unnoise.evaluation.bound import Chain, all_terms, decoder_variance, prior
+from unnoise.evaluation.likelihood import bits_per_dim
 from unnoise.model import Model
 from unnoise.precision import full_precision
 
@@ -246,139 +244,19 @@ def test_few_drawn_terms_are_an_unbiased_estimate_of_the_sum(monkeypatch):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_bound_runs_for_every_objective(objective):
-    """400 log-SNR levels of a good model come near the ODE's number."""
+    """400 log-SNR levels of a perfect model come near the density, times the width of a bin."""
     mixture = Mixture([[-0.6, 0.3, 0.1], [0.5, 0.1, -0.2]], 0.15)
     model = ideal(mixture, objective)
     images = torch.tensor([[[[70, 160, 130]]], [[[190, 140, 110]]]], dtype=torch.uint8).repeat(
         150, 1, 1, 1
     )
-    bound = bits_per_dim(model, images, steps=400, spacing="log_snr", batch_size=300)
-    solved = bits_per_dim(model, images, method="ode", trace="exact", steps=24, batch_size=300)
-    assert solved.mean - 0.1 < bound.mean < solved.mean + 0.4, (bound.mean, solved.mean)
+    found = bits_per_dim(model, images, steps=400, spacing="log_snr", batch_size=300).mean
+    density = log_density(mixture, images.double() / 127.5 - 1, DATA).mean()
+    exact = math.log2(127.5) - float(density) / 3 / math.log(2)
+    assert exact - 0.1 < found < exact + 0.4, (found, exact)
 
 
-# The ODE
-
-
-def probes(settings, x0):
-    return make_probes(settings, Portion(x0, MIXTURE.denoise, range(len(x0))))
-
-
-@every_schedule
-def test_the_density_converges_with_the_solvers_order(schedule):
-    process = SCHEDULES[schedule](1000)
-    x0 = MIXTURE.means.reshape(3, 1, 1, 2) + 0.3 * draws(3, 1, 1, 2)()
-    clock = Clock(process)
-    exact = log_density(MIXTURE, clock.first.alpha * x0, clock.first) + 2 * math.log(
-        clock.first.alpha
-    )
-    errors = []
-    for steps in (24, 48, 96):
-        settings = OdeSettings(steps, "exact")
-        noise, volume = to_noise(MIXTURE.denoise, x0, process, settings, probes(settings, x0))
-        got = log_density(MIXTURE, noise, clock.last) + volume
-        errors.append(float((got - exact).abs().max()))
-    assert errors[-1] < 1e-5, errors
-    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
-    assert slopes[-1] > ode.ORDER - 0.35, (slopes, errors)
-
-
-@pytest.mark.parametrize("name", PARAMETERIZATIONS)
-@every_schedule
-def test_the_density_is_exact_in_every_parameterization(name, schedule):
-    process = SCHEDULES[schedule](1000)
-    clock = Clock(process)
-    if abs(determinant(PARAMETERIZATIONS[name](clock.last, 0.5), clock.last)) < 1e-8:
-        pytest.skip("this output says nothing about x0 at pure noise")
-
-    def denoiser(x_t, level):
-        prediction, c = MIXTURE.denoise(x_t, level), PARAMETERIZATIONS[name](level, 0.5)
-        x0, eps = recover(c, level, x_t, target(c, prediction.x0, prediction.eps))
-        return prediction._replace(x0=x0, eps=eps)
-
-    x0 = MIXTURE.means.reshape(3, 1, 1, 2) + 0.1
-    settings = OdeSettings(96, "exact")
-    noise, volume = to_noise(denoiser, x0, process, settings, probes(settings, x0))
-    got = log_density(MIXTURE, noise, clock.last) + volume
-    exact = log_density(MIXTURE, clock.first.alpha * x0, clock.first) + 2 * math.log(
-        clock.first.alpha
-    )
-    torch.testing.assert_close(got, exact, rtol=0, atol=2e-5)
-
-
-def test_the_trace_estimator_is_unbiased():
-    process = SCHEDULES["flow"](0)
-    x0 = torch.tensor([0.1, -0.2], dtype=torch.float64).expand(4000, 1, 1, 2)
-    exact = OdeSettings(12, "exact")
-    _, truth = to_noise(MIXTURE.denoise, x0[:1], process, exact, probes(exact, x0[:1]))
-    spread = []
-    for count in (1, 4):
-        settings = OdeSettings(12, "rademacher", count)
-        _, volume = to_noise(MIXTURE.denoise, x0, process, settings, probes(settings, x0))
-        within(volume, float(truth))
-        spread.append(float(volume.std()))
-    assert 0 < spread[1] == pytest.approx(spread[0] / 2, rel=0.1)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_bits_of_a_mixture_by_the_ode(objective):
-    """From grey levels: -log2 of the density after dequantisation per pixel, + log2(127.5)."""
-    model = ideal(MIXTURE, objective)
-    images = torch.tensor([[[[60, 160]]], [[[190, 140]]], [[[150, 40]]]], dtype=torch.uint8)
-    got = bits_per_dim(model, images, method="ode", trace="exact", steps=64, seed=5)
-    grey = images.double() / 127.5 - 1
-    x0 = ode.dequantise(Portion(grey, MIXTURE.denoise, range(5, 8)))
-    assert float((x0 - grey).abs().max()) <= 0.5 / 127.5
-    first = Clock(model.diffusion.schedule).first
-    exact = (
-        -(log_density(MIXTURE, first.alpha * x0, first) + 2 * math.log(first.alpha))
-        / 2
-        / math.log(2)
-    )
-    # What is left is the prior's: N(0, prior) is not quite the mixture's x_T.
-    torch.testing.assert_close(got.bits, exact + math.log2(127.5), rtol=0, atol=3e-3)
-    assert got.parts["solver_error"] < 1e-5
-    assert sum(got.parts.values()) == pytest.approx(got.mean, abs=1e-5)
-
-
-def test_dequantised_bits_bound_the_probability_of_the_image_closely():
-    mixture = Mixture([[-0.2, 0.1]], 0.05)
-    model = ideal(mixture, "edm")
-    grey = torch.tensor([108, 135], dtype=torch.uint8)
-    images = grey.expand(2000, 1, 1, 2)
-    got = bits_per_dim(model, images, method="ode", trace="exact", steps=48, batch_size=2000)
-    first = Clock(model.diffusion.schedule).first
-    p = Normal(mixture.means[0], (0.05**2 + first.sigma**2) ** 0.5)
-    centre = grey.double() / 127.5 - 1
-    exact = -float(torch.log2(p.cdf(centre + 0.5 / 127.5) - p.cdf(centre - 0.5 / 127.5)).mean())
-    assert exact - 4 * got.standard_error < got.mean < exact + 0.01
-
-
-def test_the_trace_of_the_real_network_is_that_of_finite_differences():
-    """Attention, normalisation and resampling under autograd."""
-    model = unnoise.load("digits", "cpu")
-    model.network.double()
-    data = load(DataConfig())
-    images, labels = (
-        torch.from_numpy(data.images[:1].copy()),
-        torch.from_numpy(data.labels[:1].copy()),
-    )
-    (batch,) = common.checked(model, images, labels, 0, 1).portions()
-    level = model.diffusion.schedule.level(300.0)
-    y = batch.x0 / FLOW.scale(level)
-    basis = make_probes(OdeSettings(trace="exact"), batch)
-    _, trace = ode._slope_and_trace(batch.denoiser, y, level, 1.0, basis)
-    h, total = 1e-4, 0.0
-    with torch.no_grad():
-        for v in basis:
-            ends = [
-                FLOW.slope(batch.denoiser(FLOW.scale(level) * (y + e * v), level)) for e in (h, -h)
-            ]
-            total += float(((ends[0] - ends[1]) / (2 * h) * v).sum())
-    assert float(trace) == pytest.approx(total, rel=1e-5)
-
-
-# Both
+# The images
 
 
 @pytest.fixture(scope="module")
@@ -387,51 +265,39 @@ def digits() -> tuple[Model, np.ndarray, np.ndarray]:
     return unnoise.load("digits", "cpu"), data.images[-5:], data.labels[-5:]
 
 
-METHODS = {"bound": {"steps": 20}, "drawn": {"terms": 4}, "ode": {"steps": 4}}
+METHODS = {"bound": {"steps": 20}, "drawn": {"terms": 4}}
 
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_an_images_number_depends_on_its_seed_only(digits, kind):
     model, images, labels = digits
-    method = "ode" if kind == "ode" else "bound"
-    together = bits_per_dim(model, images, labels, method, **METHODS[kind]).bits
-    parted = bits_per_dim(model, images, labels, method, batch_size=2, **METHODS[kind]).bits
+    together = bits_per_dim(model, images, labels, **METHODS[kind]).bits
+    parted = bits_per_dim(model, images, labels, batch_size=2, **METHODS[kind]).bits
     torch.testing.assert_close(parted, together, rtol=1e-4, atol=1e-4)
-    tail = bits_per_dim(model, images[3:], labels[3:], method, seed=3, **METHODS[kind]).bits
+    tail = bits_per_dim(model, images[3:], labels[3:], seed=3, **METHODS[kind]).bits
     torch.testing.assert_close(tail, together[3:], rtol=1e-4, atol=1e-4)
-    head = bits_per_dim(model, images[:2], labels[:2], method, **METHODS[kind]).bits
+    head = bits_per_dim(model, images[:2], labels[:2], **METHODS[kind]).bits
     torch.testing.assert_close(head, together[:2], rtol=1e-4, atol=1e-4)
-    other = bits_per_dim(model, images, labels, method, seed=100, **METHODS[kind]).bits
+    other = bits_per_dim(model, images, labels, seed=100, **METHODS[kind]).bits
     assert (other - together).abs().min() > 1e-4
 
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_recipe_makes_the_same_numbers_again(digits, kind):
     model, images, labels = digits
-    method = "ode" if kind == "ode" else "bound"
     images, labels = images[:3], labels[:3]
-    first = bits_per_dim(model, images, labels, method, seed=7, **METHODS[kind])
+    first = bits_per_dim(model, images, labels, seed=7, **METHODS[kind])
     said = json.loads(json.dumps(first.describe()))
     expected = {"model": model.weights_hash, "num_images": 3, "labels": "given"}
     assert expected.items() <= said.items()
-    of_bound = ("steps", "spacing", "variance", "clip_x0", "terms")
-    settings = of_bound if method == "bound" else ("steps", "trace", "probes")
-    same = {name: said[name] for name in settings}
-    again = bits_per_dim(model, images, labels, method, seed=said["seeds"][0], **same)
+    same = {name: said[name] for name in ("steps", "spacing", "variance", "clip_x0", "terms")}
+    again = bits_per_dim(model, images, labels, seed=said["seeds"][0], **same)
     assert torch.equal(again.bits, first.bits)
     assert said["bits_per_dim"] == pytest.approx(sum(first.bits.tolist()) / 3)
     spread = float(np.std(first.bits.numpy(), ddof=1))
     assert said["standard_error"] == pytest.approx(spread / 3**0.5)
-    one = bits_per_dim(model, images[:1], labels[:1], method, **METHODS[kind])
+    one = bits_per_dim(model, images[:1], labels[:1], **METHODS[kind])
     assert one.describe()["standard_error"] is None
-
-
-def test_gradients_are_there_under_inference_mode(digits):
-    model, images, labels = digits
-    with torch.inference_mode():
-        inside = bits_per_dim(model, images[:2], labels[:2], "ode", steps=2)
-    outside = bits_per_dim(model, images[:2], labels[:2], "ode", steps=2)
-    assert torch.equal(inside.bits, outside.bits)
 
 
 def test_precision_is_full_inside_and_put_back_afterwards():
@@ -449,18 +315,6 @@ def test_precision_is_full_inside_and_put_back_afterwards():
     finally:
         torch.backends.cudnn.allow_tf32 = before[0]
         torch.set_float32_matmul_precision(before[1])
-
-
-def test_dequantisation_fills_the_bins():
-    grey = torch.full((4, 1, 100, 100), 90.0, dtype=torch.float64)
-    portion = Portion(grey / 127.5 - 1, MIXTURE.denoise, range(4))
-    again = (ode.dequantise(portion) + 1) * 127.5 - 90
-    low, high = float(again.min()), float(again.max())
-    assert -0.5 <= low < -0.4999 and 0.4999 < high <= 0.5
-    assert float(again.mean()) == pytest.approx(0, abs=0.01) and float(
-        again.std()
-    ) == pytest.approx(12**-0.5, rel=0.01)
-    assert len({float(image.sum()) for image in again}) == 4
 
 
 def test_labels_matter_and_may_be_left_open(digits):
@@ -488,9 +342,9 @@ def test_learned_variance_takes_part_and_the_images_noise_is_the_seeds():
     }
     assert (numbers["learned"] - numbers["small"]).abs().min() > 1e-3
     assert torch.equal(bits_per_dim(model, images).bits, numbers["learned"])
-    (batch,) = common.checked(model, images, None, 0, 3).portions()
+    (batch,) = likelihood.checked(model, images, None, 0, 3).portions()
     noise = Noise(range(3), (1, 8, 8))
-    chain, _ = bound.make_chain(model, bound.BoundSettings())
+    chain, _ = likelihood.make_chain(model, likelihood.BoundSettings())
     with torch.no_grad():
         terms = all_terms(batch.denoiser, batch.x0, chain, noise.normal)
         fixed, pairs = noise.normal().double(), [19, 0, 7]
@@ -499,7 +353,6 @@ def test_learned_variance_takes_part_and_the_images_noise_is_the_seeds():
     whole = bits_per_dim(model, images, clip_x0=False)
     torch.testing.assert_close(terms[:, -1].mean().item(), whole.parts["decoder"])
     torch.testing.assert_close(one_each, everything[range(3), pairs], rtol=1e-4, atol=1e-5)
-    assert bits_per_dim(model, images, method="ode", steps=2).bits.isfinite().all()
 
 
 BAD = {
@@ -513,7 +366,7 @@ BAD = {
     "one image": ({"images": torch.zeros(1, 8, 8).byte()}, DataError, r"more, 1, 8, 8\)"),
     "none": ({"images": torch.zeros(0, 1, 8, 8).byte(), "labels": []}, DataError, "1 or more"),
     "batch": ({"batch_size": 0}, ConfigError, "batch_size 0"),
-    "method": ({"method": "odee"}, ConfigError, "did you mean 'ode'"),
+    "method": ({"method": "ode"}, ConfigError, "bound.method: unknown key"),
     "setting": ({"step": 5}, ConfigError, "bound.step: unknown key; did you mean 'steps'"),
     "variance": ({"variance": "learned"}, ConfigError, "learned none; expected small or large"),
     "variance name": ({"variance": "smal"}, ConfigError, "did you mean 'small'"),
@@ -521,9 +374,6 @@ BAD = {
     "one step": ({"steps": 1}, ConfigError, "got 1, expected 2"),
     "more steps than levels": ({"steps": 1001}, ConfigError, "bound.steps: got 1001"),
     "terms": ({"steps": 10, "terms": 11}, ConfigError, "expected 2 to 10"),
-    "solver": ({"method": "ode", "solver": "heun"}, ConfigError, "ode.solver: unknown key"),
-    "trace": ({"method": "ode", "trace": "exakt"}, ConfigError, "did you mean 'exact'"),
-    "probes": ({"method": "ode", "probes": 0}, ConfigError, "0 probes"),
 }
 
 

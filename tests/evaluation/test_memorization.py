@@ -258,25 +258,16 @@ def test_closeness_is_the_mann_whitney_test_against_held_out_images(seed):
     u = 90 * 200 - expected.statistic
     assert closeness["c_t"] == pytest.approx((u - 90 * 200 / 2) / np.sqrt(90 * 200 * 291 / 12))
     assert closeness["closer"] > 0.6 and closeness["c_t"] < -2
-    assert closeness["below_percentile_5"] == (ours < np.quantile(theirs, 0.05)).mean()
-    assert closeness["held_out_percentile_1"] == pytest.approx(np.quantile(theirs, 0.01))
-    assert closeness["below_percentile_1"] == (ours < np.quantile(theirs, 0.01)).mean()
 
 
 def test_held_out_images_against_themselves_are_as_new():
     train, held_out = pictures(300, 0), pictures(200, 1)
     closeness = copying(held_out, train, held_out).record["pixels"]
     assert closeness["closer"] == 0.5 and closeness["c_t"] == 0
-    assert closeness["below_percentile_1"] == pytest.approx(0.01)
-    assert closeness["below_percentile_5"] == pytest.approx(0.05)
 
 
-def test_percentiles_need_enough_held_out_images_and_no_held_out_images_are_none():
+def test_without_held_out_images_there_is_no_closeness():
     train, samples = pictures(100, 0), pictures(30, 1)
-    closeness = copying(samples, train, pictures(40, 2)).record["pixels"]
-    assert closeness["below_percentile_1"] is None is not closeness["below_percentile_5"]
-    few = copying(samples, train, pictures(19, 2)).record["pixels"]
-    assert few["below_percentile_5"] is None
     alone = copying(samples, train).record
     assert alone["pixels"] is None and alone["num_held_out_copies"] is None
     assert "no held-out images to compare with" in alone["summary"][1]

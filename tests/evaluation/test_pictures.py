@@ -51,7 +51,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_pngs_of_a_models_samples_are_what_the_model_is(tmp_path, capsys):
     words = ["--num", "100", "--steps", "4"]
     assert cli.main(["sample", "digits", *words, "--out", str(tmp_path / "s")]) == 0
-    more = ["--likelihood", "none", "--out", str(tmp_path / "model")]
+    more = ["--no-likelihood", "--out", str(tmp_path / "model")]
     assert cli.main(["evaluate", "digits", *words, *more]) == 0
     sets = ["evaluate", str(tmp_path / "s"), "--against", "digits", "--out", str(tmp_path / "o")]
     assert cli.main(sets) == 0
@@ -129,6 +129,30 @@ def test_images_of_ones_own_are_a_set_too(tmp_path):
         unnoise.evaluate_pictures(unnoise.dataset(random(30, 9, 1)), b, tmp_path)
 
 
+@pytest.mark.parametrize("spelling", ["--channels", "--data.channels"])
+def test_one_note_says_what_becomes_of_transparency(spelling, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, clear in (("a", 1), ("b", 2), ("c", 0)):
+        pixels = np.full((9, 8, 8, 4), 255, np.uint8) - random(9, 8, 3)[..., :1] // 2
+        pixels[..., 3] = 255
+        pixels[:clear, 0, 0, 3] = 100
+        save(Path(name), pixels)
+    more = ["--out", "o", "--features", "tiny", "--data.background", "black"]
+    assert cli.main(["evaluate", "a", "--against", "b", *more]) == 0
+    (note,) = [note for note in record(Path("o"))["notes"] if "transparen" in note]
+    assert note == (
+        "a: 1 of 9 pictures have transparent pixels, now black; b: 2 of 9 pictures have "
+        "transparent pixels, now black; --data.channels 4 keeps them"
+    )
+    assert f"note: {note}" in capsys.readouterr().out
+    assert cli.main(["evaluate", "a", "--against", "b", "--out", "p", spelling, "4"]) == 0
+    kept = record(Path("p"))
+    assert kept["data"]["size"] == [4, 8, 8]
+    assert sum("transparency is kept" in note for note in kept["notes"]) == 1
+    assert cli.main(["evaluate", "c", "--against", "c", "--out", "q"]) == 0
+    assert "transparen" not in str(record(Path("q"))["notes"]), "opaque RGBA is not worth a word"
+
+
 @pytest.mark.parametrize(("words", "line"), [
     (["a"], "a is no run; expected a model, or --against FOLDER"),
     (["a", "--against", "b/one"], "got 3 images and 1 to compare them with; a Fréchet distance"),
@@ -137,7 +161,7 @@ def test_images_of_ones_own_are_a_set_too(tmp_path):
     (["a", "--against", "digist"], "did you mean 'digits'?"),
     (["a", "--against", "b", "--steps", "4"], "no flag --steps"),
     (["a", "--against", "b", "--guide", "digits"], "got --guide for pictures"),
-    (["a", "--against", "b", "--likelihood", "ode"], "got --likelihood for pictures"),
+    (["a", "--against", "b", "--likelihood-num", "5"], "got --likelihood-num for pictures"),
     (["a", "--against", "b", "--source", "b"], "got --source for pictures"),
     (["a", "--against", "a", "--features", "edm"], inception.INSTALL),
     (["a", "--against", "b", "--image-size", "0"], "data.image_size: got 0"),
@@ -173,7 +197,7 @@ def test_a_long_work_is_announced(tmp_path, monkeypatch, capsys):
     for silent, count in ((0, 1), (1e9, 0)):
         monkeypatch.setattr(store, "SILENT_SEC", silent)
         monkeypatch.setattr(store, "NUMS", (30,))
-        words = {"likelihood": (), "copying": False, "features": ()}
+        words = {"likelihood": False, "copying": False, "features": ()}
         unnoise.evaluate("digits", tmp_path / str(count), 30, {"steps": 2}, **words)
         assert capsys.readouterr().out.count("samples: 30 take about ") == count
 

@@ -18,7 +18,7 @@ from unnoise import cli
 from unnoise.checkpoint import fingerprint
 
 SAMPLE = ("sample", "digits", "-n", "24", "--steps", "4", "--batch-size", "4", "--out", "out")
-EVALUATE = ("evaluate", "digits", "--num", "300", "--features", "tiny", "--likelihood", "none",
+EVALUATE = ("evaluate", "digits", "--num", "300", "--features", "tiny", "--no-likelihood",
             "--out", "out", "--steps", "3")  # fmt: skip
 COMMANDS = {
     "sample": SAMPLE,

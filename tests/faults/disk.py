@@ -19,32 +19,25 @@ from tests.faults.harness import Fault, Lab, Problems
 from unnoise import checkpoint
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
-CONTINUE = ("--train.on-save-error", "continue")
-REAL_EVERY, CONTINUE_EVERY = 10, 4
-"""One trial in so many is on a full tmpfs (if this user may mount one); one ignores errors."""
+REAL_EVERY = 10
+"""One trial in so many is on a full tmpfs (if this user may mount one)."""
 
 
 class Disk:
     """In a forked trainer: writes, fsyncs and renames number first to last - 1 fail."""
 
-    def __init__(self, number: int, first: int, last: float, only_saves: bool = False) -> None:
-        self.number, self.first, self.last, self.only_saves = number, first, last, only_saves
-        self.count, self.saving = 0, not only_saves
+    def __init__(self, number: int, first: int, last: float) -> None:
+        self.number, self.first, self.last, self.count = number, first, last, 0
 
     def install(self) -> None:
         os.fsync, os.replace = self._failing(os.fsync), self._failing(os.replace)
         Path.write_text = self._torn_text(Path.write_text)
         checkpoint.save_file = self._torn_tensors(checkpoint.save_file)
         Path.open = self._appending(Path.open)
-        if self.only_saves:
-            checkpoint.save, checkpoint.save_model = (
-                self._save(checkpoint.save),
-                self._save(checkpoint.save_model),
-            )
 
     def fails(self) -> bool:
-        self.count += self.saving
-        return self.saving and self.first <= self.count - 1 < self.last
+        self.count += 1
+        return self.first <= self.count - 1 < self.last
 
     def error(self) -> OSError:
         return OSError(self.number, os.strerror(self.number))
@@ -89,16 +82,6 @@ class Disk:
 
         return open
 
-    def _save(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def save(*arguments: Any) -> Any:
-            self.saving = True
-            try:
-                return real(*arguments)
-            finally:
-                self.saving = False
-
-        return save
-
 
 def _operations(lab: Lab) -> int:
     """How many writes, fsyncs and renames an undisturbed run makes."""
@@ -121,9 +104,7 @@ def trial(lab: Lab, number: int) -> Problems:
     """An error at one operation, or from it on; then room is made."""
     draw = lab.random("disk", number)
     if number % REAL_EVERY == REAL_EVERY - 1 and os.geteuid() == 0:
-        return _full(lab, number // REAL_EVERY % 2 == 1, draw.uniform(0.5, 3.5))
-    if number % CONTINUE_EVERY == 2:
-        return _goes_on(lab, number)
+        return _full(lab, draw.uniform(0.5, 3.5))
     run, error = lab.fresh("disk") / "run", ERRORS[number % 3]
     first = draw.randrange(_operations(lab))
     last = draw.choice((first + 1, float("inf")))
@@ -146,30 +127,9 @@ def _older(run: Path, child: harness.Child) -> Problems:
     return problems
 
 
-def _goes_on(lab: Lab, number: int) -> Problems:
-    """With on_save_error continue some saves fail, and the run ends as if nothing had been."""
-    draw, run = lab.random("disk", number), lab.fresh("disk") / "run"
-    first = draw.randrange(
-        0, 38
-    )  # two saves; each failure ends one save, and the last of six must succeed
-    disk = Disk(ERRORS[number % 3], first, first + draw.choice((1, 2, 3)), only_saves=True)
-    child = harness.start(run, CONTINUE, disk.install)
-    code = child.wait()
-    problems = (
-        [] if code == 0 and not child.err else [f"exit code {code}, said {child.err[-300:]!r}"]
-    )
-    if (
-        "NOT SAVED, training continues" not in child.out
-        or os.strerror(disk.number) not in child.out
-    ):
-        problems.append("a failed save was not said")
-    where = f"{os.strerror(disk.number)} at operations {first} to {disk.last} of saves: "
-    return [where + p for p in problems + harness.different(lab.whole(*CONTINUE), run)]
-
-
-def _full(lab: Lab, goes_on: bool, room: float) -> Problems:
+def _full(lab: Lab, room: float) -> Problems:
     """A tmpfs with room for `room` checkpoints; somebody else fills the rest. Then he leaves."""
-    whole = lab.whole(*CONTINUE) if goes_on else lab.whole()
+    whole = lab.whole()
     place = lab.fresh("full") / "tmpfs"
     place.mkdir()
     size = sum(
@@ -187,31 +147,16 @@ def _full(lab: Lab, goes_on: bool, room: float) -> Problems:
             free = shutil.disk_usage(place).free
             with ballast.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, free - int(room * size))
-        if goes_on and state.counters.step == harness.STEPS - 2:
-            ballast.unlink()
 
     try:
         run = place / "run"
         texts = lab.folder / "full" / "run"
-        flags = CONTINUE if goes_on else ()
-        work = harness.command(run, flags)
+        work = harness.command(run)
         child = harness.fork(
             lambda: harness.cli.main(work), texts, lambda: harness.before_step(fill)
         )
         child.wait()
-        where = f"tmpfs with room for {room:.2f} checkpoints{', going on' if goes_on else ''}: "
-        if goes_on:
-            problems = (
-                []
-                if child.code == 0 and not child.err
-                else [f"exit code {child.code}: {child.err[-300:]!r}"]
-            )
-            problems += (
-                []
-                if "NOT SAVED, training continues" in child.out
-                else ["a failed save was not said"]
-            )
-            return [where + p for p in problems + harness.different(whole, run)]
+        where = f"tmpfs with room for {room:.2f} checkpoints: "
         problems = child.one_line(2, "No space left on device") + _older(run, child)
         ballast.unlink(missing_ok=True)
         done = harness.fork(lambda: harness.cli.main(work), texts)
@@ -226,6 +171,6 @@ FAULT = Fault(
     "disk",
     40,
     7,
-    "one line, exit code 2, older ones verify, resumed bitwise; `continue` ends bitwise",
+    "one line, exit code 2, older ones verify, resumed bitwise",
     trial,
 )

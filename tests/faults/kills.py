@@ -14,8 +14,6 @@ from tests.faults.harness import EVERY, STEPS, Fault, Lab, Problems
 from unnoise import checkpoint
 from unnoise.errors import CheckpointError
 
-BESIDE_EVERY = 4
-"""One in so many trials writes its checkpoints beside training."""
 REAL_EVERY, REAL = 25, 3
 """One in so many trials is a process of its own from its first import on."""
 
@@ -23,14 +21,12 @@ REAL_EVERY, REAL = 25, 3
 def trial(lab: Lab, number: int) -> Problems:
     """Killed one to three times and run on to the end."""
     draw = lab.random("kills", number)
-    beside = number % BESIDE_EVERY == 1 and number % REAL_EVERY != REAL
-    flags = ("--train.async-save", "on") if beside else ()
-    whole, run = lab.whole(*flags), lab.fresh("kills") / "run"
+    whole, run = lab.whole(), lab.fresh("kills") / "run"
     if number % REAL_EVERY == REAL:
         return _kill_real(run, draw) or harness.resumed(run, whole)
     done, problems = 0, []
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        child = harness.start(run, flags)
+        child = harness.start(run)
         step = draw.randrange(-1, STEPS)
         if child.reached(max(step, 0)) and step >= 0:  # -1: while it starts
             harness.pause(
@@ -38,21 +34,21 @@ def trial(lab: Lab, number: int) -> Problems:
             )  # within the step, or what follows it
         child.send(signal.SIGKILL)
         child.wait()
-        problems += _lost(done, child, beside)
+        problems += _lost(done, child)
         done = max(done, *child.steps, 0) if child.steps else done
         problems += sound(run)
         if child.code == 0:
             break
-    child = harness.start(run, flags)
+    child = harness.start(run)
     if child.wait():
         return [*problems, f"not resumed, exit code {child.code}: {child.err[-600:]!r}"]
-    return problems + _lost(done, child, beside) + harness.different(whole, run)
+    return problems + _lost(done, child) + harness.different(whole, run)
 
 
-def _lost(done: int, child: harness.Child, beside: bool) -> Problems:
-    """More work done again than between two checkpoints; in the background one more may be lost."""
-    again, most = done - child.steps[0] if child.steps else 0, 2 * EVERY if beside else EVERY
-    return [f"{again} steps lost, expected at most {most}"] if again > most else []
+def _lost(done: int, child: harness.Child) -> Problems:
+    """More work done again than between two checkpoints."""
+    again = done - child.steps[0] if child.steps else 0
+    return [f"{again} steps lost, expected at most {EVERY}"] if again > EVERY else []
 
 
 def sound(run: Path) -> Problems:

@@ -56,8 +56,8 @@ RUNS = {
     "iddpm": f"{FP32} --objective iddpm",
     "edm, learned weighting": f"{FP32} --objective edm",
     "flow": f"{FP32} --objective flow",
-    "min_snr, transport": f"{FP32} --diffusion.weighting min_snr --train.lr-schedule linear"
-    " --train.pairing optimal_transport --train.no-stratified --train.label-dropout 0.3",
+    "min_snr": f"{FP32} --diffusion.weighting min_snr --train.lr-schedule linear"
+    " --train.no-stratified --train.label-dropout 0.3",
     "micro-batches, averages": f"{FP32} --train.micro-batch 6 --train.lr-decay 0.5"
     " --train.optimizer adamw --train.ema-also-kimg 0.05 0.2 --train.weight-decay 0.01",
 }
@@ -102,7 +102,7 @@ EDITS = {
     "morph": "morph digits 7 --from 1 --to 8 --frames 4",
 }
 EVALUATIONS = {
-    "digits": "--sampler fast -n 64 --likelihood bound,ode --likelihood-num 4 --features tiny",
+    "digits": "--sampler fast -n 64 --likelihood-num 4 --features tiny",
     "edm": "--steps 4 -n 32 --likelihood-num 8 --likelihood-terms 4 --features tiny",
     "iddpm": "--steps 4 -n 32 --likelihood-num 8 --likelihood-terms 4 --features tiny",
 }

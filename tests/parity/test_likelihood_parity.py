@@ -21,7 +21,7 @@ import torch
 from unnoise.diffusion import grids
 from unnoise.diffusion.denoiser import DiffusionModel, clip_x0, conditional
 from unnoise.diffusion.schedules import SCHEDULES
-from unnoise.evaluation.likelihood.bound import Chain, all_terms, decoder_variance, prior
+from unnoise.evaluation.bound import Chain, all_terms, decoder_variance, prior
 
 GREY = [[[[0, 31, 128], [77, 254, 255]]], [[[200, 190, 3], [0, 131, 64]]]]
 CASES = {

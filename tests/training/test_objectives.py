@@ -1,8 +1,7 @@
-"""Learned weighting, optimal-transport pairing, and every objective from training to samples."""
+"""Learned weighting, and every objective from training to samples."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
@@ -21,7 +20,6 @@ from unnoise.diffusion.schedules import SCHEDULES
 from unnoise.errors import ConfigError
 from unnoise.presets import OBJECTIVES, named, with_objective
 from unnoise.training import loop
-from unnoise.training.pairing import optimal_transport
 
 TINY = {
     "network.base_channels": 8,
@@ -79,29 +77,6 @@ def test_pure_noise_has_a_finite_weight():
     assert loss.isfinite().all()
 
 
-def test_optimal_transport_is_the_best_of_all_permutations():
-    random = torch.Generator().manual_seed(0)
-    for _ in range(10):
-        x0, eps = (torch.randn(6, 1, 2, 2, generator=random) ** 3 for _ in range(2))
-        costs = {
-            order: float((x0 - eps[list(order)]).pow(2).sum())
-            for order in itertools.permutations(range(6))
-        }
-        paired = optimal_transport(x0, eps, None)
-        assert float((x0 - paired).pow(2).sum()) == pytest.approx(min(costs.values()), rel=1e-6)
-    assert sorted(paired.flatten().tolist()) == sorted(eps.flatten().tolist())
-
-
-def test_only_images_of_one_class_exchange_their_noises():
-    x0, eps = torch.randn(12, 1, 2, 2), torch.randn(12, 1, 2, 2)
-    label = torch.arange(12) % 3
-    paired = optimal_transport(x0, eps, label)
-    for value in range(3):
-        rows = label == value
-        assert sorted(paired[rows].flatten().tolist()) == sorted(eps[rows].flatten().tolist())
-    assert not torch.equal(paired, eps)
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_trains_and_samples_with_every_solver(name, data, tmp_path):
     config = with_objective(override(named("digits"), TINY), name)
@@ -126,9 +101,7 @@ def test_every_objective_trains_and_samples_with_every_solver(name, data, tmp_pa
 
 
 def test_a_learned_weighting_resumes_bit_for_bit(data, tmp_path, monkeypatch):
-    config = with_objective(
-        override(named("digits"), {**TINY, "train.pairing": "optimal_transport"}), "edm"
-    )
+    config = with_objective(override(named("digits"), TINY), "edm")
     loop.train(config, data, tmp_path / "a")
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         before_step(patch, 13, lambda: 1 / 0)

@@ -1,12 +1,9 @@
-"""Checkpoints written in the background are those of their step; what goes wrong is said."""
+"""What goes wrong as a run is written, and what is there then."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,62 +13,6 @@ from tests.training.runs import assert_same_run, change_loss, curve, tiny, train
 from unnoise import checkpoint
 from unnoise.errors import CheckpointError
 from unnoise.model import Model
-from unnoise.training import loop
-from unnoise.training.checkpointing import Saver
-from unnoise.training.run import Run
-
-
-def test_what_is_written_is_the_state_of_its_step():
-    written, go = {}, threading.Event()
-    weights = torch.zeros(3)
-
-    def save(groups):
-        go.wait(10)
-        written.update(groups["network"])
-
-    saver = Saver(background=True)
-    saver.start(save, {"network": {"w": weights}})
-    weights += 1  # training goes on
-    go.set()
-    saver.wait()
-    assert written["w"].tolist() == [0, 0, 0]
-
-
-def test_one_save_at_a_time():
-    order, go = [], threading.Event()
-    saver = Saver(background=True)
-    saver.start(lambda _: (go.wait(10), order.append(1)), {})
-    threading.Timer(0.05, go.set).start()
-    saver.start(lambda _: order.append(2), {})
-    saver.wait()
-    assert order == [1, 2]
-
-
-def test_an_error_is_raised_once_where_training_asks():
-    def save(_):
-        raise CheckpointError("no room")
-
-    saver = Saver(background=True)
-    saver.start(save, {})
-    with pytest.raises(CheckpointError, match="no room"):
-        saver.wait()
-    saver.wait()
-    saver.check()
-
-
-def test_a_run_that_saves_beside_is_the_run_that_saves_in_turn(data, tmp_path):
-    for name, how in (("turn", "off"), ("beside", "on")):
-        train(tiny(**{"train.async_save": how}), data, tmp_path / name)
-    for path in (
-        tmp_path / "turn",
-        tmp_path / "beside",
-    ):  # the records name the configuration, which differs in this
-        assert [p.name for p in checkpoint.checkpoints(path / "checkpoints")] == [
-            f"step-{n:08d}" for n in (5, 10, 15, 20)
-        ]
-        for saved in checkpoint.checkpoints(path / "checkpoints"):
-            checkpoint.verify(saved)
-    assert_same_run(tmp_path / "turn", tmp_path / "beside")
 
 
 def full(monkeypatch, failing: set[int]):
@@ -86,63 +27,32 @@ def full(monkeypatch, failing: set[int]):
     monkeypatch.setattr(checkpoint, "save", save)
 
 
-@pytest.mark.parametrize("how", ["on", "off"])
-def test_no_room_stops_training_and_the_same_command_goes_on(data, tmp_path, monkeypatch, how):
-    config = tiny(**{"train.async_save": how})
+def test_no_room_stops_training_and_the_same_command_goes_on(data, tmp_path, monkeypatch):
+    config = tiny()
     with monkeypatch.context() as patch:
         full(patch, {10})
-        steps, real = [], loop.train_step
-        patch.setattr(
-            loop,
-            "train_step",
-            lambda *a: (time.sleep(0.05), steps.append(a[1].counters.step), real(*a))[2],
-        )
         with pytest.raises(CheckpointError, match="no space"):
             train(config, data, tmp_path / "run")
-        assert steps[-1] <= 11  # at once, not when it saves again
     assert checkpoint.newest(tmp_path / "run/checkpoints")[0].name == "step-00000005"
     assert train(config, data, tmp_path / "run").finished
     train(config, data, tmp_path / "whole")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("how", ["on", "off"])
-def test_no_room_and_training_goes_on_if_asked(data, tmp_path, monkeypatch, capsys, how):
-    full(monkeypatch, {10})
-    config = tiny(**{"train.async_save": how, "train.on_save_error": "continue"})
-    assert train(config, data, tmp_path / "run").finished
-    assert "NOT SAVED, training continues: checkpoint step 10" in capsys.readouterr().out
-    assert [p.name[-2:] for p in checkpoint.checkpoints(tmp_path / "run/checkpoints")] == [
-        "05",
-        "15",
-        "20",
-    ]
-
-
-def test_whatever_else_cannot_be_written_does_not_stop_training_if_asked(
-    data, tmp_path, monkeypatch, capsys
+def test_what_was_learned_is_saved_where_a_picture_or_a_line_cannot_be_written(
+    data, tmp_path, monkeypatch
 ):
     folder = tmp_path / "run"
 
     def no_room(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("unnoise.training.preview.save_png", no_room)
-    monkeypatch.setattr(checkpoint, "prune", no_room)
-    real = Run.describe
-
-    def describe(run):
-        real(run)
-        (folder / "metrics.jsonl").mkdir()  # it cannot be opened for writing, by root neither
-
-    monkeypatch.setattr(Run, "describe", describe)
-    assert train(tiny(**{"train.on_save_error": "continue"}), data, folder).finished
-    said = capsys.readouterr().out
-    for what in ("samples not written", "metrics not written", "old checkpoints not deleted"):
-        assert f"{what}, training continues" in said
-    shutil.rmtree(folder)
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        train(tiny(), data, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("unnoise.training.preview.save_png", no_room)
+        with pytest.raises(CheckpointError, match=r"cannot be written .No space left on device."):
+            train(tiny(), data, folder)
+    assert checkpoint.newest(folder / "checkpoints")[0].name == "step-00000010"
+    assert train(tiny(), data, folder).finished
 
 
 def test_memory_for_previews_and_held_out_losses_is_found_too(data, tmp_path, monkeypatch):
@@ -193,13 +103,13 @@ def die(tensors, path, *rest):
         os._exit(9)
 
 checkpoint._save_tensors = die
-loop.train(tiny(**{"train.async_save": "on"}), load(DataConfig()), Path(sys.argv[1]))
+loop.train(tiny(), load(DataConfig()), Path(sys.argv[1]))
 """
 
 
 def test_a_kill_while_a_save_is_written_loses_at_most_it(data, tmp_path):
     """The process ends in the middle of a save; the one before it is used."""
-    config = tiny(**{"train.async_save": "on"})
+    config = tiny()
     root = Path(__file__).parent.parent.parent
     command = [sys.executable, "-c", DIES, str(tmp_path / "run")]
     assert (

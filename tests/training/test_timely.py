@@ -7,6 +7,7 @@ import json
 import pytest
 
 import unnoise
+from unnoise import cli
 from unnoise.config import TrainConfig
 from unnoise.training import loop, run
 from unnoise.training.run import preview_times
@@ -62,3 +63,12 @@ def test_an_unset_warm_up_is_at_most_a_twentieth_of_the_run(kimg):
         assert max(short) < 0.08
     long = [learning_rate(config, 1000 * i, 1e-6 * i) for i in range(12)]
     assert long == pytest.approx([min(1, 0.1 * i) for i in range(12)], abs=0.001)
+
+
+def test_a_model_that_logged_no_loss_says_nothing_of_it(tmp_path, capsys):
+    config = unnoise.preset("digits", {**NEVER, "train.kimg": 0.032})
+    assert "loss" not in unnoise.train(config, tmp_path).record["training"]
+    capsys.readouterr()
+    assert cli.main(["info", str(tmp_path)]) == 0
+    training = next(s for s in capsys.readouterr().out.splitlines() if s.startswith("training"))
+    assert "step 2 · nimg 32" in training and "nan" not in training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -33,12 +34,18 @@ class Info(Command):
     """A run folder, a model file or a PNG made by unnoise."""
 
 
+def settings(config: DataConfig, often: Collection[str], arguments: Collection[str]) -> Settings:
+    """The flags of a DataConfig: --channels, and as `unnoise train` and messages have them,
+    --data.channels."""
+    long = {f.name: (f"--data.{f.name.replace('_', '-')}",) for f in fields(DataConfig)}
+    also = {} if set(HELP) & set(arguments) else long
+    also = {**also, "image_size": ("--size", *also.get("image_size", ()))}
+    return Settings(config, True, often, also)
+
+
 def data(arguments: list[str]) -> int:
     """Run `unnoise data PATH`."""
-    long = {f.name: (f"--data.{f.name.replace('_', '-')}",) for f in fields(DataConfig)}
-    also = {} if set(HELP) & set(arguments) else long  # as `unnoise train` and messages have them
-    also = {**also, "image_size": ("--size", *also.get("image_size", ()))}
-    flags, given = parse(Data, arguments, "data", Settings(DataConfig(), True, OFTEN, also))
+    flags, given = parse(Data, arguments, "data", settings(DataConfig(), OFTEN, arguments))
     from unnoise.data.dataset import load, report
     from unnoise.data.images import mosaic, save_png
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from unnoise.cli import data
 from unnoise.cli import flags as cli
 from unnoise.cli.flags import Command, Flag, first_word, parse, sampling
 from unnoise.data.config import DataConfig
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 MoreThanOne = Annotated[int, Range(least=2, most=10_000_000)]
 OF_MODEL = (
-    *("first_seed", "guide", "data_path", "batch_size", "likelihood", "likelihood_num"),
-    *("likelihood_terms", "classifier"),
+    *("first_seed", "guide", "data_path", "batch_size", "likelihood_num", "likelihood_terms"),
+    "classifier",
 )
 """Flags that say nothing of pictures."""
-OFTEN = ("image_size", "image_width", "channels", "fit")
+OFTEN = ("image_size", "image_width", "channels", "fit", "background")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +34,7 @@ class Evaluate(Settings, Command):
     Or compare two sets of pictures, without a model: unnoise evaluate FOLDER --against FOLDER.
     """
 
-    rare = (
-        *OF_MODEL,
-        "copying",
-        "inception",
-        "reference",
-        "save_reference",
-    )
+    rare = (*OF_MODEL, "likelihood", "copying", "inception", "reference", "save_reference")
     target: Annotated[str, Flag(metavar="RUN|FILE|NAME|FOLDER")]
     """A run folder, model file or bundled model; or a folder or file of pictures."""
     against: Annotated[str | None, Flag(("--data",))] = None
@@ -103,7 +98,7 @@ def _of_pictures(target: str, arguments: list[str]) -> bool:
 
 def _pictures(arguments: list[str]) -> int:
     """Run `unnoise evaluate FOLDER --against FOLDER`."""
-    both = cli.Settings(DataConfig(held_out=0.0), True, OFTEN, {"image_size": ("--size",)})
+    both = data.settings(DataConfig(held_out=0.0), OFTEN, arguments)
     flags, given = parse(Evaluate, arguments, "evaluate", both)
     if not flags.against:
         expected = "expected a model, or --against FOLDER: with what to compare these pictures"

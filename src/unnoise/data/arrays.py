@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset
 from unnoise.data.cache import Source, Writer, times
 from unnoise.data.config import DataConfig
 from unnoise.data.fit import (
+    KEEPS,
     KINDS,
     Unusable,
     crops,
@@ -136,7 +137,7 @@ def source(
             raise DataError(f"{name}: {labelled} of {len(order)} items have a label; expected all")
         writer.class_names = _names(writer, class_names, images, name) if labelled else []
         if bands[0].mode == "RGBA" and wanted.channels != 4:
-            writer.notes.append("4 channels are RGBA, now on white; --data.channels 4 keeps them")
+            writer.notes.append(f"4 channels are RGBA, now on white; {KEEPS}")
 
     return Source(name, None, fill)
 

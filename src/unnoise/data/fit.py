@@ -27,6 +27,10 @@ KINDS = {1: "grey", 3: "RGB", 4: "RGBA"}
 """What picture files hold, by the number of channels."""
 
 
+KEEPS = "--data.channels 4 keeps them"
+"""How a note about lost transparency ends."""
+
+
 class Unusable(Exception):
     """Why one picture is skipped."""
 

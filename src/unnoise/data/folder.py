@@ -20,6 +20,7 @@ from unnoise.data.cache import Source, Writer
 from unnoise.data.classes import Place
 from unnoise.data.config import DataConfig
 from unnoise.data.fit import (
+    KEEPS,
     Target,
     Unusable,
     crops,
@@ -182,15 +183,15 @@ class Decoder:
             return images
 
     def notes(self) -> list[str]:
-        """Lines where 16-bit pictures are nearly black, or much transparency is lost."""
+        """Lines where 16-bit pictures are nearly black, or transparency is lost."""
         wanted, some, notes = self.wanted, self.transparent, list[str]()
         if 0 < self.brightest < DARK and wanted.grey_range is None:
             what = f"16-bit pictures reach {self.brightest:g} of 65535 and are nearly black"
             bits = 2 ** int(self.brightest).bit_length() - 1
             notes.append(f"{what}; --data.grey-range 0 {bits} makes that white")
-        if wanted.channels != 4 and some > self.count / 10:
+        if wanted.channels != 4 and some:
             what = f"{some:,} of {self.count:,} pictures have transparent pixels"
-            notes.append(f"{what}, now {wanted.background}; --data.channels 4 keeps them")
+            notes.append(f"{what}, now {wanted.background}; {KEEPS}")
         return notes
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -90,7 +91,8 @@ def grid(
     square, and enlarged so that an image has about 64 pixels a side and the whole at least 256.
 
     `labels` are words, one below each image, or fewer above the columns, which share them equally;
-    `rows` are words on the left of the rows. Words that are too long are shortened.
+    `rows` are words on the left of the rows. Words that are too long are shortened: at the end, or
+    where they then look alike, before the place in which they differ.
     RGBA stands on a chequered ground; 2 channels, or more than 4, one below the other.
     """
     images = _pixels(images)
@@ -116,7 +118,7 @@ def grid(
         x, y = left + i % columns * right, top + i // columns * down
         place = (x + (width - w) // 2, y + (height - h) // 2)
         sheet.paste(picture, place)
-    for i, word in enumerate(labels):
+    for i, word in enumerate(_told_apart(labels, size, per * right)):
         x = left + i * per % columns * right + per * right // 2
         y = top + i // columns * down + height if each else 0
         _write(sheet, word, size, (x, y), per * right)
@@ -172,7 +174,7 @@ def class_grid(
 def _measure(words: Sequence[str], size: int) -> tuple[int, int]:
     """The width and the height that the largest of some words needs, which may have lines."""
     lines = [line for word in words for line in word.split("\n")]
-    width = max((_font(size, line.isascii()).getlength(line) for line in lines), default=-size / 2)
+    width = max((_font(size, line).getlength(line) for line in lines), default=-size / 2)
     height = size * 4 // 3 * max((word.count("\n") + 1 for word in words), default=0)
     return math.ceil(width + size / 2), height
 
@@ -180,14 +182,47 @@ def _measure(words: Sequence[str], size: int) -> tuple[int, int]:
 def _write(sheet: Picture, word: str, size: int, top: tuple[int, int], most: int) -> None:
     """Write lines below a point, in their middle; one that is wider than `most` is shortened."""
     for i, line in enumerate(word.split("\n")):
-        font, line, y = _font(size, line.isascii()), line[:100], top[1] + size * 4 // 3 * i
-        while font.getlength(line) > most - 4 and len(line) > 1:
-            line = line[:-2] + "…"
-        ImageDraw.Draw(sheet).text((top[0], y), line, "black", font, "ma")
+        place = top[0], top[1] + size * 4 // 3 * i
+        font = _font(size, line)
+        ImageDraw.Draw(sheet).text(place, _shortened(line, size, most), "black", font, "ma")
+
+
+def _told_apart(words: Sequence[str], size: int, most: int) -> list[str]:
+    """Words whose lines are no wider than `most`, and differ where the whole ones do."""
+    lines = dict.fromkeys(line for word in words for line in word.split("\n"))
+    short = {line: _shortened(line, size, most) for line in lines}
+    for line in (line for line in lines if short[line] != line):
+        pairs = ([line, other] for other in lines if other != line)
+        same = (line[: len(os.path.commonprefix(pair))] for pair in pairs)  # noqa: RUF071
+        alike = [part for part in same if len(part) >= len(short[line]) - 3]
+        for part in sorted(alike, key=len):  # from the word in which they differ, if it is one
+            start = part.rfind(" ") if " " in part else len(part)
+            short[line] = _shortened(line, size, most, start)
+            if not short[line].endswith("…"):
+                break
+    return ["\n".join(short[line] for line in word.split("\n")) for word in words]
+
+
+def _shortened(line: str, size: int, most: int, start: int = 0) -> str:
+    """A line that is no wider than `most`, without what is before `start` or at its end."""
+    font, text = _font(size, line), line[:100]
+    for head in range(min(start, 100) if start else 0, 0, -1):
+        text = f"{line[:head]}…{line[start:][:100]}"
+        if font.getlength(text) <= most - 4:
+            return text
+    text = f"…{line[start:][:100]}" if start else text
+    while font.getlength(text) > most - 4 and len(text) > 1:
+        text = text[:-2] + "…"
+    return text
+
+
+def _font(size: int, line: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font for a line in English, shortened or not; a system's for others."""
+    return _loaded(size, line.replace("…", "").isascii())
 
 
 @cache
-def _font(size: int, english: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _loaded(size: int, english: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     for name in () if english else FONTS:
         with suppress(OSError):
             return ImageFont.truetype(name, size)

@@ -1,5 +1,4 @@
-"""MNIST from its four idx files, downloaded by themselves or local (also gzipped, also the usual
-mnist.npz)."""
+"""MNIST from its four idx files, downloaded by themselves or local, also gzipped."""
 
 from __future__ import annotations
 
@@ -28,7 +27,6 @@ FILES = {
     "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
 }
 """Name -> MD5 of the gzipped file."""
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 DAMAGE = (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
           struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
 """What reading a damaged file can raise."""
@@ -43,7 +41,7 @@ def source(config: DataConfig) -> Source:
     files = _files(path)
 
     def fill(writer: Writer) -> None:
-        arrays = _read_npz(files[0]) if len(files) == 1 else [_read_idx(file) for file in files]
+        arrays = [_read_idx(file) for file in files]
         train, test = arrays[:2], arrays[2:]
         for name, (images, labels) in (("training", train), ("test", test)):
             _check(f"MNIST {path}, {name} part", images, labels, train[0].shape[1:])
@@ -55,17 +53,15 @@ def source(config: DataConfig) -> Source:
 
 
 def _files(path: Path) -> list[Path]:
-    """The .npz alone, or the four idx files."""
-    npz = path if path.is_file() else path / "mnist.npz"
-    if npz.is_file():
-        return [npz]
+    """The four idx files."""
     for folder in (path, path / "raw", path / "MNIST" / "raw"):  # torchvision's is the last
         found = [_spellings(folder / name) for name in FILES]
         if all(found):
             return [files[0] for files in found]
     expected = f"{', '.join(FILES)} (also with a dot before idx, also with .gz) there"
     raise DataError(
-        f"data.path: no MNIST in {path}; expected {expected} or in MNIST/raw, or mnist.npz"
+        f"data.path: no MNIST in {path}; expected {expected} or in MNIST/raw; an mnist.npz is a "
+        "data set itself: --data mnist.npz"
     )
 
 
@@ -74,15 +70,6 @@ def _spellings(path: Path) -> list[Path]:
     plain = [path, path.with_name(path.name.replace("-idx", ".idx"))]
     both = [file for name in plain for file in (name, name.with_name(name.name + ".gz"))]
     return [file for file in both if file.is_file()]
-
-
-def _read_npz(path: Path) -> list[np.ndarray]:
-    try:
-        with np.load(path) as arrays:
-            return [arrays[name] for name in ARRAYS]
-    except DAMAGE as error:
-        what = f"MNIST {path}: cannot be read, it is damaged or another file ({error})"
-        raise DataError(f"{what}; expected an .npz with {', '.join(ARRAYS)}") from error
 
 
 def _read_idx(path: Path) -> np.ndarray:

@@ -25,7 +25,6 @@ from unnoise.environment import describe
 from unnoise.errors import CheckpointError, ConfigError, DataError
 from unnoise.evaluation import sections
 from unnoise.evaluation.extractors import Extractor, classifier, extractor, suited
-from unnoise.evaluation.likelihood import METHODS
 from unnoise.evaluation.record import read
 from unnoise.evaluation.settings import Settings
 from unnoise.evaluation.statistics import Statistics
@@ -92,6 +91,7 @@ def _record(
     """Everything that is measured, and of what."""
     wanted, data, settings = context.wanted, context.store.data, context.settings
     first = features[0][1] if features else None
+    bits = settings.likelihood and isinstance(wanted, Samples)
     return {
         "format": FORMAT,
         "key": wanted.key,
@@ -107,7 +107,7 @@ def _record(
             "num_held_out": len(context.held_out_rows),
         },
         "distances": [sections.distances(context, *one) for one in features],
-        "likelihood": {name: sections.likelihood(context, name) for name in settings.likelihood},
+        "likelihood": {"bound": sections.likelihood(context)} if bits else {},
         "copying": sections.copies(context, first) if settings.copying else None,
         "classes": sections.accuracy(context),
         "notes": sections.notes(context, features),
@@ -133,12 +133,9 @@ def _check(wanted: Samples | Pictures, data: ImageData, settings: Settings) -> N
     from_dict(Settings, vars(settings))  # its types and ranges
     if settings.save_reference is not None:
         claim(settings.save_reference, "--save-reference")
-    unknown = [name for name in settings.likelihood if name not in METHODS]
     refused = {
         "--likelihood-terms: got 1, expected 2 or more, or 0 for all":
             settings.likelihood_terms == 1,
-        f"--likelihood: got {', '.join(unknown)}, expected bound, ode, both with a comma, or none":
-            unknown,
         "--reference: is of one extractor; expected one --features, the one it was made with":
             (settings.reference or settings.save_reference) and len(settings.features) != 1,
         "--reference: stands in place of the training images; leave out --save-reference":

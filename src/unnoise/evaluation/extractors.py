@@ -4,7 +4,7 @@
 |---|---|
 | `pytorch-fid`, `edm`, `clean` | yes: Inception under a named protocol (`inception.py`) |
 | `tiny` | no: a small classifier of 8x8 digits, offline |
-| a TorchScript file, or `module:function` | no: whatever it is |
+| `module:function` | no: whatever it is |
 
 The user's own takes float images (n, c, h, w) in [0, 1], RGBA as RGB on white; it returns (n, d).
 `module:function` is imported, so it runs that module's code.
@@ -59,7 +59,7 @@ class Extractor:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def probed(self, images: Tensor) -> Extractor:
-        """Add what it makes of these images to its fingerprint: a user's file may load others."""
+        """Add what it makes of these images to its fingerprint: a user's code may load files."""
         if self.standard or self.classify is not None:
             return self
         numbers = " ".join(f"{value:.3g}" for value in self.features(images).flatten().tolist())
@@ -88,16 +88,16 @@ class Extractor:
 def extractor(
     spec: str, device: torch.device | str = "cpu", inception_file: Path | None = None
 ) -> Extractor:
-    """Find an extractor by name, file or `module:function`; ConfigError where there is none."""
+    """Find an extractor by name or `module:function`; ConfigError where there is none."""
     device = torch.device(device)
     if spec in inception.PROTOCOLS:
         return _inception(spec, device, inception_file)
     if spec == "tiny":
         return _tiny(device)
-    if Path(spec).is_file() or ":" in spec:
-        return _own(spec, foreign.network(spec, "extractor", device), device)
-    also = "a TorchScript file or module:function"
-    raise ConfigError(f"extractor: none is called {spec!r}; {nearest(spec, NAMES, also)}")
+    if ":" in spec:
+        return _own(spec, foreign.network(spec, "extractor"), device)
+    fix = nearest(spec, NAMES, "module:function")
+    raise ConfigError(f"extractor: none is called {spec!r}; {fix}")
 
 
 def suited(spec: str, size: Sequence[int], inception_file: Path | None = None) -> str:
@@ -120,11 +120,11 @@ def for_tiny(size: Sequence[int]) -> bool:
 
 def classifier(spec: str, num_classes: int, device: torch.device) -> Extractor:
     """A user's classifier of images, whose features are its logits."""
-    return _own(spec, foreign.network(spec, "classifier", device, num_classes), device)
+    return _own(spec, foreign.network(spec, "classifier", num_classes), device)
 
 
 def _own(spec: str, network: foreign.Foreign, device: torch.device) -> Extractor:
-    described = _described("none", "x / 255", network.words, network.sha256)
+    described = _described("none", "x / 255", f"function {spec}", network.sha256)
     classify = network if network.columns else None
     return Extractor(spec, False, described, device, lambda images: images / 255, network, classify)
 

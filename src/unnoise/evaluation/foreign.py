@@ -1,4 +1,4 @@
-"""Networks that are not unnoise's: a TorchScript file, or module:function, which runs its code."""
+"""Networks that are not unnoise's: module:function, which runs its code."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from torch import Tensor
 from unnoise.errors import ConfigError, nearest
 from unnoise.precision import full_precision
 
-EXPECTED = (
-    "expected a TorchScript file or module:function, float images (n, c, h, w) in [0, 1] -> (n, d)"
-)
+EXPECTED = "expected module:function, float images (n, c, h, w) in [0, 1] -> (n, d)"
 
 
 @dataclass(frozen=True)
@@ -30,9 +28,8 @@ class Foreign:
     where: str
     """Its use and its name, for messages."""
     call: Callable[[Tensor], Any]
-    words: str
     sha256: str
-    """Digest of the file, or of the function's source file."""
+    """Digest of the function's source file."""
     columns: int | None = None
     """None where any number will do."""
 
@@ -60,36 +57,20 @@ class Foreign:
         return found
 
 
-def network(
-    spec: str, what: str, device: torch.device | str, columns: int | None = None
-) -> Foreign:
-    """Find a network by file name or module:function; ConfigError where there is none."""
-    suffixes = (".pt", ".pth", ".ts", ".jit")
-    is_file = Path(spec).exists() or spec.endswith(suffixes) or ":" not in spec
-    where = f"{what} {spec}"
-    call = _torchscript(spec, where, device) if is_file else _function(spec, where)
-    if is_file:
-        words, content = f"TorchScript {Path(spec).name}", Path(spec).read_bytes()
-    else:
-        module = sys.modules[spec.partition(":")[0]]
-        source = inspect.getsourcefile(module) if getattr(module, "__file__", None) else None
-        words, content = f"function {spec}", Path(source).read_bytes() if source else spec.encode()
-    return Foreign(where, call, words, hashlib.sha256(content).hexdigest(), columns)
-
-
-def _torchscript(spec: str, where: str, device: torch.device | str) -> Any:
-    if not Path(spec).is_file():
-        raise ConfigError(f"{where}: there is no such file; {EXPECTED}")
-    try:
-        script: Any = torch.jit.load(spec, map_location=device)
-    except Exception as error:  # torch raises RuntimeError, ValueError or what its zip reader does
-        made = "is no TorchScript file, made by torch.jit.save"
-        raise ConfigError(f"{where}: {made}; {EXPECTED}") from error
-    return script.eval()
+def network(spec: str, what: str, columns: int | None = None) -> Foreign:
+    """Find a network by module:function; ConfigError where there is none."""
+    where, name = f"{what} {spec}", spec.partition(":")[0]
+    call = _function(spec, where)
+    module = sys.modules[name]
+    source = inspect.getsourcefile(module) if getattr(module, "__file__", None) else None
+    content = Path(source).read_bytes() if source else spec.encode()
+    return Foreign(where, call, hashlib.sha256(content).hexdigest(), columns)
 
 
 def _function(spec: str, where: str) -> Any:
-    name, _, attribute = spec.partition(":")
+    name, colon, attribute = spec.partition(":")
+    if not colon:
+        raise ConfigError(f"{where}: names no function; {EXPECTED}")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

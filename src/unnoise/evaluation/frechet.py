@@ -4,7 +4,6 @@ It is called FID only on Inception's pool3 features under a named protocol.
 
 **It is biased.** Fewer samples give a larger distance, to first order by k / N: a perfect model
 does not get 0 (`perfect` says what it gets), and distances of different N must not be compared.
-`infinity` extrapolates to 1 / N = 0 (Chong and Forsyth 2020).
 
 **Its interval** is for other samples of the same number from the same model, the reference fixed. A
 bootstrap is no good here: a resample repeats vectors, so it is like a smaller sample and its
@@ -102,29 +101,6 @@ class FrechetTo:
             parts.append(2 * x @ shift + (x**2).sum(1) - ((x @ map_root) ** 2).sum(1))
         error = float(torch.cat(parts).std()) / len(features) ** 0.5
         return Estimate(self._value(shift, cov, values), error)
-
-    def infinity(self, features: Float[Tensor, "n d"], points: int = 15, seed: int = 0) -> Estimate:
-        """The end at 1 / N = 0 of a straight line through the distances of random subsets.
-
-        The squares of its error and of the distance's are added.
-        Sizes are as in the paper (Chong and Forsyth 2020, 3.1), N / 10 to N, but not below 2.5
-        times the dimension where N allows (the line bends there), nor above N / 2 at the small end.
-        """
-        count, dimension = features.shape
-        smallest = max(count // 10, min(count // 2, 5 * dimension // 2), 2)
-        random = torch.Generator().manual_seed(seed)
-        counts = [round(float(size)) for size in torch.linspace(smallest, count, points)]
-        distances = []
-        for size in counts:
-            rows = torch.randperm(count, generator=random)[:size].to(features.device)
-            distances.append(self.distance(features[rows]))
-        x, y = 1 / torch.tensor(counts).double(), torch.tensor(distances).double()
-        x0, y0 = x.mean(), y.mean()
-        slope = ((x - x0) * (y - y0)).sum() / ((x - x0) ** 2).sum()
-        residual = (y - y0 - slope * (x - x0)).std() * ((points - 1) / (points - 2)) ** 0.5
-        line = residual * (1 / points + x0**2 / ((x - x0) ** 2).sum()) ** 0.5
-        error = float(line**2 + self.estimate(features).standard_error ** 2) ** 0.5
-        return Estimate(float(y0 - slope * x0), error)
 
     def perfect(self, count: int) -> float:
         """The distance of a perfect model at these numbers of samples and of reference images."""

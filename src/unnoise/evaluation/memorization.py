@@ -1,6 +1,6 @@
 """Whether samples are copies of training images.
 
-Four answers, each next to the same one for held-out images, which nobody copied. d_i is the
+Three answers, each next to the same one for held-out images, which nobody copied. d_i is the
 distance to the i-th nearest training image; in pixels, or to its mirror image where that is nearer,
 as the root mean square in grey levels of 255.
 
@@ -12,7 +12,6 @@ as the root mean square in grey levels of 255.
 - Closer: the chance that a sample is nearer to the training set than a held-out image is; 1/2 if it
   is as new. C_T is its Mann-Whitney z (Meehan, Chaudhuri & Dasgupta 2020, with one cell): far below
   0 is data-copying, far above 0 says that samples are unlike the data.
-- The share of samples nearer than all but 1 % (5 %) of the held-out images are.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ SHOWN = 4
 """Nearest training images in the picture."""
 LISTED = 20
 """Closest pairs in the record, copies or not."""
-PERCENTS = (1, 5)
 UNITS = {"pixels": " grey levels", "features": ""}
 
 
@@ -145,38 +143,26 @@ def _record(
     }
 
 
-def _closeness(near: Neighbours, real: Neighbours | None) -> dict[str, float | None] | None:
+def _closeness(near: Neighbours, real: Neighbours | None) -> dict[str, float] | None:
     """The samples' distances to the nearest training image against the held-out images'."""
     if real is None:
         return None
     ours, theirs = near.distances[:, 0], real.distances[:, 0]
     closer, c_t = _mann_whitney(ours, theirs)
     medians = {"median": float(ours.median()), "held_out_median": float(theirs.median())}
-    found: dict[str, float | None] = {**medians, "closer": closer, "c_t": c_t}
-    for percent in PERCENTS:
-        level = below = None
-        if len(theirs) * percent >= 100:
-            level = float(theirs.quantile(percent / 100))
-            below = float((ours < level).double().mean())
-        found[f"held_out_percentile_{percent}"] = level
-        found[f"below_percentile_{percent}"] = below
-    return found
+    return {**medians, "closer": closer, "c_t": c_t}
 
 
-def _sentence(name: str, near: Neighbours, found: dict[str, float | None] | None) -> str:
+def _sentence(name: str, near: Neighbours, found: dict[str, float] | None) -> str:
     """The closeness in words."""
     median = f"{float(near.distances[:, 0].median()):.3g}{UNITS[name]}"
     text = f"{name}: nearest training image at a median of {median}"
     if found is None:
         return f"{text}; no held-out images to compare with"
-    text += (
-        f" (held-out {found['held_out_median']:.3g}); a sample is nearer than a held-out image in "
-        f"{found['closer']:.1%} of pairs (C_T {found['c_t']:+.1f}; 50 % and 0 are as new)"
+    return (
+        f"{text} (held-out {found['held_out_median']:.3g}); a sample is nearer than a held-out "
+        f"image in {found['closer']:.1%} of pairs (C_T {found['c_t']:+.1f}; 50 % and 0 are as new)"
     )
-    for percent in PERCENTS:
-        if (share := found[f"below_percentile_{percent}"]) is not None:
-            text += f"; {share:.1%} are nearer than the nearest {percent} % of held-out images"
-    return text
 
 
 def _mann_whitney(ours: Tensor, theirs: Tensor) -> tuple[float, float]:

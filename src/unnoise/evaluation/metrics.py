@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 Value = float | dict[str, Any] | None
 """A number; or numbers by name, of which the metric's own is shown and NAME_error is its error."""
 INTERVAL = "95 % for other samples of this number, the reference fixed (influence function)"
-INFINITY_FROM = 100
-"""Fewer samples are not extrapolated."""
 
 
 @dataclass(frozen=True)
@@ -47,31 +45,22 @@ def _frechet(c: Comparison) -> Value:
     }
 
 
-def _infinity(c: Comparison) -> Value:
-    if c.real or len(c.all_samples) < INFINITY_FROM:
-        return None
-    found = c.frechet.infinity(c.all_samples)
-    error = found.standard_error
-    return {"frechet_infinity": found.value, "frechet_infinity_standard_error": error}
-
-
 def _kernel(c: Comparison) -> Value:
     from unnoise.evaluation.kernel import kernel_distance
 
     assert c.reference is not None
-    value, error, exact = kernel_distance(c.samples, c.reference)
-    return {"kernel": value, "kernel_error": error, "kernel_exact": exact}
+    value, error = kernel_distance(c.samples, c.reference)
+    return {"kernel": value, "kernel_error": error}
 
 
 def _perfect(c: Comparison) -> Value:
     return c.frechet.perfect(len(c.all_samples))
 
 
-_DISTANCE, _INFINITE = "Fréchet distance", ", extrapolated to infinite N"
+_DISTANCE = "Fréchet distance"
 _PERFECT = " of a perfect model at this N, about"
 METRICS: dict[str, Metric] = {
     "frechet": Metric(_frechet, _DISTANCE, False, "FID", False),
-    "frechet_infinity": Metric(_infinity, _DISTANCE + _INFINITE, False, "FID" + _INFINITE, False),
     "frechet_of_perfect": Metric(_perfect, _DISTANCE + _PERFECT, None, "FID" + _PERFECT, False),
     "kernel": Metric(_kernel, "kernel distance", False, "KID x 1000"),
     "precision": Metric(lambda c: c.coverage.precision, "precision", True),

@@ -8,13 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from unnoise import events
 from unnoise.config import RunConfig, override
 from unnoise.data.cache import root
 from unnoise.data.config import DataConfig
-from unnoise.data.dataset import ImageData, load
-from unnoise.data.fit import KINDS
+from unnoise.data.dataset import ImageData, dataset, load
+from unnoise.data.fit import KEEPS, KINDS
 from unnoise.data.folder import usual_size
+from unnoise.data.images import read_png
+from unnoise.data.mnist import DAMAGE
 from unnoise.errors import DataError
 from unnoise.evaluation.evaluate import evaluate
 from unnoise.evaluation.settings import Settings
@@ -53,9 +57,9 @@ def evaluate_pictures(
             lambda: _read(pictures, against, changes or {})
         )
         store, count = DataStore(ours, root(source or DataConfig()), world), ours.num_train
-        wanted = Pictures(store, min(typed(Images, num or count, "num"), count), choose(config))
-        settings = Settings(**{"likelihood": (), **measured})
-        return evaluate(wanted, data, source, settings, Path(out), world)
+        first = min(typed(Images, num or count, "num"), count)
+        wanted = Pictures(store, first, choose(config), _transparency(ours, data))
+        return evaluate(wanted, data, source, Settings(**measured), Path(out), world)
 
 
 def _read(
@@ -67,6 +71,7 @@ def _read(
     in colours; `changes` of the DataConfig say otherwise. A run as `against` is the data that it
     was trained on, with its own settings. DataError where they cannot be read.
     """
+    pictures, against = _samples(pictures), _samples(against)
     if not isinstance(against, ImageData) and is_run(against):
         source = override(run_config(Path(against)).data, changes, "data.")
         reference = load(source)
@@ -88,6 +93,29 @@ def _read(
     own = isinstance(against, ImageData)
     source = None if own else replace(config, source=str(against))
     return _loaded(pictures, config), _loaded(against, config), source
+
+
+def _samples(given: Given) -> Given:
+    """A folder of samples that a PNG cannot hold as images; anything else as it is."""
+    files = [] if isinstance(given, ImageData) else sorted(Path(given).glob("seed-*.npz"))
+    if not files:
+        return given
+    try:
+        images = torch.stack([read_png(file) for file in files])
+    except (*DAMAGE, RuntimeError) as error:
+        fix = "expected .npz files of `unnoise sample`, all of one size"
+        raise DataError(f"{given}: its samples cannot be read ({error}); {fix}") from error
+    return dataset(images, name=str(given), config=DataConfig(str(given), held_out=0.0))
+
+
+def _transparency(ours: ImageData, data: ImageData) -> tuple[str, ...]:
+    """What becomes of transparent pixels, in one note where there are some."""
+    if ours.images.shape[1] == data.images.shape[1] == 4:
+        return (
+            "transparency is kept: copies are looked for in RGBA, and features see it on white",
+        )
+    lost = [f"{one.name}: {note}" for one in (ours, data) for note in one.notes if KEEPS in note]
+    return ("; ".join(lost).replace(f"; {KEEPS}", "", len(lost) - 1),) if lost else ()
 
 
 def _loaded(given: Given, config: DataConfig) -> ImageData:

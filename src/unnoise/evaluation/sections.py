@@ -112,20 +112,21 @@ def _per_class(context: Context, features: Features) -> list[dict[str, Any]]:
     return class_distances((features.samples, labels), real, store.data.class_names)
 
 
-def likelihood(context: Context, method: str) -> dict[str, Any] | None:
+def likelihood(context: Context) -> dict[str, Any] | None:
     """Bits/dim of held-out images."""
     settings, wanted = context.settings, context.wanted
     rows = context.held_out_rows[: settings.likelihood_num]
-    if not rows or isinstance(wanted, Pictures):
+    assert isinstance(wanted, Samples)
+    if not rows:
         return None
     model, classes = wanted.model, wanted.model.shape.num_classes
     labels = torch.full((len(rows),), classes) if classes else None
     if context.same_classes:  # where the labels mean something else: without any
         labels = context.store.labels(rows)
-    terms = min(settings.likelihood_terms, model.diffusion.schedule.steps or math.inf)
-    more: dict[str, Any] = {"terms": int(terms) if terms > 1 else None} if method == "bound" else {}
-    more["batch_size"] = wanted.batch_size or model.images_at_once()
-    return bits_per_dim(model, context.store.pixels(rows), labels, method, **more).describe()
+    terms = int(min(settings.likelihood_terms, model.diffusion.schedule.steps or math.inf))
+    size, pixels = wanted.batch_size or model.images_at_once(), context.store.pixels(rows)
+    terms = terms if terms > 1 else None
+    return bits_per_dim(model, pixels, labels, batch_size=size, terms=terms).describe()
 
 
 def copies(context: Context, features: Features | None) -> dict[str, Any]:
@@ -193,4 +194,5 @@ def notes(context: Context, extracts: Sequence[tuple[Extractor, Features]]) -> l
             guided and context.settings.likelihood,
         "there are no held-out images: no yardstick, no likelihood": not context.held_out_rows,
     }  # fmt: skip
-    return [text for text, true in said.items() if true]
+    read = wanted.about if isinstance(wanted, Pictures) else ()
+    return [*read, *(text for text, true in said.items() if true)]

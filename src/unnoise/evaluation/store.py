@@ -126,6 +126,8 @@ class Pictures:
     store: DataStore
     num: int
     arithmetic: Arithmetic
+    about: tuple[str, ...] = ()
+    """Notes on how they and the data were read."""
     class_names = ()
     seed = 0
 

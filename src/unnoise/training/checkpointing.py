@@ -1,16 +1,11 @@
-"""The checkpoints of a run: which stay, how a run resumes, and writing in the background.
-
-In the background a thread writes a copy of the state in the host's memory, while steps go on.
-"""
+"""The checkpoints of a run: when they are due, which stay, and how a run resumes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from threading import Thread
 from typing import Any
 
 from unnoise import checkpoint
@@ -24,15 +19,13 @@ from unnoise.training.run import Run
 from unnoise.training.state import TrainState
 from unnoise.training.step import learning_rate
 
-Groups = dict[str, Tensors]
-
 SAVE_SEC = 300
 """The longest training without a checkpoint."""
 
 MAY_CHANGE = (
     "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
-    "train.evaluate", "train.checkpoint_every", "train.keep_", "train.max_skipped", "train.on_save",
-    "train.async_save", "train.parallel", "train.trackers", "sample.", "device",
+    "train.evaluate", "train.checkpoint_every", "train.keep_", "train.max_skipped",
+    "train.parallel", "train.trackers", "sample.", "device",
     "data.source", "data.cache", "data.path", "imports",
 )  # fmt: skip
 """Fields that a resumed run may change: they do not change what is learned up to the same point.
@@ -96,18 +89,16 @@ class Checkpoints:
     def __init__(self, run: Run, state: TrainState, log: Log) -> None:
         self.run, self.state, self.log = run, state, log
         self.folder = run.folder / "checkpoints"
-        how, on_gpu = run.config.train.async_save, run.arithmetic.device.type != "cpu"
-        self.saver = Saver(background=how == "on" or (how == "auto" and on_gpu))
         self.saved_nimg = state.counters.nimg if state.counters.step else -1
         """Images seen at the last checkpoint that is there whole."""
         self.at_sec = state.counters.train_sec
         """Seconds of training at the last call of `save`."""
 
-    def save(self, best: bool, last: bool = False) -> None:
-        """Write a checkpoint and the model files; raise where the last one cannot be written."""
+    def save(self, best: bool) -> None:
+        """Write a checkpoint and the model files; CheckpointError where they cannot be."""
         run, counters, groups = self.run, self.state.counters, states.tensors(self.state)
-        best_before, self.at_sec = counters.best_step, counters.train_sec
-        counters.best_step = counters.step if best else best_before
+        self.at_sec = counters.train_sec
+        counters.best_step = counters.step if best else counters.best_step
         if not run.world.main:
             return
         for name, group in groups.items():
@@ -120,42 +111,30 @@ class Checkpoints:
         record = run.record(counters)
         scaler, epoch = self.state.scaler.state_dict(), counters.nimg / run.data.num_train
         values = {**asdict(counters), "scaler": scaler, "epoch": epoch, **record}
-        step, nimg, best_step = counters.step, counters.nimg, counters.best_step
+        path = checkpoint.save(self.folder, counters.step, groups, values)
+        self._write_models(groups, record)
+        self.saved_nimg = counters.nimg
+        self.log.say(f"saved {path}")
+        checkpoint.prune(self.folder, self._kept())
 
-        def write(groups: Groups) -> None:
-            """Write the state of then, while `counters` may be ahead."""
-            try:
-                path = checkpoint.save(self.folder, step, groups, values)
-                self._write_models(groups, record)
-            except CheckpointError as error:
-                if last or run.config.train.on_save_error == "stop":
-                    raise
-                if counters.best_step == step:
-                    counters.best_step = best_before
-                self.log.say(f"NOT SAVED, training continues: {error}")
-                return
-            self.saved_nimg = nimg
-            self.log.say(f"saved {path}")
-            with self.log.forgiving("old checkpoints not deleted"):
-                checkpoint.prune(self.folder, self._kept(step, best_step))
-
-        self.saver.start(write, groups)
-
-    def _kept(self, step: int, best_step: int) -> set[str]:
+    def _kept(self) -> set[str]:
         """Name the checkpoints that stay: the newest, the best, and those at round numbers."""
-        train, last = self.run.config.train, checkpoint.name(step)
+        train, counters = self.run.config.train, self.state.counters
+        last = checkpoint.name(counters.step)
         # later ones are damaged, or this run would have resumed from them
         there = [p.name for p in checkpoint.checkpoints(self.folder) if p.name <= last]
         kept = set(there[-train.keep_checkpoints :])
         if train.keep_best:
-            kept.add(checkpoint.name(best_step))
+            kept.add(checkpoint.name(counters.best_step))
         if train.keep_every_kimg is not None:
             ends = {name: int(name.removeprefix("step-")) * train.batch_size for name in there}
             every, size = train.keep_every_kimg, train.batch_size
             kept |= {name for name, nimg in ends.items() if due(nimg - size, nimg, every)}
         return kept
 
-    def _write_models(self, groups: Groups, record: Any, unless_there: bool = False) -> None:
+    def _write_models(
+        self, groups: dict[str, Tensors], record: Any, unless_there: bool = False
+    ) -> None:
         """Write the model file of each average."""
         for name, kimg in zip(self.state.named_averages(), self.state.averages, strict=True):
             file = checkpoint.MODEL_FILE if name == "ema" else f"model-{name}.safetensors"
@@ -166,10 +145,9 @@ class Checkpoints:
 
     def finish(self, best: bool, again: bool) -> None:
         """Write a checkpoint of the end, unless it is there and need not be written `again`."""
-        self.saver.wait()
         run, counters = self.run, self.state.counters
         if again or run.world.broadcast(self.saved_nimg) != counters.nimg:
-            self.save(best, last=True)
+            self.save(best)
             return
         groups = states.tensors(self.state)
         if run.world.main:
@@ -177,66 +155,17 @@ class Checkpoints:
 
     @contextmanager
     def finished(self) -> Iterator[None]:
-        """Wait for a save in the background where a block ends, but not after a second signal.
-
-        Where a picture or a line of metrics cannot be written, what was learned is saved first.
-        """
+        """Where a block cannot write a picture or a line of metrics, save what was learned."""
         try:
             yield
-        except Exception as error:
-            with suppress(Exception):
-                self.saver.wait()
-            if isinstance(error, OSError) and self.run.world.size == 1:
+        except OSError:
+            if self.run.world.size == 1:
                 with suppress(Exception):
                     self.finish(best=False, again=False)
             raise
-        self.saver.wait()
 
 
 def due(before: int, after: int, every_kimg: float) -> bool:
     """Whether a multiple of `every_kimg` lies in (before, after] images."""
     every = 1000 * every_kimg
     return math.floor(after / every) > math.floor(before / every)
-
-
-class Saver:
-    """Saves one thing at a time, at once or in the background.
-
-    What a save in the background raises is raised by the next call here, on the thread that trains.
-    """
-
-    def __init__(self, background: bool) -> None:
-        self.background = background
-        self.pending: Future[None] | None = None
-
-    def start(self, save: Callable[[Groups], None], groups: Groups) -> None:
-        """Call save(groups), after the save before it."""
-        self.wait()
-        if not self.background:
-            save(groups)
-            return
-        copied = {
-            name: {key: value.to("cpu", copy=True) for key, value in group.items()}
-            for name, group in groups.items()
-        }
-        pending = self.pending = Future[None]()
-
-        def run() -> None:
-            try:
-                pending.set_result(save(copied))
-            except Exception as error:  # noqa: BLE001 (raised again by `wait`)
-                pending.set_exception(error)
-
-        # A daemon: a second Ctrl-C does not wait for it, and half a checkpoint has another name.
-        Thread(target=run, name="unnoise save", daemon=True).start()
-
-    def check(self) -> None:
-        """Raise what a finished save raised."""
-        if self.pending is not None and self.pending.done():
-            self.wait()
-
-    def wait(self) -> None:
-        """Wait until nothing is being saved."""
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.result()

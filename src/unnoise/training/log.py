@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,6 @@ class Log:
     def __init__(self, run: Run) -> None:
         self.run, self.path = run, run.folder / "metrics.jsonl"
         self.trackers: list[Tracker] = []
-        self.listeners = events.listeners()  # a thread that saves speaks through the same ones
         self.samples: Tensor | None = None
         """Those of the newest preview."""
         self.window = (time.monotonic(), 0)
@@ -58,7 +55,7 @@ class Log:
         """Append a line to metrics.jsonl; trackers also get the picture."""
         if not self.run.world.main:
             return
-        with self.forgiving("metrics not written"), self.path.open("a") as file:
+        with self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         numbers = {key: value for key, value in values.items() if key not in ("step", "nimg")}
         for tracker in self.trackers:
@@ -115,18 +112,8 @@ class Log:
         self._send(Message(text))
 
     def _send(self, event: Event) -> None:
-        for listener in self.listeners if self.run.world.main else ():
-            listener(event)
-
-    @contextmanager
-    def forgiving(self, what: str) -> Iterator[None]:
-        """Report a file that cannot be written, or raise where train.on_save_error is stop."""
-        try:
-            yield
-        except OSError as error:
-            if self.run.config.train.on_save_error == "stop":
-                raise
-            self.say(f"{what}, training continues: {error}")
+        if self.run.world.main:
+            events.send(event)
 
     def close(self) -> None:
         for tracker in self.trackers:

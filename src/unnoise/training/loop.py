@@ -146,7 +146,6 @@ def _loop(
             count_steps(run, state, log)
         counters.train_sec += time.monotonic() - began
         _agree(run, state, caught)
-        checkpoints.saver.check()
         if log_due and counters.loss_steps:
             log.steps(state, lr)
         log.beat(state)

@@ -85,7 +85,7 @@ def _show(run: Run, log: Log, model: Model, values: dict[str, Any]) -> None:
     began, nimg, classes = time.monotonic(), values["nimg"], model.shape.num_classes or 1
     count = PREVIEW_IMAGES // classes * classes or PREVIEW_IMAGES  # as many of each class
     log.samples, path = None, run.folder / "samples" / f"{nimg:010d}.png"
-    with log.forgiving("samples not written"), _surviving(log, "no samples"):
+    with _surviving(log, "no samples"):
         log.samples = images = model.sample(count, batch_size=count)
         values["sample_sec"] = time.monotonic() - began
         sheet = class_grid(images, model.labels(range(count), None), model.names)

@@ -61,13 +61,14 @@ class Run:
         from unnoise import __version__
 
         held_out, of_data = counters.held_out_loss, ("name", "fingerprint", "num_train")
+        known = ("step", "nimg", "train_sec", *["loss"] * math.isfinite(counters.loss))
         return {
             "config": to_dict(self.config),
             "shape": to_dict(self.shape),
             "class_names": list(self.data.class_names) if self.shape.num_classes else [],
             "data": {key: getattr(self.data, key) for key in of_data},
             "training": {
-                **{key: getattr(counters, key) for key in ("step", "nimg", "train_sec", "loss")},
+                **{key: getattr(counters, key) for key in known},
                 **({"started_from": start} if (start := counters.started_from) else {}),
                 "held_out_loss": held_out if math.isfinite(held_out) else None,
                 "unnoise": __version__,
@@ -158,8 +159,6 @@ def _check_ranks(config: RunConfig, world: World) -> None:
     """ConfigError for settings that more than one process cannot have."""
     train = config.train
     refused = {
-        "train.pairing: 'optimal_transport' pairs whole batches; expected one process, or "
-        "'independent'": train.pairing == "optimal_transport",
         "train.parallel: 'fsdp' cuts the matrices that muon needs whole; expected ddp, or "
         "--train.optimizer adamw": train.optimizer == "muon" and train.parallel == "fsdp",
         f"train.batch_size: got {train.batch_size} for {world.size} ranks, expected one image "

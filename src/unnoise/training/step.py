@@ -26,7 +26,6 @@ from unnoise.errors import ConfigError
 from unnoise.memory import halving, out_of_memory
 from unnoise.parallel import World, full_tensor, sync_gradients
 from unnoise.training import ema
-from unnoise.training.pairing import optimal_transport
 from unnoise.training.run import Run
 from unnoise.training.state import StepOutcome, TrainState
 
@@ -78,8 +77,6 @@ def train_step(run: Run, state: TrainState, batch: Batch, lr: float) -> tuple[Te
     waits in `state.waiting` for `collect_outcomes`, so that the host need not wait for every step.
     """
     train, counters, scaler = run.config.train, state.counters, state.scaler
-    if train.pairing == "optimal_transport":
-        batch = replace(batch, eps=optimal_transport(batch.x0, batch.eps, batch.label))
     loss = run.world.all_reduce_sum(_gradients(run, state, batch))
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)

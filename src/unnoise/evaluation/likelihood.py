@@ -1,27 +1,53 @@
-"""What both likelihoods share: checks, batches, the network in full precision, and the result.
+"""Bits per dimension of images by the variational bound of ancestral sampling.
 
-Images are uint8. The unit is bits per dimension of these grey levels, -log2 P(image) / (c h w),
-whatever the noise levels. The network computes in its own type (float32, no autocast, no
-TensorFloat-32), everything around it in float64.
+    bits_per_dim(model, images, labels).describe()
+    bits_per_dim(model, images, labels, steps=400, terms=50)
+
+It is an upper bound, conditional on the labels and without guidance. Images are uint8, and the unit
+is bits per dimension of these grey levels, -log2 P(image) / (c h w), whatever the noise levels. The
+network computes in its own type (float32, no autocast, no TensorFloat-32), everything around it in
+float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from unnoise.diffusion.denoiser import Denoiser, conditional
-from unnoise.diffusion.levels import Level
-from unnoise.diffusion.noise import Noise, derive_seed
-from unnoise.diffusion.schedules import Schedule
+from unnoise import build, events
+from unnoise.diffusion import grids
+from unnoise.diffusion.denoiser import clip_x0, conditional
+from unnoise.diffusion.gaussian import VARIANCES
 from unnoise.errors import ConfigError, DataError
+from unnoise.evaluation import bound
+from unnoise.evaluation.bound import Chain, Portion
 from unnoise.model import Model
+from unnoise.precision import full_precision
+from unnoise.reading import from_dict
+
+CONTINUOUS_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class BoundSettings:
+    """Which bound, and how much of it."""
+
+    steps: int | None = None
+    """Levels of the grid; None = all of a discrete schedule, 1000 of a continuous one."""
+    spacing: str | None = None
+    """Spacing of the levels; None = uniform (Improved DDPM's respacing), log_snr if continuous."""
+    variance: str | None = None
+    """small, large or learned; None = the model's own."""
+    clip_x0: bool = True
+    """Clamp the predicted image to [-1, 1]."""
+    terms: int | None = None
+    """Estimate the sum without bias from L_0 and drawn terms, N per image; None = all."""
 
 
 @dataclass(frozen=True)
@@ -41,35 +67,13 @@ class Likelihood:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of the mean over images, with what is drawn per image (noise, probes)."""
+        """Standard error of the mean over images, with the noise drawn for each."""
         return float(self.bits.std()) / len(self.bits) ** 0.5 if len(self.bits) > 1 else None
 
     def describe(self) -> dict[str, Any]:
         """The numbers and the recipe, ready for JSON."""
         numbers = {"bits_per_dim": self.mean, "standard_error": self.standard_error}
         return {**numbers, **self.parts, **self.recipe}
-
-
-class Portion(NamedTuple):
-    """Some of the images as the maths takes them."""
-
-    x0: Float[Tensor, "b c h w"]
-    """float64 in [-1, 1]."""
-    denoiser: Denoiser
-    """The network for these images' labels, in float64."""
-    seeds: range
-
-    def noise(self, use: str = "") -> Noise:
-        """The images' own random numbers, for one use of them."""
-        seeds = [derive_seed(seed, use) for seed in self.seeds] if use else self.seeds
-        _, c, h, w = self.x0.shape
-        return Noise(seeds, (c, h, w), self.x0.device)
-
-    def uniform(self, use: str, *shape: int) -> Tensor:
-        """The images' own numbers in [0, 1), float64 (b, *shape) on the CPU."""
-        generators = [torch.Generator().manual_seed(derive_seed(seed, use)) for seed in self.seeds]
-        draws = [torch.rand(shape, generator=g, dtype=torch.float64) for g in generators]
-        return torch.stack(draws)
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,6 @@ class Work:
     labels: Tensor | None
     seed: int
     batch_size: int
-
-    @property
-    def count(self) -> int:
-        """Number of portions."""
-        return -(-len(self.images) // self.batch_size)
-
-    def first(self, count: int) -> Work:
-        """The first images, in one portion."""
-        labels = None if self.labels is None else self.labels[:count]
-        return replace(self, images=self.images[:count], labels=labels, batch_size=count)
 
     def portions(self) -> Iterator[Portion]:
         """The images, `batch_size` at a time."""
@@ -106,7 +100,7 @@ class Work:
             yield Portion(x0, conditional(diffusion, label), seeds)
 
     def recipe(self) -> dict[str, Any]:
-        """What both likelihoods say of the model, the images and the randomness."""
+        """What the result says of the model, the images and the randomness."""
         model, diffusion, labels = self.model, self.model.config.diffusion, self.labels
         null = labels is not None and bool((labels == model.shape.num_classes).all())
         dtype = next(model.network.parameters(), torch.empty(0)).dtype
@@ -134,6 +128,79 @@ class Precise(nn.Module):
         like = next(self.network.parameters(), x)
         label = None if label is None else label.to(like.device)
         return self.network(x.to(like), time.to(like.device), label).to(x)
+
+
+def bits_per_dim(
+    model: Model,
+    images: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray | Sequence[int] | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    **settings: Any,
+) -> Likelihood:
+    """Bits/dim of uint8 (n, c, h, w) images; `settings` are fields of BoundSettings.
+
+    Image i's randomness is that of seed + i.
+    """
+    work = checked(model, images, labels, seed, batch_size)
+    return variational_bound(work, from_dict(BoundSettings, settings, "bound."))
+
+
+def variational_bound(work: Work, settings: BoundSettings) -> Likelihood:
+    """The bound for each image, in bits/dim."""
+    schedule = work.model.diffusion.schedule
+    chain, spacing = make_chain(work.model, settings)
+    num_pairs = len(chain.grid) - 1
+    count = num_pairs if settings.terms is None else settings.terms
+    if not 2 <= count <= num_pairs:
+        raise ConfigError(f"bound.terms: got {count}, expected 2 to {num_pairs}, which there are")
+    prior_variance = bound.prior_variance(schedule, chain.grid[0])
+    found, priors = [], []
+    portions = -(-len(work.images) // work.batch_size)
+    counter = events.Counter("bound", count * portions, "term")
+    with torch.inference_mode(), full_precision():
+        for part in work.portions():
+            part = part._replace(denoiser=clip_x0(part.denoiser)) if settings.clip_x0 else part
+            draw = part.noise.normal
+            if settings.terms is None:
+                terms = bound.all_terms(part.denoiser, part.x0, chain, draw, counter.step)
+            else:
+                terms = bound.drawn_terms(part, chain, draw, count, counter.step)
+            found.append(terms.cpu())
+            priors.append(bound.prior(part.x0, chain.grid[0], prior_variance).cpu())
+    recipe = {
+        "method": "variational bound",
+        **work.recipe(),
+        **asdict(settings),
+        "steps": num_pairs,
+        "spacing": spacing,
+        "variance": chain.variance,
+        "prior_variance": prior_variance,
+        "decoder_variance": chain.decoder,
+    }
+    first, terms = torch.cat(priors), torch.cat(found)
+    last, total = float(terms[:, -1].mean()), float(terms.sum(1).mean())
+    parts = {"prior": float(first.mean()), "middle": total - last, "decoder": last}
+    return Likelihood(first + terms.sum(1), parts, recipe)
+
+
+def make_chain(model: Model, settings: BoundSettings) -> tuple[Chain, str]:
+    """The reverse process of some settings and its spacing; ConfigError where there is none."""
+    schedule, variance = model.diffusion.schedule, settings.variance or model.diffusion.variance
+    build.lookup(dict.fromkeys(VARIANCES), variance, "bound.variance")
+    if variance == "learned" and model.diffusion.variance != "learned":
+        raise ConfigError("bound.variance: this model has learned none; expected small or large")
+    steps = (schedule.steps or CONTINUOUS_STEPS) if settings.steps is None else settings.steps
+    if steps < 2:
+        raise ConfigError(f"bound.steps: got {steps}, expected 2 or more")
+    spacing = settings.spacing or ("log_snr" if schedule.steps is None else "uniform")
+    build.lookup(grids.SPACINGS, spacing, "bound.spacing")
+    try:
+        grid = grids.make(schedule, steps, spacing)
+    except ValueError as error:
+        raise ConfigError(f"bound.{error}") from error
+    return Chain(grid, variance, bound.decoder_variance(schedule, grid)), spacing
 
 
 def checked(
@@ -172,8 +239,3 @@ def checked(
 
 def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def prior_variance(schedule: Schedule, level: Level) -> float:
-    """Variance of x_t at the first level: 1 on the variance-preserving schedules, else sigma^2."""
-    return 1.0 if schedule.steps is not None else float(level.sigma) ** 2

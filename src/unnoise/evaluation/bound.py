@@ -1,4 +1,4 @@
-"""The discrete variational bound on -log2 P(image), term by term, in bits/dim.   (docs/maths.md, 5)
+"""The discrete variational bound on -log2 P(image), term by term, in bits/dim.  (docs/maths.md, 11)
 
     bound = L_T + sum over pairs t > s of the grid of L_{s<t} + L_0                     DDPM (5)
 
@@ -20,7 +20,6 @@ Each image has its own noise, one draw for each term: a term is an unbiased esti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -29,36 +28,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unnoise import build, events
-from unnoise.diffusion import grids
-from unnoise.diffusion.denoiser import Denoiser, Prediction, clip_x0
-from unnoise.diffusion.gaussian import NATS_PER_BIT, VARIANCES, diffuse, kl_divergence, mean_flat
+from unnoise.diffusion.denoiser import Denoiser, Prediction
+from unnoise.diffusion.gaussian import NATS_PER_BIT, diffuse, kl_divergence, mean_flat
 from unnoise.diffusion.levels import Level, Transition
 from unnoise.diffusion.losses import variance_floor, vlb_term
+from unnoise.diffusion.noise import Noise, derive_seed
 from unnoise.diffusion.schedules import SIGMA_RANGE, Schedule
-from unnoise.errors import ConfigError
-from unnoise.evaluation.likelihood import common
-from unnoise.evaluation.likelihood.common import Likelihood, Portion, Work
-from unnoise.model import Model
-from unnoise.precision import full_precision
-
-CONTINUOUS_STEPS = 1000
-
-
-@dataclass(frozen=True)
-class BoundSettings:
-    """Which bound, and how much of it."""
-
-    steps: int | None = None
-    """Levels of the grid; None = all of a discrete schedule, 1000 of a continuous one."""
-    spacing: str | None = None
-    """Spacing of the levels; None = uniform (Improved DDPM's respacing), log_snr if continuous."""
-    variance: str | None = None
-    """small, large or learned; None = the model's own."""
-    clip_x0: bool = True
-    """Clamp the predicted image to [-1, 1]."""
-    terms: int | None = None
-    """Estimate the sum without bias from L_0 and drawn terms, N per image; None = all."""
 
 
 class Chain(NamedTuple):
@@ -75,59 +50,27 @@ class Chain(NamedTuple):
         return [Transition(t, s) for t, s in pairwise(self.grid)]
 
 
-def variational_bound(work: Work, settings: BoundSettings) -> Likelihood:
-    """The bound for each image, in bits/dim."""
-    schedule = work.model.diffusion.schedule
-    chain, spacing = make_chain(work.model, settings)
-    num_pairs = len(chain.grid) - 1
-    count = num_pairs if settings.terms is None else settings.terms
-    if not 2 <= count <= num_pairs:
-        raise ConfigError(f"bound.terms: got {count}, expected 2 to {num_pairs}, which there are")
-    prior_variance = common.prior_variance(schedule, chain.grid[0])
-    found, priors = [], []
-    counter = events.Counter("bound", count * work.count, "term")
-    with torch.inference_mode(), full_precision():
-        for part in work.portions():
-            part = part._replace(denoiser=clip_x0(part.denoiser)) if settings.clip_x0 else part
-            draw = part.noise().normal
-            if settings.terms is None:
-                terms = all_terms(part.denoiser, part.x0, chain, draw, counter.step)
-            else:
-                terms = drawn_terms(part, chain, draw, count, counter.step)
-            found.append(terms.cpu())
-            priors.append(prior(part.x0, chain.grid[0], prior_variance).cpu())
-    recipe = {
-        "method": "variational bound",
-        **work.recipe(),
-        **asdict(settings),
-        "steps": num_pairs,
-        "spacing": spacing,
-        "variance": chain.variance,
-        "prior_variance": prior_variance,
-        "decoder_variance": chain.decoder,
-    }
-    first, terms = torch.cat(priors), torch.cat(found)
-    last, total = float(terms[:, -1].mean()), float(terms.sum(1).mean())
-    parts = {"prior": float(first.mean()), "middle": total - last, "decoder": last}
-    return Likelihood(first + terms.sum(1), parts, recipe)
+class Portion(NamedTuple):
+    """Some of the images as the maths takes them."""
 
+    x0: Float[Tensor, "b c h w"]
+    """float64 in [-1, 1]."""
+    denoiser: Denoiser
+    """The network for these images' labels, in float64."""
+    seeds: range
 
-def make_chain(model: Model, settings: BoundSettings) -> tuple[Chain, str]:
-    """The reverse process of some settings and its spacing; ConfigError where there is none."""
-    schedule, variance = model.diffusion.schedule, settings.variance or model.diffusion.variance
-    build.lookup(dict.fromkeys(VARIANCES), variance, "bound.variance")
-    if variance == "learned" and model.diffusion.variance != "learned":
-        raise ConfigError("bound.variance: this model has learned none; expected small or large")
-    steps = (schedule.steps or CONTINUOUS_STEPS) if settings.steps is None else settings.steps
-    if steps < 2:
-        raise ConfigError(f"bound.steps: got {steps}, expected 2 or more")
-    spacing = settings.spacing or ("log_snr" if schedule.steps is None else "uniform")
-    build.lookup(grids.SPACINGS, spacing, "bound.spacing")
-    try:
-        grid = grids.make(schedule, steps, spacing)
-    except ValueError as error:
-        raise ConfigError(f"bound.{error}") from error
-    return Chain(grid, variance, decoder_variance(schedule, grid)), spacing
+    @property
+    def noise(self) -> Noise:
+        """The images' own noise, from its beginning."""
+        _, c, h, w = self.x0.shape
+        return Noise(self.seeds, (c, h, w), self.x0.device)
+
+    def uniform(self, count: int) -> Tensor:
+        """The images' own numbers in [0, 1), float64 (b, count) on the CPU."""
+        seeds = [derive_seed(seed, "terms") for seed in self.seeds]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        draws = [torch.rand(count, generator=g, dtype=torch.float64) for g in generators]
+        return torch.stack(draws)
 
 
 def prior(x0: Float[Tensor, "b c h w"], level: Level, variance: float) -> Float[Tensor, " b"]:
@@ -135,6 +78,11 @@ def prior(x0: Float[Tensor, "b c h w"], level: Level, variance: float) -> Float[
     mean, log_var = level.alpha * x0, 2 * float(np.log(level.sigma))
     kl = kl_divergence(mean, log_var, torch.zeros_like(mean), float(np.log(variance)))
     return mean_flat(kl) / NATS_PER_BIT
+
+
+def prior_variance(schedule: Schedule, level: Level) -> float:
+    """Variance of x_t at the first level: 1 on the variance-preserving schedules, else sigma^2."""
+    return 1.0 if schedule.steps is not None else float(level.sigma) ** 2
 
 
 def decoder_variance(schedule: Schedule, grid: Sequence[Level]) -> float:
@@ -180,7 +128,7 @@ def drawn_terms(
 ) -> Float[Tensor, "b k"]:
     """count - 1 drawn terms, divided by how often each is drawn, and L_0: without bias."""
     chance = torch.from_numpy(_chances(chain.grid))
-    quantiles = (torch.arange(count - 1) + part.uniform("terms", count - 1)) / (count - 1)
+    quantiles = (torch.arange(count - 1) + part.uniform(count - 1)) / (count - 1)
     drawn = torch.searchsorted(chance.cumsum(0), quantiles).clamp(max=len(chance) - 1)
     pairs = torch.cat([drawn, torch.full((len(drawn), 1), len(chance))], dim=1)
     often, once = (count - 1) * chance[drawn], torch.ones(len(drawn), 1, dtype=torch.float64)
