@@ -5,7 +5,6 @@ python -m benchmarks.studio [--sec 60] [--jobs 500] [--rounds 9]
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import re
@@ -23,6 +22,7 @@ from typing import Any
 
 import unnoise
 
+ROUNDS, SEC, JOBS = 9, 60, 500
 DIGITS: dict[str, Any] = {"kind": "sample", "model": "digits", "num": 16}
 CIFAR = {**DIGITS, "model": "cifar10-small", "settings": {"sampler": "balanced"}}
 
@@ -64,10 +64,10 @@ def run(port: int, body: dict[str, Any]) -> tuple[float, float, str]:
             return first, time.perf_counter() - began, json.loads(content)["state"]
 
 
-def compared(port: int, body: dict[str, Any], rounds: int) -> tuple[float, float, float]:
+def compared(port: int, body: dict[str, Any]) -> tuple[float, float, float]:
     """Median ms to the first frame and the end, and the ratio to Model.sample (A B A B)."""
     model, taken = unnoise.load(body["model"], "cpu"), list[tuple[float, float, float]]()
-    for number in range(rounds + 1):
+    for number in range(ROUNDS + 1):
         first, last, _ = run(port, {**body, "seed": 100 * number})
         began = time.perf_counter()
         model.sample(body["num"], 100 * number, **body.get("settings", {}))
@@ -76,9 +76,9 @@ def compared(port: int, body: dict[str, Any], rounds: int) -> tuple[float, float
     return 1000 * first, 1000 * last, last / plain
 
 
-def crowd(port: int, sec: float) -> tuple[float, Counter[str]]:
+def crowd(port: int) -> tuple[float, Counter[str]]:
     """95 % of the status answers come in these ms; how the jobs of 20 clients ended."""
-    status, ends, end = list[float](), Counter[str](), time.monotonic() + sec
+    status, ends, end = list[float](), Counter[str](), time.monotonic() + SEC
 
     def client(number: int) -> None:
         while time.monotonic() < end:
@@ -96,36 +96,27 @@ def crowd(port: int, sec: float) -> tuple[float, Counter[str]]:
     return 1000 * statistics.quantiles(status, n=20)[-1], ends
 
 
-def megabytes(process: int) -> float:
-    """Resident memory."""
-    text = Path(f"/proc/{process}/status").read_text()
-    return int(re.findall(r"VmRSS:\s*(\d+)", text)[0]) / 1024
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studio")
-    for name, usual in {"sec": 60, "jobs": 500, "rounds": 9}.items():
-        parser.add_argument(f"--{name}", type=int, default=usual)
-    asked, starts = parser.parse_args(), list[float]()
-    for _ in range(asked.rounds):
+    starts, memory = list[float](), list[str]()
+    for _ in range(ROUNDS):
         with server() as (_, _, sec):
             starts.append(1000 * sec)
     rows = {"the page, from the start of the process": f"{statistics.median(starts):.0f} ms"}
     with server() as (port, process, _):
         for name, body in {"16 digits": DIGITS, "16 CIFAR-10 pictures, balanced": CIFAR}.items():
-            first, last, ratio = compared(port, body, asked.rounds)
+            first, last, ratio = compared(port, body)
             rows[f"{name}: first frame"] = f"{first:.0f} ms"
             rows[f"{name}: all"] = f"{last:.0f} ms, {ratio:.2f} of plain sampling"
-        p95, ends = crowd(port, asked.sec)
-        rows[f"20 clients for {asked.sec} s: status, p95"] = f"{p95:.0f} ms"
+        p95, ends = crowd(port)
+        rows[f"20 clients for {SEC} s: status, p95"] = f"{p95:.0f} ms"
         rows["20 clients: jobs"] = ", ".join(f"{count} {end}" for end, count in ends.items())
-        before = megabytes(process)
-        for number in range(asked.jobs):
+        for number in range(JOBS + 1):
+            if number in (0, JOBS):
+                said = Path(f"/proc/{process}/status").read_text()
+                memory.append(f"{int(re.findall(r'VmRSS:.*?([0-9]+)', said)[0]) / 1024:.0f} MB")
             run(port, {**DIGITS, "seed": number})
-        after = f"{before:.0f} and {megabytes(process):.0f} MB"
-        rows[f"memory before and after {asked.jobs} jobs"] = after
-    lines = (f"| {name} | {value} |" for name, value in rows.items())
-    print("\n".join(["| | |", "|---|---:|", *lines]))
+        rows[f"memory before and after {JOBS} jobs"] = ", ".join(memory)
+    print("| | |\n|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items()), sep="\n")
 
 
 if __name__ == "__main__":
