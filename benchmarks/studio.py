@@ -1,6 +1,6 @@
 """How fast the studio answers: the table of docs/studio.md, by a client without a browser.
 
-python -m benchmarks.studio [--sec 60] [--jobs 500] [--rounds 9]
+python -m benchmarks.studio
 """
 
 from __future__ import annotations
@@ -30,11 +30,9 @@ CIFAR = {**DIGITS, "model": "cifar10-small", "settings": {"sampler": "balanced"}
 @contextmanager
 def server() -> Iterator[tuple[int, int, float]]:
     """A studio: its port, process and seconds until it gave the page."""
-    began = time.perf_counter()
-    words = [sys.executable, "-m", "unnoise", "studio", "--no-open", "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        port = int(re.findall(r":(\d+)/", process.stdout.readline())[0])
+    began, words = time.perf_counter(), "-m unnoise studio --no-open --port 0".split()
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as process:
+        port = int(re.findall(r":(\d+)/", process.stdout.readline())[0])  # pyright: ignore
         request(port, "GET", "/").read()
         yield port, process.pid, time.perf_counter() - began
         process.kill()
@@ -72,7 +70,7 @@ def compared(port: int, body: dict[str, Any]) -> tuple[float, float, float]:
         began = time.perf_counter()
         model.sample(body["num"], 100 * number, **body.get("settings", {}))
         taken.append((first, last, time.perf_counter() - began))
-    first, last, plain = (statistics.median(each) for each in zip(*taken[1:], strict=True))
+    first, last, plain = map(statistics.median, zip(*taken[1:], strict=True))
     return 1000 * first, 1000 * last, last / plain
 
 
