@@ -1,7 +1,4 @@
-"""How fast the studio answers: the table of docs/studio.md, by a client without a browser.
-
-python -m benchmarks.studio
-"""
+"""How fast the studio answers: the table of docs/studio.md, by a client without a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ CIFAR = {**DIGITS, "model": "cifar10-small", "settings": {"sampler": "balanced"}
 @contextmanager
 def server() -> Iterator[tuple[int, int, float]]:
     """A studio: its port, process and seconds until it gave the page."""
-    began, words = time.perf_counter(), "-m unnoise studio --no-open --port 0".split()
+    began, words = time.perf_counter(), ["-m", "unnoise", "studio", "--no-open", "--port", "0"]
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as process:
         port = int(re.findall(r":(\d+)/", process.stdout.readline())[0])  # pyright: ignore
         request(port, "GET", "/").read()
