@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -60,12 +60,12 @@ def run(port: int, body: dict[str, Any]) -> tuple[float, float, str]:
 
 
 def compared(port: int, body: dict[str, Any]) -> tuple[float, float, float]:
-    """Median ms to the first frame and the end, and the ratio to Model.sample (A B A B)."""
+    """Median ms to the first frame and the end, and the ratio to Model.steps (A B A B)."""
     model, taken = unnoise.load(body["model"], "cpu"), list[tuple[float, float, float]]()
     for number in range(ROUNDS + 1):
         first, last, _ = run(port, {**body, "seed": 100 * number})
         began = time.perf_counter()
-        model.sample(body["num"], 100 * number, **body.get("settings", {}))
+        deque(model.steps(range(100 * number, 100 * number + 16), **body.get("settings", {})), 0)
         taken.append((first, last, time.perf_counter() - began))
     first, last, plain = map(statistics.median, zip(*taken[1:], strict=True))
     return 1000 * first, 1000 * last, last / plain
