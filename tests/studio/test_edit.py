@@ -324,6 +324,7 @@ def test_a_picture_is_handed_over_from_play(tab):
     page.locator("nav a[href='#play']").click()
     page.locator("nav a[href='#edit']").click()
     page.size = (8, 8)
+    page.wait_for_timeout(400)
     assert mask_of(page).all()  # not taken a second time
 
 
