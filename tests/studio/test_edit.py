@@ -229,12 +229,12 @@ def test_known_pixels_stay_and_all_comes_back_from_the_png(tab, tmp_path):
     assert (mask_of(other) == painted).all()
     stored = other.evaluate("JSON.parse(localStorage.getItem('unnoise.edit'))")
     assert stored["picture"]["pixels"] == coded(picture)
-    assert (stored["model"], stored["seed"], stored["classes"]) == ("emoji", 5, [label])
+    assert [stored[key] for key in ("model", "seed", "num", "classes")] == ["emoji", 5, 1, [label]]
     made(other)
     assert (read_png(save(other, "Save this as PNG", tmp_path)) == version).all()
     sheet = save(other, "Save all as a sheet", tmp_path)
     recipe = json.loads(read_png_text(sheet)["unnoise"])
-    assert recipe["edit"] == "inpaint" and recipe["seeds"] == [5, 6, 7]
+    assert recipe["edit"] == "inpaint" and recipe["seeds"] == [5]
 
 
 def test_inpainting_waits_for_the_button_and_survives_a_reload(tab, eight):
@@ -342,7 +342,7 @@ def test_a_picture_is_handed_over_from_play(tab):
 )
 def test_an_edit_counts_its_own_steps(digits, eight, kind, asked, steps):
     from unnoise.studio.jobs import FRAME, Job
-    from unnoise.studio.works import KINDS
+    from unnoise.studio.works import KINDS, checked
 
     mask = np.zeros((8, 8), np.uint8)
     mask[2:4] = 255
@@ -350,7 +350,7 @@ def test_an_edit_counts_its_own_steps(digits, eight, kind, asked, steps):
     asked = {"settings": {"steps": 112}, **asked}
     work = from_dict(KINDS[kind], {"model": "digits", "picture": file_of(eight[0].numpy()),
                                    "num": 1, **asked})  # fmt: skip
-    job = Job(digits, work.prepare(digits), {})
+    job = Job(digits, checked(work, digits), {"shape": [1, 1, 8, 8]})
     job.run()
     assert job.state == "done" and job.plan.steps == steps
     frames = [record[8:] for record in job.records if record[4] == FRAME]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import unnoise
-from tests.studio.pages import accessible, canvas, wall
-from unnoise.data.images import from_model
+from tests.studio.pages import accessible, canvas, drop, wall
+from unnoise.data.images import from_model, read_png
 
 FAST = {"sampler": "fast"}
 PLANE = """async (rows) => {
@@ -136,6 +136,25 @@ def test_the_picture_follows_the_point(tab):
     at(page, 100, 100)
     page.reload()
     at(page, 100, 100)
+
+
+def test_a_walk_comes_back_from_its_png(tab, tmp_path):
+    asked = {"corners": [5, 900, 7, 8], "at": [0.3, 0.9], "classes": [6], "settings": FAST}
+    page = explore(tab, "walk", **asked)
+    at(page, 30, 90)
+    picture = canvas(page, HERE)[..., 0]
+    with page.expect_download() as download:
+        page.get_by_text("Save as PNG").click()
+    download.value.save_as(tmp_path / "walk.png")
+    assert (read_png(tmp_path / "walk.png")[0].numpy() == picture).all()
+    other = explore(tab, "classes", seed=0, rows=1, classes=[1], settings=FAST)
+    seen(other, "step 5 of 5, .* s")
+    drop(other, tmp_path / "walk.png")
+    at(other, 30, 90)
+    assert (canvas(other, HERE)[..., 0] == picture).all()
+    stored = json.loads(other.evaluate("localStorage.getItem('unnoise.explore.walk.digits')"))
+    kept = {key: stored[key] for key in ("corners", "at", "classes")}
+    assert kept == {key: asked[key] for key in kept}
 
 
 def test_the_square_is_filled_and_emptied_by_another_seed(tab):
