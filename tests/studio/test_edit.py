@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from unnoise.data.images import read_png, read_png_text
 from unnoise.errors import DataError
 from unnoise.reading import from_dict
 
-FAST = {"sampler": "fast"}
+FAST: dict[str, Any] = {"sampler": "fast"}
 CANVAS = ".edit-canvas"
 
 
@@ -163,6 +164,7 @@ def test_the_keyboard_paints(tab, eight):
     assert (mask_of(page) == expected).all()
 
 
+@pytest.mark.slow
 def test_a_zoomed_picture_is_painted_under_the_pointer(tab, eight):
     page = given(tab, eight)
     brush(page, 1)
@@ -309,6 +311,7 @@ def test_pictures_come_from_a_sample_a_file_and_play(tab, tmp_path):
     assert stored["pixels"] == coded(fitted)
 
 
+@pytest.mark.slow
 def test_a_picture_is_handed_over_from_play(tab):
     page = tab("/#play")
     asked = {"model": "digits", "num": 1, "seed": 0, "locked": False, "classes": [5],
@@ -427,4 +430,4 @@ def test_a_mask_of_everything_is_refused_in_one_line(tab, eight):
     page.get_by_role("button", name="Paint it anew").click()
     alert = page.get_by_role("alert")
     alert.wait_for()
-    assert alert.inner_text() == "picture: the mask is all white; expected white where to paint"
+    assert alert.inner_text() == "mask: the mask is all white; expected white where to paint"
