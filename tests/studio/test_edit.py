@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from unnoise.data.images import read_png, read_png_text
 from unnoise.errors import DataError
 from unnoise.reading import from_dict
 
-FAST = {"sampler": "fast"}
+FAST: dict[str, Any] = {"sampler": "fast"}
 CANVAS = ".edit-canvas"
 
 
@@ -163,6 +164,7 @@ def test_the_keyboard_paints(tab, eight):
     assert (mask_of(page) == expected).all()
 
 
+@pytest.mark.slow
 def test_a_zoomed_picture_is_painted_under_the_pointer(tab, eight):
     page = given(tab, eight)
     brush(page, 1)
@@ -229,12 +231,12 @@ def test_known_pixels_stay_and_all_comes_back_from_the_png(tab, tmp_path):
     assert (mask_of(other) == painted).all()
     stored = other.evaluate("JSON.parse(localStorage.getItem('unnoise.edit'))")
     assert stored["picture"]["pixels"] == coded(picture)
-    assert (stored["model"], stored["seed"], stored["classes"]) == ("emoji", 5, [label])
+    assert [stored[key] for key in ("model", "seed", "num", "classes")] == ["emoji", 5, 1, [label]]
     made(other)
     assert (read_png(save(other, "Save this as PNG", tmp_path)) == version).all()
     sheet = save(other, "Save all as a sheet", tmp_path)
     recipe = json.loads(read_png_text(sheet)["unnoise"])
-    assert recipe["edit"] == "inpaint" and recipe["seeds"] == [5, 6, 7]
+    assert recipe["edit"] == "inpaint" and recipe["seeds"] == [5]
 
 
 def test_inpainting_waits_for_the_button_and_survives_a_reload(tab, eight):
@@ -309,6 +311,7 @@ def test_pictures_come_from_a_sample_a_file_and_play(tab, tmp_path):
     assert stored["pixels"] == coded(fitted)
 
 
+@pytest.mark.slow
 def test_a_picture_is_handed_over_from_play(tab):
     page = tab("/#play")
     asked = {"model": "digits", "num": 1, "seed": 0, "locked": False, "classes": [5],
@@ -324,6 +327,7 @@ def test_a_picture_is_handed_over_from_play(tab):
     page.locator("nav a[href='#play']").click()
     page.locator("nav a[href='#edit']").click()
     page.size = (8, 8)
+    page.wait_for_timeout(400)
     assert mask_of(page).all()  # not taken a second time
 
 
@@ -341,7 +345,7 @@ def test_a_picture_is_handed_over_from_play(tab):
 )
 def test_an_edit_counts_its_own_steps(digits, eight, kind, asked, steps):
     from unnoise.studio.jobs import FRAME, Job
-    from unnoise.studio.works import KINDS
+    from unnoise.studio.works import KINDS, checked
 
     mask = np.zeros((8, 8), np.uint8)
     mask[2:4] = 255
@@ -349,7 +353,7 @@ def test_an_edit_counts_its_own_steps(digits, eight, kind, asked, steps):
     asked = {"settings": {"steps": 112}, **asked}
     work = from_dict(KINDS[kind], {"model": "digits", "picture": file_of(eight[0].numpy()),
                                    "num": 1, **asked})  # fmt: skip
-    job = Job(digits, work.prepare(digits), {})
+    job = Job(digits, checked(work, digits), {"shape": [1, 1, 8, 8]})
     job.run()
     assert job.state == "done" and job.plan.steps == steps
     frames = [record[8:] for record in job.records if record[4] == FRAME]
@@ -426,4 +430,4 @@ def test_a_mask_of_everything_is_refused_in_one_line(tab, eight):
     page.get_by_role("button", name="Paint it anew").click()
     alert = page.get_by_role("alert")
     alert.wait_for()
-    assert alert.inner_text() == "picture: the mask is all white; expected white where to paint"
+    assert alert.inner_text() == "mask: the mask is all white; expected white where to paint"

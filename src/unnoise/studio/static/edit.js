@@ -33,6 +33,7 @@ const FIRST = {
   mode: "inpaint",
   num: 8,
   seed: 0,
+  seeds: null,
   strength: 0.6,
   resample: 1,
   classes: null,
@@ -89,19 +90,17 @@ export function EditScreen({ models, fields, given }) {
       setError(problem.message);
     }
   };
-  const restore = async (of, recipe) => {
-    const { settings } = of;
-    const differs = ([key, value]) => key in settings && JSON.stringify(value) !== JSON.stringify(settings[key]);
-    const { edit: mode, num, seed, strength, resample, asked_label: label } = recipe;
-    const found = { mode, num, seed, strength, resample };
-    const kept = Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined));
+  /* All that a picture's recipe asked for. */
+  const restore = async (of, again) => {
+    const { kind: mode, seeds = null, seed = seeds?.[0], num = seeds?.length, label = null } = again;
+    const { strength, resample, settings, picture, mask } = again;
+    const found = { mode, seeds, seed, num, strength, resample, settings };
+    const said = Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined));
     const { height, width } = of.shape;
-    const painted = recipe.mask && encode(await pngMask(recipe.mask, width, height));
-    await take(of, { picture: recipe.picture }, {
-      ...kept,
-      mask: painted ?? null,
-      classes: label === undefined ? null : [numberOf(of, label)],
-      settings: Object.fromEntries(Object.entries(recipe).filter(differs)),
+    await take(of, { picture }, {
+      ...said,
+      mask: mask ? encode(await pngMask(mask, width, height)) : null,
+      classes: label === null ? null : [numberOf(of, label)],
     });
   };
   useEffect(() => {
@@ -109,7 +108,7 @@ export function EditScreen({ models, fields, given }) {
     handled = given.number;
     const of = models.find(({ id }) => id === given.model) ?? model;
     if (given.image) take(of, { pixels: encode(given.image.data) });
-    else if (given.recipe?.edit) restore(of, given.recipe).catch((problem) => setError(problem.message));
+    else if (given.asked) restore(of, given.asked).catch((problem) => setError(problem.message));
     else if (given.file) takeFile(given.file);
   }, [given?.number]);
 
@@ -123,8 +122,7 @@ export function EditScreen({ models, fields, given }) {
     kind: asked.mode,
     model: model.id,
     picture: file,
-    num: asked.num,
-    seed: asked.seed,
+    ...(asked.seeds ? { seeds: asked.seeds } : { num: asked.num, seed: asked.seed }),
     label: labelFor(model, asked.classes, 1),
     settings: asked.settings,
     ...(painting ? { mask: png, resample: asked.resample } : { strength: asked.strength }),
@@ -165,8 +163,8 @@ export function EditScreen({ models, fields, given }) {
             onChange=${(strength) => change({ strength })}
           />`}
       <${Classes} one model=${model} value=${asked.classes} onChange=${(classes) => change({ classes })} label="Class" />
-      <${Slider} label="Versions" value=${asked.num} min=${1} max=${64} onChange=${(num) => change({ num })} />
-      <${SeedField} label="First seed" value=${asked.seed} onChange=${(seed) => change({ seed })} />
+      <${Slider} label="Versions" value=${asked.num} min=${1} max=${64} onChange=${(num) => change({ num, seeds: null })} />
+      <${SeedField} label="First seed" value=${asked.seed} onChange=${(seed) => change({ seed, seeds: null })} />
       <${Settings} model=${model} fields=${fields} value=${asked.settings} onChange=${(settings) => change({ settings })} />
     </form>
     <section class="stage" aria-label="picture">

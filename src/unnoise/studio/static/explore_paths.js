@@ -4,6 +4,7 @@ import { html, useMemo, useStored, useState } from "./lib.js";
 import { Classes, Slider, labelFor } from "./fields.js";
 import { Settings } from "./settings.js";
 import { busy } from "./job.js";
+import { Wall } from "./wall.js";
 import { plane } from "./pca.js";
 import { Pixels, Problem, SeedField, Switches, progress, single, useMade } from "./pieces.js";
 
@@ -54,7 +55,7 @@ export function Paths({ model, fields, children }) {
       </div>
       ${found
         ? html`<${Drawing} found=${found} header=${job.header} at=${at} onChange=${setAt} />`
-        : html`<div class="explore-plane"></div>
+        : html`<${Wall} images=${job?.frames.at(-1)?.[asked.of]} labels=${job?.header?.labels} label="on their way" />
             <p class="dim caption">${progress(job)}</p>`}
     </section>
   </div>`;

@@ -1,7 +1,8 @@
 /* A walk between four seeds: a point in a square, and the picture of its noise. */
 
-import { html, useEffect, useMemo, useRef, useState, useStored } from "./lib.js";
+import { html, useEffect, useMemo, useRef, useState, useStored, store } from "./lib.js";
 import { Classes, labelFor } from "./fields.js";
+import { numberOf } from "./play.js";
 import { Settings } from "./settings.js";
 import { Pixels, Problem, newSeed, newest, progress, single, useMade } from "./pieces.js";
 
@@ -13,6 +14,13 @@ const MIDDLES = Array.from({ length: SIDE * SIDE }, (_, i) => [
   ((i % SIDE) + 0.5) / SIDE,
   (Math.floor(i / SIDE) + 0.5) / SIDE,
 ]);
+
+/* Store what the recipe of a walk asked for, so that the part shows it. */
+export function restoreWalk(model, { corners, points, label = null, settings }) {
+  const at = points.length === 1 ? points[0] : [0.5, 0.5];
+  const classes = label === null ? null : [numberOf(model, Array.isArray(label) ? label[0] : label)];
+  store(`explore.walk.${model.id}`, { corners, at, classes, settings });
+}
 
 const bounded = (value) => Math.min(1, Math.max(0, Math.round(value * 1e4) / 1e4));
 
@@ -49,6 +57,8 @@ export function Walk({ model, fields, children }) {
   const error = seen?.job.end?.error ?? corners.job?.error ?? (map.fresh ? map.job?.error : null);
   const filling = map.fresh && map.job && !map.job.end;
   const reseed = (i) => change({ corners: asked.corners.map((one, k) => (k === i ? newSeed() : one)) });
+  const saved = map.fresh && map.job?.end?.state === "done" && map.job.id;
+  const link = (job, text) => html`<a class="button" href=${`/api/jobs/${job}`} download>${text}</a>`;
   const settled = seen?.text === text && seen.job.end?.state === "done";
   return html`<div class="screen">
     <form class="controls" onSubmit=${(event) => event.preventDefault()} aria-label="where to walk">
@@ -69,6 +79,7 @@ export function Walk({ model, fields, children }) {
               Fill the square
             </button>`}
         <button type="button" onClick=${() => change({ corners: PLACES.map(newSeed) })}>Four new seeds</button>
+        ${saved && link(`${saved}/png`, "Save the square as PNG")}
       </div>
       <div class="explore-walk">
         <div class="explore-square">
@@ -91,6 +102,7 @@ export function Walk({ model, fields, children }) {
             ${settled ? `, ${seen.job.end.seconds.toFixed(2)} s` : ""}
             ${filling ? html`<br />${progress(map.job)}` : ""}
           </figcaption>
+          ${settled && link(`${seen.job.id}/png?index=0`, "Save as PNG")}
         </figure>
       </div>
     </section>

@@ -7,17 +7,21 @@ export const { useCallback } = window.htmPreact;
 /* A value that lives in this browser's storage: a reload loses nothing. */
 export function useStored(key, initial) {
   const [value, set] = useState(() => stored(key, initial));
-  const store = (next) =>
+  const change = (next) =>
     set((old) => {
       const made = typeof next === "function" ? next(old) : next;
-      try {
-        localStorage.setItem(`unnoise.${key}`, JSON.stringify(made));
-      } catch {
-        /* storage is full or switched off: the value lives until the page closes */
-      }
+      store(key, made);
       return made;
     });
-  return [value, store];
+  return [value, change];
+}
+
+export function store(key, value) {
+  try {
+    localStorage.setItem(`unnoise.${key}`, JSON.stringify(value));
+  } catch {
+    /* storage is full or switched off: the value lives until the page closes */
+  }
 }
 
 function stored(key, initial) {

@@ -70,7 +70,9 @@ export function doing(body, tell = () => {}, known = null) {
       id = one;
       leave = follow(one, (job) => {
         if (!stopped && !quiet) tell(job);
-        if (job.end) done(job);
+        if (!job.end) return;
+        leave(); // nothing is told after the end
+        done(job);
       });
     });
   const run = async () => {
