@@ -128,8 +128,10 @@ def test_the_tools_paint_where_one_points(tab, eight):
     erased = expected.copy()
     erased[2, 3:5] = False
     assert (mask_of(page) == erased).all()
-    for name, wanted in (("Undo", expected), ("Redo", erased), ("Invert", ~erased), ("Undo", erased),
-                         ("Clear", erased & False), ("Undo", erased), ("Undo", expected)):  # fmt: skip
+    for name, wanted in (
+        ("Undo", expected), ("Redo", erased), ("Invert", ~erased), ("Undo", erased),
+        ("Clear", erased & False), ("Undo", erased), ("Undo", expected),
+    ):  # fmt: skip
         page.get_by_role("button", name=name).click()
         assert (mask_of(page) == wanted).all(), name
     page.locator(CANVAS).press("b")

@@ -120,7 +120,8 @@ def test_a_saved_picture_dropped_anywhere_restores_everything(tab, tmp_path):
         page.evaluate("location.hash = 'compare'")
         drop(page, file)
         page.wait_for_function(
-            "() => document.querySelector('.recipe')?.textContent.includes(\"sampler='heun', steps=6\")"
+            "words => document.querySelector('.recipe')?.textContent.includes(words)",
+            arg="sampler='heun', steps=6",
         )
         done(page)
         restored = wall(page, (8, 8))[:count]
