@@ -148,6 +148,8 @@ def test_the_page_comes_before_torch_and_ctrl_c_ends_it_with_a_stream_open():
         assert line.startswith("studio: http://127.0.0.1:") and port > taken.getsockname()[1]
         client = Client(port)
         assert client.get("/").status == 200
+        time.sleep(0.5)
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
         assert client.get("/api/state").json["worker"] == "starting"
         slow = {"sampler": "ddpm", "steps": 900, "spacing": "uniform"}
         header = client.start(kind="sample", model="digits", num=64, settings=slow)

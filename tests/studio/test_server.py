@@ -24,11 +24,13 @@ import unnoise
 from tests.studio.client import Done, Studio, read
 from tests.studio.client import studio as running
 from unnoise import cli, editing
+from unnoise.config import SampleConfig, to_dict
 from unnoise.data.images import png, read_png, read_png_text
 from unnoise.diffusion.samplers import evaluations
 from unnoise.records import MODEL_FILE, bundled
 from unnoise.studio import jobs
 from unnoise.studio.jobs import MOST_FRAMES, MOST_KEPT, MOST_KEPT_BYTES, MOST_WAITING
+from unnoise.studio.recipes import asked
 
 LONG = {"kind": "sample", "model": "digits", "num": 64, "seed": 7,
         "settings": {"sampler": "ddpm", "steps": 900, "spacing": "uniform"}}  # fmt: skip
@@ -208,6 +210,18 @@ def test_a_picture_of_the_command_line_is_restored(studio, tmp_path, monkeypatch
     assert found["asked"]["settings"].keys() == {"sampler", "steps"} and not found["recipe"]["eta"]
     again = studio.make(**found["asked"]).pictures
     assert torch.equal(again[1], read_png("made/seed-000014.png"))
+
+
+def test_settings_that_bring_others_are_all_asked_for():
+    own = json.loads(json.dumps(to_dict(SampleConfig(steps=2, noises=(3.0, 1.0)))))
+    about = {"id": "x", "settings": own, "shape": {"num_classes": 0}, "class_names": []}
+    said = {**own, "model": "f00d", "seed": 1}
+    few = asked({**said, "eta": 0.5}, about)
+    assert few == {"kind": "sample", "num": 1, "seed": 1, "model": "x", "settings": {"eta": 0.5}}
+    more = asked({**said, "steps": 5}, about)  # 5 steps alone would bring an ordinary grid
+    assert more is not None and more["settings"] == {**own, "steps": 5}
+    assert asked({**said, "guide": "f00d"}, about) is None
+    assert asked({**said, "edit": "inpaint"}, about) is None
 
 
 def test_a_stream_resumes_anywhere(made, studio):
