@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unnoise
-from unnoise.cli.flags import helps
-from unnoise.cli.train import configured
+from unnoise.cli.train import Train, configured
 from unnoise.config import RunConfig, check, differences, flat, override, to_dict
 from unnoise.errors import ConfigError
 from unnoise.networks.config import DiTConfig, Shape, UNetConfig
 from unnoise.presets import PRESETS, named, origin
-from unnoise.reading import from_dict
+from unnoise.reading import from_dict, helps
 from unnoise.units import seconds
 
 
@@ -147,14 +146,14 @@ def test_a_given_setting_wins_over_that_of_the_size(tmp_path):
     (tmp_path / "photos").mkdir()
     words = [str(tmp_path / "photos"), "--image-size", "64", "--network.base-channels", "48",
              "--network.norm-groups=3", "--device=cpu"]  # fmt: skip
-    _, config = configured(words)
+    _, config = configured(Train, words, "train")
     assert config.network.widths == [48, 96, 96, 96]
     changes = {"data.image_size": 64, "network.base_channels": 48, "network.norm_groups": 3}
     assert config == unnoise.preset(words[0], {**changes, "device": "cpu"})
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     record = {"config": to_dict(config), "data": ""}
     (tmp_path / "run" / "config.json").write_text(json.dumps(record))
-    _, again = configured([str(tmp_path / "run")])
+    _, again = configured(Train, [str(tmp_path / "run")], "train")
     assert again == config
 
 

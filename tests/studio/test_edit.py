@@ -114,6 +114,7 @@ def eight(digits) -> torch.Tensor:
 # ---------------------------------------------------------------- painting
 
 
+@pytest.mark.slow
 def test_the_tools_paint_where_one_points(tab, eight):
     page = given(tab, eight)
     button = page.get_by_role("button", name="Paint it anew")
@@ -263,6 +264,7 @@ def test_inpainting_waits_for_the_button_and_survives_a_reload(tab, eight):
 # ---------------------------------------------------------------- image to image
 
 
+@pytest.mark.slow
 def test_image_to_image_follows_its_settings(tab, digits, eight):
     page = given(tab, eight)
     page.get_by_role("button", name="Image to image").click()

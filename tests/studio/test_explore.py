@@ -108,6 +108,7 @@ def test_a_plot_stops_and_says_what_cannot_be_made(tab):
 HERE = ".explore-here canvas"
 
 
+@pytest.mark.slow
 def test_the_picture_follows_the_point(tab):
     page = explore(tab, "walk", corners=[5, 6, 7, 8], at=[0.5, 0.5], classes=[2], settings=FAST)
     at(page, 50, 50)
@@ -160,6 +161,7 @@ def test_a_walk_comes_back_from_its_png(tab, tmp_path):
     assert kept == {key: asked[key] for key in kept}
 
 
+@pytest.mark.slow
 def test_the_square_is_filled_and_emptied_by_another_seed(tab):
     page = explore(tab, "walk", corners=[1, 1, 2, 2], at=[0, 0], classes=[4], settings=FAST)
     page.get_by_role("button", name="Fill the square").click()
@@ -271,6 +273,7 @@ def test_paths_are_where_the_pictures_are(tab):
 # ---------------------------------------------------------------- all parts
 
 
+@pytest.mark.slow
 def test_leaving_a_part_stops_its_job(tab, studio):
     slow = {"sampler": "ddim", "steps": 900}
     page = explore(tab, "classes", seed=0, rows=1, classes=None, settings=slow)

@@ -164,6 +164,7 @@ def test_stop_ends_a_long_job(tab, studio):
     assert studio.worker.running is None
 
 
+@pytest.mark.slow
 def test_two_tabs_never_mix(tab):
     pages = [tab(), tab()]
     model = unnoise.load("digits")
@@ -209,8 +210,15 @@ def test_two_models_are_compared_on_equal_seeds(tab):
     assert [caption.split(",")[0] for caption in captions] == ["step 10 of 20", "step 3 of 5"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/#compare"])
+@pytest.mark.parametrize(
+    ("path", "scheme"),
+    [
+        ("/", "dark"),
+        pytest.param("/", "light", marks=pytest.mark.slow),
+        pytest.param("/#compare", "light", marks=pytest.mark.slow),
+        pytest.param("/#compare", "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_pages_are_accessible(tab, path, scheme):
     pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
     page = tab(path, scheme=scheme, width=390 if scheme == "dark" else 1280)

@@ -13,7 +13,7 @@ import torch
 
 from tests.studio.made import EVIL, HASH, make_hostile, model_file, png
 from unnoise import cli, environment
-from unnoise.cli.train import configured
+from unnoise.cli.train import Train, configured
 from unnoise.config import override, to_dict
 from unnoise.errors import CheckpointError
 from unnoise.precision import Arithmetic
@@ -240,7 +240,7 @@ def test_the_command_to_resume_gives_the_configuration(run, name, changes, tmp_p
     words = shlex.split(read(run)["commands"][0]["line"])
     assert words[:3] == ["unnoise", "train", name] and words[-2:] == ["--out", str(run)]
     assert len([w for w in words if w.startswith("--")]) == len(changes) + 1
-    _, again = configured(words[2:-2])
+    _, again = configured(Train, words[2:-2], "train")
     assert again == config
 
 

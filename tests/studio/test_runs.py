@@ -266,6 +266,7 @@ def test_who_trains_is_known_by_the_lock(run):
             trainers.stop(run)
 
 
+@pytest.mark.slow
 def test_a_training_outlives_the_server_and_is_stopped_and_resumed(place, client, monkeypatch):
     source = {"source": "digits", "name": "long", "settings": {"train.kimg": 2.0}}
     asked = client.post("/api/runs", source)
@@ -362,11 +363,12 @@ def test_one_slider_shows_the_samples_of_all_ticked_runs(place, tab):
     assert slider.get_attribute("aria-valuetext") == "1,000 images"
 
 
+@pytest.mark.slow
 def test_a_run_that_trains_is_watched_live(place, tab):
     page = tab("/#runs")
     page.get_by_text("No run yet in").wait_for()
     asked: list[str] = []
-    child = training(place / "live", "--train.time", "9s", "--train.sample-every-kimg", "1.5")
+    child = training(place / "live", "--train.time", "9s", "--train.log-every-kimg", "0.3")
     page.locator(".entry .state.running").wait_for(timeout=20_000)
     page.locator(".plot").first.wait_for(timeout=20_000)
     page.on("request", lambda request: asked.append(request.url))

@@ -348,6 +348,7 @@ def test_the_memory_of_kept_jobs_is_bounded(monkeypatch):
         small = {"sampler": "ddim", "steps": 1}
         for seed in range(MOST_KEPT + 10):
             last = studio.make(**body, seed=seed, settings=small)
+        until(lambda: worker.running is None)
         assert len(worker.jobs) == MOST_KEPT and last.header["id"] in worker.jobs
         assert all(job.model is None for job in worker.jobs.values())
         monkeypatch.setattr(jobs, "MOST_KEPT_BYTES", 3 * len(last.content))
