@@ -13,8 +13,8 @@ from PIL import Image
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SHORT = {
-    "diffusion_model": "EPOCHS, SHOW_EVERY, T, BATCH = 4, 1, 50, 500",
-    "tour": """CHANGES = {"train.kimg": 1, "train.sample_every_kimg": 0.5}
+    "diffusion_model": "EPOCHS, SHOW_EVERY, T, BATCH = 4, 1, 50, 250",
+    "tour": """CHANGES = {"train.kimg": 0.2, "train.sample_every_kimg": 0.1}
 TUNING = {"images": 2, "evaluations": 50}""",
 }
 FEW_PICTURES_OF_COLOUR = """DATASET = "cifar10"
@@ -74,6 +74,7 @@ def test_a_notebook_stores_what_a_whole_run_of_it_shows(name, tmp_path):
     assert [bool(text) for text in printed(notebook)] == [bool(t) for t in printed(stored(name))]
 
 
+@pytest.mark.slow
 def test_one_variable_trains_on_pictures_with_colour(tmp_path):
     notebook = execute("diffusion_model", tmp_path, FEW_PICTURES_OF_COLOUR)
     assert sum(map(len, pictures(notebook))) == 10
