@@ -29,8 +29,10 @@ def play(tab: Page) -> None:
 def runs(tab: Page) -> None:
     """All runs ticked."""
     tab.goto(f"{ADDRESS}/#runs")
+    tab.locator(".entry").first.wait_for()
     for box in tab.get_by_role("checkbox").all():
         box.check()
+        tab.wait_for_timeout(500)
     tab.wait_for_timeout(1500)
 
 
@@ -38,7 +40,18 @@ def edit(tab: Page) -> None:
     """A sample with a part of it painted anew."""
     tab.goto(f"{ADDRESS}/#edit")
     tab.get_by_role("button", name="Use a sample").click()
-    tab.wait_for_timeout(2500)
+    tab.locator("canvas").first.wait_for()
+    tab.wait_for_timeout(1500)
+    box = tab.locator("canvas").first.bounding_box()
+    assert box is not None
+    x, y, side = box["x"], box["y"], box["width"]
+    tab.mouse.move(x + 0.35 * side, y + 0.3 * side)
+    tab.mouse.down()
+    for share in (0.4, 0.5, 0.6, 0.65):
+        tab.mouse.move(x + share * side, y + (share - 0.05) * side)
+    tab.mouse.up()
+    tab.get_by_role("button", name="Paint it anew").click()
+    tab.wait_for_timeout(6000)
 
 
 def _settled(tab: Page, selector: str) -> None:
@@ -62,7 +75,7 @@ def main(folder: str) -> None:
                 executable_path="/usr/bin/chromium", args=["--no-sandbox"]
             )
             for name, screen in zip(SCREENS, (play, runs, edit), strict=True):
-                tab = chromium.new_page(viewport={"width": 1180, "height": 780})
+                tab = chromium.new_page(viewport={"width": 1180, "height": 760})
                 screen(tab)
                 shot = Image.open(io.BytesIO(tab.screenshot()))
                 text = {"unnoise": f"a screen of `unnoise studio`: {screen.__doc__}"}
