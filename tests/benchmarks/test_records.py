@@ -35,6 +35,7 @@ def command(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_line_is_made_and_made_again(command, tmp_path, capsys):
     (line,) = command("digits-60s")
     assert line["training"]["nimg"] == 1000 * line["kimg"] and line["seed"] == 0

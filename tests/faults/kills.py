@@ -88,7 +88,7 @@ def _kill_real(run: Path, draw: random.Random) -> Problems:
 FAULT = Fault(
     "kills",
     200,
-    6,
+    4,
     "weights, EMA, optimizer, counters, metrics, samples, model bitwise; lost work",
     trial,
 )
