@@ -55,7 +55,7 @@ def edit(tab: Page) -> None:
 
 
 def _settled(tab: Page, selector: str) -> None:
-    script = "s => / in [0-9.]+ s$/.test(document.querySelector(s)?.innerText ?? '')"
+    script = "s => /, [0-9.]+ s$/.test(document.querySelector(s)?.innerText ?? '')"
     tab.wait_for_function(script, arg=selector)
 
 

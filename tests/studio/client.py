@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,3 +166,12 @@ def studio(*places: Path, token: str | None = None) -> Iterator[Studio]:
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive()
+
+
+def until(true: Callable[[], Any], sec: float = 30.0) -> Any:
+    """Wait for something to become true, and give it."""
+    end = time.monotonic() + sec
+    while not (found := true()):
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+    return found

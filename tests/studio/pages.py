@@ -41,7 +41,7 @@ def wall(tab: Any, size: tuple[int, int], selector: str = ".wall canvas") -> np.
 def done(tab: Any, selector: str = ".caption") -> None:
     """Wait until a job has ended well."""
     tab.wait_for_function(
-        "selector => / in [0-9.]+ s$/.test(document.querySelector(selector)?.innerText ?? '')",
+        "selector => /, [0-9.]+ s$/.test(document.querySelector(selector)?.innerText ?? '')",
         arg=selector, timeout=30_000,
     )  # fmt: skip
 

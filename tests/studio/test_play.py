@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import unnoise
+from tests.studio.client import until
 from tests.studio.pages import accessible, done, drop, wall
 from unnoise.data.images import read_png, read_png_text
 
@@ -250,3 +251,101 @@ def test_the_files_of_the_page_are_small_and_those_of_others_unchanged():
     assert named.keys() == there
     for name, digest in named.items():
         assert hashlib.sha256((static / "vendor" / name).read_bytes()).hexdigest() == digest
+
+
+def test_leaving_stops_the_work_and_coming_back_finds_what_was_made(tab, studio):
+    page = tab()
+    choose(page, num=5)
+    pictures = wall(page, (8, 8))
+    job = page.evaluate("sessionStorage.getItem('play.job')")
+    page.evaluate("location.hash = 'runs'")
+    page.evaluate("location.hash = 'play'")
+    done(page)
+    assert (wall(page, (8, 8)) == pictures).all()
+    assert page.evaluate("sessionStorage.getItem('play.job')") == job  # not made again
+    page.get_by_role("button", name="Choose steps").click()
+    page.get_by_label("Steps, number").fill("1000")
+    page.wait_for_function("() => document.querySelector('.caption').innerText.includes('of 1000')")
+    page.evaluate("location.hash = 'runs'")
+    until(lambda: studio.worker.running is None and not studio.worker.waiting)
+
+
+def test_what_was_handed_over_is_taken_once(tab, tmp_path):
+    page = tab()
+    choose(page, seed=3, num=1)
+    with page.expect_download() as download:
+        page.locator("text=Save all as PNG").click()
+    download.value.save_as(tmp_path / "one.png")
+    choose(page, seed=9)
+    drop(page, tmp_path / "one.png")
+    page.wait_for_function("() => document.querySelector('[id^=number]').value === '3'")
+    page.get_by_label("First seed").fill("777")
+    page.evaluate("location.hash = 'runs'")
+    page.evaluate("location.hash = 'play'")
+    done(page)
+    assert page.get_by_label("First seed").input_value() == "777"
+
+
+def test_branches_of_branches_and_the_way_back(tab):
+    page = tab()
+    choose(page, settings={"sampler": "ddim", "steps": 12}, num=4)
+    trunk = wall(page, (8, 8))
+    slider = page.get_by_label("step", exact=True)
+    walls = [trunk]
+    for at, label in (("3", 8), ("7", 2)):
+        slider.fill(at)
+        page.get_by_role("button", name="Branch from here").click()
+        page.get_by_role("button", name=str(label), exact=True).click()
+        page.wait_for_function(
+            "label => document.querySelector('.recipe').textContent.includes(`label=${label},`)",
+            arg=label,
+        )
+        done(page)
+        walls.append(wall(page, (8, 8)))
+    model, asked = unnoise.load("digits"), {"sampler": "ddim", "steps": 12}
+    start = list(model.steps(range(4), **asked))[3]
+    start = list(model.steps(range(4), label=8, start=start, **asked))[3]
+    (*_, end) = model.steps(range(4), label=2, start=start, **asked)
+    assert (walls[2][:4, ..., 0] == grey(unnoise.from_model(end.x))).all()
+    page.reload()
+    done(page)
+    assert (wall(page, (8, 8)) == walls[2]).all()
+    for before in (walls[1], trunk):
+        page.get_by_role("button", name="Leave the branch").click()
+        page.wait_for_timeout(400)
+        done(page)
+        assert (wall(page, (8, 8)) == before).all()
+    assert page.locator(".branch").count() == 0
+
+
+def test_keys_work_wherever_nothing_is_written(tab):
+    page = tab()
+    choose(page)
+    page.get_by_label("step", exact=True).focus()
+    page.keyboard.press("x")
+    assert page.get_by_role("button", name="Noisy").get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="Make again").focus()
+    page.keyboard.press("x")
+    page.keyboard.press("ArrowLeft")
+    assert (
+        page.get_by_label("step", exact=True).get_attribute("aria-valuetext").startswith("step 4")
+    )
+    page.get_by_label("First seed").focus()
+    page.keyboard.press("x")
+    assert page.get_by_role("button", name="Noisy").get_attribute("aria-pressed") == "false"
+
+
+def test_a_number_out_of_range_is_told(tab):
+    page = tab()
+    choose(page, num=6)
+    field = page.get_by_label("Pictures, number")
+    field.fill("9999")
+    assert page.locator(".wrong").inner_text() == "expected a whole number, 1 to 64"
+    field.blur()
+    assert field.input_value() == "6" and page.locator(".wrong").count() == 0
+    page.locator(".canvas").click(position={"x": 5, "y": 5})
+    page.keyboard.press("ArrowRight")
+    assert "seed 1" in page.locator(".caption").inner_text()
+    field.fill("1")
+    done(page)
+    assert "seed" not in page.locator(".caption").inner_text()

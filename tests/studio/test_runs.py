@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,7 +28,7 @@ from unnoise.studio.run_folder import read
 
 pytest.importorskip("starlette", reason="needs the studio: pip install 'unnoise[studio]'")
 
-from tests.studio.client import Studio
+from tests.studio.client import Studio, until
 from tests.studio.client import studio as served
 from unnoise.studio.runs import NAME, Runs, id_of, measurements
 
@@ -52,15 +52,6 @@ def client(studio: Studio) -> Studio:
 
 def entry(client: Any, name: str) -> dict[str, Any]:
     return next(one for one in client.get("/api/runs").json["runs"] if one["name"] == name)
-
-
-def until(what: Callable[[], Any], sec: float = 30) -> Any:
-    """What `what` gives as soon as it is true."""
-    end = time.monotonic() + sec
-    while not (found := what()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.1)
-    return found
 
 
 def training(folder: Path, *flags: str) -> subprocess.Popen[bytes]:

@@ -2,27 +2,23 @@
 
 import { html, useEffect, useState, useStored } from "./lib.js";
 import { get } from "./api.js";
-import { useJob, busy } from "./job.js";
+import { busy } from "./job.js";
+import { progress, useMade } from "./pieces.js";
 import { Wall } from "./wall.js";
 import { Classes, ModelSelect, NumberField, Slider, labelFor, modelOf } from "./fields.js";
 import { Nearest } from "./nearest.js";
 import { Settings, usualSettings } from "./settings.js";
 
 const FIRST = { a: null, b: null, num: 12, seed: 0, classes: null, own: { a: null, b: null } };
-const MARKS = { a: "better", b: "better" };
 
-export function CompareScreen({ models }) {
+export function CompareScreen({ models, fields }) {
   const [asked, setAsked] = useStored("compare", FIRST);
   const [at, setAt] = useState(1);
-  const [chosen, setChosen] = useState(null);
-  const [fields, setFields] = useState(null);
+  const [marked, setChosen] = useState(null);
+  const chosen = marked !== null && marked < asked.num ? marked : null;
   const change = (changes) => setAsked((old) => ({ ...FIRST, ...old, ...changes }));
   const a = modelOf(models, asked.a);
   const b = models.find(({ id }) => id === asked.b) ?? partner(models, a);
-  const jobs = { a: useJob(), b: useJob() };
-  useEffect(() => {
-    get("/api/fields").then(({ fields }) => setFields(fields)).catch(() => {});
-  }, []);
 
   const settings = (side, model) => asked.own?.[side] ?? usual(side, model, a.id === b.id);
   const body = (side, model) => ({
@@ -33,16 +29,10 @@ export function CompareScreen({ models }) {
     label: labelFor(model, same(a, b) ? asked.classes : null, asked.num),
     settings: settings(side, model),
   });
-  const bodies = { a: body("a", a), b: body("b", b) };
-  const text = JSON.stringify(bodies);
-  useEffect(() => {
-    const timer = setTimeout(async () => {
-      setChosen(null);
-      await jobs.a.start(bodies.a);
-      await jobs.b.start(bodies.b);
-    }, 150);
-    return () => clearTimeout(timer);
-  }, [text]);
+  const jobs = {
+    a: useMade("compare.a", body("a", a)),
+    b: useMade("compare.b", body("b", b)),
+  };
 
   const shown = (side) => {
     const { frames } = jobs[side].job ?? { frames: [] };
@@ -82,8 +72,9 @@ export function CompareScreen({ models }) {
         high=${420}
       />
       <p class="dim caption">
-        ${frame && `step ${frame.step} of ${job.header.steps}, ${frame.nfe} network evaluations`}
-        ${job?.end?.state === "done" && ` in ${job.end.seconds.toFixed(2)} s`}
+        ${frame && frame !== job.frames.at(-1)
+          ? `step ${frame.step} of ${job.header.steps}, ${frame.nfe} network evaluations`
+          : progress(job)}
       </p>
     </section>`;
   };
@@ -164,7 +155,7 @@ function Judgement({ a, b }) {
     </section>`;
   }
   const mark = (better, side) =>
-    better && html` <b class=${better === side ? "better" : "worse"}>${better === side ? MARKS[side] : "worse"}</b>`;
+    better && html` <b class=${better === side ? "better" : "worse"}>${better === side ? "better" : "worse"}</b>`;
   return html`<section>
     <h2>Judgement</h2>
     ${judged.verdict.map((line) => html`<p class="verdict">${line}</p>`)}

@@ -13,8 +13,9 @@ export function Control({ label, help, id, children }) {
 }
 
 /* A text of numbers that is kept while it is being written and sent once it can be read. */
-function useText(value, write, read, onChange) {
+function useText(value, write, read, onChange, expected) {
   const [text, setText] = useState(write(value));
+  const [wrong, setWrong] = useState(null);
   const own = useRef(value);
   useEffect(() => {
     if (own.current !== value) setText(write(value));
@@ -23,12 +24,15 @@ function useText(value, write, read, onChange) {
   const change = (event) => {
     setText(event.target.value);
     const found = read(event.target.value);
+    setWrong(found === undefined ? `expected ${expected}` : null);
     if (found !== undefined) {
       own.current = found;
       onChange(found);
     }
   };
-  return { value: text, onInput: change, onBlur: () => setText(write(own.current)) };
+  const leave = () => (setText(write(own.current)), setWrong(null));
+  const input = { value: text, onInput: change, onBlur: leave, "aria-invalid": String(!!wrong) };
+  return [input, wrong && html`<span class="wrong" role="status">${wrong}</span>`];
 }
 
 const readNumber = (least, most, whole) => (text) => {
@@ -37,11 +41,19 @@ const readNumber = (least, most, whole) => (text) => {
   if ((least ?? -Infinity) <= value && value <= (most ?? Infinity)) return value;
 };
 
+const words = (least, most, whole) => {
+  const shown = (one) => one.toLocaleString("en-US");
+  const range = [least, most].filter(Number.isFinite).map(shown).join(" to ");
+  return `${whole ? "a whole number" : "a number"}${range && `, ${range}`}`;
+};
+
 export function NumberField({ label, help, value, least, most, whole = true, onChange, children }) {
   const id = useId("number");
-  const text = useText(value, String, readNumber(least, most, whole), onChange);
+  const read = readNumber(least, most, whole);
+  const [text, wrong] = useText(value, String, read, onChange, words(least, most, whole));
   return html`<${Control} label=${label} help=${help} id=${id}>
     <span class="row"><input id=${id} type="text" inputmode="decimal" ...${text} />${children}</span>
+    ${wrong}
   <//>`;
 }
 
@@ -49,13 +61,17 @@ export function NumberField({ label, help, value, least, most, whole = true, onC
 export function Slider({ label, help, value, min, max, step = 1, least, most, onChange }) {
   const id = useId("slider");
   const whole = Number.isInteger(step);
-  const text = useText(value, String, readNumber(least ?? min, most ?? max, whole), onChange);
+  const [low, high] = [least ?? min, most ?? max];
+  const expected = words(low, high, whole);
+  const read = readNumber(low, high, whole);
+  const [text, wrong] = useText(value, String, read, onChange, expected);
   const slide = (event) => onChange(Number(event.target.value));
   return html`<${Control} label=${label} help=${help} id=${id}>
     <span class="row">
       <input id=${id} type="range" min=${min} max=${max} step=${step} value=${value} onInput=${slide} />
       <input class="short" type="text" inputmode="decimal" aria-label=${`${label}, number`} ...${text} />
     </span>
+    ${wrong}
   <//>`;
 }
 
@@ -103,9 +119,10 @@ function NumbersField({ label, help, value, count, onChange }) {
     const parts = text.split(/[\s,]+/).filter(Boolean).map(Number);
     if (parts.every(Number.isFinite) && (count ?? parts.length) === parts.length) return parts;
   };
-  const text = useText(value, write, read, onChange);
+  const expected = count ? `${count} numbers` : "numbers, with commas between";
+  const [text, wrong] = useText(value, write, read, onChange, expected);
   return html`<${Control} label=${label} help=${help} id=${id}>
-    <input id=${id} type="text" ...${text} />
+    <input id=${id} type="text" ...${text} />${wrong}
   <//>`;
 }
 

@@ -34,7 +34,8 @@ export function useJob(keep = null) {
       return header;
     } catch (error) {
       if (turn === current.current.turn) {
-        setJob((old) => ({ frames: [], ...old, end: { state: "failed" }, error: error.message }));
+        const end = { state: "failed" };
+        setJob({ id: null, header: null, frames: [], end, error: error.message });
       }
       return null;
     }

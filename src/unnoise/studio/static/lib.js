@@ -27,7 +27,7 @@ export function store(key, value) {
 function stored(key, initial) {
   try {
     const text = localStorage.getItem(`unnoise.${key}`);
-    return text === null ? initial : JSON.parse(text);
+    return text === null ? initial : (JSON.parse(text) ?? initial);
   } catch {
     return initial;
   }

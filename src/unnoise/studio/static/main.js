@@ -1,6 +1,6 @@
 /* The frame of the page: tabs, what the server does, and pictures that are dropped anywhere. */
 
-import { html, render, useEffect, useState } from "./lib.js";
+import { html, render, useEffect, useRef, useState } from "./lib.js";
 import { base64, get, post } from "./api.js";
 import { CompareScreen } from "./compare.js";
 import { EditScreen } from "./edit.js";
@@ -56,6 +56,10 @@ function App() {
   const [dropping, setDropping] = useState(false);
   const server = useServer();
   const there = server.worker !== "away";
+  const returns = useRef(0); // how often the server came back: the screen then begins anew
+  const before = useRef(there);
+  if (there && !before.current) returns.current += 1;
+  before.current = there;
 
   const fail = (what) => setError(what.message);
   const reload = () =>
@@ -92,10 +96,11 @@ function App() {
         throw new Error(`${file.name}: no model here has the weights ${recipe.model}`);
       }
       if (asked === null) throw new Error(`${file.name}: its recipe does not say how to make it`);
+      await reload(); // the model may be newer than the list
       goTo(SCREENS[asked.kind], { model, recipe, asked, file });
     } catch (problem) {
       const foreign = problem.message.includes("has no recipe") || file.type !== "image/png";
-      if (foreign && TABS.some(([key]) => key === "edit")) goTo("edit", { file });
+      if (foreign && file.type.startsWith("image/")) goTo("edit", { file });
       else fail(problem);
     }
   };
@@ -111,7 +116,8 @@ function App() {
       setDropping(false);
       if (!files(event)) return;
       event.preventDefault();
-      dropped(event.dataTransfer.files[0]);
+      const [file] = event.dataTransfer.files;
+      if (file) dropped(file);
     };
     const all = { dragover: over, dragleave: leave, drop };
     for (const [name, listener] of Object.entries(all)) addEventListener(name, listener);
@@ -149,7 +155,7 @@ function App() {
       ${models === null
         ? html`<p class="dim">Looking for models …</p>`
         : models.length
-          ? html`<${Screen} key=${tab} ...${all} />`
+          ? html`<${Screen} key=${`${tab} ${returns.current}`} ...${all} />`
           : html`<p>There is no model here.</p>`}
     </main>
     ${dropping && html`<div class="drop">Drop a picture to restore how it was made</div>`}

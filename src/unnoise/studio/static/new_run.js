@@ -32,7 +32,7 @@ export function NewRun({ list, plan, setPlan, started }) {
   const name = given.name || suggested(given.source, list.runs);
   const settings = {
     ...(given.time.trim() && { "train.time": given.time.trim() }),
-    ...(given.size.trim() && { "data.image_size": Number(given.size) }),
+    ...(given.size.trim() && { "data.image_size": Number(given.size) || given.size.trim() }),
   };
   const body = { source: given.source.trim(), name, settings };
   const of = JSON.stringify(body);

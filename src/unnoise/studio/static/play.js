@@ -1,7 +1,8 @@
 /* Play: a wall of pictures that denoises as one changes what is asked for. */
 
-import { html, useEffect, useMemo, useRef, useState, useStored, Command } from "./lib.js";
-import { busy, useJob } from "./job.js";
+import { html, useEffect, useMemo, useState, useStored, Command } from "./lib.js";
+import { busy } from "./job.js";
+import { progress, single, useMade } from "./pieces.js";
 import { Wall } from "./wall.js";
 import { Nearest } from "./nearest.js";
 import { Settings, usualSettings } from "./settings.js";
@@ -15,8 +16,8 @@ import {
   modelOf,
 } from "./fields.js";
 
-const WAIT_MS = 150;
-const FIRST = { model: null, num: null, seed: 0, seeds: null, locked: false, classes: null, settings: {} };
+const FIRST = { model: null, num: null, seed: 0, seeds: null, locked: false, classes: null, settings: {},
+  branch: null };
 
 /* The number of images that suits a model: whole rows of its classes. */
 function usualNum(model) {
@@ -36,7 +37,7 @@ const bodyOf = (model, asked) => {
   };
 };
 
-/* The choices, and the branch if there is one, that a request for a job says again. */
+/* The choices that a request for a job says again, the branch among them if there is one. */
 function choicesOf(asked, model) {
   const branches = asked.branches ?? [];
   const last = branches.at(-1);
@@ -45,7 +46,8 @@ function choicesOf(asked, model) {
   const classes = [...new Set(labels.map((one) => numberOf(model, one)))];
   const seeds = asked.seeds ?? [asked.seed ?? 0];
   const inRow = seeds.every((seed, i) => seed === seeds[0] + i);
-  const choices = {
+  const body = { ...asked, branches: branches.slice(0, -1) };
+  return {
     model: model.id,
     num: asked.seeds ? seeds.length : (asked.num ?? 1),
     seed: seeds[0],
@@ -53,9 +55,8 @@ function choicesOf(asked, model) {
     locked: false,
     classes: classes.length ? classes : null,
     settings: settings ?? {},
+    branch: last ? { step: last.step, body, choices: choicesOf(body, model) } : null,
   };
-  const body = { ...asked, branches: branches.slice(0, -1) };
-  return [choices, last ? { step: last.step, body } : null];
 }
 
 export function numberOf(model, label) {
@@ -64,51 +65,36 @@ export function numberOf(model, label) {
   return label === "none" || label === "no class" ? model.shape.num_classes : Number(label);
 }
 
+const TYPING = "select, textarea, input:not([type=range]):not([type=checkbox])";
+const OWN = { ArrowLeft: "input", ArrowRight: "input", Enter: "button, a, summary, input" };
+let handled = null; // the number of what was handed over and taken
+
 export function PlayScreen({ models, fields, given, goTo }) {
   const [stored, setStored] = useStored("play", FIRST);
-  const [branch, setBranch] = useState(null);
   const [noisy, setNoisy] = useStored("play.noisy", false);
   const [at, setAt] = useState(null);
-  const [chosen, setChosen] = useState(null);
+  const [picked, setChosen] = useState(null);
   const [near, setNear] = useState(false);
-  const { job, start, stop } = useJob();
   const model = modelOf(models, stored.model);
-  const first = { ...FIRST, settings: usualSettings(model) };
-  const asked = stored.model === model.id ? stored : first;
-  const change = (changes) =>
-    setStored((old) => ({
-      ...(old.model === model.id ? old : first),
-      model: model.id,
-      ...changes,
-    }));
+  const first = (of) => ({ ...FIRST, model: of.id, settings: usualSettings(of) });
+  const asked = stored.model === model.id ? { ...FIRST, ...stored } : first(model);
+  const { branch } = asked;
+  const change = (changes) => setStored({ ...asked, ...changes });
 
-  /* Ask anew a moment after the last change; the first time at once. */
   const body = useMemo(() => {
     const own = bodyOf(model, asked);
     if (!branch) return own;
     const label = own.label;
     const next = { step: branch.step, settings: own.settings, ...(label === null ? {} : { label }) };
     return { ...branch.body, branches: [...(branch.body.branches ?? []), next] };
-  }, [model.id, JSON.stringify(asked), branch]);
-  const text = JSON.stringify(body);
-  const last = useRef(null);
-  const make = () => {
-    last.current = text;
-    setAt(null);
-    start(body);
-  };
-  useEffect(() => {
-    if (last.current === text) return;
-    const timer = setTimeout(make, last.current === null ? 0 : WAIT_MS);
-    return () => clearTimeout(timer);
-  }, [text]);
+  }, [model.id, JSON.stringify(asked)]);
+  const { job, make, stop, fresh } = useMade("play.job", body);
+  useEffect(() => setAt(null), [job?.id]);
   const of = given && models.find(({ id }) => id === given.model);
   useEffect(() => {
-    if (!of) return;
-    const alone = [{ ...FIRST, model: of.id, settings: usualSettings(of) }, null];
-    const [choices, from] = given.asked ? choicesOf(given.asked, of) : alone;
-    setBranch(from);
-    setStored(choices);
+    if (!of || handled === given.number) return;
+    handled = given.number;
+    setStored(given.asked ? choicesOf(given.asked, of) : first(of));
   }, [given?.number, Boolean(of)]);
 
   const header = job?.header;
@@ -116,6 +102,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
   const index = at === null ? frames.length - 1 : Math.min(at, frames.length - 1);
   const frame = frames[index];
   const images = frame && (noisy ? frame.x : frame.x0);
+  const chosen = images && picked !== null && picked < images.n ? picked : null;
   const dice = () => change({ seed: Math.floor(Math.random() * 1e6), seeds: null });
   const step = (by) =>
     setAt((old) => Math.max(0, Math.min(frames.length - 1, (old ?? frames.length - 1) + by)));
@@ -129,9 +116,9 @@ export function PlayScreen({ models, fields, given, goTo }) {
   };
   useEffect(() => {
     const press = (event) => {
-      const busyWith = event.target.closest?.("input, select, textarea, button, a, summary");
-      if (busyWith || event.ctrlKey || event.metaKey || event.altKey) return;
-      if (!keys[event.key]) return;
+      const within = (what) => event.target.closest?.(what);
+      if (!keys[event.key] || within(TYPING) || within(OWN[event.key] ?? "none")) return;
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
       keys[event.key]();
     };
@@ -143,11 +130,9 @@ export function PlayScreen({ models, fields, given, goTo }) {
     const named = header?.names ? `, ${header.names[i]}` : "";
     return header ? `seed ${header.seeds[i]}${named}` : "";
   };
-  const branchHere = () => {
-    const { step } = frame;
-    setBranch({ step, body: JSON.parse(last.current) });
-  };
-  const canBranch = frame && header && !branch && frame.step < header.steps;
+  const canBranch =
+    frame && header && fresh && frame.step > (branch?.step ?? 0) && frame.step < header.steps;
+  const branchHere = () => change({ branch: { step: frame.step, body, choices: asked } });
   const done = job?.end?.state === "done";
   return html`<div class="screen play">
     <form class="controls" onSubmit=${(event) => event.preventDefault()} aria-label="what to make">
@@ -155,9 +140,8 @@ export function PlayScreen({ models, fields, given, goTo }) {
         models=${models}
         value=${model.id}
         onChange=${(id) => {
-          const next = modelOf(models, id);
-          setBranch(null);
-          change({ model: id, num: null, seeds: null, classes: null, settings: usualSettings(next) });
+          const { seed, locked } = asked;
+          setStored({ ...first(modelOf(models, id)), seed, locked });
         }}
       />
       <${Classes} model=${model} value=${asked.classes} onChange=${(classes) => change({ classes })} />
@@ -196,10 +180,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
           : html`<button type="button" class="main" onClick=${make}>Make again</button>`}
         <button
           type="button"
-          onClick=${() => {
-            setBranch(null);
-            setStored({ ...FIRST, model: model.id, settings: usualSettings(model) });
-          }}
+          onClick=${() => setStored(first(model))}
         >
           Reset
         </button>
@@ -208,8 +189,10 @@ export function PlayScreen({ models, fields, given, goTo }) {
     <section class="stage" aria-label="pictures">
       ${branch &&
       html`<p class="branch" role="status">
-        Branch from step ${branch.step}: what you change now applies from there on.
-        <button type="button" class="small" onClick=${() => setBranch(null)}>Leave the branch</button>
+        Branch from step ${branch.step}: what you change now applies from there on.${" "}
+        <button type="button" class="small" onClick=${() => setStored(branch.choices)}>
+          Leave the branch
+        </button>
       </p>`}
       ${job?.error && html`<p class="error" role="alert">${job.error}</p>`}
       <${Wall}
@@ -221,7 +204,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
         heads=${heads}
         label=${noisy ? "noisy pictures" : "predicted pictures"}
       />
-      <p class="dim caption">${chosen !== null && header ? nameOf(chosen) : hint(job, frames, header)}</p>
+      <p class="dim caption">${chosen !== null && header ? nameOf(chosen) : progress(job) || "Loading the model …"}</p>
       <${Scrubber} frames=${frames} steps=${header?.steps} index=${index} onChange=${setAt} />
       <div class="row">
         <span class="choice" role="group" aria-label="what is shown">
@@ -255,21 +238,6 @@ export function PlayScreen({ models, fields, given, goTo }) {
       ${header && html`<${Recipe} header=${header} job=${job} />`}
     </section>
   </div>`;
-}
-
-/* Image i alone. */
-function single({ c, h, w, data }, i) {
-  const size = c * h * w;
-  return { n: 1, c, h, w, data: data.slice(i * size, (i + 1) * size) };
-}
-
-function hint(job, frames, header) {
-  if (!job) return "Loading the model …";
-  if (!frames.length) return job.end ? "" : "Waiting for the first step …";
-  const last = frames.at(-1);
-  const seconds = job.end?.state === "done" ? ` in ${job.end.seconds.toFixed(2)} s` : "";
-  const stopped = job.end?.state === "stopped" ? ", stopped" : "";
-  return `step ${last.step} of ${header.steps}, ${last.nfe} network evaluations${seconds}${stopped}`;
 }
 
 function noiseText(noise) {

@@ -12,12 +12,13 @@ export const usualSettings = (model) =>
 export function Settings({ model, fields, value, onChange }) {
   const own = model.settings;
   const now = { ...own, ...value };
+  const tuned = isTuned(model, now.sampler); // which brings settings of its own
   const set = (name, to) => {
     const { [name]: _, ...rest } = value;
     if (name === "sampler" && isTuned(model, to)) return onChange({ sampler: to });
-    onChange(JSON.stringify(to) === JSON.stringify(own[name]) ? rest : { ...rest, [name]: to });
+    const usual = !tuned && JSON.stringify(to) === JSON.stringify(own[name]);
+    onChange(usual ? rest : { ...rest, [name]: to });
   };
-  const tuned = isTuned(model, now.sampler);
   const help = (name) => fields?.find((field) => field.name === name)?.help ?? "";
   const names = samplers(model, fields);
   const others = (fields ?? []).filter(({ name }) => !SHOWN_ALONE.includes(name));
@@ -31,8 +32,8 @@ export function Settings({ model, fields, value, onChange }) {
     />
     ${tuned && value.steps === undefined
       ? html`<p class="dim field">
-          ${now.sampler} has time steps of its own, found for this model.
-          <button type="button" class="small" onClick=${() => set("steps", 2 * own.steps)}>
+          ${now.sampler} has time steps of its own, found for this model.${" "}
+          <button type="button" class="small" onClick=${() => set("steps", own.steps)}>
             Choose steps
           </button>
         </p>`

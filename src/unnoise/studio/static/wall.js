@@ -6,10 +6,11 @@ const NARROW = 44; // pixels of the screen that a picture has at least
 const WHOLE = 24; // narrower pictures are enlarged by whole factors, so that all pixels are equal
 
 /* The columns for n images: one per class where the labels repeat in order. */
-export function columnsFor(n, labels) {
+export function columnsFor(n, labels, most = Infinity) {
   const kinds = labels ? new Set(labels).size : 0;
   const inTurn = kinds > 1 && kinds <= 12 && labels.every((l, i) => l === labels[i % kinds]);
-  return inTurn && n >= kinds ? kinds : Math.ceil(Math.sqrt(n));
+  if (inTurn && n >= kinds) return Math.ceil(kinds / Math.ceil(kinds / most));
+  return Math.min(most, Math.ceil(Math.sqrt(n)));
 }
 
 /* Image i of {n, c, h, w, data} (planes, RGBA premultiplied) into RGBA bytes, a row every `stride`
@@ -60,7 +61,7 @@ export function Wall({ images, labels, chosen, onChoose, names, heads, label, hi
   const box = useRef();
   const [room, setRoom] = useState(0);
   const most = Math.max(1, Math.floor((room || 1000) / NARROW));
-  const columns = images ? Math.min(most, columnsFor(images.n, labels)) : 1;
+  const columns = images ? columnsFor(images.n, labels, most) : 1;
   useLayoutEffect(() => {
     const watch = new ResizeObserver(([entry]) => setRoom(entry.contentRect.width));
     watch.observe(box.current);
