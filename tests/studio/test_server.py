@@ -383,7 +383,7 @@ def test_a_job_that_ended_keeps_no_upload(studio, files):
     until(lambda: studio.worker.running is None)
     job = studio.worker.jobs[done.header["id"]]
     gc.collect()
-    held = [one for one in gc.get_objects() if isinstance(one, works.Edit | works.Plan)]
+    held = [one for one in gc.get_objects() if issubclass(type(one), works.Edit | works.Plan)]
     assert job.plan is None and not held
     assert studio.png(done.header, "?index=0") and studio.png(done.header)
 
