@@ -357,9 +357,10 @@ def test_an_edit_counts_its_own_steps(digits, eight, kind, asked, steps):
     asked = {"settings": {"steps": 112}, **asked}
     work = from_dict(KINDS[kind], {"model": "digits", "picture": file_of(eight[0].numpy()),
                                    "num": 1, **asked})  # fmt: skip
-    job = Job(digits, checked(work, digits), {"shape": [1, 1, 8, 8]})
+    plan = checked(work, digits)
+    job = Job(digits, plan, {"shape": [1, 1, 8, 8]})
     job.run()
-    assert job.state == "done" and job.plan.steps == steps
+    assert job.state == "done" and plan.steps == steps
     frames = [record[8:] for record in job.records if record[4] == FRAME]
     assert int.from_bytes(frames[-1][:4], "little") == steps
     assert frames[-1].endswith(job.pictures.numpy().tobytes())  # what one sees is what one saves

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import http.client
 import itertools
 import json
@@ -12,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,14 @@ pytest.importorskip("uvicorn", reason="needs the studio: pip install 'unnoise[st
 import unnoise
 from tests.studio.client import Done, Studio, read
 from tests.studio.client import studio as running
+from tests.studio.made import EVALUATION
 from unnoise import cli, editing
+from unnoise.checkpoint import save
 from unnoise.config import SampleConfig, to_dict
 from unnoise.data.images import png, read_png, read_png_text
 from unnoise.diffusion.samplers import evaluations
 from unnoise.records import MODEL_FILE, bundled
-from unnoise.studio import jobs
+from unnoise.studio import jobs, pictures, works
 from unnoise.studio.jobs import MOST_FRAMES, MOST_KEPT, MOST_KEPT_BYTES, MOST_WAITING
 from unnoise.studio.recipes import asked
 
@@ -343,13 +347,14 @@ def test_long_jobs_keep_some_frames_and_the_last(studio, monkeypatch):
 
 
 def test_the_memory_of_kept_jobs_is_bounded(monkeypatch):
+    monkeypatch.setattr(jobs, "MOST_KEPT", 12)
     with running() as studio:
         worker, body = studio.worker, {"kind": "sample", "model": "digits", "num": 1}
         small = {"sampler": "ddim", "steps": 1}
-        for seed in range(MOST_KEPT + 10):
+        for seed in range(20):
             last = studio.make(**body, seed=seed, settings=small)
         until(lambda: worker.running is None)
-        assert len(worker.jobs) == MOST_KEPT and last.header["id"] in worker.jobs
+        assert len(worker.jobs) == 12 and last.header["id"] in worker.jobs
         assert all(job.model is None for job in worker.jobs.values())
         monkeypatch.setattr(jobs, "MOST_KEPT_BYTES", 3 * len(last.content))
         studio.make(**body, settings=small)
@@ -358,6 +363,29 @@ def test_the_memory_of_kept_jobs_is_bounded(monkeypatch):
             jobs.MOST_KEPT_BYTES
         )
         assert 1 <= len(worker.jobs) <= 3 and MOST_KEPT_BYTES < 2**28
+
+
+def test_jobs_that_are_read_outlive_those_that_are_not(monkeypatch):
+    assert MOST_KEPT > 100  # a walk through the square, before the square itself is saved
+    monkeypatch.setattr(jobs, "MOST_KEPT", 5)
+    small = {"kind": "sample", "model": "digits", "num": 1, "settings": {"steps": 1}}
+    with running() as studio:
+        read, other = studio.make(**small), studio.make(**small)
+        ends = itertools.cycle(["", "/png", "/nearest?index=0"])
+        for end in itertools.islice(ends, 9):
+            studio.make(**small)
+            assert studio.get(f"/api/jobs/{read.header['id']}{end}").status == 200
+        assert studio.get(f"/api/jobs/{other.header['id']}/png").status == 404
+
+
+def test_a_job_that_ended_keeps_no_upload(studio, files):
+    done = studio.make(kind="image", model="digits", picture=text(files)["picture"], num=1)
+    until(lambda: studio.worker.running is None)
+    job = studio.worker.jobs[done.header["id"]]
+    gc.collect()
+    held = [one for one in gc.get_objects() if issubclass(type(one), works.Edit | works.Plan)]
+    assert job.plan is None and not held
+    assert studio.png(done.header, "?index=0") and studio.png(done.header)
 
 
 def run_of(folder: Path, name: str = "digits") -> Path:
@@ -417,6 +445,85 @@ def test_a_model_that_changes_is_loaded_anew(tmp_path):
         (folder / MODEL_FILE).unlink()
         assert studio.post("/api/jobs", {"kind": "sample", "model": key}).status == 404
         assert studio.finish(second.header).content == second.content
+
+
+def test_an_evaluation_of_other_weights_is_not_judged(tmp_path):
+    a, b = (run_of(tmp_path / name) for name in "ab")
+    own = unnoise.load("digits")
+
+    def measured(folder: Path, weights: str) -> None:
+        record = {**EVALUATION, "model": {**EVALUATION["model"], "weights": weights}}
+        (folder / "evaluation.json").write_text(json.dumps(record))
+
+    def compared(*names: str) -> Any:
+        return studio.get("/api/compare?a={}&b={}".format(*(ids[name] for name in names))).json
+
+    with running(tmp_path) as studio:
+        ids = {model["name"]: model["id"] for model in studio.get("/api/models").json["models"]}
+        measured(a, own.weights_hash)
+        assert compared("a", "b") == {"judged": None, "evaluated": [True, False], "notes": []}
+        measured(b, own.weights_hash)
+        assert compared("a", "b")["judged"] and compared("a", "b step-00000001")["judged"]
+        measured(b, "0123456789ab")
+        found = compared("a", "b")
+        said = f"other weights (0123456789ab) than the model ({own.weights_hash})"
+        assert found["judged"] is None and found["evaluated"] == [True, False]
+        assert found["notes"] == [f"b: its evaluation is of {said}"]
+        digits = own.weights_hash
+        own.record.pop("weights")  # as the record of a checkpoint
+        with torch.inference_mode():
+            next(own.network.parameters()).mul_(1.05)
+        save(b / "checkpoints", 2, {"ema": dict(own.network.state_dict())}, own.record)
+        ids["later"] = f"{ids['b']}-step-00000002"
+        measured(b, digits)
+        found = compared("a", "later")
+        assert found["judged"] is None and own.weights_hash != digits
+        assert f"({digits}) than the model ({own.weights_hash})" in found["notes"][0]
+        measured(b, own.weights_hash)
+        assert compared("a", "later")["judged"] and not compared("a", "b")["judged"]
+
+
+def test_the_training_pictures_are_read_once_and_by_one(studio, monkeypatch):
+    made, inside, loads = studio.make(kind="sample", model="digits", num=1), [], []
+
+    def load(config: Any) -> Any:
+        loads.append(config)
+        return true_load(config)
+
+    def nearest(*arguments: Any) -> Any:
+        inside.append(1)
+        time.sleep(0.05)
+        assert inside == [1]
+        inside.pop()
+        return true_nearest(*arguments)
+
+    true_load, true_nearest = pictures.load, pictures.nearest
+    monkeypatch.setattr(pictures, "load", load)
+    monkeypatch.setattr(pictures, "nearest", nearest)
+    pictures.training_data.cache_clear()
+    path = f"/api/jobs/{made.header['id']}/nearest?index=0"
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(studio.get, [path] * 4))
+    assert [one.status for one in found] == [200] * 4 and len(loads) == 1
+    assert len({one.content for one in found}) == 1
+
+
+def test_a_request_looks_into_the_run_folders_once(studio, monkeypatch):
+    looks = []
+    folders = studio.models.folders
+    monkeypatch.setattr(studio.models, "folders", lambda: (looks.append(1), folders())[1])
+    studio.make(kind="sample", model="digits", num=1)
+    assert len(looks) == 1
+    studio.get("/api/compare?a=digits&b=emoji")
+    assert len(looks) == 2
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:", "cuda:x", "CPU", "cpu\n"])
+def test_a_device_that_cannot_be_is_told_at_once(device, capsys, monkeypatch):
+    monkeypatch.setattr("unnoise.cli.studio._listen", lambda *_: pytest.fail("serves"))
+    assert cli.main(["studio", "--device", device]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--device: got {device!r}, expected auto, cpu, cuda" in line
 
 
 def test_a_fault_of_ours_is_told_and_the_worker_goes_on(studio, monkeypatch, capsys):

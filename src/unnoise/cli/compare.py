@@ -24,11 +24,11 @@ def compare(arguments: list[str]) -> int:
     flags, _ = parse(Compare, arguments, "compare")
     if len(set(flags.runs)) < 2:
         raise UsageError("compare: expected two or more runs, as `unnoise compare runs/a runs/b`")
-    from unnoise.evaluation.compare import comparison, warnings
+    from unnoise.evaluation.compare import comparison, reasons
     from unnoise.evaluation.summary import layout
 
     records = {name: _record(name) for name in dict.fromkeys(flags.runs)}
-    lines = [*layout(comparison(records)), "", *warnings(records)]
+    lines = [*layout(comparison(records)), "", *(each.text for each in reasons(records))]
     print("\n".join(lines).strip())
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import secrets
 import socket
 import sys
@@ -21,6 +22,7 @@ from unnoise.ranges import Range
 
 LOCAL, EVERY = ("127.0.0.1", "localhost", "::1"), ("0.0.0.0", "::")
 NEXT_PORTS = 20
+DEVICES = r"auto|cpu|mps|cuda(:\d{1,3})?"
 
 Port = Annotated[int, Range(least=0, most=65535)]
 
@@ -48,6 +50,9 @@ def studio(arguments: list[str]) -> int:
     """Run `unnoise studio [RUNS ..]`."""
     words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
     flags, _ = parse(Studio, arguments[len(words) :], "studio")
+    if not re.fullmatch(DEVICES, flags.device, re.ASCII):  # torch, which comes later, says the rest
+        expected = "expected auto, cpu, cuda, cuda:1 (or another number) or mps"
+        raise UsageError(f"--device: got {flags.device!r}, {expected}")
     for word in words:
         if not Path(word).is_dir():
             raise UsageError(f"studio: {word} is no folder; expected runs of `unnoise train`")

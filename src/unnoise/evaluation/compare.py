@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
+from typing import NamedTuple
 
 from unnoise.evaluation.summary import Record, Table, tables
 
@@ -12,6 +13,20 @@ SAME = (
     "trace", "probes",
 )  # fmt: skip
 """The part of a likelihood's recipe that must be the same."""
+
+
+class Reason(NamedTuple):
+    """A way in which two evaluations measured different things."""
+
+    text: str
+    part: str | None = None
+    """What it makes incomparable: distances or likelihood; None = nothing."""
+    name: str | None = None
+    """The extractor or the method; None = all of the part."""
+
+    def forbids(self, part: str, name: str) -> bool:
+        """Whether the numbers of an extractor or a method may not be compared."""
+        return self.part == part and self.name in (None, name)
 
 
 def comparison(records: Mapping[str, Record]) -> list[Table]:
@@ -42,30 +57,33 @@ def comparison(records: Mapping[str, Record]) -> list[Table]:
     ]
 
 
-def warnings(records: Mapping[str, Record]) -> list[str]:
-    """One line for every way in which two evaluations measured different things."""
+def reasons(records: Mapping[str, Record]) -> list[Reason]:
+    """Every way in which two evaluations measured different things."""
     pairs = combinations(records.items(), 2)
-    return [line for (a, one), (b, other) in pairs for line in _different(a, one, b, other)]
+    return [each for (a, one), (b, other) in pairs for each in _different(a, one, b, other)]
 
 
-def _different(a: str, one: Record, b: str, other: Record) -> Iterator[str]:
+def _different(a: str, one: Record, b: str, other: Record) -> Iterator[Reason]:
     both = f"{a} and {b}"
     nums = [record["samples"]["num"] for record in (one, other)]
     if nums[0] != nums[1]:
         counts = f"{nums[0]:,} samples and {nums[1]:,}"
-        yield f"not comparable: {both} are of {counts}; distances fall as the number grows"
+        text = f"not comparable: {both} are of {counts}; distances fall as the number grows"
+        yield Reason(text, "distances")
     mine, theirs = ({d["extractor"]: d for d in record["distances"]} for record in (one, other))
     for extractor in sorted(mine.keys() ^ theirs.keys()):
-        yield f"{extractor} was measured for one of {both} alone"
+        yield Reason(f"{extractor} was measured for one of {both} alone")
     same_images = one["data"]["fingerprint"] == other["data"]["fingerprint"]
     for extractor in sorted(mine.keys() & theirs.keys()):
         x, y = mine[extractor], theirs[extractor]
         if x["fingerprint"] != y["fingerprint"]:
-            yield f"not comparable: {extractor} of {both} is another network or preprocessing"
+            text = f"not comparable: {extractor} of {both} is another network or preprocessing"
+            yield Reason(text, "distances", extractor)
         if x["reference"] != y["reference"] or not (same_images or "SHA-256" in x["reference"]):
             references = f"{a} ({x['reference']}) and {b} ({y['reference']})"
-            yield f"not comparable: references of {references}"
+            yield Reason(f"not comparable: references of {references}", "distances", extractor)
     for method in sorted(one["likelihood"].keys() & other["likelihood"].keys()):
         x, y = (record["likelihood"][method] or {} for record in (one, other))
         if not same_images or any(x.get(key) != y.get(key) for key in SAME):
-            yield f"not comparable: bits/dim ({method}) of {both} are of other images or settings"
+            text = f"not comparable: bits/dim ({method}) of {both} are of other images or settings"
+            yield Reason(text, "likelihood", method)

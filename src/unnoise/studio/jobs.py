@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from unnoise.studio.works import Plan
 
 MOST_WAITING = 16
-MOST_KEPT, MOST_KEPT_BYTES = 64, 192_000_000
-"""Ended jobs, and bytes of their records, that stay."""
+MOST_KEPT, MOST_KEPT_BYTES = 512, 192_000_000
+"""Ended jobs, and bytes of their records, that stay. One who drags a point makes a hundred."""
 MOST_FRAMES, MOST_FRAME_BYTES = 100, 96_000_000
 """Of a job; a longer one keeps every second, third, .. step, and the last."""
 MOST_SECONDS = 600.0
@@ -51,8 +51,9 @@ class Job:
     def __init__(self, model: Model, plan: Plan, header: dict[str, Any]) -> None:
         self.id = secrets.token_hex(8)
         self.model: Model | None = model
-        """Until it ends: a kept job keeps no model."""
-        self.names, self.data, self.plan = model.names, model.config.data, plan
+        self.plan: Plan | None = plan
+        """Both until it ends: a kept job keeps no model, and no uploads."""
+        self.names, self.data = model.names, model.config.data
         self.header = {"id": self.id, **header}
         self.records: list[bytes] = []
         self.bytes = 0
@@ -84,7 +85,7 @@ class Job:
         """Say how it ended; nothing comes after this."""
         found = {"state": state, "seconds": round(seconds, 4), "error": error}
         self.add(JSON, json.dumps(found).encode())
-        self.model = None
+        self.model = self.plan = None
         self.state = state  # after its record: who sees it has all
         self.tell()
 
@@ -109,25 +110,26 @@ class Job:
 
     def _make(self, end: float) -> None:
         """Make the pictures, and keep frames of the steps on the way."""
-        assert self.model is not None
+        plan = self.plan
+        assert self.model is not None and plan is not None
         most = max(1, MOST_FRAME_BYTES // (2 * math.prod(self.header["shape"])))
-        every, done = math.ceil(self.plan.steps / min(MOST_FRAMES, most)), 0
+        every, done = math.ceil(plan.steps / min(MOST_FRAMES, most)), 0
         nfe, before = 0, 0
 
         def on_step(step: Step) -> None:
             nonlocal done, nfe, before
-            before += nfe if done in self.plan.branches else 0
+            before += nfe if done in plan.branches else 0
             done, nfe = done + 1, step.nfe
             if self.stopping:
                 raise Stopped
             if time.perf_counter() > end:
                 raise UserError(f"took more than {MOST_SECONDS:.0f} s; expected less work")
-            if done % every == 0 or done == self.plan.steps:
+            if done % every == 0 or done == plan.steps:
                 self.add(FRAME, *_frame(done, step._replace(nfe=before + nfe)))
 
         if self.stopping:
             raise Stopped
-        self.pictures = self.plan.make(self.model.watched(on_step))
+        self.pictures = plan.make(self.model.watched(on_step))
 
 
 def _frame(number: int, step: Step) -> tuple[bytes, ...]:
@@ -148,6 +150,7 @@ class Worker:
     def __init__(self) -> None:
         self.waiting: deque[Job] = deque()
         self.jobs: dict[str, Job] = {}
+        """The last is the latest that was begun or read."""
         self.running: Job | None = None
         self.state = "starting"
         """starting, ready, or why torch cannot be used."""
@@ -172,6 +175,14 @@ class Worker:
             self.changed.notify()
         return job
 
+    def find(self, key: str) -> Job | None:
+        """A job that is about to be read, and so stays longer than others."""
+        with self.changed:
+            job = self.jobs.pop(key, None)
+            if job is not None:
+                self.jobs[key] = job
+        return job
+
     def stop(self, job: Job) -> None:
         """Stop a job at its next step, or now if it waits."""
         with self.changed:
@@ -188,7 +199,7 @@ class Worker:
             job.tell()
 
     def _forget(self) -> None:
-        """Drop the oldest ended jobs beyond the bounds."""
+        """Drop the ended jobs beyond the bounds that were not read for longest."""
         ended = [job for job in self.jobs.values() if job.ended]
         size = sum(job.bytes for job in ended)
         while len(ended) > MOST_KEPT or size > MOST_KEPT_BYTES:

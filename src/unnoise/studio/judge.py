@@ -8,7 +8,7 @@ from typing import Any
 
 from unnoise.evaluation import record as evaluations
 from unnoise.evaluation import summary
-from unnoise.evaluation.compare import warnings
+from unnoise.evaluation.compare import reasons
 from unnoise.evaluation.metrics import METRICS, labels
 
 Record = dict[str, Any]
@@ -22,26 +22,24 @@ def of_folder(folder: Path) -> Record | None:
 
 def judge(a: Record, b: Record) -> dict[str, Any]:
     """Rows of numbers with the better side ("a", "b" or None), warnings, and a verdict in lines."""
-    said = warnings({"A": a, "B": b})
+    said = reasons({"A": a, "B": b})
     ours, theirs = ({one["extractor"]: one for one in record["distances"]} for record in (a, b))
-    refused = [line for line in said if line.startswith("not comparable")]
     rows = []
-    for name in ours.keys() & theirs.keys():
-        fair = not any("samples and" in line or f" {name} " in line or "references" in line
-                       for line in refused)  # fmt: skip
+    for name in (each for each in ours if each in theirs):
+        fair = not any(each.forbids("distances", name) for each in said)
         rows += _rows(ours[name], theirs[name], fair)
     for method, x in a["likelihood"].items():
         y = b["likelihood"].get(method)
         if x and y:
             values = [(each["bits_per_dim"], each["standard_error"]) for each in (x, y)]
-            fair = not any(f"({method})" in line for line in refused)
+            fair = not any(each.forbids("likelihood", method) for each in said)
             better = _better([_around(*each) for each in values], False) if fair else None
             rows.append([f"bits/dim, {method} ↓", *(f"{v:.4g}" for v, _ in values), better])
     return {
         "titles": [summary.title(a), summary.title(b)],
         "rows": rows,
-        "warnings": said,
-        "verdict": list(_verdict(rows, refused, (a, b))),
+        "warnings": [each.text for each in said],
+        "verdict": list(_verdict(rows, any(each.part for each in said), (a, b))),
     }
 
 
@@ -86,7 +84,7 @@ def _better(sides: list[tuple[float, float]], more: bool) -> str | None:
     return None
 
 
-def _verdict(rows: list[Any], refused: list[str], records: tuple[Record, Record]) -> Iterator[str]:
+def _verdict(rows: list[Any], refused: bool, records: tuple[Record, Record]) -> Iterator[str]:
     wins = {side: [row[0] for row in rows if row[3] == side] for side in ("a", "b")}
     if refused and not any(wins.values()):
         yield "These two may not be compared by their numbers: the reasons are below."

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unnoise.config import SampleConfig, to_dict
 from unnoise.errors import CheckpointError, UserError
@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 MOST_LOADED = 3
 
 
+class Place(NamedTuple):
+    """Where a model is."""
+
+    kind: str
+    """bundled, run or checkpoint."""
+    name: str
+    path: Path
+    """What `unnoise.load` takes."""
+    file: Path
+    """It says what the model is."""
+
+    @property
+    def said(self) -> str:
+        """What the command line and Python call the model."""
+        return self.name if self.kind == "bundled" else str(self.path)
+
+
 class Models:
     """Models by id; `folders` gives the run folders by theirs."""
 
@@ -32,28 +49,29 @@ class Models:
         self.read: dict[Path, tuple[int, dict[str, Any] | None]] = {}
         self.lock = threading.Lock()
 
-    def paths(self) -> dict[str, tuple[str, str, Path, Path]]:
-        """Id -> kind, name, what `unnoise.load` takes, and the file that says what it is."""
-        found = {name: ("bundled", name, path, path) for name, path in bundled().items()}
+    def places(self) -> dict[str, Place]:
+        """Every model by its id. Looks into all run folders."""
+        found = {name: Place("bundled", name, path, path) for name, path in bundled().items()}
         for key, folder in self.folders().items():
             if (file := folder / MODEL_FILE).is_file():
-                found[key] = ("run", folder.name, folder, file)
+                found[key] = Place("run", folder.name, folder, file)
             for path in sorted((folder / "checkpoints").glob("step-*")):
                 name = f"{folder.name} {path.name}"
-                found[f"{key}-{path.name}"] = ("checkpoint", name, path, path / "state.json")
+                found[f"{key}-{path.name}"] = Place("checkpoint", name, path, path / "state.json")
         return found
 
     def list(self) -> list[dict[str, Any]]:
         """What the page shows of every model that can be read."""
         found = []
-        for key, (kind, name, _, file) in self.paths().items():
+        for key, place in self.places().items():
             with suppress(OSError):  # a run in progress has deleted it
-                about = self._about(file)
+                about = self.about(place.file)
                 if about is not None:
-                    found.append({"id": key, "kind": kind, "name": name, **about})
+                    found.append({"id": key, "kind": place.kind, "name": place.name, **about})
         return found
 
-    def _about(self, file: Path) -> dict[str, Any] | None:
+    def about(self, file: Path) -> dict[str, Any] | None:
+        """What a file says of its model; None where that cannot be used."""
         stamp = file.stat().st_mtime_ns
         if self.read.get(file, (None, None))[0] != stamp:
             self.read[file] = stamp, self._read(file)
@@ -78,29 +96,24 @@ class Models:
             "nimg": record.get("training", {}).get("nimg"),
         })  # fmt: skip
 
-    def name(self, key: str) -> str:
-        """What the command line and Python call a model."""
-        kind, name, path, _ = self.find(key)
-        return name if kind == "bundled" else str(path)
-
-    def find(self, key: str) -> tuple[str, str, Path, Path]:
-        """One of `paths`; CheckpointError for an unknown id."""
-        found = self.paths().get(key)
+    def find(self, key: str, places: Mapping[str, Place] | None = None) -> Place:
+        """One of `places`; CheckpointError for an unknown id."""
+        found = (self.places() if places is None else places).get(key)
         if found is None:
             raise CheckpointError(f"model: no {key!r} here; reload the page for a new list")
         return found
 
-    def load(self, key: str) -> Model:
+    def load(self, place: Place) -> Model:
         """The model, loaded once until its file changes; CheckpointError where it cannot be."""
         from unnoise.model import load
 
-        _, _, path, file = self.find(key)
         with self.lock:
             try:
-                stamp = path, file.stat().st_mtime_ns
-                model = self.loaded.pop(stamp, None) or load(path, self.device)
+                stamp = place.path, place.file.stat().st_mtime_ns
+                model = self.loaded.pop(stamp, None) or load(place.path, self.device)
             except OSError as error:
-                raise CheckpointError(f"model: no {key!r} any more ({error.strerror})") from error
+                what = f"model: no {place.name!r} any more ({error.strerror})"
+                raise CheckpointError(what) from error
             self.loaded[stamp] = model  # the latest used is the last
             while len(self.loaded) > MOST_LOADED:
                 self.loaded.popitem(last=False)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,15 @@ from unnoise.studio.recipes import recipe_of_one
 from unnoise.studio.works import read_upload, uploaded
 
 NEAREST = 5
+ONE_AT_A_TIME = threading.Lock()
+"""Data sets may be large: one is kept, and read by one thread."""
 Made = tuple[bytes, str]
 """The content of a file, and its name."""
 
 
 def one(job: Job, index: int) -> Made:
     """One picture, as `unnoise sample` writes it."""
-    labels = job.plan.labels
+    labels = job.header["labels"]
     text = recipe_of_one(job.header["recipe"], index, None if labels is None else labels[index])
     name = f"seed-{text['seed']:06d}.png" if "seed" in text else f"{job.header['kind']}.png"
     return png(job.pictures[index], {"unnoise": json.dumps(text)}), name
@@ -39,7 +43,8 @@ def one(job: Job, index: int) -> Made:
 
 def sheet(job: Job) -> Made:
     """All pictures, as `unnoise sample` shows them."""
-    labels = None if job.plan.labels is None else torch.tensor(job.plan.labels)
+    labels = job.header["labels"]
+    labels = None if labels is None else torch.tensor(labels)
     seeds = job.header["recipe"].get("seeds", ())
     picture = class_grid(job.pictures, labels, job.names, seeds)
     return png(picture, {"unnoise": json.dumps(job.header["recipe"])}), "grid.png"
@@ -47,11 +52,13 @@ def sheet(job: Job) -> Made:
 
 def nearest_training(job: Job, index: int) -> dict[str, Any]:
     """The NEAREST training pictures of one picture, by pixels: shape, base64, RMS differences."""
-    data, image = training_data(job.data), job.pictures[index]
-    distances, rows, _ = nearest(
-        [(image.flatten()[None], data.images.reshape(len(data.images), -1)[: data.num_train])],
-        min(NEAREST, data.num_train),
-    )
+    image = job.pictures[index]
+    with ONE_AT_A_TIME:
+        data = training_data(job.data)
+        distances, rows, _ = nearest(
+            [(image.flatten()[None], data.images.reshape(len(data.images), -1)[: data.num_train])],
+            min(NEAREST, data.num_train),
+        )
     found = data.images[rows[0].numpy()]
     return {
         "shape": list(found.shape),
@@ -61,6 +68,7 @@ def nearest_training(job: Job, index: int) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(1)
 def training_data(config: DataConfig) -> ImageData:
     """The pictures that a model was trained on, where they are on this machine."""
     archive = root(config) / "downloads" / cifar10.ARCHIVE

@@ -29,7 +29,7 @@ from unnoise.studio import judge, lines
 from unnoise.studio.fields import fields
 from unnoise.studio.guard import Guard
 from unnoise.studio.jobs import Full, Job, Worker
-from unnoise.studio.models import Models
+from unnoise.studio.models import Models, Place
 
 STATIC = Path(__file__).parent / "static"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -137,9 +137,9 @@ class Server:
         if kind not in WORKS:
             raise ConfigError(f"kind: no {kind[:40]!r}; {nearest(kind[:40], WORKS)}")
         work = from_dict(WORKS[kind], asked)
-        model = self.models.load(work.model)
-        plan, name = checked(work, model), self.models.name(work.model)
-        shape = model.shape
+        place = self.models.find(work.model)
+        model = self.models.load(place)
+        plan, shape = checked(work, model), model.shape
         header = {
             "kind": kind,
             "model": work.model,
@@ -149,13 +149,13 @@ class Server:
             "names": None if plan.labels is None else [model.names[i] for i in plan.labels],
             "steps": plan.steps,
             "recipe": recipe(kind, work, plan, model),
-            "command": lines.command(kind, work, plan, name),
-            "python": lines.python(kind, work, plan, name),
+            "command": lines.command(kind, work, plan, place.said),
+            "python": lines.python(kind, work, plan, place.said),
         }
         return self.worker.submit(Job(model, plan, json.loads(json.dumps(header))))
 
     def _job(self, request: Request) -> Job:
-        job = self.worker.jobs.get(request.path_params["id"])
+        job = self.worker.find(request.path_params["id"])
         if job is None:
             raise HTTPException(404, "job: is not here any more; start it again")
         return job
@@ -192,12 +192,33 @@ class Server:
         return JSONResponse(nearest_training(job, _index(job, index)))
 
     def compare(self, request: Request) -> JSONResponse:
-        """The evaluations of two models, as far as they have any."""
-        places = [self.models.find(request.query_params.get(side, ""))[2] for side in "ab"]
-        found = [judge.of_folder(place) if place.is_dir() else None for place in places]
-        a, b = found
-        judged = judge.judge(a, b) if a and b else None
-        return JSONResponse({"judged": judged, "evaluated": [one is not None for one in found]})
+        """The evaluations of two models, as far as they have any; `notes` says why not."""
+        places = self.models.places()
+        asked = [request.query_params.get(side, "") for side in "ab"]
+        (a, of_a), (b, of_b) = (self._evaluation(self.models.find(key, places)) for key in asked)
+        return JSONResponse({
+            "judged": judge.judge(a, b) if a and b else None,
+            "evaluated": [a is not None, b is not None],
+            "notes": [*of_a, *of_b],
+        })  # fmt: skip
+
+    def _evaluation(self, place: Place) -> tuple[dict[str, Any] | None, list[str]]:
+        """The evaluation of a model's own weights, and why there is none where others have one."""
+        folders = {"run": [place.path], "checkpoint": [place.path, place.path.parents[1]]}
+        for folder in folders.get(place.kind, ()):
+            record = judge.of_folder(folder)
+            if record is None:
+                continue
+            weights = (self.models.about(place.file) or {}).get("weights")
+            if not weights:  # a checkpoint does not say
+                self.worker.wait()
+                weights = self.models.load(place).weights_hash
+            measured = (record["model"] or {}).get("weights", "none")[:12]
+            if measured == weights:
+                return record, []
+            what = f"{place.name}: its evaluation is of other weights ({measured})"
+            return None, [f"{what} than the model ({weights})"]
+        return None, []
 
     async def recipe(self, request: Request) -> JSONResponse:
         """What a PNG says of how it was made, and what to ask for to have it again.
@@ -229,7 +250,7 @@ class Server:
             from unnoise.studio.pictures import fitted
 
             self.worker.wait()
-            model = self.models.load(str(body.get("model")))
+            model = self.models.load(self.models.find(str(body.get("model"))))
             return fitted(model, body.get("picture"), body.get("pixels"))
 
         return JSONResponse(await run_in_threadpool(read))
