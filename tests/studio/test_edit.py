@@ -261,6 +261,89 @@ def test_inpainting_waits_for_the_button_and_survives_a_reload(tab, eight):
     assert (canvas(page, ".edit-divider [aria-label=before]") == versions[0]).all()
 
 
+@pytest.mark.slow
+def test_versions_stand_beside_their_own_picture_alone(tab, eight):
+    page = given(tab, eight)
+    brush(page, 4)
+    stroke(page, (4, 4))
+    made(page)
+    use, wall_seen = page.get_by_role("button", name="Use as picture"), page.locator(".wall")
+    page.get_by_role("button", name="Clear").click()  # another mask, the same picture
+    assert use.count() == wall_seen.count() == 1
+    page.get_by_role("button", name="Use a sample of digits").click()
+    use.wait_for(state="detached")
+    assert page.locator(".edit-divider, .wall, .recipe").count() == 0
+    assert "step" not in page.locator(".stage").inner_text()
+    page.reload()
+    page.locator(CANVAS).wait_for()
+    page.wait_for_timeout(500)
+    assert wall_seen.count() == 0
+
+    stroke(page, (4, 4))
+    made(page)
+    page.get_by_label("Model").select_option("cifar10-small")
+    use.wait_for(state="detached")
+    page.get_by_label("Model").select_option("digits")
+    page.locator(".controls", has_text="Use a sample of digits").wait_for()
+    stroke(page, (4, 4))
+    made(page)
+    page.get_by_role("button", name="Image to image").click()
+    use.wait_for()
+    page.get_by_role("button", name="Inpaint").click()
+    use.wait_for(state="detached")
+
+
+def test_another_picture_stops_what_is_made_of_the_old_one(tab, studio, eight):
+    page = given(tab, eight, settings={"sampler": "ddim", "steps": 900})
+    stroke(page, (4, 4))
+    page.get_by_role("button", name="Paint it anew").click()
+    page.locator(".stage", has_text=re.compile("step [0-9]+ of 900")).wait_for()
+    page.locator("input[type=file]").set_input_files(
+        {"name": "a.png", "mimeType": "image/png",
+         "buffer": base64.b64decode(file_of(255 - eight[0].numpy()))})  # fmt: skip
+    page.get_by_role("button", name="Paint it anew").wait_for()
+    page.wait_for_function("""async () =>
+        (await (await fetch("/api/state")).json()).running === null""")
+    assert [job.state for job in studio.worker.jobs.values()][-1] == "stopped"
+
+
+@pytest.mark.slow
+def test_a_dropped_inpainting_is_made_once(tab, tmp_path, eight):
+    page = given(tab, eight)
+    brush(page, 4)
+    stroke(page, (4, 4))
+    made(page)
+    version = read_png(save(page, "Save this as PNG", tmp_path))
+    other = given(tab, 255 - eight, seed=40)
+    stroke(other, (2, 2))
+    made(other)
+    drop(other, tmp_path / "seed-000004.png")
+    restored = "() => JSON.parse(localStorage.getItem('unnoise.edit')).seed === 4"
+    other.wait_for_function(restored)
+    other.get_by_role("button", name="Use as picture").wait_for()
+    assert (wall(other, (8, 8))[0, ..., 0] == version[0].numpy()).all()
+    other.get_by_role("button", name="Clear").click()
+    other.get_by_role("button", name="Invert").click()
+    other.wait_for_timeout(500)
+    assert len(other.jobs) == 2  # its own, and the dropped one
+
+
+def test_a_refusal_stands_alone(tab, eight):
+    page = given(tab, eight)
+    stroke(page, (4, 4))
+    made(page)
+    gone = "model: no 'digits' here"
+    page.route("**/api/jobs", lambda route: route.fulfill(status=404, json={"error": gone}))
+    page.get_by_role("button", name="Paint it anew").click()
+    page.get_by_role("alert").wait_for()
+    assert page.get_by_role("alert").inner_text() == gone
+    assert page.locator(".edit-divider, .wall, .recipe").count() == 0
+    assert "step" not in page.locator(".stage").inner_text()
+    page.unroute("**/api/jobs")
+    made(page)
+    assert page.get_by_role("alert").count() == 0
+
+
 # ---------------------------------------------------------------- image to image
 
 

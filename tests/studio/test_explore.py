@@ -270,7 +270,44 @@ def test_paths_are_where_the_pictures_are(tab):
     assert (canvas(page, ".explore-end canvas")[..., 0] == x[0, 0].numpy()).all()
 
 
+def test_the_last_step_has_noise_0(tab):
+    page = explore(tab, "paths", num=2, seed=2, classes=None, of="x0", settings=FAST)
+    seen(page, r"step 5, noise 0\. The")
+
+
 # ---------------------------------------------------------------- all parts
+
+
+@pytest.mark.slow
+def test_a_refusal_stands_alone(tab):
+    page = explore(tab, "classes", seed=0, rows=1, classes=[1], settings=FAST)
+    gone = "model: no 'digits' here"
+
+    def refused(press: str, blank: str) -> None:
+        page.route("**/api/jobs", lambda route: route.fulfill(status=404, json={"error": gone}))
+        page.get_by_role("button", name=press).click()
+        alert = page.get_by_role("alert")
+        alert.wait_for()
+        assert alert.inner_text() == gone
+        page.wait_for_function(
+            "s => [...document.querySelectorAll(s)].every((one) => one.width === 1)", arg=blank
+        )
+        assert not re.search(r"step \d", page.locator(".stage").inner_text())
+        page.unroute("**/api/jobs")
+
+    seen(page, "step 5 of 5, .* s")
+    refused("Make again", ".explore-table canvas")
+    page.get_by_role("button", name="Make again").click()
+    seen(page, "step 5 of 5, .* s")
+    assert page.get_by_role("alert").count() == 0
+    page.get_by_role("button", name="Paths").click()
+    page.locator(".explore-plane polyline").first.wait_for(state="attached")
+    refused("Make again", ".stage canvas")
+    assert page.locator(".explore-plane").count() == 0
+    page.get_by_role("button", name="Latent walk").click()
+    at(page, 50, 50)
+    page.wait_for_function(BRIGHT, arg=".explore-corner0 canvas")
+    refused("Four new seeds", ".explore-walk canvas")
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ export function EditScreen({ models, fields, given }) {
   const [asked, setAsked] = useStored("edit", FIRST);
   const [error, setError] = useState(null);
   const [chosen, setChosen] = useState(0);
+  const [due, setDue] = useState(false); // made once, without the button
   const source = useRef(null); // the file as it came, for another model's size
   const model = modelOf(models, asked.model);
   const change = (changes) => setAsked((old) => ({ ...old, ...changes }));
@@ -57,7 +58,8 @@ export function EditScreen({ models, fields, given }) {
   }, [pixels]);
   const mask = useMask(asked.mask, images, (mask) => change({ mask }));
 
-  /* Take a picture: {picture: a file as base64} or {pixels}, with further changes. */
+  /* Take a picture: {picture: a file as base64} or {pixels}, with further changes. True where it is
+     one. */
   const take = async (of, what, changes = {}) => {
     setError(null);
     try {
@@ -65,8 +67,10 @@ export function EditScreen({ models, fields, given }) {
       source.current = what.picture ?? picture.file;
       change({ model: of.id, picture, mask: null, ...changes });
       setChosen(0);
+      return true;
     } catch (problem) {
       setError(problem.message);
+      return false;
     }
   };
   const takeFile = async (one) => {
@@ -97,11 +101,12 @@ export function EditScreen({ models, fields, given }) {
     const found = { mode, seeds, seed, num, strength, resample, settings };
     const said = Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined));
     const { height, width } = of.shape;
-    await take(of, { picture }, {
+    const taken = await take(of, { picture }, {
       ...said,
       mask: mask ? encode(await pngMask(mask, width, height)) : null,
       classes: label === null ? null : [numberOf(of, label)],
     });
+    setDue(taken && mode === "inpaint"); // the other mode follows what is asked for
   };
   useEffect(() => {
     if (!given || handled === given.number) return;
@@ -118,16 +123,24 @@ export function EditScreen({ models, fields, given }) {
   );
   const painting = asked.mode === "inpaint";
   const ready = images !== null && (png !== null || !painting);
+  const of = { kind: asked.mode, model: model.id, picture: file };
   const body = ready && {
-    kind: asked.mode,
-    model: model.id,
-    picture: file,
+    ...of,
     ...(asked.seeds ? { seeds: asked.seeds } : { num: asked.num, seed: asked.seed }),
     label: labelFor(model, asked.classes, 1),
     settings: asked.settings,
     ...(painting ? { mask: png, resample: asked.resample } : { strength: asked.strength }),
   };
-  const { job, make, stop } = useMade("edit", body, { auto: !painting, outlives: true });
+  const { job: last, made, make, stop } = useMade("edit", body, { auto: !painting, outlives: true });
+  const job = Object.keys(of).every((key) => made?.[key] === of[key]) ? last : null;
+  useEffect(() => {
+    if (busy(last)) stop(); // nobody sees its end
+  }, Object.values(of));
+  useEffect(() => {
+    if (!due || !body) return;
+    setDue(false);
+    make();
+  }, [due, ready]);
   const versions = job?.frames.at(-1)?.x0;
   const fits = versions && images && versions.h === images.h && versions.w === images.w;
   const index = Math.min(chosen ?? 0, (versions?.n ?? 1) - 1);

@@ -33,6 +33,7 @@ export function SeedsByClass({ model, fields, children }) {
   };
   const { job, make, stop } = useMade("explore.classes", body);
   const images = job?.frames.at(-1)?.x0;
+  const shown = images || !job?.error; // an error without pictures stands alone
   return html`<div class="screen">
     <form class="controls" onSubmit=${(event) => event.preventDefault()} aria-label="what to show">
       ${children}
@@ -61,9 +62,9 @@ export function SeedsByClass({ model, fields, children }) {
             ${count > MOST_COLUMNS && asked.classes === null ? `The first ${MOST_COLUMNS} of ${count} classes.` : ""}
           </p>`
         : html`<p>${model.name} was trained without classes: here are its seeds alone.</p>`}
-      ${columns
+      ${shown && columns
         ? html`<${Table} model=${model} columns=${columns} rows=${rows} job=${job} images=${images} />`
-        : html`<ul class="explore-seeds">
+        : shown && html`<ul class="explore-seeds">
             ${rows.map(
               (seed, i) =>
                 html`<li>
@@ -77,7 +78,7 @@ export function SeedsByClass({ model, fields, children }) {
   </div>`;
 }
 
-const of = (images, i) => (images && i < images.n ? single(images, i) : null);
+const of = (images, i) => (images && i < images.n ? single(images, i) : undefined);
 
 function Table({ model, columns, rows, images }) {
   const name = (one) => className(model, one);

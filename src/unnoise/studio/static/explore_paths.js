@@ -92,7 +92,8 @@ function Drawing({ found, header, at, onChange }) {
   const colour = (i) => `explore-line${(header.labels?.[i] ?? i) % 6}`;
   const name = (i) => `seed ${header.seeds[i]}${header.names ? `, ${header.names[i]}` : ""}`;
   const place = ([x, y]) => ({ left: `${100 * x}%`, top: `${100 * y}%` });
-  const words = `step ${step}, noise ${Number.isFinite(noise) ? noise.toPrecision(2) : "only"}`;
+  const left = Number.isFinite(noise) ? noise.toPrecision(2) : "only";
+  const words = `step ${step}, noise ${noise === 0 ? "0" : left}`;
   const start = frames[0];
   return html`
     <div class="explore-plane">

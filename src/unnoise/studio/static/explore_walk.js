@@ -51,10 +51,11 @@ export function Walk({ model, fields, children }) {
 
   const picture = useRef(null);
   const frame = seen?.job.frames.at(-1);
-  if (frame) picture.current = frame.x0;
-  const filled = map.fresh && map.job?.frames.at(-1)?.x0;
-  const ends = corners.job?.frames.at(-1)?.x0;
-  const error = seen?.job.end?.error ?? corners.job?.error ?? (map.fresh ? map.job?.error : null);
+  if (frame || seen?.job.end?.error) picture.current = frame?.x0 ?? null;
+  const failed = seen?.job.end?.error ?? corners.job?.error;
+  const error = failed ?? (map.fresh ? map.job?.error : null);
+  const filled = !failed && map.fresh && map.job?.frames.at(-1)?.x0;
+  const ends = failed ? null : corners.job?.frames.at(-1)?.x0;
   const filling = map.fresh && map.job && !map.job.end;
   const reseed = (i) => change({ corners: asked.corners.map((one, k) => (k === i ? newSeed() : one)) });
   const saved = map.fresh && map.job?.end?.state === "done" && map.job.id;

@@ -14,11 +14,13 @@ export function single({ c, h, w, data }, i) {
   return { n: 1, c, h, w, data: data.subarray(i * size, (i + 1) * size) };
 }
 
-/* Images on a canvas that is as wide as its style says; decoration where it has no label. */
+/* Images on a canvas that is as wide as its style says; decoration where it has no label. Null blanks
+   it; undefined (not there yet) leaves what was drawn. */
 export function Pixels({ images, columns = 1, label, style, kind = "" }) {
   const canvas = useRef();
   useEffect(() => {
     if (images) draw(canvas.current, images, columns);
+    else if (images === null) canvas.current.width = canvas.current.height = 1;
   }, [images, columns]);
   const seen = label ? { role: "img", "aria-label": label } : { "aria-hidden": "true" };
   const back = images?.c === 4 ? "chequered" : "";
@@ -126,8 +128,9 @@ export function newest(tell, patience = 150) {
 const WAIT_MS = 150;
 
 /* A job that is made anew a moment after its body changes, if `auto`, and that a reload finds again.
-   `fresh` says whether the job is of the body as it is now. Whoever leaves it for another part of the
-   page stops it, unless it `outlives` that. */
+   `fresh` says whether the newest is of the body as it is now; `made` is the body of the job that is
+   seen. A refusal stands alone. Whoever leaves the job for another part of the page stops it, unless
+   it `outlives` that. */
 export function useMade(key, body, { auto = true, outlives = false } = {}) {
   const { job, start, stop } = useJob(key);
   const end = useRef(null);
@@ -136,12 +139,20 @@ export function useMade(key, body, { auto = true, outlives = false } = {}) {
   const asked = `${key}.asked`;
   const restored = useRef(sessionStorage.getItem(key) !== null);
   const last = useRef(restored.current ? sessionStorage.getItem(asked) : null);
-  const make = () => {
+  const bodies = useRef(null); // by the id of their job
+  bodies.current ??= { [sessionStorage.getItem(key)]: JSON.parse(last.current) };
+  const newestBody = useRef(null);
+  const make = async () => {
     restored.current = false;
     last.current = text;
+    newestBody.current = body;
+    sessionStorage.removeItem(key); // the old job is not of this body
     sessionStorage.setItem(asked, text);
-    return start(body);
+    const header = await start(body);
+    if (header) bodies.current[header.id] = body;
   };
+  const refused = Boolean(job?.error && !job.end.error);
+  const made = refused ? newestBody.current : bodies.current[job?.id];
   const gone = restored.current && job?.end?.state === "failed" && !job.header;
   useEffect(() => {
     if (!body || !auto || last.current === text) return;
@@ -157,7 +168,9 @@ export function useMade(key, body, { auto = true, outlives = false } = {}) {
     sessionStorage.removeItem(key);
   };
   useEffect(() => leave, []);
-  return { job: gone ? null : job, make, stop, fresh: last.current === text };
+  const { end: failure, error } = job ?? {};
+  const seen = refused ? { header: null, frames: [], end: failure, error } : job;
+  return { job: gone ? null : seen, made, make, stop, fresh: last.current === text };
 }
 
 /* How far a job is, in words. */
