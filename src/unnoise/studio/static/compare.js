@@ -152,6 +152,7 @@ function Judgement({ a, b }) {
       <p class="dim">
         <code>unnoise evaluate RUN</code> measures a run; its numbers then stand here.
       </p>
+      ${(answer.notes ?? []).map((line) => html`<p class="problems">${line}</p>`)}
     </section>`;
   }
   const mark = (better, side) =>
