@@ -25,6 +25,15 @@ def choose(tab, **stored) -> None:
     done(tab)
 
 
+def at(page, step: int) -> None:
+    """Wait until a step is shown and painted."""
+    page.wait_for_function(
+        "words => document.querySelector('[aria-label=step]').ariaValueText.startsWith(words)",
+        arg=f"step {step},",
+    )
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
+
 def grey(images) -> np.ndarray:
     return images[:, 0].numpy()
 
@@ -59,15 +68,16 @@ def test_steps_are_scrubbed_and_keys_work(tab):
     page.locator("main").click(position={"x": 5, "y": 5})
     for _ in range(11):
         page.keyboard.press("ArrowLeft")
-    slider = page.get_by_label("step", exact=True)
-    assert slider.get_attribute("aria-valuetext").startswith("step 1, noise")
+    at(page, 1)
     first = wall(page, (8, 8))
     page.keyboard.press("x")
+    at(page, 1)
     noisy = wall(page, (8, 8))
     assert (first != last).any() and (noisy != first).any()
     assert abs(np.corrcoef(noisy[0, ..., 0].flat, last[0, ..., 0].flat)[0, 1]) < 0.6
     for _ in range(11):
         page.keyboard.press("ArrowRight")
+    at(page, 12)
     assert (wall(page, (8, 8)) == last).all()  # without noise x_t is the picture
     page.keyboard.press("r")
     page.wait_for_function("() => document.querySelector('[id^=number]').value !== '0'")
@@ -78,6 +88,7 @@ def test_a_branch_keeps_what_is_before_and_changes_the_rest(tab):
     choose(page, settings={"sampler": "ddim", "steps": 12}, num=4)
     slider = page.get_by_label("step", exact=True)
     slider.fill("5")
+    at(page, 6)
     before = wall(page, (8, 8))
     page.get_by_role("button", name="Branch from here").click()
     assert "step 6" in page.locator(".branch").inner_text()
@@ -93,6 +104,7 @@ def test_a_branch_keeps_what_is_before_and_changes_the_rest(tab):
     shown = wall(page, (8, 8))[:4, ..., 0]
     assert (shown == grey(unnoise.from_model(expected.x))).all()
     slider.fill("5")
+    at(page, 6)
     assert (wall(page, (8, 8)) == before).all()
     page.get_by_role("button", name="Leave the branch").click()
     done(page)
@@ -292,8 +304,9 @@ def test_branches_of_branches_and_the_way_back(tab):
     trunk = wall(page, (8, 8))
     slider = page.get_by_label("step", exact=True)
     walls = [trunk]
-    for at, label, chips in (("3", 8, "8"), ("7", 2, "28")):  # 8 is chosen no more
-        slider.fill(at)
+    for place, label, chips in (("3", 8, "8"), ("7", 2, "28")):  # 8 is chosen no more
+        slider.fill(place)
+        at(page, int(place) + 1)
         page.get_by_role("button", name="Branch from here").click()
         for chip in chips:
             page.get_by_role("button", name=chip, exact=True).click()

@@ -540,6 +540,7 @@ def test_a_fault_of_ours_is_told_and_the_worker_goes_on(studio, monkeypatch, cap
 
 
 def test_what_the_page_asks_first(studio):
+    until(lambda: studio.worker.running is None)
     state = studio.get("/api/state").json
     assert state["worker"] in ("starting", "ready") and state["running"] is None
     found = {field["name"]: field for field in studio.get("/api/fields").json["fields"]}

@@ -9,7 +9,7 @@ const WHOLE = 24; // narrower pictures are enlarged by whole factors, so that al
 export function columnsFor(n, labels, most = Infinity) {
   const kinds = labels ? new Set(labels).size : 0;
   const inTurn = kinds > 1 && kinds <= 12 && labels.every((l, i) => l === labels[i % kinds]);
-  if (inTurn && n >= kinds) return Math.ceil(kinds / Math.ceil(kinds / most));
+  if (inTurn && n >= kinds) return Math.ceil(kinds / Math.max(1, Math.ceil(kinds / most)));
   return Math.min(most, Math.ceil(Math.sqrt(n)));
 }
 
