@@ -235,7 +235,7 @@ def test_known_pixels_stay_and_all_comes_back_from_the_png(tab, tmp_path):
     stored = other.evaluate("JSON.parse(localStorage.getItem('unnoise.edit'))")
     assert stored["picture"]["pixels"] == coded(picture)
     assert [stored[key] for key in ("model", "seed", "num", "classes")] == ["emoji", 5, 1, [label]]
-    made(other)
+    other.get_by_role("button", name="Use as picture").wait_for()  # it is made again by itself
     assert (read_png(save(other, "Save this as PNG", tmp_path)) == version).all()
     sheet = save(other, "Save all as a sheet", tmp_path)
     recipe = json.loads(read_png_text(sheet)["unnoise"])
