@@ -21,6 +21,7 @@ def choose(tab, **stored) -> None:
     tab.evaluate(
         "text => localStorage.setItem('unnoise.play', text)", json.dumps({**first, **stored})
     )
+    tab.evaluate("() => sessionStorage.clear()")  # or the job before is found again
     tab.reload()
     done(tab)
 

@@ -1,6 +1,6 @@
 /* Small things that Explore and Edit share: pictures, seeds, bytes, and a job as a promise. */
 
-import { html, useEffect, useRef } from "./lib.js";
+import { html, useEffect, useLayoutEffect, useRef } from "./lib.js";
 import { follow, post } from "./api.js";
 import { useJob } from "./job.js";
 import { draw } from "./wall.js";
@@ -18,7 +18,7 @@ export function single({ c, h, w, data }, i) {
    it; undefined (not there yet) leaves what was drawn. */
 export function Pixels({ images, columns = 1, label, style, kind = "" }) {
   const canvas = useRef();
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (images) draw(canvas.current, images, columns);
     else if (images === null) canvas.current.width = canvas.current.height = 1;
   }, [images, columns]);

@@ -1,6 +1,6 @@
 /* A wall of pictures on one canvas, outside the virtual DOM: raw uint8 values, no decoding. */
 
-import { html, useEffect, useLayoutEffect, useRef, useState } from "./lib.js";
+import { html, useLayoutEffect, useRef, useState } from "./lib.js";
 
 const NARROW = 44; // pixels of the screen that a picture has at least
 const WHOLE = 24; // narrower pictures are enlarged by whole factors, so that all pixels are equal
@@ -67,7 +67,7 @@ export function Wall({ images, labels, chosen, onChoose, names, heads, label, hi
     watch.observe(box.current);
     return () => watch.disconnect();
   }, []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (images) draw(canvas.current, images, columns);
   }, [images, columns]);
   if (!images) return html`<div class="wall empty" ref=${box}></div>`;
