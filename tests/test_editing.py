@@ -101,6 +101,17 @@ def test_interpolation_starts_and_ends_on_its_sources(model, three):
     assert (between[0].int() - three.int()).abs().max() <= 2
 
 
+def test_the_plane_has_its_seeds_at_the_corners_and_their_ways_on_its_sides(model):
+    corners, ends = (4, 9, 5, 7), [(0, 0), (1, 0), (0, 1), (1, 1)]
+    pictures = editing.plane(model, corners, [*ends, (0.5, 0.0), (1.0, 0.25)])
+    assert torch.equal(pictures[:4], model.sample(seeds=corners, label="none"))
+    for picture, (a, b, share) in zip(pictures[4:], [(4, 9, 2), (9, 7, 1)], strict=True):
+        between = editing.interpolate(model, a, b, 5)[share]
+        assert (picture.int() - between.int()).abs().max() <= 1
+    with pytest.raises(ConfigError, match="without noise on the way"):
+        editing.plane(model, corners, ends, sampler="ddpm")
+
+
 def test_morphing_starts_and_ends_on_its_classes(model):
     frames = editing.morph(model, 7, 3, 8, 5)
     for frame, label in ((frames[0], 3), (frames[-1], 8)):

@@ -4,6 +4,7 @@
     outpaint(model, picture, extend)        a larger picture around this one
     image_to_image(model, picture, 0.6)     noise a picture to a strength and denoise it
     interpolate(model, a, b, frames)        the way between two pictures or two seeds
+    plane(model, corners, points)           points of the square between four seeds
     reconstruct(model, picture)             the noise that makes this picture, and what it makes
     variations(model, a, 0.3)               neighbours of a picture or a seed
     morph(model, a, "3", "8", frames)       one noise, from class to class
@@ -15,9 +16,9 @@ no class. `settings` are as in `Model.sample`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, UInt8
@@ -39,7 +40,7 @@ from unnoise.diffusion.samplers import stochastic
 from unnoise.errors import ConfigError, DataError
 from unnoise.memory import in_batches
 from unnoise.model import SAMPLE_BATCH, Model, last
-from unnoise.ranges import Few, Frames, Range
+from unnoise.ranges import Few, Frames, Share, Strength
 from unnoise.reading import typed
 from unnoise.settings import image_seeds
 
@@ -51,8 +52,6 @@ INVERSION = {
     "clip_x0": False,
 }
 """The default settings for inverting and decoding: guidance and clipping have no inverse."""
-
-Strength = Annotated[float, Range(above=0, most=1)]
 
 Label: TypeAlias = int | str | None
 Source: TypeAlias = int | Tensor
@@ -111,7 +110,7 @@ def inpaint(
     """
     _check_picture(model, picture)
     _check_mask(model, unknown)
-    edit = _painting(model, label, resample, settings)
+    edit = _Edit(model, label, painting_settings(model, resample, settings))
 
     def paint(part: list[int]) -> Tensor:
         pictures = picture.expand(len(part), -1, -1, -1)
@@ -139,14 +138,14 @@ def outpaint(
     if min(extend) < 0 or max(extend) == 0:
         got = ",".join(map(str, extend))
         raise ConfigError(f"extend: got {got}, expected left,top,right,bottom pixels, 0 or more")
-    edit = _painting(model, label, resample, settings)
+    edit = _Edit(model, label, painting_settings(model, resample, settings))
     _, h, w = picture.shape
     sides = (left, right, top, bottom)
 
     def paint(part: list[int]) -> Tensor:
         canvas = pad(picture, sides).repeat(len(part), 1, 1, 1)
         known, noise = pad(torch.ones(h, w, dtype=torch.bool), sides), model.noise(part)
-        for y, x in _windows(known.shape, (h, w), (top, left)):
+        for y, x in editing.windows(known.shape, (h, w), (top, left)):
             window = slice(y, y + h), slice(x, x + w)
             if not known[window].all():
                 painted = edit.paint(canvas[:, :, *window], ~known[window], noise, resample)
@@ -155,18 +154,6 @@ def outpaint(
         return canvas
 
     return _versions(seeds, paint)
-
-
-def _windows(
-    canvas: Sequence[int], window: tuple[int, int], start: tuple[int, int]
-) -> list[tuple[int, int]]:
-    """Corners of windows that cover a canvas in half steps from `start`, the nearest first."""
-    rows, columns = (
-        {min(max(first + i * max(size // 2, 1), 0), whole - size) for i in range(-whole, whole + 1)}
-        for whole, size, first in zip(canvas, window, start, strict=True)
-    )
-    corners = [(y, x) for y in rows for x in columns]
-    return sorted(corners, key=lambda at: (abs(at[0] - start[0]) + abs(at[1] - start[1]), at))
 
 
 def image_to_image(
@@ -181,8 +168,7 @@ def image_to_image(
     _check_picture(model, picture)
     strength = typed(Strength, strength, "strength")
     edit = _Edit(model, label, model.settings(**settings))
-    steps = max(1, round(strength * (len(edit.grid) - 1)))
-    grid = edit.grid[-steps - 1 :]
+    grid = editing.last_part(edit.grid, strength)
     x0 = to_model(picture.to(model.arithmetic.device))
 
     def denoise(part: list[int]) -> Tensor:
@@ -207,11 +193,25 @@ def interpolate(
     model: Model, a: Source, b: Source, frames: int = 9, label: Label = None, **settings: Any
 ) -> Pictures:
     """Make `frames` pictures from a to b, by spherical interpolation of their noises."""
-    frames = typed(Frames, frames, "frames")
     edit = _inverting(model, label, (a, b), settings)
     first, second = (edit.latent(source)[0] for source in (a, b))
-    shares = torch.linspace(0, 1, frames).tolist()
+    shares = torch.linspace(0, 1, typed(Frames, frames, "frames")).tolist()
     return edit.decode(torch.stack([editing.slerp(first, second, share) for share in shares]))
+
+
+def plane(
+    model: Model,
+    corners: Sequence[int],
+    points: Sequence[Sequence[float]],
+    label: Label = None,
+    **settings: Any,
+) -> Pictures:
+    """Make pictures of points (right, down) in [0, 1] of the square between four seeds: up left, up
+    right, down left, down right. Their noises are mixed spherically."""
+    edit = _inverting(model, label, tuple(corners), settings)
+    a, b, c, d = (edit.latent(seed)[0] for seed in corners)
+    mix, places = editing.slerp, typed(tuple[tuple[Share, ...], ...], points, "points")
+    return edit.decode(torch.stack([mix(mix(a, b, u), mix(c, d, u), v) for u, v in places]))
 
 
 def variations(
@@ -296,10 +296,10 @@ class _Edit:
         return torch.cat(list(in_batches(len(start), SAMPLE_BATCH, made)))
 
 
-def _painting(model: Model, label: Label, resample: int, settings: dict[str, Any]) -> _Edit:
-    resample = typed(Few, resample, "resample")
-    ancestral = {"sampler": "ddpm", "eta": 0.0} if resample > 1 else {}
-    return _Edit(model, label, model.settings(**{**settings, **ancestral}))
+def painting_settings(model: Model, resample: int, settings: Mapping[str, Any]) -> SampleConfig:
+    """The settings with which `inpaint` and `outpaint` sample: above 1, `resample` is ancestral."""
+    ancestral = {"sampler": "ddpm", "eta": 0.0} if typed(Few, resample, "resample") > 1 else {}
+    return model.settings(**{**settings, **ancestral})
 
 
 def _inverting(
@@ -332,19 +332,17 @@ def _versions(seeds: Sequence[int], make: Callable[[list[int]], Tensor]) -> Tens
 def _check_picture(model: Model, picture: Tensor) -> None:
     wanted = (model.shape.channels, model.shape.height, model.shape.width)
     if (got := _kind(picture)) != (expected := f"torch.uint8 of shape {wanted}"):
-        fix = "read_picture makes one from a file"
-        raise ConfigError(f"picture: got {got}, expected {expected}; {fix}")
+        raise ConfigError(f"picture: got {got}, expected {expected}; read_picture makes one")
 
 
 def _check_mask(model: Model, unknown: Tensor) -> None:
     expected = f"torch.bool of shape {(model.shape.height, model.shape.width)}"
     if (got := _kind(unknown)) != expected or not unknown.any():
-        got = got if got != expected else "no pixel"
-        raise ConfigError(f"unknown: got {got}, expected {expected}, True where to paint")
+        what = got if got != expected else "no pixel"
+        raise ConfigError(f"unknown: got {what}, expected {expected}, True where to paint")
 
 
 def _kind(value: object) -> str:
     """What a message says of a tensor, or of what is none."""
-    if isinstance(value, Tensor):
-        return f"{value.dtype} of shape {tuple(value.shape)}"
-    return type(value).__name__
+    is_one = isinstance(value, Tensor)
+    return f"{value.dtype} of shape {tuple(value.shape)}" if is_one else type(value).__name__

@@ -42,6 +42,8 @@ def _number(value: float) -> str:
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(least=0, most=1)]
+Strength = Annotated[float, Range(above=0, most=1)]
+"""Share of the way from data to noise."""
 Finite = Annotated[float, Range()]
 Kimg = Annotated[float, Range(least=1e-6)]
 """An interval or a length in thousands of images; other numbers are divided by it."""

@@ -53,3 +53,13 @@ def test_another_number_of_samples_leaves_bits_per_dim_alone():
     b["data"]["fingerprint"] = "other"
     assert set(better(a, b).values()) == {None}
     assert judge(a, b)["verdict"][0].startswith("These two may not be compared")
+
+
+def test_a_number_without_an_error_decides_nothing():
+    a, b = record(2.0), record(9.0)
+    b["likelihood"]["bound"]["bits_per_dim"] = 9.0
+    assert better(a, b)["bits/dim, bound ↓"] == "a"
+    b["likelihood"]["bound"]["standard_error"] = None
+    assert better(a, b)["bits/dim, bound ↓"] is None
+    del b["distances"][0]["samples"]["interval"]
+    assert better(a, b)[NAMES[0]] is None and better(a, b)[NAMES[1]] == "a"

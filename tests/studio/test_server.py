@@ -23,7 +23,7 @@ import torch
 pytest.importorskip("uvicorn", reason="needs the studio: pip install 'unnoise[studio]'")
 
 import unnoise
-from tests.studio.client import Done, Studio, read
+from tests.studio.client import Done, Studio, read, until
 from tests.studio.client import studio as running
 from tests.studio.made import EVALUATION
 from unnoise import cli, editing
@@ -57,13 +57,6 @@ def files() -> dict[str, bytes]:
 
 def text(files: dict[str, bytes]) -> dict[str, str]:
     return {name: base64.b64encode(content).decode() for name, content in files.items()}
-
-
-def until(true: Any, sec: float = 10.0) -> None:
-    end = time.monotonic() + sec
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ prediction there. Every solver's last step ends on x0, so known pixels come out 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -53,6 +53,24 @@ def zigzag(grid: Grid, repeats: int) -> list[Level]:
         up = noisy[start : start + len(down)][::-1]
         path += down + (up + down) * (repeats - 1)
     return [*path, grid[-1]]
+
+
+def last_part(grid: Grid, strength: float) -> list[Level]:
+    """The part of a grid that is walked from a share `strength` of its steps on (SDEdit)."""
+    steps = max(1, round(strength * (len(grid) - 1)))
+    return list(grid[-steps - 1 :])
+
+
+def windows(
+    canvas: Sequence[int], window: tuple[int, int], start: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Corners of windows that cover a canvas in half steps from `start`, the nearest first."""
+    rows, columns = (
+        {min(max(first + i * max(size // 2, 1), 0), whole - size) for i in range(-whole, whole + 1)}
+        for whole, size, first in zip(canvas, window, start, strict=True)
+    )
+    corners = [(y, x) for y in rows for x in columns]
+    return sorted(corners, key=lambda at: (abs(at[0] - start[0]) + abs(at[1] - start[1]), at))
 
 
 def invert(

@@ -30,7 +30,7 @@ MOST_WAITING = 16
 MOST_KEPT, MOST_KEPT_BYTES = 512, 192_000_000
 """Ended jobs, and bytes of their records, that stay. One who drags a point makes a hundred."""
 MOST_FRAMES, MOST_FRAME_BYTES = 100, 96_000_000
-"""Of a job; a longer one keeps every second, third, .. step, and the last."""
+"""Frames of a job, and their bytes; a longer one keeps every second, third, .. and the last."""
 MOST_SECONDS = 600.0
 PATIENCE_SEC = 3.0
 """Torch is imported once the page is there, which it would delay, or after this time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from unnoise.evaluation.compare import reasons
 from unnoise.evaluation.metrics import METRICS, labels
 
 Record = dict[str, Any]
+Side = tuple[float, float]
 
 
 def of_folder(folder: Path) -> Record | None:
@@ -31,10 +32,11 @@ def judge(a: Record, b: Record) -> dict[str, Any]:
     for method, x in a["likelihood"].items():
         y = b["likelihood"].get(method)
         if x and y:
-            values = [(each["bits_per_dim"], each["standard_error"]) for each in (x, y)]
+            values = [each["bits_per_dim"] for each in (x, y)]
+            sides = [_around(each["bits_per_dim"], each["standard_error"]) for each in (x, y)]
             fair = not any(each.forbids("likelihood", method) for each in said)
-            better = _better([_around(*each) for each in values], False) if fair else None
-            rows.append([f"bits/dim, {method} ↓", *(f"{v:.4g}" for v, _ in values), better])
+            better = _better(sides, False) if fair else None
+            rows.append([f"bits/dim, {method} ↓", *(f"{value:.4g}" for value in values), better])
     return {
         "titles": [summary.title(a), summary.title(b)],
         "rows": rows,
@@ -50,38 +52,34 @@ def _rows(x: Record, y: Record, fair: bool) -> Iterator[list[str | None]]:
         if None in values:
             continue
         sides = [_side(each["samples"], key) for each in (x, y)]
-        known = [side for side in sides if side is not None]
-        better = None
-        if fair and metric.more_is_better is not None and len(known) == 2:
-            better = _better(known, metric.more_is_better)
+        judged = fair and metric.more_is_better is not None
+        better = _better(sides, bool(metric.more_is_better)) if judged else None
         shown = [f"{value:.4g}" for value in values]
-        if key == "frechet" and len(known) == 2:
-            pairs = zip(shown, known, strict=True)
-            shown = [f"{v} [{low:.4g}, {high:.4g}]" for v, (low, high) in pairs]
+        if key == "frechet":
+            pairs = zip(shown, sides, strict=True)
+            shown = [f"{v} [{side[0]:.4g}, {side[1]:.4g}]" if side else v for v, side in pairs]
         yield [f"{x['extractor']}: {names[key]}", *shown, better]
 
 
-def _side(numbers: Record, key: str) -> tuple[float, float] | None:
+def _side(numbers: Record, key: str) -> Side | None:
     """The interval of a number; None where it has none, and so decides nothing."""
     if key == "frechet" and numbers.get("interval"):
         low, high = numbers["interval"]
         return low, high
-    error = numbers.get(f"{key}_error") or numbers.get(f"{key}_standard_error")
-    return None if error is None else _around(numbers[key], error)
+    return _around(numbers[key], numbers.get(f"{key}_error"))
 
 
-def _around(value: float, error: float | None) -> tuple[float, float]:
-    return value - 2 * (error or 0), value + 2 * (error or 0)
+def _around(value: float, error: float | None) -> Side | None:
+    """Two standard errors on either side."""
+    return None if error is None else (value - 2 * error, value + 2 * error)
 
 
-def _better(sides: list[tuple[float, float]], more: bool) -> str | None:
-    """The better side, where the intervals do not overlap."""
-    (low_a, high_a), (low_b, high_b) = sides
-    if low_a > high_b:
-        return "a" if more else "b"
-    if low_b > high_a:
-        return "b" if more else "a"
-    return None
+def _better(sides: Sequence[Side | None], more: bool) -> str | None:
+    """The better side, where both have intervals, and these do not overlap."""
+    a, b = sides
+    if a is None or b is None or (a[0] <= b[1] and b[0] <= a[1]):
+        return None
+    return "a" if (a[0] > b[1]) == more else "b"
 
 
 def _verdict(rows: list[Any], refused: bool, records: tuple[Record, Record]) -> Iterator[str]:

@@ -42,7 +42,8 @@ def python(kind: str, work: Work, plan: Plan, model: str) -> str:
     seeds, row = plan.seeds, _in_a_row(plan.seeds)
     which = f"range({seeds[0]}, {seeds[-1] + 1})" if row else repr(seeds)
     if kind == "walk":
-        return start + _walk(asked, len(seeds), how)
+        where = f"{list(asked['corners'])}, {list(asked['points'])}"
+        return f"{start}from unnoise import editing\nimages = editing.plane(model, {where}{how})"
     if kind == "sample" and not asked["branches"]:
         first = f"{len(seeds)}, seed={seeds[0]}" if row else f"seeds={which}"
         return f"{start}images = model.sample({first}{how})"
@@ -60,22 +61,6 @@ def python(kind: str, work: Work, plan: Plan, model: str) -> str:
         f'picture = editing.read_picture(model, "picture.png")\n'
         f"images = editing.{function}(model, picture{more}{own}, seeds={which}{how})"
     )
-
-
-def _walk(asked: dict[str, Any], count: int, how: str) -> str:
-    label = ', label="no class"' if asked["label"] is None else ""
-    changes = ", ".join(f"{key}={value!r}" for key, value in asked["settings"].items())
-    return f"""import torch
-from unnoise.diffusion.denoiser import Prediction
-from unnoise.diffusion.editing import slerp
-from unnoise.diffusion.samplers.step import Step
-a, b, c, d = model.noise({list(asked["corners"])}).normal()
-points = {list(asked["points"])}
-level = model.grid(model.settings({changes}))[0]
-x = level.sigma * torch.stack([slerp(slerp(a, b, u), slerp(c, d, u), v) for u, v in points])
-start = Step(level, x, Prediction(x, x))
-*_, step = model.steps([0] * {count}, start=start{label}{how})
-images = unnoise.from_model(step.x)"""
 
 
 def _how(part: Any) -> str:

@@ -34,7 +34,7 @@ MOST_FOLDERS = 3000
 MOST_TRAINERS = 8
 """More trainings at once are not started."""
 MOST_BYTES = 1 << 20
-"""Of metrics.jsonl, in one answer."""
+"""Most bytes of metrics.jsonl in one answer."""
 PLAN_SEC = 180
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 PICTURES = {

@@ -1,7 +1,7 @@
 """What the page can ask a model for. Each kind is a dataclass, read from JSON by type and range.
 
-`prepare` checks everything against the model, which is quick, and gives the work itself: a function
-of the model that makes the pictures, uint8 (n, c, h, w). Imports torch.
+`plan` checks everything against the model, which is quick, and gives the work itself: a function of
+the model that makes the pictures, uint8 (n, c, h, w). Imports torch.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ from torch import Tensor
 from unnoise import editing
 from unnoise.config import SampleConfig, to_dict
 from unnoise.data.images import from_model, png
-from unnoise.diffusion.denoiser import Prediction
-from unnoise.diffusion.editing import slerp, zigzag
+from unnoise.diffusion.editing import last_part, zigzag
 from unnoise.diffusion.levels import branch
-from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import ConfigError, DataError
 from unnoise.model import Model, last
-from unnoise.ranges import Few, Positive, Range, Share
+from unnoise.ranges import Few, Range, Share, Strength
 from unnoise.reading import from_dict
 from unnoise.settings import image_seeds
 
@@ -69,7 +67,7 @@ class Work:
     settings: dict[str, Any] = field(default_factory=dict)
     """Changes of the model's SampleConfig."""
     label: Any = None
-    """As in Model.sample."""
+    """The label of all images or of each, which `Model.sample` takes."""
 
     def chosen(self, model: Model, changes: Mapping[str, Any] | None = None) -> SampleConfig:
         """The settings, if they can be used with the model."""
@@ -99,7 +97,7 @@ class Sample(Work):
     num: Num = 16
     seed: Seed = 0
     seeds: tuple[Seed, ...] | None = None
-    """In place of seed and num."""
+    """Seeds of the images; None is num of them from seed on."""
     branches: tuple[Branch, ...] = ()
 
     def plan(self, model: Model) -> Plan:
@@ -147,20 +145,15 @@ class Walk(Work):
             raise ConfigError("corners, points: expected four seeds, and points of two numbers")
         if not 1 <= len(self.points) <= MOST_IMAGES:
             raise ConfigError(f"points: got {len(self.points)}, expected 1 to {MOST_IMAGES}")
-        chosen, seeds = self.chosen(model), [0] * len(self.points)
-        grid, label = model.grid(chosen), _or_no_class(self.label)
-        labels = model.labels(seeds, label)
+        chosen, label = self.chosen(model), _or_no_class(self.label)
+        seeds = [0] * len(self.points)
+        labels, steps = model.labels(seeds, label), len(model.grid(chosen)) - 1
 
         def make(watched: Model) -> Tensor:
-            a, b, c, d = watched.noise(self.corners).normal()
-            noise = [slerp(slerp(a, b, u), slerp(c, d, u), v) for u, v in self.points]
-            x = grid[0].sigma * torch.stack(noise)
-            start = Step(grid[0], x, Prediction(x, x))
-            walk = watched.steps(seeds, label, start=start, **self.settings)
-            return from_model(last(walk).x.cpu())
+            return editing.plane(watched, self.corners, self.points, label, **self.settings)
 
         said = {"corners": self.corners, "points": self.points}
-        return Plan(make, chosen, seeds, _listed(labels), len(grid) - 1, said)
+        return Plan(make, chosen, seeds, _listed(labels), steps, said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +165,7 @@ class Edit(Work):
     num: Num = 8
     seed: Seed = 0
     seeds: tuple[Seed, ...] | None = None
-    """In place of seed and num."""
+    """Seeds of the images; None is num of them from seed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,11 +177,12 @@ class Inpaint(Edit):
     resample: Annotated[Few, Range(least=1, most=20)] = 1
 
     def plan(self, model: Model) -> Plan:
-        seeds, _ = _seeds(self.seeds, self.seed, self.num), self.chosen(model)
+        self.chosen(model)
+        seeds = _seeds(self.seeds, self.seed, self.num)
+        chosen = editing.painting_settings(model, self.resample, self.settings)
         labels = model.labels(seeds, _or_no_class(self.label))
         picture = read_upload(model, self.picture)
         unknown = uploaded(self.mask, lambda path: editing.read_mask(model, path), "mask")
-        edit = editing._painting(model, self.label, self.resample, self.settings)
         options = {"label": self.label, "resample": self.resample, **self.settings}
 
         def make(watched: Model) -> Tensor:
@@ -196,15 +190,15 @@ class Inpaint(Edit):
 
         mask = _base64(255 * unknown[None].to(torch.uint8))
         said = {"picture": _base64(picture), "mask": mask, "resample": self.resample}
-        steps = len(zigzag(edit.grid, self.resample)) - 1
-        return Plan(make, edit.chosen, seeds, _listed(labels), steps, said)
+        steps = len(zigzag(model.grid(chosen), self.resample)) - 1
+        return Plan(make, chosen, seeds, _listed(labels), steps, said)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image(Edit):
     """Versions of a picture, noised to a strength and denoised."""
 
-    strength: Annotated[Positive, Range(above=0, most=1)] = 0.6
+    strength: Strength = 0.6
 
     def plan(self, model: Model) -> Plan:
         seeds, chosen = _seeds(self.seeds, self.seed, self.num), self.chosen(model)
@@ -217,7 +211,7 @@ class Image(Edit):
             )
 
         said = {"picture": _base64(picture), "strength": self.strength}
-        steps = max(1, round(self.strength * (len(model.grid(chosen)) - 1)))
+        steps = len(last_part(model.grid(chosen), self.strength)) - 1
         return Plan(make, chosen, seeds, _listed(labels), steps, said)
 
 

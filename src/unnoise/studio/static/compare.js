@@ -3,7 +3,7 @@
 import { html, useEffect, useState, useStored } from "./lib.js";
 import { get } from "./api.js";
 import { busy } from "./job.js";
-import { progress, useMade } from "./pieces.js";
+import { Problem, progress, useMade } from "./pieces.js";
 import { Wall } from "./wall.js";
 import { Classes, ModelSelect, NumberField, Slider, labelFor, modelOf } from "./fields.js";
 import { Nearest } from "./nearest.js";
@@ -61,7 +61,7 @@ export function CompareScreen({ models, fields }) {
           onChange=${(value) => change({ own: { ...asked.own, [key]: value } })}
         />
       </details>
-      ${job?.error && html`<p class="error" role="alert">${job.error}</p>`}
+      <${Problem} error=${job?.error} />
       <${Wall}
         images=${frame?.x0}
         labels=${job?.header?.labels}

@@ -2,14 +2,14 @@
 
 import { html, useEffect, useMemo, useRef, useState, useStored, Command } from "./lib.js";
 import { base64, post } from "./api.js";
-import { Classes, ModelSelect, Slider, labelFor, modelOf } from "./fields.js";
+import { Classes, ModelSelect, Slider, labelFor, modelOf, numberOf } from "./fields.js";
 import { busy } from "./job.js";
-import { numberOf } from "./play.js";
 import { Settings, usualSettings } from "./settings.js";
 import { Wall } from "./wall.js";
 import { maskPng, pngMask } from "./edit_mask.js";
 import { Divider, Tools, useMask } from "./edit_tools.js";
 import {
+  MakeOrStop,
   Problem,
   SeedField,
   Switches,
@@ -189,11 +189,13 @@ export function EditScreen({ models, fields, given }) {
         <div>
           <${Tools} images=${images} mask=${mask} painting=${painting} />
           <div class="row">
-            ${busy(job)
-              ? html`<button type="button" class="main" onClick=${stop}>Stop</button>`
-              : html`<button type="button" class="main" disabled=${!ready} onClick=${make}>
-                  ${painting ? "Paint it anew" : "Make again"}
-                </button>`}
+            <${MakeOrStop}
+              job=${job}
+              make=${make}
+              stop=${stop}
+              label=${painting ? "Paint it anew" : "Make again"}
+              disabled=${!ready}
+            />
             <span class="dim">${!ready ? "First paint over what is to change." : progress(job)}</span>
           </div>
         </div>

@@ -3,8 +3,7 @@
 import { html, useStored } from "./lib.js";
 import { Classes, Slider, className } from "./fields.js";
 import { Settings, usualSettings } from "./settings.js";
-import { busy } from "./job.js";
-import { Pixels, Problem, SeedField, progress, single, useMade } from "./pieces.js";
+import { MakeOrStop, Pixels, Problem, SeedField, progress, single, useMade } from "./pieces.js";
 
 const MOST = 64;
 const MOST_COLUMNS = 16;
@@ -49,9 +48,7 @@ export function SeedsByClass({ model, fields, children }) {
       <${SeedField} label="First seed" value=${asked.seed} onChange=${(seed) => change({ seed })} />
       <${Settings} model=${model} fields=${fields} value=${asked.settings} onChange=${(settings) => change({ settings })} />
       <div class="row">
-        ${busy(job)
-          ? html`<button type="button" class="main" onClick=${stop}>Stop</button>`
-          : html`<button type="button" class="main" onClick=${make}>Make again</button>`}
+        <${MakeOrStop} job=${job} make=${make} stop=${stop} />
       </div>
     </form>
     <section class="stage" aria-label="class by seed">

@@ -3,10 +3,19 @@
 import { html, useMemo, useStored, useState } from "./lib.js";
 import { Classes, Slider, labelFor } from "./fields.js";
 import { Settings } from "./settings.js";
-import { busy } from "./job.js";
 import { Wall } from "./wall.js";
 import { plane } from "./pca.js";
-import { Pixels, Problem, SeedField, Switches, progress, single, useMade } from "./pieces.js";
+import {
+  MakeOrStop,
+  Pixels,
+  Problem,
+  SeedField,
+  Switches,
+  noiseText,
+  progress,
+  single,
+  useMade,
+} from "./pieces.js";
 
 const MOST_POINTS = 400;
 const MARGIN = 0.09;
@@ -35,9 +44,7 @@ export function Paths({ model, fields, children }) {
       <${SeedField} label="First seed" value=${seed} onChange=${(seed) => change({ seed })} />
       <${Settings} model=${model} fields=${fields} value=${asked.settings} onChange=${(settings) => change({ settings })} />
       <div class="row">
-        ${busy(job)
-          ? html`<button type="button" class="main" onClick=${stop}>Stop</button>`
-          : html`<button type="button" class="main" onClick=${make}>Make again</button>`}
+        <${MakeOrStop} job=${job} make=${make} stop=${stop} />
       </div>
     </form>
     <section class="stage" aria-label="paths">
@@ -92,8 +99,7 @@ function Drawing({ found, header, at, onChange }) {
   const colour = (i) => `explore-line${(header.labels?.[i] ?? i) % 6}`;
   const name = (i) => `seed ${header.seeds[i]}${header.names ? `, ${header.names[i]}` : ""}`;
   const place = ([x, y]) => ({ left: `${100 * x}%`, top: `${100 * y}%` });
-  const left = Number.isFinite(noise) ? noise.toPrecision(2) : "only";
-  const words = `step ${step}, noise ${noise === 0 ? "0" : left}`;
+  const words = `step ${step}, noise ${noiseText(noise)}`;
   const start = frames[0];
   return html`
     <div class="explore-plane">

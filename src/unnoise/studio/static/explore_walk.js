@@ -1,8 +1,7 @@
 /* A walk between four seeds: a point in a square, and the picture of its noise. */
 
 import { html, useEffect, useMemo, useRef, useState, useStored, store } from "./lib.js";
-import { Classes, labelFor } from "./fields.js";
-import { numberOf } from "./play.js";
+import { Classes, labelFor, numberOf } from "./fields.js";
 import { Settings } from "./settings.js";
 import { Pixels, Problem, newSeed, newest, progress, single, useMade } from "./pieces.js";
 

@@ -196,6 +196,13 @@ export function Classes({ model, value, onChange, one = false, label = "Classes"
   </fieldset>`;
 }
 
+/* The number of a class from a label of a job. */
+export function numberOf(model, label) {
+  const named = model.class_names.indexOf(label);
+  if (named >= 0) return named;
+  return label === "none" || label === "no class" ? model.shape.num_classes : Number(label);
+}
+
 /* The label of a job for chosen classes: null, "none", a number, or a list for n images. */
 export function labelFor(model, classes, n) {
   if (!classes || !model.shape.num_classes) return null;

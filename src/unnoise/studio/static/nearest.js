@@ -2,6 +2,7 @@
 
 import { html, useEffect, useState } from "./lib.js";
 import { get } from "./api.js";
+import { decode, single } from "./pieces.js";
 import { Wall } from "./wall.js";
 
 export function Nearest({ job, index }) {
@@ -20,20 +21,16 @@ export function Nearest({ job, index }) {
   }, [job.id, index]);
   if (error) return html`<p class="dim nearest">${error}</p>`;
   if (!found) return html`<p class="dim nearest">Looking through the training pictures …</p>`;
-  const bytes = Uint8Array.from(atob(found.pixels), (letter) => letter.charCodeAt(0));
   const [n, c, h, w] = found.shape;
-  const picture = (i) => ({ n: 1, c, h, w, data: bytes.slice(i * c * h * w, (i + 1) * c * h * w) });
-  const own = job.frames.at(-1).x0;
-  const size = own.c * own.h * own.w;
-  const mine = { ...own, n: 1, data: own.data.slice(index * size, (index + 1) * size) };
+  const others = { n, c, h, w, data: decode(found.pixels) };
   return html`<section class="nearest" aria-label="nearest training pictures">
     <h3>Nearest of ${found.of.toLocaleString("en-US")} training pictures</h3>
     <div class="row">
-      <figure><${Wall} images=${mine} high=${96} label="the picture" /><figcaption>made</figcaption></figure>
+      <figure><${Wall} images=${single(job.frames.at(-1).x0, index)} high=${96} label="the picture" /><figcaption>made</figcaption></figure>
       ${Array.from(
         { length: n },
         (_, i) => html`<figure>
-          <${Wall} images=${picture(i)} high=${96} label="a training picture" />
+          <${Wall} images=${single(others, i)} high=${96} label="a training picture" />
           <figcaption>${found.differences[i].toFixed(1)}</figcaption>
         </figure>`,
       )}

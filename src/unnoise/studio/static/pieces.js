@@ -2,7 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef } from "./lib.js";
 import { follow, post } from "./api.js";
-import { useJob } from "./job.js";
+import { busy, useJob } from "./job.js";
 import { draw } from "./wall.js";
 import { NumberField } from "./fields.js";
 
@@ -173,6 +173,12 @@ export function useMade(key, body, { auto = true, outlives = false } = {}) {
   return { job: gone ? null : seen, made, make, stop, fresh: last.current === text };
 }
 
+/* A noise level, sigma / alpha; "only" where nothing of the picture is left. */
+export function noiseText(noise) {
+  if (!Number.isFinite(noise)) return "only";
+  return noise === 0 ? "0" : noise.toPrecision(2);
+}
+
 /* How far a job is, in words. */
 export function progress(job) {
   if (!job) return "";
@@ -182,6 +188,16 @@ export function progress(job) {
   const ended = { done: `, ${(job.end?.seconds ?? 0).toFixed(2)} s`, stopped: ", stopped" };
   const how = ended[job.end?.state] ?? "";
   return `step ${last.step} of ${job.header.steps}, ${last.nfe} network evaluations${how}`;
+}
+
+/* Make, or stop what is being made. The two are different elements: a click on one that has just
+   become the other does nothing. */
+export function MakeOrStop({ job, make, stop, label = "Make again", disabled = false }) {
+  return busy(job)
+    ? html`<button key="stop" type="button" class="main" onClick=${stop}>Stop</button>`
+    : html`<button key="make" type="button" class="main" disabled=${disabled} onClick=${make}>
+        ${label}
+      </button>`;
 }
 
 export function Problem({ error }) {

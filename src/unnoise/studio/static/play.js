@@ -1,8 +1,7 @@
 /* Play: a wall of pictures that denoises as one changes what is asked for. */
 
 import { html, useEffect, useMemo, useState, useStored, Command } from "./lib.js";
-import { busy } from "./job.js";
-import { progress, single, useMade } from "./pieces.js";
+import { MakeOrStop, Problem, noiseText, progress, single, useMade } from "./pieces.js";
 import { Wall } from "./wall.js";
 import { Nearest } from "./nearest.js";
 import { Settings, usualSettings } from "./settings.js";
@@ -11,9 +10,9 @@ import {
   ModelSelect,
   NumberField,
   Slider,
-  className,
   labelFor,
   modelOf,
+  numberOf,
 } from "./fields.js";
 
 const FIRST = { model: null, num: null, seed: 0, seeds: null, locked: false, classes: null, settings: {},
@@ -57,12 +56,6 @@ function choicesOf(asked, model) {
     settings: settings ?? {},
     branch: last ? { step: last.step, body, choices: choicesOf(body, model) } : null,
   };
-}
-
-export function numberOf(model, label) {
-  const named = model.class_names.indexOf(label);
-  if (named >= 0) return named;
-  return label === "none" || label === "no class" ? model.shape.num_classes : Number(label);
 }
 
 const TYPING = "select, textarea, input:not([type=range]):not([type=checkbox])";
@@ -175,9 +168,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
         <//>`}
       <${Settings} model=${model} fields=${fields} value=${asked.settings} onChange=${(settings) => change({ settings })} />
       <div class="row">
-        ${busy(job)
-          ? html`<button type="button" class="main" onClick=${stop}>Stop</button>`
-          : html`<button type="button" class="main" onClick=${make}>Make again</button>`}
+        <${MakeOrStop} job=${job} make=${make} stop=${stop} />
         <button
           type="button"
           onClick=${() => setStored(first(model))}
@@ -194,7 +185,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
           Leave the branch
         </button>
       </p>`}
-      ${job?.error && html`<p class="error" role="alert">${job.error}</p>`}
+      <${Problem} error=${job?.error} />
       <${Wall}
         images=${images}
         labels=${header?.labels}
@@ -238,11 +229,6 @@ export function PlayScreen({ models, fields, given, goTo }) {
       ${header && html`<${Recipe} header=${header} job=${job} />`}
     </section>
   </div>`;
-}
-
-function noiseText(noise) {
-  if (!Number.isFinite(noise)) return "only";
-  return noise === 0 ? "0" : noise.toPrecision(2);
 }
 
 /* A slider over the steps. Each step is as wide as any, and as high as the noise that is left. */
