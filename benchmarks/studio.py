@@ -1,10 +1,12 @@
-"""How fast the studio answers: the table of docs/studio.md, by a client without a browser."""
+"""How fast the studio answers: the table of docs/studio.md, by a client and by Chromium."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import shutil
 import statistics
 import struct
 import subprocess
@@ -21,7 +23,7 @@ import unnoise
 from unnoise.studio.jobs import Job, Worker
 from unnoise.studio.works import Sample, checked
 
-ROUNDS, PAIRS, SEC, JOBS = 9, 15, 60, 500
+ROUNDS, PAIRS, SEC, JOBS, IDLE_SEC = 9, 15, 60, 500, 30
 DIGITS: dict[str, Any] = {"kind": "sample", "model": "digits", "num": 16}
 CIFAR = {**DIGITS, "model": "cifar10-small", "settings": {"sampler": "balanced"}}
 BODIES = {"16 digits": DIGITS, "16 CIFAR-10 pictures, balanced": CIFAR}
@@ -116,12 +118,83 @@ def crowd(port: int) -> tuple[float, Counter[str]]:
     return 1000 * statistics.quantiles(status, n=20)[-1], ends
 
 
+PAINTED = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
+DONE = "() => / s$/.test(document.querySelector('.caption').textContent)"
+WATCH = """() => {
+  const times = {start: performance.now()};
+  window.times = times;
+  new MutationObserver(() => {
+    const caption = document.querySelector(".caption").textContent;
+    const step = document.querySelector(".scrubber p")?.textContent;
+    requestAnimationFrame(() => {
+      if (/^step [1-9],/.test(step)) times.first ??= performance.now();
+      if (times.first && / s$/.test(caption)) times.all ??= performance.now();
+    });
+  }).observe(document.querySelector(".stage"), {subtree: true, childList: true, characterData: true});
+  [...document.querySelectorAll("button")].find((one) => one.textContent.trim() === "Dice").click();
+}"""
+"""Ask for other pictures in ten steps; note when the first frame and the last are on the screen."""
+
+
+def busy(words: str) -> float:
+    """Seconds of processor time of all processes whose command has these words."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if words in file.read_text():
+                ticks += sum(map(int, (file.parent / "stat").read_text().split()[13:15]))
+        except OSError:  # it has ended
+            continue
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def in_browser(port: int) -> dict[str, str]:
+    """What a person at Chromium waits for, and what a tab costs that nobody touches."""
+    from playwright.sync_api import sync_playwright
+
+    rows, took = dict[str, str](), list[float]()
+    with sync_playwright() as tool:
+        path, flags = shutil.which("chromium"), ["--no-sandbox"]
+        chromium = tool.chromium.launch(executable_path=path, args=flags)
+        page = chromium.new_page()
+        for _ in range(ROUNDS):
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.wait_for_selector(".scrubber input")
+            took.append(page.evaluate(PAINTED))
+        rows["Chromium: the page is painted"] = f"{statistics.median(took):.0f} ms"
+        for name, body in BODIES.items():
+            page.select_option("select", body["model"])
+            times = list[tuple[float, float]]()
+            for _ in range(ROUNDS + 1):
+                page.wait_for_function(DONE)
+                page.wait_for_timeout(500)
+                page.evaluate(WATCH)
+                page.wait_for_function("() => window.times.all")
+                found = page.evaluate("() => window.times")
+                times.append((found["first"] - found["start"], found["all"] - found["start"]))
+            first, last = map(statistics.median, zip(*times[1:], strict=True))
+            rows[f"Chromium, {name}: first frame, all"] = f"{first:.0f}, {last:.0f} ms"
+        page.wait_for_timeout(3000)
+        before = busy("unnoise"), busy("chromium")
+        time.sleep(IDLE_SEC)
+        shares = [
+            100 * (now - old) / IDLE_SEC
+            for now, old in zip((busy("unnoise"), busy("chromium")), before, strict=True)
+        ]
+        words = "an idle tab: the server and Chromium, of a core"
+        rows[words] = "{:.2f} and {:.2f} %".format(*shares)
+        chromium.close()
+    return rows
+
+
 def main() -> None:
     starts, memory = list[float](), list[str]()
     for _ in range(ROUNDS):
         with server() as (_, _, sec):
             starts.append(1000 * sec)
     rows = {"the page, from the start of the process": f"{statistics.median(starts):.0f} ms"}
+    with server() as (port, _, _):
+        rows |= in_browser(port)
     with server() as (port, process, _):
         for name, body in BODIES.items():
             first, last, ratio = compared(port, body)

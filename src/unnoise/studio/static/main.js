@@ -27,20 +27,19 @@ const tabOf = () => {
 function useServer() {
   const [state, setState] = useState({ worker: "starting" });
   useEffect(() => {
-    let timer;
     const ask = async () => {
-      clearTimeout(timer);
       if (document.hidden) return;
-      try {
-        setState(await get("/api/state"));
-      } catch (error) {
-        setState({ worker: "away", error: error.message });
-      }
-      timer = setTimeout(ask, 3000);
+      const away = (error) => ({ worker: "away", error: error.message });
+      const now = await get("/api/state").catch(away);
+      setState((old) => (JSON.stringify(old) === JSON.stringify(now) ? old : now));
     };
     ask();
+    const timer = setInterval(ask, 3000);
     document.addEventListener("visibilitychange", ask);
-    return () => document.removeEventListener("visibilitychange", ask);
+    return () => {
+      clearInterval(timer);
+      document.removeEventListener("visibilitychange", ask);
+    };
   }, []);
   return state;
 }
