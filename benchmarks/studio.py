@@ -123,6 +123,7 @@ DONE = "() => / s$/.test(document.querySelector('.caption').textContent)"
 WATCH = """() => {
   const times = {start: performance.now()};
   window.times = times;
+  const changes = {subtree: true, childList: true, characterData: true};
   new MutationObserver(() => {
     const caption = document.querySelector(".caption").textContent;
     const step = document.querySelector(".scrubber p")?.textContent;
@@ -130,10 +131,10 @@ WATCH = """() => {
       if (/^step [1-9],/.test(step)) times.first ??= performance.now();
       if (times.first && / s$/.test(caption)) times.all ??= performance.now();
     });
-  }).observe(document.querySelector(".stage"), {subtree: true, childList: true, characterData: true});
+  }).observe(document.querySelector(".stage"), changes);
   [...document.querySelectorAll("button")].find((one) => one.textContent.trim() === "Dice").click();
 }"""
-"""Ask for other pictures in ten steps; note when the first frame and the last are on the screen."""
+"""Ask for other pictures in ten steps; note when the first frame and the last are painted."""
 
 
 def busy(words: str) -> float:
