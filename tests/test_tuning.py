@@ -24,6 +24,12 @@ def search(model) -> tuning.Trajectory:
     return tuning.Trajectory(model, model.settings(guidance_scale=1.0), range(8))
 
 
+@pytest.fixture
+def few_candidates(monkeypatch):
+    monkeypatch.setattr(tuning, "ENDS", ((80.0, 0.002), (30.0, 0.02)))
+    monkeypatch.setattr(tuning, "RHOS", (7.0,))
+
+
 def test_the_reference_is_near_the_exact_solution(model, search):
     """Heun's method with 8 times as many evaluations ends at the same pictures."""
     grid = model.grid(model.settings(steps=500, spacing="log_snr"))
@@ -54,7 +60,7 @@ def test_refining_lowers_the_error_and_keeps_the_first_level(search):
     assert tuning.refine(search, start, trials=0) == start
 
 
-def test_tuned_settings_are_kept_named_and_used(model, tmp_path, capsys):
+def test_tuned_settings_are_kept_named_and_used(model, tmp_path, few_candidates):
     tuned, rows = tuning.tune(model, budgets=(3, 4), images=2, evaluations=40)
     assert list(tuned) == ["fast", "balanced", "best", "nfe_3", "nfe_4"]
     assert tuned["fast"] == tuned["nfe_3"] and tuned["best"] == tuned["nfe_4"]

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import unnoise
-from unnoise import checkpoint, cli
+from unnoise import checkpoint, cli, tuning
 from unnoise.config import RunConfig
 from unnoise.reading import from_dict
 
@@ -316,18 +316,10 @@ def test_sampling_with_noises_thresholds_and_an_interval(inside):
     assert np.array_equal(np.asarray(Image.open(path)), again[0, 0].numpy())
 
 
-def test_tune_sampler_keeps_what_it_found(run, inside, capsys):
-    words = [
-        "tune-sampler",
-        str(run),
-        "--budgets",
-        "3",
-        "4",
-        "--images",
-        "2",
-        "--evaluations",
-        "50",
-    ]
+def test_tune_sampler_keeps_what_it_found(run, inside, capsys, monkeypatch):
+    monkeypatch.setattr(tuning, "ENDS", ((80.0, 0.002),))
+    monkeypatch.setattr(tuning, "RHOS", (7.0,))
+    words = f"tune-sampler {run} --budgets 3 4 --images 2 --evaluations 50".split()
     assert cli.main([*words, "--out", "tuned.safetensors"]) == 0
     out = capsys.readouterr().out
     assert "best untuned" in out and "--sampler balanced" in out
