@@ -40,7 +40,8 @@ faults: install  ## the full fault suite: kills, signals, full disks, damaged fi
 attacks: install  ## bad input of every kind: nothing ends in a traceback, hangs or is silently wrong (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks
 
-lint: install  ## ruff and basedpyright
+lint: install  ## ruff, codespell and basedpyright
+	$(BIN)/codespell *.md NOTICE docs src
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright

@@ -175,7 +175,7 @@ def test_code_has_at_most_100_columns(folder):
 def test_markdown_has_at_most_100_columns():
     wide = [
         f"{path.relative_to(ROOT)}:{number}"
-        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if len(line) > 100 and not line.lstrip().startswith(("|", "<", "!["))
     ]
@@ -211,21 +211,21 @@ def test_long_paragraphs_are_found():
 def test_markdown_paragraphs_have_at_most_5_lines():
     long = [
         f"{path.relative_to(ROOT)}:{first}: {size} lines"
-        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
         for first, size in long_paragraphs(path.read_text())
     ]
     assert not long, f"{len(long)} paragraphs: {long[:20]}"
 
 
-def test_the_readme_shows_the_tree_that_there_is():
-    text = (ROOT / "README.md").read_text()
+def test_the_docs_show_the_tree_that_there_is():
+    text = (ROOT / "docs" / "architecture.md").read_text()
     tree = text[text.index("src/unnoise/\n") : text.index("tests/ ")]
     shown = set(re.findall(r"[\w-]+\.(?:py|js|css|html)\b", tree)) - {"my.py"}
     there = {
         path.name for path in SOURCE.rglob("*") if path.suffix in (".py", ".js", ".css", ".html")
     }
-    assert shown - there == set(), "README names files that are gone"
-    assert there - shown - {"__init__.py", "__main__.py"} == set(), "README lacks files"
+    assert shown - there == set(), "it names files that are gone"
+    assert there - shown - {"__init__.py", "__main__.py"} == set(), "it lacks files"
 
 
 @pytest.mark.parametrize("module", ["unnoise", "unnoise.config", "unnoise.presets", "unnoise.cli"])
@@ -251,6 +251,6 @@ def test_pictures_in_the_docs_are_made_by_the_program():
     assert pictures
     for path in pictures:
         assert "unnoise" in read_png_text(path), f"{path} says nothing of how it was made"
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r'(?:src="|\]\()((?!http)[^")#]+)', page.read_text()):
             assert (page.parent / link).exists(), f"{page} links to {link}, which is not there"

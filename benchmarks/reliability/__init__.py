@@ -17,5 +17,6 @@ Where torchvision does not load beside torch, a folder on PYTHONPATH with a
 `torchvision/__init__.py` that says only `__path__ = ["<site-packages>/torchvision"]` gives its
 Python code without compiled operators. Every subject is used as its documentation says.
 
-accelerate's loops and Lightning were asked at commit 3a00621; docs/results.md has the answers.
+accelerate's loops and Lightning were asked at commit 3a00621; docs/results/reliability.md has the
+answers.
 """

@@ -3,7 +3,7 @@
 training   images per second of a training step, the peers', share of the machine's peak, memory
 sampling   8 images with 20 network evaluations each, every project's own sampler
 ceilings   what the machine can do
-tables     render all results into docs/results.md
+tables     render all results into docs/results/speed.md
 
 The peers' repositories are looked for in --peers or $UNNOISE_PEERS, their packages in this Python;
 what is absent is skipped.
@@ -27,7 +27,7 @@ from benchmarks import record
 from benchmarks.speed import compare, tables
 
 WHATS = {"training": compare.run, "sampling": compare.run, "ceilings": compare.limits}
-RESULTS, PAGE = Path("benchmarks/results"), Path("docs/results.md")
+RESULTS, PAGE = Path("benchmarks/results"), Path("docs/results/speed.md")
 
 
 def main() -> None:

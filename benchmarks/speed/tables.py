@@ -1,4 +1,4 @@
-"""Results as tables of docs/results.md, each between its two marks."""
+"""Results as tables of docs/results/speed.md, each between its two marks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """How many images go through a network at once, and what happens where memory runs out.
 
 The speed per image is flat once the widest layer of a call holds some MiB, whatever the network
-(docs/results.md): a wide network on large images reaches that with one image, a narrow one on 8x8
-digits with hundreds. So the size is computed and not searched for, and the memory of a call is
+(docs/results/speed.md): a wide network on large images reaches that with one image, a narrow one on
+8x8 digits with hundreds. So the size is computed and not searched for, and the memory of a call is
 bounded: all layers together hold at most PEAK times the widest.
 """
 

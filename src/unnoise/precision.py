@@ -72,7 +72,7 @@ class Arithmetic:
 
 
 def choose(config: RunConfig) -> Arithmetic:
-    """The configured arithmetic; "auto" follows the measurements in docs/results.md (kernels)."""
+    """The configured arithmetic; "auto" follows the measurements in docs/results/kernels.md."""
     where, train = find_device(config.device), config.train
     on_cuda = where.type == "cuda"
     if train.precision != "auto":

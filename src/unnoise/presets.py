@@ -63,7 +63,7 @@ def cifar10() -> RunConfig:
 
 
 def _small(height: int, width: int) -> RunConfig:
-    """What is best after minutes of a CPU (docs/results.md, "Time to quality").
+    """What is best after minutes of a CPU (docs/results/time-to-quality.md).
 
     Muon, flow matching at EDM's density of noise levels, few wide levels with a skip each, and 16
     images a step: on two cores it is the number of steps that is too small.
@@ -103,7 +103,7 @@ def cifar10_small() -> RunConfig:
 
 def cifar10_speedrun() -> RunConfig:
     """Class-conditional CIFAR-10 in 5 minutes of one large GPU, by EDM's process and Muon."""
-    # FID 10.0 in 280 s of an H100 (docs/results.md)
+    # FID 10.0 in 280 s of an H100 (docs/results/gpu.md)
     return _changed(with_objective(RunConfig(), "edm"), "cifar10-speedrun", {
         "data.source": "cifar10",
         "network.channel_multipliers": (1, 2, 2), "network.conditioning": "scale_shift",

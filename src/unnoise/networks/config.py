@@ -131,7 +131,7 @@ class UNetConfig(NetworkConfig):
 
     @property
     def sample_channels_last(self) -> bool:
-        """Wide convolutions are faster in it, narrow ones are not (docs/results.md, kernels)."""
+        """Wide convolutions are faster in it, narrow ones are not (docs/results/kernels.md)."""
         return self.base_channels >= 64
 
     def narrower(self, share: float) -> dict[str, int]:

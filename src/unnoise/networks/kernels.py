@@ -4,7 +4,7 @@
     Dropout               8 random bits per element and a bitwise and; PyTorch on a CPU draws 32
     upsample_conv_weight  doubling by nearest neighbours and a 3x3 convolution as one convolution
 
-The mathematics is the same. What each gains is in docs/results.md (Speed).
+The mathematics is the same. What each gains is in docs/results/speed.md.
 """
 
 from __future__ import annotations

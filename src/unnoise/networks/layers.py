@@ -53,7 +53,7 @@ def layout(x: Tensor) -> torch.memory_format:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v over (b, heads, tokens, d), by the faster kernel here."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # 1.8x faster than PyTorch's own kernel (docs/results.md, kernels)
+        # 1.8x faster than PyTorch's own kernel (docs/results/kernels.md)
         weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
         return weights.to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
