@@ -364,3 +364,12 @@ def test_a_number_out_of_range_is_told(tab):
     field.fill("1")
     done(page)
     assert "seed" not in page.locator(".caption").inner_text()
+
+
+def test_the_scrubber_ends_at_the_last_step_of_a_thinned_job(tab):
+    page = tab()
+    choose(page, num=1, settings={"sampler": "ddim", "steps": 151})
+    slider = page.get_by_label("step", exact=True)
+    assert slider.get_attribute("aria-valuetext").startswith("step 151,")
+    assert slider.input_value() == slider.get_attribute("max") == "75"
+    assert page.locator(".noise i").count() == 76
