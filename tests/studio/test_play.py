@@ -373,3 +373,17 @@ def test_the_scrubber_ends_at_the_last_step_of_a_thinned_job(tab):
     assert slider.get_attribute("aria-valuetext").startswith("step 151,")
     assert slider.input_value() == slider.get_attribute("max") == "75"
     assert page.locator(".noise i").count() == 76
+
+
+def test_a_job_that_was_stopped_before_its_first_step_says_so(tab):
+    page, other = tab(), tab()
+    choose(other)
+    choose(page, model="emoji", num=64)
+    page.get_by_role("button", name="Choose steps").click()
+    page.get_by_label("Steps, number").fill("250")
+    page.wait_for_function("() => document.querySelector('.caption').innerText.includes('of 250')")
+    other.get_by_role("button", name="Dice").click()
+    other.get_by_text("Waiting for the first step").wait_for()
+    other.get_by_role("button", name="Stop").click()
+    other.get_by_text("Stopped before the first step").wait_for()
+    page.get_by_role("button", name="Stop").click()

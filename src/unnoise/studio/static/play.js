@@ -195,7 +195,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
         heads=${heads}
         label=${noisy ? "noisy pictures" : "predicted pictures"}
       />
-      <p class="dim caption">${chosen !== null && header ? nameOf(chosen) : progress(job) || "Loading the model …"}</p>
+      <p class="dim caption">${chosen !== null && header ? nameOf(chosen) : job ? progress(job) : "Loading the model …"}</p>
       <${Scrubber} frames=${frames} steps=${header?.steps} index=${index} onChange=${setAt} />
       <div class="row">
         <span class="choice" role="group" aria-label="what is shown">
