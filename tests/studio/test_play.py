@@ -387,3 +387,19 @@ def test_a_job_that_was_stopped_before_its_first_step_says_so(tab):
     other.get_by_role("button", name="Stop").click()
     other.get_by_text("Stopped before the first step").wait_for()
     page.get_by_role("button", name="Stop").click()
+
+
+def test_the_judgement_is_of_the_models_that_are_chosen_last(tab):
+    page, late = tab(), []
+    page.route("**/api/compare?a=digits&*", lambda route: late.append(route))
+    page.evaluate(
+        "() => localStorage.setItem('unnoise.compare', "
+        "JSON.stringify({ a: 'digits', b: 'emoji', num: 1, seed: 0, own: {} }))"
+    )
+    page.goto(page.url + "#compare")
+    page.locator("section[aria-label=A] select").first.select_option("cifar10-small")
+    words = page.get_by_text("not evaluated here: cifar10-small, emoji")
+    words.wait_for()
+    late[0].fulfill(json={"judged": None, "evaluated": [True, False], "notes": []})
+    page.wait_for_timeout(200)
+    assert words.count() == 1
