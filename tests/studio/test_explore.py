@@ -333,3 +333,12 @@ def test_every_part_is_accessible_and_fits(tab, part, width, scheme):
         page.wait_for_timeout(2000)
     assert accessible(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_plot_is_made_while_nobody_looks(tab):
+    page = tab("/#explore")
+    page.locator("select").first.select_option("digits")
+    page.get_by_role("button", name="Make 12 cells").wait_for()
+    page.evaluate("() => (window.requestAnimationFrame = () => 0)")  # as in a hidden tab
+    page.get_by_role("button", name="Make 12 cells").click()
+    page.get_by_role("button", name="All are made").wait_for()
