@@ -83,7 +83,7 @@ def test_a_cell_is_made_once_and_is_what_the_model_samples(tab):
     page.get_by_role("button", name="All are made").wait_for()
     assert len(page.jobs) == 4
     page.get_by_role("button", name="ddim, 3 steps").click()
-    assert page.get_by_role("dialog").locator(".wall canvas").is_visible()
+    page.get_by_role("dialog").locator(".wall canvas").wait_for()
     page.keyboard.press("Escape")
     assert page.get_by_role("dialog").count() == 0
 
