@@ -83,7 +83,7 @@ def test_a_cell_is_made_once_and_is_what_the_model_samples(tab):
     page.get_by_role("button", name="All are made").wait_for()
     assert len(page.jobs) == 4
     page.get_by_role("button", name="ddim, 3 steps").click()
-    assert page.get_by_role("dialog").locator(".wall canvas").is_visible()
+    page.get_by_role("dialog").locator(".wall canvas").wait_for()
     page.keyboard.press("Escape")
     assert page.get_by_role("dialog").count() == 0
 
@@ -333,3 +333,12 @@ def test_every_part_is_accessible_and_fits(tab, part, width, scheme):
         page.wait_for_timeout(2000)
     assert accessible(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_plot_is_made_while_nobody_looks(tab):
+    page = tab("/#explore")
+    page.locator("select").first.select_option("digits")
+    page.get_by_role("button", name="Make 12 cells").wait_for()
+    page.evaluate("() => (window.requestAnimationFrame = () => 0)")  # as in a hidden tab
+    page.get_by_role("button", name="Make 12 cells").click()
+    page.get_by_role("button", name="All are made").wait_for()

@@ -63,3 +63,12 @@ def test_a_number_without_an_error_decides_nothing():
     assert better(a, b)["bits/dim, bound ↓"] is None
     del b["distances"][0]["samples"]["interval"]
     assert better(a, b)[NAMES[0]] is None and better(a, b)[NAMES[1]] == "a"
+
+
+def test_a_verdict_claims_no_overlap_where_nothing_was_measured():
+    a, b = record(2.0), record(2.0)
+    apart = "The numbers do not tell the two apart: no intervals of theirs are apart."
+    assert judge(a, b)["verdict"] == [apart]
+    a["distances"], b["distances"] = a["distances"][:1], b["distances"][1:]
+    b["likelihood"] = {"bound": None, "ode": None}
+    assert judge(a, b)["verdict"] == ["The two have no number in common."]

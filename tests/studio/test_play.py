@@ -364,3 +364,42 @@ def test_a_number_out_of_range_is_told(tab):
     field.fill("1")
     done(page)
     assert "seed" not in page.locator(".caption").inner_text()
+
+
+def test_the_scrubber_ends_at_the_last_step_of_a_thinned_job(tab):
+    page = tab()
+    choose(page, num=1, settings={"sampler": "ddim", "steps": 151})
+    slider = page.get_by_label("step", exact=True)
+    assert slider.get_attribute("aria-valuetext").startswith("step 151,")
+    assert slider.input_value() == slider.get_attribute("max") == "75"
+    assert page.locator(".noise i").count() == 76
+
+
+def test_a_job_that_was_stopped_before_its_first_step_says_so(tab):
+    page, other = tab(), tab()
+    choose(other)
+    choose(page, model="emoji", num=64)
+    page.get_by_role("button", name="Choose steps").click()
+    page.get_by_label("Steps, number").fill("250")
+    page.wait_for_function("() => document.querySelector('.caption').innerText.includes('of 250')")
+    other.get_by_role("button", name="Dice").click()
+    other.get_by_text("Waiting for the first step").wait_for()
+    other.get_by_role("button", name="Stop").click()
+    other.get_by_text("Stopped before the first step").wait_for()
+    page.get_by_role("button", name="Stop").click()
+
+
+def test_the_judgement_is_of_the_models_that_are_chosen_last(tab):
+    page, late = tab(), []
+    page.route("**/api/compare?a=digits&*", lambda route: late.append(route))
+    page.evaluate(
+        "() => localStorage.setItem('unnoise.compare', "
+        "JSON.stringify({ a: 'digits', b: 'emoji', num: 1, seed: 0, own: {} }))"
+    )
+    page.goto(page.url + "#compare")
+    page.locator("section[aria-label=A] select").first.select_option("cifar10-small")
+    words = page.get_by_text("not evaluated here: cifar10-small, emoji")
+    words.wait_for()
+    late[0].fulfill(json={"judged": None, "evaluated": [True, False], "notes": []})
+    page.wait_for_timeout(200)
+    assert words.count() == 1

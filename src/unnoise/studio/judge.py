@@ -92,8 +92,10 @@ def _verdict(rows: list[Any], refused: bool, records: tuple[Record, Record]) -> 
         side = "a" if wins["a"] else "b"
         by = ", ".join(wins[side])
         yield f"{side.upper()} is better, by {by}: the intervals do not overlap."
+    elif rows:
+        yield "The numbers do not tell the two apart: no intervals of theirs are apart."
     else:
-        yield "The numbers do not tell the two apart: their intervals overlap."
+        yield "The two have no number in common."
     for name, record in zip("AB", records, strict=True):
         copying = record["copying"]
         if copying is not None and copying["num_copies"]:

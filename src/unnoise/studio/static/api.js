@@ -106,7 +106,7 @@ export function follow(id, tell) {
       }
     }
     if (!job.end) job.end = { state: "failed", error: job.lost ?? "the connection was lost" };
-    changed();
+    if (!aborted.signal.aborted) tell({ ...job }); // a hidden page paints no frame
   })();
   return () => aborted.abort();
 }

@@ -135,10 +135,14 @@ function usual(side, model, alone) {
 function Judgement({ a, b }) {
   const [answer, setAnswer] = useState(null);
   useEffect(() => {
+    let left = false;
     setAnswer(null);
     get(`/api/compare?a=${a.id}&b=${b.id}`)
-      .then(setAnswer)
-      .catch((problem) => setAnswer({ error: problem.message }));
+      .catch((problem) => ({ error: problem.message }))
+      .then((found) => !left && setAnswer(found));
+    return () => {
+      left = true;
+    };
   }, [a.id, b.id]);
   if (!answer) return null;
   if (answer.error) return html`<p class="error" role="alert">${answer.error}</p>`;

@@ -184,7 +184,8 @@ export function progress(job) {
   if (!job) return "";
   if (!job.header) return job.end ? "" : "Waiting …";
   const last = job.frames.at(-1);
-  if (!last) return job.end ? "" : "Waiting for the first step …";
+  if (!last && job.end) return job.end.state === "stopped" ? "Stopped before the first step" : "";
+  if (!last) return "Waiting for the first step …";
   const ended = { done: `, ${(job.end?.seconds ?? 0).toFixed(2)} s`, stopped: ", stopped" };
   const how = ended[job.end?.state] ?? "";
   return `step ${last.step} of ${job.header.steps}, ${last.nfe} network evaluations${how}`;

@@ -195,7 +195,7 @@ export function PlayScreen({ models, fields, given, goTo }) {
         heads=${heads}
         label=${noisy ? "noisy pictures" : "predicted pictures"}
       />
-      <p class="dim caption">${chosen !== null && header ? nameOf(chosen) : progress(job) || "Loading the model …"}</p>
+      <p class="dim caption">${chosen !== null && header ? nameOf(chosen) : job ? progress(job) : "Loading the model …"}</p>
       <${Scrubber} frames=${frames} steps=${header?.steps} index=${index} onChange=${setAt} />
       <div class="row">
         <span class="choice" role="group" aria-label="what is shown">
@@ -237,10 +237,11 @@ function Scrubber({ frames, steps, index, onChange }) {
   const last = frames.length - 1;
   const share = (noise) => (Number.isFinite(noise) ? noise / (1 + noise) : 1);
   const words = `step ${frames[index].step}, noise ${noiseText(frames[index].noise)}`;
-  const room = Math.max(steps ?? 0, frames.length);
+  // a long job keeps every second, third, .. step, of which the first says which
+  const room = Math.max(Math.ceil((steps ?? 0) / frames[0].step), frames.length);
   return html`<div class="scrubber">
     <div class="noise" aria-hidden="true">
-      ${Array.from({ length: Math.min(room, 100) }, (_, i) => {
+      ${Array.from({ length: room }, (_, i) => {
         const height = { height: i < frames.length ? `${6 + 94 * share(frames[i].noise)}%` : "0" };
         return html`<i class=${i === index ? "on" : ""} style=${height}></i>`;
       })}
@@ -250,7 +251,7 @@ function Scrubber({ frames, steps, index, onChange }) {
       aria-label="step"
       aria-valuetext=${words}
       min="0"
-      max=${Math.min(room, 100) - 1}
+      max=${room - 1}
       value=${index}
       onInput=${(event) => onChange(Math.min(+event.target.value, last))}
     />
