@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -298,13 +299,15 @@ def test_another_picture_stops_what_is_made_of_the_old_one(tab, studio, eight):
     stroke(page, (4, 4))
     page.get_by_role("button", name="Paint it anew").click()
     page.locator(".stage", has_text=re.compile("step [0-9]+ of 900")).wait_for()
+    job = studio.worker.running
     page.locator("input[type=file]").set_input_files(
         {"name": "a.png", "mimeType": "image/png",
          "buffer": base64.b64decode(file_of(255 - eight[0].numpy()))})  # fmt: skip
     page.get_by_role("button", name="Paint it anew").wait_for()
-    page.wait_for_function("""async () =>
-        (await (await fetch("/api/state")).json()).running === null""")
-    assert [job.state for job in studio.worker.jobs.values()][-1] == "stopped"
+    until = time.monotonic() + 20
+    while not job.ended and time.monotonic() < until:
+        time.sleep(0.02)
+    assert job.state == "stopped"
 
 
 @pytest.mark.slow

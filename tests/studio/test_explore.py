@@ -73,7 +73,7 @@ def test_a_cell_is_made_once_and_is_what_the_model_samples(tab):
     assert "4 NFE" in page.get_by_role("button", name="ddim, 2 steps").inner_text()
 
     page.get_by_label("Steps", exact=True).fill("4, 3, 2")
-    page.get_by_role("button", name="Make 1 cells").click()
+    page.get_by_role("button", name="Make 1 cell").click()
     page.get_by_role("button", name="All are made").wait_for()
     assert len(page.jobs) == 4
     assert page.locator(".explore-plot thead th").all_inner_texts() == [

@@ -60,10 +60,13 @@ export function EditScreen({ models, fields, given }) {
 
   /* Take a picture: {picture: a file as base64} or {pixels}, with further changes. True where it is
      one. */
+  const turn = useRef(0); // of two quick choices the later one counts
   const take = async (of, what, changes = {}) => {
     setError(null);
+    const mine = (turn.current += 1);
     try {
       const picture = await post("/api/fit", { model: of.id, ...what });
+      if (mine !== turn.current) return false;
       source.current = what.picture ?? picture.file;
       change({ model: of.id, picture, mask: null, ...changes });
       setChosen(0);

@@ -154,7 +154,7 @@ export function Plot({ model, fields, children }) {
         ${live
           ? html`<button type="button" class="main" onClick=${stop}>Stop</button>`
           : html`<button type="button" class="main" disabled=${!missing.length && !failed} onClick=${make}>
-              ${missing.length || !all.length ? `Make ${missing.length} cells` : failed ? "Try again" : "All are made"}
+              ${missing.length || !all.length ? `Make ${missing.length} cell${missing.length === 1 ? "" : "s"}` : failed ? "Try again" : "All are made"}
             </button>`}
       </div>
       <p class="dim">
