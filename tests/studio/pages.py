@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def done(tab: Any, selector: str = ".caption") -> None:
         "selector => /, [0-9.]+ s$/.test(document.querySelector(selector)?.innerText ?? '')",
         arg=selector, timeout=30_000,
     )  # fmt: skip
+
+
+def state_of(job: Any) -> str:
+    """How a job of the worker ends."""
+    until = time.monotonic() + 20
+    while not job.ended and time.monotonic() < until:
+        time.sleep(0.02)
+    return job.state
 
 
 def drop(tab: Any, path: Path, kind: str = "image/png") -> None:

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 
 import unnoise
-from tests.studio.pages import accessible, drop, wall
+from tests.studio.pages import accessible, drop, state_of, wall
 from unnoise import editing
 from unnoise.data.images import read_png, read_png_text
 from unnoise.errors import DataError
@@ -304,10 +303,7 @@ def test_another_picture_stops_what_is_made_of_the_old_one(tab, studio, eight):
         {"name": "a.png", "mimeType": "image/png",
          "buffer": base64.b64decode(file_of(255 - eight[0].numpy()))})  # fmt: skip
     page.get_by_role("button", name="Paint it anew").wait_for()
-    until = time.monotonic() + 20
-    while not job.ended and time.monotonic() < until:
-        time.sleep(0.02)
-    assert job.state == "stopped"
+    assert state_of(job) == "stopped"
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import unnoise
-from tests.studio.pages import accessible, canvas, drop, wall
+from tests.studio.pages import accessible, canvas, drop, state_of, wall
 from unnoise.data.images import from_model, read_png
 
 FAST: dict[str, Any] = {"sampler": "fast"}
@@ -315,10 +315,9 @@ def test_leaving_a_part_stops_its_job(tab, studio):
     slow = {"sampler": "ddim", "steps": 900}
     page = explore(tab, "classes", seed=0, rows=1, classes=None, settings=slow)
     seen(page, "step [0-9]+ of 900")
+    job = studio.worker.running
     page.get_by_role("button", name="Sampler × steps").click()
-    page.wait_for_function("""async () =>
-        (await (await fetch("/api/state")).json()).running === null""")
-    assert [job.state for job in studio.worker.jobs.values()][-1] == "stopped"
+    assert state_of(job) == "stopped"
 
 
 @pytest.mark.slow
