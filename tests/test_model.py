@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
@@ -15,7 +16,8 @@ from unnoise.diffusion.levels import Level
 from unnoise.diffusion.samplers import SAMPLERS
 from unnoise.diffusion.samplers.step import Step
 from unnoise.diffusion.schedules import SCHEDULES, Discrete
-from unnoise.errors import ConfigError
+from unnoise.errors import ConfigError, DataError
+from unnoise.evaluation.likelihood import bits_per_dim
 from unnoise.model import Model
 from unnoise.reading import from_dict
 from unnoise.training.run import prepare
@@ -27,6 +29,24 @@ def model() -> Model:
 
 
 # --- labels
+
+
+def test_a_model_without_a_null_label_refuses_what_needs_one(model):
+    tensors = model.network.state_dict()
+    tensors["class_embedding.weight"] = tensors["class_embedding.weight"][:-1]
+    shape = replace(model.shape, null_label=False)
+    network = build.network(model.config, shape)
+    network.load_state_dict(tensors)
+    own = Model(network, model.config, {"shape": asdict(shape)})
+    plain = model.sample(2, label=3, steps=2, guidance_scale=1)
+    assert torch.equal(own.sample(2, label=3, steps=2), plain)
+    with pytest.raises(ConfigError, match=r"guidance_scale: this model .* labels only .* guide"):
+        own.sample(2, guidance_scale=2)
+    with pytest.raises(ConfigError, match="label: got 'none', but this model was trained with"):
+        own.sample(2, label=[1, "none"])
+    pixels, none = torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([10])
+    with pytest.raises(DataError, match=r"likelihood: labels .* from 0 to 9"):
+        bits_per_dim(own, pixels, none)
 
 
 def test_a_label_for_each_image(model):

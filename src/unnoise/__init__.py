@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "load": "model",
     "Model": "model",
-    "generate_samples": "model",
+    "generate_samples": "api",
     "train": "api",
     "preset": "api",
     "evaluate": "api",
@@ -63,14 +63,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from unnoise.api import evaluate, load_data, preset, train
+    from unnoise.api import evaluate, generate_samples, load_data, preset, train
     from unnoise.config import RunConfig, override
     from unnoise.data.config import DataConfig
     from unnoise.data.dataset import dataset
     from unnoise.data.images import from_model, grid, save_png, to_model
     from unnoise.errors import CheckpointError, ConfigError, DataError
     from unnoise.evaluation.pictures import evaluate_pictures
-    from unnoise.model import Model, generate_samples, load
+    from unnoise.model import Model, load
     from unnoise.presets import PRESETS
 
 

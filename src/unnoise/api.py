@@ -7,6 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from unnoise import build, events, parallel
 from unnoise.config import RunConfig, dotted, override
 from unnoise.data.arrays import ARRAYS, own_size
@@ -133,6 +137,18 @@ def train_here(
                 text = f"no verdict on the run ({error})"
             events.say(text)
         return ending
+
+
+def generate_samples(
+    model: Model,
+    num_samples: int = 8,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Float[Tensor, "n c h w"]:
+    """`num_samples` images as floats in [0, 1], on the CPU; `settings` as in `Model.sample`."""
+    model = model if device is None else model.to(device)
+    return model.sample(num_samples, seed, **settings).float() / 255
 
 
 def evaluate(

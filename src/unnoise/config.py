@@ -54,7 +54,7 @@ class DiffusionConfig:
     """Weight of the loss at each noise level: none, min_snr or learned (EDM2's uncertainty)."""
     schedule_options: dict[str, float] = field(default_factory=dict)
     """Options of the schedule: shift multiplies sigma / alpha (linear, cosine, sigmoid, flow);
-    sigma_min and sigma_max are edm's range."""
+    sigma_min and sigma_max are edm's range; beta_start, beta_end and power are linear's."""
     time_scale: Positive = 1.0
     """Factor on the time that the network is given; 1000 / timesteps is Improved DDPM's."""
     sigma_data: Positive | None = 0.5

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -43,6 +43,7 @@ from unnoise.settings import Labels, class_numbers, image_seeds, resolve
 
 SAMPLE_BATCH = 64
 """Images per network call, where the call does not choose them itself."""
+NO_NULL = "was trained with labels only and knows nothing of images without one"
 
 
 class Model:
@@ -223,18 +224,21 @@ class Model:
         build.check_sampling(chosen)
         if guide is not None:
             _check_guide(self, guide, chosen)
-        elif not self.shape.num_classes:
+        elif self.shape.labels == self.shape.num_classes:
             if changes.get("guidance_scale", 1) != 1:
-                raise ConfigError(
-                    "sample.guidance_scale: this model has no classes; expected 1, or a guide"
-                )
+                why = f"this model {NO_NULL if self.shape.num_classes else 'has no classes'}"
+                raise ConfigError(f"sample.guidance_scale: {why}; expected 1, or a guide")
             return dataclasses.replace(chosen, guidance_scale=1.0)
         return chosen
 
     def labels(self, seeds: Sequence[int], label: Labels) -> Tensor | None:
         """(n,) labels on the device, or None for a model without classes."""
         numbers = class_numbers(seeds, label, self.shape.num_classes, self.class_names)
-        return None if numbers is None else torch.tensor(numbers, device=self.arithmetic.device)
+        if numbers is None:
+            return None
+        if self.shape.num_classes in numbers and not self.shape.null_label:
+            raise ConfigError(f"label: got 'none', but this model {NO_NULL}; expected a class")
+        return torch.tensor(numbers, device=self.arithmetic.device)
 
     def with_tuned(self, tuned: dict[str, dict[str, Any]]) -> Model:
         """This model with named sampling settings in its record."""
@@ -334,15 +338,3 @@ def _readable(config: DataConfig, run: Path) -> DataConfig:
         if (config.source, config.path) == (of_run.get("source"), of_run.get("path")):
             return config
     return dataclasses.replace(config, source="", path=None, classes="auto")
-
-
-def generate_samples(
-    model: Model,
-    num_samples: int = 8,
-    device: str | torch.device | None = None,
-    seed: int = 0,
-    **settings: Any,
-) -> Float[Tensor, "n c h w"]:
-    """`num_samples` images as floats in [0, 1], on the CPU; `settings` as in `Model.sample`."""
-    model = model if device is None else model.to(device)
-    return model.sample(num_samples, seed, **settings).float() / 255

@@ -90,8 +90,10 @@ def test_options_out_of_range_are_refused():
         ("flow", {"shift": -1.0}),
         ("edm", {"sigma_min": 90.0}),
         ("edm", {"sigma_max": math.inf}),
+        ("linear", {"beta_start": 0.1}),
+        ("linear", {"power": 0.0}),
     ):
-        with pytest.raises(ValueError, match=f"got {next(iter(options))}|sigma_max inf"):
+        with pytest.raises(ValueError, match=f"got {next(iter(options))}|sigma_max inf|power 0"):
             SCHEDULES[name](100, **options)
     edm = SCHEDULES["edm"](0, sigma_min=0.01, sigma_max=200.0)
     assert (edm.t_min, edm.t_max) == (0.01, 200.0)

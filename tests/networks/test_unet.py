@@ -10,7 +10,7 @@ from tests.networks.helpers import SMALL_UNET, build_network, random_weights
 
 from unnoise.errors import ConfigError
 from unnoise.networks.config import Shape
-from unnoise.networks.layers import attend, sinusoidal_embedding
+from unnoise.networks.layers import Attention, attend, sinusoidal_embedding
 from unnoise.networks.unet import UNet
 from unnoise.presets import PRESETS
 
@@ -66,6 +66,31 @@ def test_attention_sizes_are_of_the_feature_map_and_memory_too():
     assert net.widest_bytes(8, 8, False) == 4 * 8 * 4 * 4
 
 
+def test_head_channels_give_each_layer_heads_by_its_width():
+    """The same weights with as many heads give the same image, whichever way they are asked for."""
+    by_channels = dataclasses.replace(
+        SMALL_UNET, attention_levels=(1, 2), attention_head_channels=8, attention_heads=7
+    )
+    net = random_weights(UNet(by_channels, Shape(1, 8, 8), 1))
+    assert [m.heads for m in net.modules() if isinstance(m, Attention)] == [2, 3, 3, 3, 3, 2, 2]
+    assert net.widest_bytes(32, 32, True) == 4 * 2 * 16**4 and by_channels.narrower(0.5) == {}
+    x, time = torch.randn(2, 1, 8, 8), torch.tensor([1.0, 500.0])
+    by_heads = dataclasses.replace(SMALL_UNET, attention_heads=3)
+    same = random_weights(UNet(by_heads, Shape(1, 8, 8), 1))
+    other = UNet(dataclasses.replace(by_heads, attention_head_channels=8), Shape(1, 8, 8), 1)
+    other.load_state_dict(same.state_dict())
+    assert torch.equal(other.eval()(x, time), same(x, time))
+
+
+def test_a_network_without_a_null_label_has_a_row_less_and_wants_a_label():
+    net = random_weights(UNet(SMALL_UNET, Shape(1, 8, 8, 3, null_label=False), 1))
+    assert net.class_embedding is not None and net.class_embedding.num_embeddings == 3
+    x, time = torch.randn(1, 1, 8, 8), torch.tensor([1.0])
+    assert net(x, time, torch.tensor([2])).isfinite().all()
+    with pytest.raises(ValueError, match="label: got None"):
+        net(x, time)
+
+
 def test_muon_gets_the_matrices_inside_and_fsdp_the_blocks():
     net = UNet(SMALL_UNET, Shape(1, 8, 8, 3), 1)
     ends = ("stem", "out_conv", "class_embedding", "time_projection")
@@ -102,6 +127,7 @@ def test_sinusoidal_embedding_orders():
         ({"norm_groups": 32}, r"norm_groups: got 32, expected a divisor .* \[8, 16, 24\]"),
         ({"attention_heads": 3}, "attention_heads: got 3, expected a divisor"),
         ({"attention_heads": 0}, "attention_heads: got 0, expected 1 to 1,000"),
+        ({"attention_head_channels": 5}, r"attention_head_channels: got 5, .* channels \[24\]"),
         ({"blocks_per_level": 0}, "blocks_per_level: got 0"),
         ({"base_channels": 7}, "base_channels: got 7, expected an even number"),
         ({"dropout": 1.0}, "dropout: got 1, expected 0 or more, less than 1"),

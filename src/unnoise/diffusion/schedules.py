@@ -163,9 +163,23 @@ def _from_betas(betas: np.ndarray, shift: float) -> Discrete:
     return Discrete(np.concatenate([[1.0], np.cumprod(1 - betas)]), shift)
 
 
-def linear(steps: int, shift: float = 1.0) -> Discrete:
-    """beta_t from 1e-4 to 0.02 for T = 1000, scaled so that other T end at the same noise."""
-    betas = np.linspace(1e-4, 0.02, steps) * 1000 / steps  # DDPM, section 4
+def linear(
+    steps: int,
+    shift: float = 1.0,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    power: float = 1.0,
+) -> Discrete:
+    """beta_t^(1 / power) is linear, from beta_start to beta_end; DDPM's by default, section 4.
+
+    These are for T = 1000, and scaled so that other T end at the same noise. Power 2 is latent
+    diffusion's "scaled linear".
+    """
+    if not (0 < beta_start <= beta_end < math.inf and 0 < power < math.inf):
+        got = f"beta_start {beta_start:g}, beta_end {beta_end:g} and power {power:g}"
+        raise ValueError(f"got {got}, expected rising numbers above 0, and a power above 0")
+    roots = np.linspace(beta_start ** (1 / power), beta_end ** (1 / power), steps)
+    betas = roots**power * 1000 / steps
     return _from_betas(np.minimum(betas, 0.999), shift)
 
 

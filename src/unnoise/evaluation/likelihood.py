@@ -221,16 +221,15 @@ def checked(
         raise ConfigError(f"likelihood: got batch_size {batch_size}, expected 1 or more")
     if classes and labels is None:
         expected = f"expected a label (0 to {classes - 1}) for each image"
-        raise ConfigError(
-            f"likelihood: got no labels; {expected}, or {classes} for the likelihood without labels"
-        )
+        or_none = f", or {classes} for the likelihood without labels" if shape.null_label else ""
+        raise ConfigError(f"likelihood: got no labels; {expected}{or_none}")
     if labels is not None and not classes:
         raise ConfigError("likelihood: got labels; expected none: the model was trained without")
     if labels is not None:
         labels = torch.as_tensor(labels)
         whole = labels.shape == (len(images),) and not labels.is_floating_point()
-        if not whole or bool(((labels < 0) | (labels > classes)).any()):
-            expected = f"expected whole numbers ({len(images)},) from 0 to {classes}"
+        if not whole or bool(((labels < 0) | (labels >= shape.labels)).any()):
+            expected = f"expected whole numbers ({len(images)},) from 0 to {shape.labels - 1}"
             numbers = f" from {labels.min()} to {labels.max()}" if labels.numel() else ""
             raise DataError(f"likelihood: labels are {_kind(labels)}{numbers}; {expected}")
         labels = labels.long()

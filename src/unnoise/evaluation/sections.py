@@ -120,6 +120,8 @@ def likelihood(context: Context) -> dict[str, Any] | None:
     if not rows:
         return None
     model, classes = wanted.model, wanted.model.shape.num_classes
+    if classes and not context.same_classes and not model.shape.null_label:
+        return None  # the data has no labels of the model's, which knows no images without one
     labels = torch.full((len(rows),), classes) if classes else None
     if context.same_classes:  # where the labels mean something else: without any
         labels = context.store.labels(rows)

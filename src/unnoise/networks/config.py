@@ -22,6 +22,13 @@ class Shape:
     height: Annotated[int, Range(least=1, most=4096)]
     width: Annotated[int, Range(least=1, most=4096)]
     num_classes: Annotated[int, Range(least=0, most=100_000)] = 0
+    null_label: bool = True
+    """Whether label num_classes means "no label", as in all networks that unnoise trains."""
+
+    @property
+    def labels(self) -> int:
+        """How many labels the network knows: 0 without classes."""
+        return self.num_classes + self.null_label if self.num_classes else 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ class UNetConfig(NetworkConfig):
     """The same by height of the feature map in patches: 16 means the level where it is 16 high."""
     attention_heads: Few = 1
     """Heads of each attention layer."""
+    attention_head_channels: Width | None = None
+    """Channels of each attention head (ADM: 64), in place of attention_heads."""
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0
     """Dropout before the second convolution of each block."""
     conditioning: Literal["additive", "scale_shift"] = "additive"
@@ -137,9 +146,14 @@ class UNetConfig(NetworkConfig):
     def narrower(self, share: float) -> dict[str, int]:
         """Fewer base channels, as many of them in a normalisation group as before."""
         of_group = self.base_channels // self.norm_groups
-        step = math.lcm(of_group, self.attention_heads, 2)
+        step = math.lcm(of_group, self.attention_head_channels or self.attention_heads, 2)
         found = _narrower("base_channels", self.base_channels, step, share)
         return found and {**found, "norm_groups": found["base_channels"] // of_group}
+
+    def heads(self, channels: int) -> int:
+        """Heads of an attention layer of this width."""
+        of_head = self.attention_head_channels
+        return channels // of_head if of_head else self.attention_heads
 
     def heights(self, image_height: int) -> list[int]:
         """The height of each level's feature map."""
@@ -154,6 +168,8 @@ class UNetConfig(NetworkConfig):
     def check(self, shape: Shape) -> None:
         levels, heights, widths = range(len(self.widths)), self.heights(shape.height), self.widths
         divisor = f"a divisor of each level's channels {widths}"
+        at = self.attention(shape.height)
+        attended = [n for level, n in enumerate(widths) if level in at or n == widths[-1]]
         self.require([
             _divides(self.patch_size, shape),
             (self.base_channels % 2 == 0, "base_channels", "an even number of channels"),
@@ -164,6 +180,8 @@ class UNetConfig(NetworkConfig):
              f"some of the feature maps' heights {heights}"),
             (not any(n % self.norm_groups for n in widths), "norm_groups", divisor),
             (not any(n % self.attention_heads for n in widths), "attention_heads", divisor),
+            (not any(n % (self.attention_head_channels or 1) for n in attended),
+             "attention_head_channels", f"a divisor of the attention layers' channels {attended}"),
         ])  # fmt: skip
 
 

@@ -66,7 +66,7 @@ class DiT(Network):
         super().__init__()
         self.config = config
         width, patch = config.width, config.patch_size
-        self.add_embeddings(FREQUENCIES, width, width, shape.num_classes)
+        self.add_embeddings(FREQUENCIES, width, width, shape)
         self.patches = nn.Conv2d(shape.channels, width, patch, stride=patch)
         size = (width, config.heads, int(config.mlp_ratio * width))
         self.transformer = nn.ModuleList(Block(*size) for _ in range(config.depth))

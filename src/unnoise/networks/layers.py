@@ -71,7 +71,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, config: UNetConfig) -> None:
         super().__init__()
-        self.heads = config.attention_heads
+        self.heads = config.heads(channels)
         self.norm = norm(channels, config)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))

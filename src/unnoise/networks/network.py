@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from unnoise.networks.config import Shape
 from unnoise.networks.layers import Upsample
 
 
@@ -23,11 +24,12 @@ class Network(nn.Module):
 
     config: Any
 
-    def add_embeddings(self, inputs: int, hidden: int, channels: int, classes: int) -> None:
+    def add_embeddings(self, inputs: int, hidden: int, channels: int, shape: Shape) -> None:
         """Make the layers of `time_and_class`; no classes, no class embedding."""
         first, last = nn.Linear(inputs, hidden), nn.Linear(hidden, channels)
         self.time_mlp = nn.Sequential(first, nn.SiLU(), last)
-        self.class_embedding = nn.Embedding(classes + 1, channels) if classes else None
+        self.class_embedding = nn.Embedding(shape.labels, channels) if shape.labels else None
+        self._null = shape.num_classes if shape.null_label else None
 
     def time_and_class(
         self, sinusoids: Float[Tensor, "b c"], label: Int[Tensor, " b"] | None
@@ -36,8 +38,9 @@ class Network(nn.Module):
         embedding = self.time_mlp(sinusoids.to(next(self.time_mlp.parameters()).dtype))
         if self.class_embedding is not None:
             if label is None:
-                null, device = self.class_embedding.num_embeddings - 1, sinusoids.device
-                label = torch.full((len(sinusoids),), null, device=device)
+                if self._null is None:
+                    raise ValueError("label: got None, but this network was trained with labels")
+                label = torch.full((len(sinusoids),), self._null, device=sinusoids.device)
             embedding = embedding + self.class_embedding(label)
         return F.silu(embedding)
 

@@ -59,7 +59,7 @@ class UNet(Network):
         self._every = config.skips == "every_block"
         time_hidden = config.time_hidden or 4 * config.base_channels
         time_channels = config.time_channels or 4 * config.base_channels
-        self.add_embeddings(config.base_channels, time_hidden, time_channels, shape.num_classes)
+        self.add_embeddings(config.base_channels, time_hidden, time_channels, shape)
         skips = self._build_encoder(shape.channels * config.patch_size**2)
         self.middle1 = ResBlock(self._widths[-1], self._widths[-1], config)
         self.middle_attention = Attention(self._widths[-1], config)
@@ -139,7 +139,7 @@ class UNet(Network):
             pixels = heights[level] * widths[level]
             sizes.append(channels * pixels)
             if attention_in_memory and level in attention:
-                sizes.append(self.config.attention_heads * pixels**2)
+                sizes.append(self.config.heads(channels) * pixels**2)
         return 4 * max(sizes)
 
     def embed(
