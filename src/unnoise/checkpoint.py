@@ -50,7 +50,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
         with replacing(final) as temporary:
             temporary.mkdir()
             for part, group in tensors.items():
-                _save_tensors(group, temporary / f"{part}.safetensors")
+                save_tensors(group, temporary / f"{part}.safetensors")
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
             written = sorted(temporary.iterdir())
             files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in written}
@@ -63,7 +63,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
     return final
 
 
-def _save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a file of tensors that others may read too."""
     path.touch()  # safetensors' own mode would let nobody else read the file
     mode = path.stat().st_mode
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
@@ -166,7 +167,7 @@ def save_model(path: Path, tensors: Tensors, record: dict[str, Any]) -> None:
     record = _sealed(tensors, record)
     try:
         with replacing(path) as temporary:
-            _save_tensors(tensors, temporary, {"unnoise": json.dumps(record)})
+            save_tensors(tensors, temporary, {"unnoise": json.dumps(record)})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"model file {path}: not written ({_reason(error)})") from error
 

@@ -34,6 +34,7 @@ from unnoise.diffusion.noise import Noise
 from unnoise.diffusion.samplers.step import Step
 from unnoise.errors import CheckpointError, ConfigError, UnknownNameError
 from unnoise.memory import images_at_once, in_batches, out_of_memory
+from unnoise.networks.config import Shape
 from unnoise.networks.network import Network
 from unnoise.precision import find_device
 from unnoise.ranges import Images, Seed
@@ -53,7 +54,7 @@ class Model:
 
     def __init__(self, network: Network, config: RunConfig, record: dict[str, Any]) -> None:
         self.config, self.record = config, record
-        self.shape = from_dict(build.Shape, record["shape"], "shape.")
+        self.shape = from_dict(Shape, record["shape"], "shape.")
         self.class_names: tuple[str, ...] = tuple(record.get("class_names", ()))
         numbers = (f"class {i}" for i in range(self.shape.num_classes))
         self.names = (*(self.class_names or numbers), "no class")  # as pictures show all labels
@@ -293,18 +294,19 @@ def load(name: str | Path, device: str = "auto") -> Model:
             build.check_sampling(config.sample)
             for tuned in record.get("tuned", ()):
                 build.check_sampling(resolve(config.sample, record["tuned"], {"sampler": tuned}))
-            network = _network(config, record, tensors, path)
+            shape = from_dict(Shape, record["shape"], "shape.")
+            network = network_for(config, shape, tensors, path)
         except UnknownNameError:
             raise
         except ConfigError as error:
             said = f"{path}: its configuration cannot be used ({error}); update unnoise"
             raise CheckpointError(said) from error
+        checkpoint.fit(network, tensors, path)
         return Model(network, config, record)
 
 
-def _network(config: RunConfig, record: dict[str, Any], tensors: Tensors, path: Path) -> Network:
-    """The network of a record; it is never much larger than the tensors, which are its weights."""
-    shape = from_dict(build.Shape, record["shape"], "shape.")
+def network_for(config: RunConfig, shape: Shape, tensors: Tensors, path: Path) -> Network:
+    """A network for weights of the file `path`; it is never much larger than these tensors."""
     said = f"{path}: the weights do not match the configuration"
     left = 2 * sum(value.numel() for value in tensors.values()) + 1_000_000
 
@@ -316,15 +318,13 @@ def _network(config: RunConfig, record: dict[str, Any], tensors: Tensors, path: 
 
     counting = register_module_parameter_registration_hook(counted)
     try:
-        network = build.network(config, shape)
+        return build.network(config, shape)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         raise CheckpointError(f"{said}, which ask for too much memory") from error
     finally:
         counting.remove()
-    checkpoint.fit(network, tensors, path)
-    return network
 
 
 def _readable(config: DataConfig, run: Path) -> DataConfig:

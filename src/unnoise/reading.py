@@ -102,6 +102,8 @@ def typed(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
+        if len(arguments) == 1:
+            raise ConfigError(f"{where}: got {_digits(value)}, expected {arguments[0]}")
         raise ConfigError(f"{where}: got {value!r}; {nearest(str(value), map(str, arguments))}")
     if hint is Any:
         return value

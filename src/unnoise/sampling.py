@@ -283,7 +283,9 @@ def describe(target: str) -> str:
         "model": path,
         "weights": f"{record['weights'][:12]} · {weights:,} parameters",
         "images": f"{size} · {shape['num_classes']} classes",
-        "data": f"{data.get('name')} · {data.get('num_train')} images · {mark}",
+        "data": f"{data.get('name')} · {data.get('num_train')} images · {mark}"
+        if data
+        else "unknown",
         "training": " · ".join(done),
         "samplers": " · ".join(samplers) or "none tuned; unnoise tune-sampler finds some",
     }

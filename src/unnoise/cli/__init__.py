@@ -29,7 +29,8 @@ usage: unnoise COMMAND ...
   tune-sampler RUN|FILE|NAME    find the best solver and time steps for few evaluations
   data PATH                     report on a data set, and a mosaic of it
   info RUN|FILE|PNG             what is in a run, a model file or a picture
-  export RUN|CHECKPOINT         write the model alone as one file; --half for fp16
+  export RUN|CHECKPOINT         write the model alone as one file; --half for fp16, --to diffusers
+  import FOLDER|FILE            read a model of another package: diffusers
   report RUN                    one page about a run: samples over time, curves, settings
   studio [RUNS ..]              a page to watch runs, play with models, paint and compare
 
@@ -45,9 +46,9 @@ Start with: unnoise sample emoji      a bundled model; digits and cifar10-small 
 
 COMMANDS = (
     *("train", "plan", "sample", "edit", "evaluate", "compare", "tune-sampler"),
-    *("data", "export", "info", "report", "studio"),
+    *("data", "export", "import", "info", "report", "studio"),
 )
-MODULES = {"tune-sampler": "tune", "info": "data"}
+MODULES = {"tune-sampler": "tune", "info": "data", "import": "export"}
 """Where a command is not in the module of its name, as a function of its name."""
 
 
@@ -91,7 +92,7 @@ def _dispatch(arguments: list[str]) -> int:
         for path in peek(Command, rest)[0].imports:
             extensions.load(path)
     module = importlib.import_module(f"unnoise.cli.{MODULES.get(name, name)}")
-    run = getattr(module, name.replace("-", "_"))
+    run = getattr(module, "import_" if name == "import" else name.replace("-", "_"))
     if {"-h", "--help", "--help-all"} & set(rest):
         return run(rest)
     from unnoise import terminal  # imports tqdm

@@ -178,7 +178,8 @@ def linear(
     if not (0 < beta_start <= beta_end < math.inf and 0 < power < math.inf):
         got = f"beta_start {beta_start:g}, beta_end {beta_end:g} and power {power:g}"
         raise ValueError(f"got {got}, expected rising numbers above 0, and a power above 0")
-    roots = np.linspace(beta_start ** (1 / power), beta_end ** (1 / power), steps)
+    ends: tuple[float, float] = (beta_start ** (1 / power), beta_end ** (1 / power))
+    roots = np.linspace(*ends, steps)
     betas = roots**power * 1000 / steps
     return _from_betas(np.minimum(betas, 0.999), shift)
 

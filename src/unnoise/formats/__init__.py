@@ -1,0 +1,95 @@
+"""Models of other packages, in and out. A format is one module and one entry of FORMATS.
+
+    from unnoise import formats
+    model = formats.read("ddpm-cifar10-32")     # a unnoise.Model
+    formats.write(model, "diffusers", "folder")
+
+A module maps settings and renames tensors. What unnoise cannot express exactly it refuses by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unnoise import build, checkpoint, events
+from unnoise.config import RunConfig, TrainConfig, override, to_dict
+from unnoise.data.config import DataConfig
+from unnoise.errors import CheckpointError, ConfigError, UsageError, nearest
+from unnoise.formats import diffusers
+from unnoise.formats.imported import Imported
+from unnoise.model import Model, network_for
+
+
+class Format(NamedTuple):
+    """What unnoise knows of another package's files."""
+
+    about: str
+    """What to expect, in a message."""
+    recognises: Callable[[Path], bool]
+    """Whether a path is of this format, by what is there."""
+    read: Callable[[Path], Imported]
+    write: Callable[[Model, Path], None]
+    """Write a new folder or file; ConfigError for a model that the format cannot express."""
+
+
+FORMATS: dict[str, Format] = {
+    "diffusers": Format(
+        "a folder with model_index.json, or with the config.json of a UNet2DModel",
+        diffusers.recognises,
+        diffusers.read,
+        diffusers.write,
+    ),
+}
+"""Name -> format; the first that recognises a path reads it."""
+
+
+def read(
+    path: str | Path, format: str | None = None, changes: Mapping[str, Any] | None = None
+) -> Model:
+    """Read a model of another package, on the CPU.
+
+    `format` is a name of FORMATS, by default the one that recognises the path. `changes` sets
+    dotted keys of `diffusion` and `sample`: {"diffusion.parameterization": "v"}. CheckpointError
+    for a damaged file and for a model that unnoise cannot express.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
+    if format is None:
+        format = next((name for name, each in FORMATS.items() if each.recognises(path)), None)
+    if format is None:
+        expected = ", or ".join(f"{each.about} ({name})" for name, each in FORMATS.items())
+        raise CheckpointError(f"{path}: is of no format that unnoise knows; expected {expected}")
+    found = build.lookup(FORMATS, format, "format").read(path)
+    process = override(found.process, changes or {})
+    config = RunConfig(
+        f"imported from {format}", DataConfig(source=""), found.network, process.diffusion,
+        TrainConfig(kimg=1), process.sample, device="cpu",
+    )  # fmt: skip
+    build.check(config)
+    try:
+        network = network_for(config, found.shape, found.tensors, path)
+        tensors = found.renamed(network, found.tensors)
+    except (ConfigError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    checkpoint.fit(network, tensors, path)
+    for note in found.notes:
+        events.say(note)
+    record = {"config": to_dict(config), "shape": asdict(found.shape)}
+    return Model(network, config, {**record, "class_names": list(found.class_names)})
+
+
+def write(model: Model, format: str, path: str | Path) -> None:
+    """Write a model as a new folder or file of another package's format.
+
+    ConfigError for a model that the format cannot express, UsageError where something is there.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"--to: no {format!r}; {nearest(format, FORMATS)}")
+    path = Path(path)
+    if path.exists():
+        raise UsageError(f"--out: {path} is there already; expected a new name")
+    FORMATS[format].write(model, path)
