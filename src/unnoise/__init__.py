@@ -20,6 +20,7 @@ _WHERE = {
     "Model": "model",
     "generate_samples": "api",
     "train": "api",
+    "wrap": "api",
     "preset": "api",
     "evaluate": "api",
     "evaluate_pictures": "evaluation.pictures",
@@ -60,10 +61,11 @@ __all__ = [
     "save_png",
     "to_model",
     "train",
+    "wrap",
 ]
 
 if TYPE_CHECKING:
-    from unnoise.api import evaluate, generate_samples, load_data, preset, train
+    from unnoise.api import evaluate, generate_samples, load_data, preset, train, wrap
     from unnoise.config import RunConfig, override
     from unnoise.data.config import DataConfig
     from unnoise.data.dataset import dataset

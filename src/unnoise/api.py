@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise import build, events, parallel
-from unnoise.config import RunConfig, dotted, override
+from unnoise.config import DiffusionConfig, RunConfig, dotted, override, to_dict
 from unnoise.data.arrays import ARRAYS, own_size
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load, report
@@ -24,9 +25,11 @@ from unnoise.events import Listener
 from unnoise.files import write_bytes
 from unnoise.model import Model
 from unnoise.model import load as load_model
-from unnoise.networks.config import NetworkConfig
+from unnoise.networks.config import NetworkConfig, Shape
+from unnoise.networks.wrapped import Wrapped, WrappedConfig
 from unnoise.precision import find_device
 from unnoise.presets import named, with_objective
+from unnoise.reading import from_dict
 from unnoise.records import VERDICT, is_run
 from unnoise.terminal import shown_by_default
 from unnoise.training import loop
@@ -149,6 +152,51 @@ def generate_samples(
     """`num_samples` images as floats in [0, 1], on the CPU; `settings` as in `Model.sample`."""
     model = model if device is None else model.to(device)
     return model.sample(num_samples, seed, **settings).float() / 255
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    schedule: str,
+    parameterization: str,
+    shape: Shape | Sequence[int],
+    changes: Mapping[str, Any] | None = None,
+    device: str = "auto",
+) -> Model:
+    """Give a torch module as a model that samples, edits, tunes and evaluates, but is not saved.
+
+    The module, of which this is a copy, is called as module(x, time, label): x (b, c, h, w), time
+    (b,) float32 as the schedule gives it (discrete: 0 to T - 1), label (b,) or None without
+    classes. It returns (b, c, h, w), or 2c channels with a learned variance. `shape` is (c, h, w)
+    or a Shape with classes; label num_classes means "none", unless null_label is off. `changes`
+    sets dotted keys: {"diffusion.timesteps": 400, "sample.steps": 20}. ConfigError for a module
+    that does not fit, after one call.
+    """
+    if not isinstance(module, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"wrap: got {type(module).__name__}, expected a torch.nn.Module")
+    values = asdict(shape) if isinstance(shape, Shape) else _named(shape)
+    shape = from_dict(Shape, values, "shape.")
+    process = {"schedule": schedule, "parameterization": parameterization}
+    discrete = build.schedule(DiffusionConfig(schedule)).steps is not None
+    process["times"] = "uniform_discrete" if discrete else "uniform"
+    own = {"preset": "wrapped", "data.source": "", "train.precision": "fp32", "train.kimg": 1}
+    config = override(
+        RunConfig(), {**own, "diffusion": process, "device": device, **(changes or {})}
+    )
+    build.check(config)
+    config = replace(config, network=WrappedConfig())
+    network = Wrapped(copy.deepcopy(module))
+    model = Model(network, config, {"config": to_dict(config), "shape": values})
+    channels = shape.channels * (2 if config.diffusion.variance == "learned" else 1)
+    network.measure(shape, channels, model.arithmetic.device)
+    return model
+
+
+def _named(shape: Sequence[int]) -> dict[str, int]:
+    names = ("channels", "height", "width")
+    if isinstance(shape, str) or not isinstance(shape, Sequence) or len(shape) != len(names):
+        raise ConfigError(f"shape: got {shape!r}, expected (channels, height, width) or a Shape")
+    return dict(zip(names, shape, strict=True))
 
 
 def evaluate(

@@ -36,6 +36,7 @@ from unnoise.errors import CheckpointError, ConfigError, UnknownNameError
 from unnoise.memory import images_at_once, in_batches, out_of_memory
 from unnoise.networks.config import Shape
 from unnoise.networks.network import Network
+from unnoise.networks.wrapped import Wrapped
 from unnoise.precision import find_device
 from unnoise.ranges import Images, Seed
 from unnoise.reading import from_dict, typed
@@ -250,6 +251,11 @@ class Model:
 
         ConfigError for a weight beyond the range of fp16.
         """
+        if isinstance(self.network, Wrapped):
+            what = (
+                f"save: a model file cannot hold the code of {type(self.network.module).__name__}"
+            )
+            raise ConfigError(f"{what}; save the module with torch, and wrap it again")
         tensors = self.network.state_dict()
         if half:
             tensors = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}

@@ -97,7 +97,9 @@ def close(ours: Tensor, want: Tensor) -> None:
 
 SCHEDULERS = {
     "linear": DDIMScheduler(),
-    "other betas": DDIMScheduler(num_train_timesteps=400, beta_start=1e-3, beta_end=0.03, prediction_type="v_prediction"),
+    "other betas": DDIMScheduler(
+        num_train_timesteps=400, beta_start=1e-3, beta_end=0.03, prediction_type="v_prediction",
+    ),
     "scaled": DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear"),
     "cosine v": DDIMScheduler(
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
@@ -181,6 +183,32 @@ def test_the_loop_of_the_docs_makes_guided_digits(tmp_path):
     ours = model.sample(10, **asked).float()
     close(ours, (names["x"] / 2 + 0.5).clamp(0, 1) * 255)
     assert ours.std() > 60  # strokes on a ground
+
+
+class Adapter(torch.nn.Module):
+    """The three lines of docs/formats.md."""
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
+        return self.unet(x, time, label).sample
+
+
+@pytest.mark.parametrize("layout", ["heads of 8 channels", "heads of 16 channels, classes"])
+def test_a_wrapped_model_makes_the_pictures_of_the_imported_one(tmp_path, layout):
+    unet = theirs(LAYOUTS[layout])
+    DDIMPipeline(unet, DDIMScheduler()).save_pretrained(tmp_path / "in")
+    imported = fp32(formats.read(tmp_path / "in"))
+    shape = imported.shape
+    wrapped = unnoise.wrap(
+        Adapter(unet), schedule="linear", parameterization="eps", shape=shape, device="cpu"
+    )
+    label = [0, 2, 1] if shape.num_classes else None
+    asked = {"label": label, "sampler": "dpmpp_2m", "steps": 8, "spacing": "trailing"}
+    close(wrapped.sample(3, **asked).float(), imported.sample(3, **asked).float())
+    assert all(p.requires_grad for p in unet.parameters())
 
 
 def test_ddpm_keeps_its_variance(tmp_path):

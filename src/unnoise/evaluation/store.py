@@ -114,7 +114,7 @@ class Samples:
         chosen, shape = model.settings(guide=guide, **settings), model.shape
         parameters = sum(parameter.numel() for parameter in model.network.parameters())
         evaluations = len(model.grid(chosen)) * (2 if chosen.guidance_scale != 1 else 1)
-        fitting = CPU_WORK / (parameters * shape.height * shape.width * evaluations)
+        fitting = CPU_WORK / max(1, parameters * shape.height * shape.width * evaluations)
         on_cpu = model.arithmetic.device.type == "cpu"
         return next((num for num in NUMS if num <= fitting or not on_cpu), NUMS[-1])
 
