@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from unnoise.cli.flags import Command, Flag, parse
+from unnoise.cli.flags import Command, Flag, first_word, parse, sampling
 from unnoise.errors import UsageError
 from unnoise.files import claim, discard_leftovers
 
@@ -19,27 +20,65 @@ class Export(Command):
     """Write a model alone as one file, with all that sampling needs.
 
     A run's own is RUN/model.safetensors; this makes one of an earlier checkpoint, or a smaller one.
+    With --to it is a file of another kind; the sampling flags then change its sampler.
     """
 
     model: Annotated[str, Flag(metavar="RUN|CHECKPOINT|FILE|NAME")]
     """A run folder, a checkpoint, a model file or a bundled model."""
+    to: Literal["safetensors", "onnx"] = "safetensors"
+    """Format: safetensors (unnoise's own model file), or onnx (a folder with the network, the
+    sampler as numbers and some noise)."""
     out: str | None = None
-    """File to write, such as small.safetensors."""
+    """File or folder to write, such as small.safetensors or, for onnx, folder."""
     half: bool = False
     """Store the weights as fp16, in half the size; the arithmetic stays as it was."""
 
 
 def export(arguments: list[str]) -> int:
     """Run `unnoise export RUN|CHECKPOINT|FILE|NAME`."""
-    flags, _ = parse(Export, arguments, "export")
-    if flags.out is None or not flags.out.endswith(".safetensors"):
-        raise UsageError(f"--out: got {flags.out}, expected a file name that ends in .safetensors")
+    flags, given = parse(Export, arguments, "export", sampling(first_word(arguments)))
+    path, words = FORMATS[flags.to](flags, given)
+    files = [file for file in path.rglob("*") if file.is_file()] or [path]
+    print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB\nnext: {words}")
+    return 0
+
+
+def _out(flags: Export, ending: str = "") -> Path:
+    """Where to write: a file that may be there if it is unnoise's, or a folder."""
+    if flags.out is None or not flags.out.endswith(ending):
+        expected = f"a file name that ends in {ending}" if ending else "a new folder"
+        raise UsageError(f"--out: got {flags.out}, expected {expected}")
+    path = claim(Path(flags.out)) if ending else Path(flags.out)
+    discard_leftovers(path.parent, of_dead=True)
+    return path
+
+
+def _safetensors(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+    if given:
+        only = f"a model file keeps the model's own; expected it with {' or '.join(CHOSEN)}"
+        raise UsageError(f"--{next(iter(given)).replace('_', '-')}: {only}")
+    path = _out(flags, ".safetensors")
     from unnoise.model import load
 
-    path = claim(Path(flags.out))
-    discard_leftovers(path.parent, of_dead=True)
     model = load(flags.model, "cpu")
     model.record = {name: model.record[name] for name in KEPT if name in model.record}
     model.save(path, half=flags.half)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB\nnext: unnoise sample {path}")
-    return 0
+    return path, f"unnoise sample {path}"
+
+
+def _onnx(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+    path = _out(flags)
+    from unnoise.formats import onnx
+    from unnoise.model import load
+
+    onnx.export(load(flags.model, "cpu"), path, flags.half, given)
+    return path, "docs/export.md samples it with onnxruntime and numpy"
+
+
+FORMATS: dict[str, Callable[[Export, dict[str, Any]], tuple[Path, str]]] = {
+    "safetensors": _safetensors,
+    "onnx": _onnx,
+}
+"""Format -> function that writes it, and says where and what can be done next."""
+CHOSEN = ("--to onnx",)
+"""The formats that have a sampler of their own choice."""
