@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from unnoise.cli.flags import Command, Flag, first_word, parse, sampling
+from unnoise.cli.sample import name_of
 from unnoise.errors import UsageError
 from unnoise.files import claim, discard_leftovers
 
@@ -23,15 +24,21 @@ class Export(Command):
     With --to it is a file of another kind; the sampling flags then change its sampler.
     """
 
+    rare = ("runtime",)
     model: Annotated[str, Flag(metavar="RUN|CHECKPOINT|FILE|NAME")]
     """A run folder, a checkpoint, a model file or a bundled model."""
-    to: Literal["safetensors", "onnx"] = "safetensors"
-    """Format: safetensors (unnoise's own model file), or onnx (a folder with the network, the
-    sampler as numbers and some noise)."""
+    to: Literal["safetensors", "onnx", "web"] = "safetensors"
+    """Format: safetensors (unnoise's own model file), onnx (a folder with the network, the sampler
+    as numbers and some noise), or web (one HTML file that samples the model in a browser)."""
     out: str | None = None
-    """File or folder to write, such as small.safetensors or, for onnx, folder."""
+    """What to write: small.safetensors, page.html, or a new folder for onnx."""
     half: bool = False
-    """Store the weights as fp16, in half the size; the arithmetic stays as it was."""
+    """Store the weights as fp16, as web always does; the arithmetic stays as it was."""
+    folder: bool = False
+    """Write the web page as a folder for a web server."""
+    runtime: str | None = None
+    """For web: folder or .tgz of the npm package onnxruntime-web [$UNNOISE_ORT_WEB, or downloaded
+    once]."""
 
 
 def export(arguments: list[str]) -> int:
@@ -75,10 +82,25 @@ def _onnx(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
     return path, "docs/export.md samples it with onnxruntime and numpy"
 
 
+def _web(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+    path = _out(flags, "" if flags.folder else ".html")
+    from unnoise.formats import onnx, web
+    from unnoise.model import load
+
+    if flags.folder and path.suffix == ".html":
+        raise UsageError(f"--folder: got --out {path}, expected a folder's name")
+    if flags.folder:
+        onnx.claim_folder(path, web.FILES)
+    parts = web.runtime(flags.runtime)
+    web.export(load(flags.model, "cpu"), name_of(flags.model), path, parts, given)
+    return path, f"put {path} on a web server" if flags.folder else f"open {path} in a browser"
+
+
 FORMATS: dict[str, Callable[[Export, dict[str, Any]], tuple[Path, str]]] = {
     "safetensors": _safetensors,
     "onnx": _onnx,
+    "web": _web,
 }
 """Format -> function that writes it, and says where and what can be done next."""
-CHOSEN = ("--to onnx",)
+CHOSEN = ("--to onnx", "--to web")
 """The formats that have a sampler of their own choice."""

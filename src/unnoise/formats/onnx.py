@@ -9,10 +9,11 @@ needs no schedule, no parameterization and no solver (docs/export.md has the rea
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,22 +42,36 @@ STEPS = (5, 10, 20, 50)
 FILES = ("model.onnx", "model.json", "noise.npy")
 
 
-def export(model: Model, out: Path, half: bool, settings: Mapping[str, Any]) -> Path:
+def export(model: Model, out: Path, half: bool, settings: Mapping[str, Any]) -> None:
     """Write the folder `out` with FILES; `half` stores the weights as fp16.
 
     UsageError where the folder holds other files, ConfigError for what cannot be exported.
     """
     claim_folder(out, FILES)
-    said, graph = json.dumps(record(model, settings)), network(model, half)
+    write_folder(out, files(model, half, settings))
+
+
+def files(
+    model: Model, half: bool, settings: Mapping[str, Any], name: str | None = None
+) -> dict[str, bytes]:
+    """The content of FILES; `name` is the model's, for people."""
+    said = record(model, settings)
+    said |= {} if name is None else {"name": name}
+    numbers = io.BytesIO()
+    np.save(numbers, noise(model))
+    text = json.dumps(said).encode()  # what cannot be sampled is told before the long work
+    return dict(zip(FILES, (network(model, half), text, numbers.getvalue()), strict=True))
+
+
+def write_folder(out: Path, contents: Mapping[str, bytes]) -> None:
+    """Write a folder of files, whole or not at all."""
     with replacing(out) as folder:
         folder.mkdir()
-        (folder / "model.onnx").write_bytes(graph)
-        (folder / "model.json").write_text(said)
-        np.save(folder / "noise.npy", noise(model))
-    return out / "model.onnx"
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
 
 
-def claim_folder(folder: Path, names: tuple[str, ...]) -> None:
+def claim_folder(folder: Path, names: Collection[str]) -> None:
     """UsageError where `folder` is a file, or holds files besides those of these names."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
     if folder.exists() and (not folder.is_dir() or there - set(names)):
