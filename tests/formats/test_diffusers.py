@@ -269,8 +269,8 @@ def test_the_commands(tmp_path, capsys):
     assert "pipelines pass no labels" in capsys.readouterr().out
     for arguments, message in (
         (["export", str(out), "--to", "diffusers", "--out", str(tmp_path / "b")], "is there"),
-        (["export", str(out), "--to", "x", "--out", str(tmp_path / "c")], "--to: no 'x'"),
-        (["export", str(out), "--to", "diffusers"], "got no --out"),
+        (["export", str(out), "--to", "x", "--out", str(tmp_path / "c")], "--to: got 'x'"),
+        (["export", str(out), "--to", "diffusers"], "expected a new folder"),
         (["import", str(tmp_path / "none"), "--out", "m.safetensors"], "no such file or folder"),
         (["import", str(tmp_path), "--out", "m.safetensors"], "is of no format"),
         (["import", str(path), "--out", "m.bin"], "a file name that ends in .safetensors"),

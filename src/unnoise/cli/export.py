@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from unnoise.cli.flags import Command, Flag, Settings, parse
+from unnoise.cli.flags import Command, Flag, Settings, first_word, parse, sampling
+from unnoise.cli.sample import name_of
 from unnoise.errors import UsageError
 from unnoise.files import claim, discard_leftovers
 
@@ -19,49 +21,104 @@ class Export(Command):
     """Write a model alone as one file, with all that sampling needs, or for another package.
 
     A run's own is RUN/model.safetensors; this makes one of an earlier checkpoint, or a smaller one.
+    With --to it is a file of another kind; the sampling flags then change its sampler.
     """
 
+    rare = ("runtime",)
     model: Annotated[str, Flag(metavar="RUN|CHECKPOINT|FILE|NAME")]
     """A run folder, a checkpoint, a model file or a bundled model."""
+    to: Literal["safetensors", "onnx", "web", "diffusers"] = "safetensors"
+    """Format: unnoise's own file, onnx (the network, the sampler as numbers), web (one HTML file
+    that samples the model in a browser), or diffusers (a pipeline's folder)."""
     out: str | None = None
-    """File to write, such as small.safetensors; a folder for --to diffusers."""
-    to: str | None = None
-    """Write for another package: diffusers."""
+    """What to write: small.safetensors, page.html, or a new folder for onnx and diffusers."""
     half: bool = False
-    """Store the weights as fp16, in half the size; the arithmetic stays as it was."""
+    """Store the weights as fp16, as web always does; the arithmetic stays as it was."""
+    folder: bool = False
+    """Write the web page as a folder for a web server."""
+    runtime: str | None = None
+    """For web: folder or .tgz of the npm package onnxruntime-web [$UNNOISE_ORT_WEB, or downloaded
+    once]."""
 
 
 def export(arguments: list[str]) -> int:
     """Run `unnoise export RUN|CHECKPOINT|FILE|NAME`."""
-    flags, _ = parse(Export, arguments, "export")
-    if flags.to is not None:
-        return _export_to(flags.to, flags)
-    if flags.out is None or not flags.out.endswith(".safetensors"):
-        raise UsageError(f"--out: got {flags.out}, expected a file name that ends in .safetensors")
+    flags, given = parse(Export, arguments, "export", sampling(first_word(arguments)))
+    path, words = FORMATS[flags.to](flags, given)
+    files = [file for file in path.rglob("*") if file.is_file()] or [path]
+    print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB\nnext: {words}")
+    return 0
+
+
+def _out(flags: Export, ending: str = "") -> Path:
+    """Where to write: a file that may be there if it is unnoise's, or a folder."""
+    if flags.out is None or not flags.out.endswith(ending):
+        expected = f"a file name that ends in {ending}" if ending else "a new folder"
+        raise UsageError(f"--out: got {flags.out}, expected {expected}")
+    path = claim(Path(flags.out)) if ending else Path(flags.out)
+    discard_leftovers(path.parent, of_dead=True)
+    return path
+
+
+def _safetensors(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+    if given:
+        only = f"a model file keeps the model's own; expected it with {' or '.join(CHOSEN)}"
+        raise UsageError(f"--{next(iter(given)).replace('_', '-')}: {only}")
+    path = _out(flags, ".safetensors")
     from unnoise.model import load
 
-    path = claim(Path(flags.out))
-    discard_leftovers(path.parent, of_dead=True)
     model = load(flags.model, "cpu")
     model.record = {name: model.record[name] for name in KEPT if name in model.record}
     model.save(path, half=flags.half)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB\nnext: unnoise sample {path}")
-    return 0
+    return path, f"unnoise sample {path}"
 
 
-def _export_to(name: str, flags: Export) -> int:
-    if flags.out is None or flags.half:
-        got = "--half" if flags.half else "no --out"
-        raise UsageError(f"--to {name}: got {got}, expected a new folder: --out FOLDER")
+def _onnx(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+    path = _out(flags)
+    from unnoise.formats import onnx
+    from unnoise.model import load
+
+    onnx.export(load(flags.model, "cpu"), path, flags.half, given)
+    return path, "docs/export.md samples it with onnxruntime and numpy"
+
+
+def _web(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+    path = _out(flags, "" if flags.folder else ".html")
+    from unnoise.formats import onnx, web
+    from unnoise.model import load
+
+    if flags.folder and path.suffix == ".html":
+        raise UsageError(f"--folder: got --out {path}, expected a folder's name")
+    if flags.folder:
+        onnx.claim_folder(path, web.FILES)
+    parts = web.runtime(flags.runtime)
+    web.export(load(flags.model, "cpu"), name_of(flags.model), path, parts, given)
+    return path, f"put {path} on a web server" if flags.folder else f"open {path} in a browser"
+
+
+def _diffusers(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+    if wrong := [*given, *["half"] * flags.half]:
+        word = wrong[0].replace("_", "-")
+        raise UsageError(
+            f"--{word}: diffusers has settings of its own; expected --to diffusers alone"
+        )
+    path = _out(flags)
     from unnoise import formats
     from unnoise.model import load
 
-    model = load(flags.model, "cpu")
-    formats.write(model, name, flags.out)
-    print(f"{flags.out}: for {name}")
-    if model.shape.num_classes:
-        print("note: diffusers' pipelines pass no labels; docs/formats.md has a loop that does")
-    return 0
+    formats.write(load(flags.model, "cpu"), "diffusers", path)
+    return path, "docs/formats.md samples it, as diffusers' pipelines pass no labels"
+
+
+FORMATS: dict[str, Callable[[Export, dict[str, Any]], tuple[Path, str]]] = {
+    "safetensors": _safetensors,
+    "onnx": _onnx,
+    "web": _web,
+    "diffusers": _diffusers,
+}
+"""Format -> function that writes it, and says where and what can be done next."""
+CHOSEN = ("--to onnx", "--to web")
+"""The formats that have a sampler of their own choice."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,12 @@ from unnoise.events import Counter
 TIMEOUT_SEC = 30
 
 
-def download(urls: Sequence[str], path: Path, md5: str) -> None:
-    """Fetch the first url that works into `path`, unless it is there; DataError if none does."""
+def download(urls: Sequence[str], path: Path, digest: str, local: str = "--data.path") -> None:
+    """Fetch the first url that works into `path`, unless it is there; DataError if none does.
+
+    `digest` is its MD5 or SHA-256, and `local` the flag that takes a local copy.
+    """
+    kind = {32: "MD5", 64: "SHA-256"}[len(digest)]
     if path.exists():
         return
     part = path.with_name(path.name + ".part")
@@ -32,12 +36,12 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
         except OSError as error:  # also a URLError or a timeout; the part stays for the next try
             reasons.append(f"{url}: {error}")
             continue
-        if hashlib.md5(part.read_bytes()).hexdigest() == md5:
+        if hashlib.new(kind.replace("-", ""), part.read_bytes()).hexdigest() == digest:
             os.replace(part, path)
             return
         part.unlink()
-        reasons.append(f"{url}: the file's MD5 is not {md5}")
-    fix = "run the command again to go on, or give a local copy with --data.path"
+        reasons.append(f"{url}: the file's {kind} is not {digest}")
+    fix = f"run the command again to go on, or give a local copy with {local}"
     raise DataError(f"download of {path.name} failed ({'; '.join(reasons)}); {fix}")
 
 

@@ -123,4 +123,4 @@ class DiT(Network):
             tokens = block(tokens, modulation)
         tokens = self.head(modulated(tokens, *last[:, None].chunk(2, dim=-1)))
         pixels = tokens.unflatten(-1, (patch, patch, -1)).unflatten(1, (height, width))
-        return pixels.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, *x.shape[2:])  # b c hp wq
+        return pixels.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], -1, *x.shape[2:])
