@@ -77,7 +77,7 @@ MODELS = {
 
 ONE_NOISE = {"sampler": "heun", "steps": 6}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "eta": {"eta": 0.5},
+    "eta": {"sampler": "ddim", "eta": 0.5},
     "no clipping": {"clip_x0": False},
     "dynamic threshold": {"dynamic_threshold": 0.9},
     "guidance interval": {"guidance_scale": 3.0, "guidance_interval": (0.3, 5.0)},
