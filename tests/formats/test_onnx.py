@@ -143,7 +143,7 @@ def test_a_plan_is_its_sampler(sampler, diffusion):
         ("--to onnx --out there/mine.txt", "mine.txt is a file; expected a new folder"),
         ("--to onnx --out new --sampler ddpm", "'ddpm' draws noise on the way"),
         ("--to onnx --out new --dynamic-threshold 0.9", "dynamic_threshold: got 0.9"),
-        ("--steps 5 --out a.safetensors", "--steps: a model file keeps the model's own"),
+        ("--steps 5 --out a.safetensors", "--steps: such a file keeps the model's own"),
         ("--to onxx --out new", "--to: got 'onxx', expected"),
     ],
 )

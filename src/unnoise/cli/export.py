@@ -37,34 +37,41 @@ class Export(Command):
     folder: bool = False
     """Write the web page as a folder for a web server."""
     runtime: str | None = None
-    """For web: folder or .tgz of the npm package onnxruntime-web [$UNNOISE_ORT_WEB, or downloaded
-    once]."""
+    """The npm package onnxruntime-web for a web page, a folder or .tgz [$UNNOISE_ORT_WEB, or
+    downloaded once]."""
 
 
 def export(arguments: list[str]) -> int:
     """Run `unnoise export RUN|CHECKPOINT|FILE|NAME`."""
     flags, given = parse(Export, arguments, "export", sampling(first_word(arguments)))
-    path, words = FORMATS[flags.to](flags, given)
+    return _said(*WRITERS[flags.to](flags, given))
+
+
+def _said(path: Path, words: str) -> int:
     files = [file for file in path.rglob("*") if file.is_file()] or [path]
     print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB\nnext: {words}")
     return 0
 
 
-def _out(flags: Export, ending: str = "") -> Path:
+def _out(out: str | None, ending: str = "") -> Path:
     """Where to write: a file that may be there if it is unnoise's, or a folder."""
-    if flags.out is None or not flags.out.endswith(ending):
+    if out is None or not out.endswith(ending):
         expected = f"a file name that ends in {ending}" if ending else "a new folder"
-        raise UsageError(f"--out: got {flags.out}, expected {expected}")
-    path = claim(Path(flags.out)) if ending else Path(flags.out)
+        raise UsageError(f"--out: got {out}, expected {expected}")
+    path = claim(Path(out)) if ending else Path(out)
     discard_leftovers(path.parent, of_dead=True)
     return path
 
 
-def _safetensors(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+def _no_sampling(given: dict[str, Any]) -> None:
     if given:
-        only = f"a model file keeps the model's own; expected it with {' or '.join(CHOSEN)}"
+        only = "such a file keeps the model's own; expected it with --to onnx or --to web"
         raise UsageError(f"--{next(iter(given)).replace('_', '-')}: {only}")
-    path = _out(flags, ".safetensors")
+
+
+def _safetensors(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+    _no_sampling(given)
+    path = _out(flags.out, ".safetensors")
     from unnoise.model import load
 
     model = load(flags.model, "cpu")
@@ -74,7 +81,7 @@ def _safetensors(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
 
 
 def _onnx(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
-    path = _out(flags)
+    path = _out(flags.out)
     from unnoise.formats import onnx
     from unnoise.model import load
 
@@ -83,7 +90,7 @@ def _onnx(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
 
 
 def _web(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
-    path = _out(flags, "" if flags.folder else ".html")
+    path = _out(flags.out, "" if flags.folder else ".html")
     from unnoise.formats import onnx, web
     from unnoise.model import load
 
@@ -91,34 +98,34 @@ def _web(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
         raise UsageError(f"--folder: got --out {path}, expected a folder's name")
     if flags.folder:
         onnx.claim_folder(path, web.FILES)
+    onnx.check_installed()  # before a download
     parts = web.runtime(flags.runtime)
     web.export(load(flags.model, "cpu"), name_of(flags.model), path, parts, given)
     return path, f"put {path} on a web server" if flags.folder else f"open {path} in a browser"
 
 
 def _diffusers(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
-    if wrong := [*given, *["half"] * flags.half]:
-        word = wrong[0].replace("_", "-")
-        raise UsageError(
-            f"--{word}: diffusers has settings of its own; expected --to diffusers alone"
-        )
-    path = _out(flags)
+    _no_sampling(given)
+    if flags.half:
+        raise UsageError("--half: diffusers' files hold full precision; expected none")
+    path = _out(flags.out)
     from unnoise import formats
     from unnoise.model import load
 
-    formats.write(load(flags.model, "cpu"), "diffusers", path)
-    return path, "docs/formats.md samples it, as diffusers' pipelines pass no labels"
+    model = load(flags.model, "cpu")
+    formats.write(model, "diffusers", path)
+    if model.shape.num_classes:
+        return path, "see docs/formats.md, as diffusers' pipelines pass no labels"
+    return path, f"DiffusionPipeline.from_pretrained({str(path)!r})"
 
 
-FORMATS: dict[str, Callable[[Export, dict[str, Any]], tuple[Path, str]]] = {
+WRITERS: dict[str, Callable[[Export, dict[str, Any]], tuple[Path, str]]] = {
     "safetensors": _safetensors,
     "onnx": _onnx,
     "web": _web,
     "diffusers": _diffusers,
 }
 """Format -> function that writes it, and says where and what can be done next."""
-CHOSEN = ("--to onnx", "--to web")
-"""The formats that have a sampler of their own choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +147,6 @@ def import_(arguments: list[str]) -> int:
 
     often = ("diffusion.schedule", "diffusion.parameterization")
     flags, changes = parse(Import, arguments, "import", Settings(Process(), False, often))
-    if flags.out is None or not flags.out.endswith(".safetensors"):
-        raise UsageError(f"--out: got {flags.out}, expected a file name that ends in .safetensors")
-    path = claim(Path(flags.out))
-    discard_leftovers(path.parent, of_dead=True)
+    path = _out(flags.out, ".safetensors")
     formats.read(flags.source, flags.format, changes).save(path)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB\nnext: unnoise sample {path}")
-    return 0
+    return _said(path, f"unnoise sample {path}")

@@ -70,7 +70,7 @@ class UNet2DModel:
     class_embed_type: Literal[None] = None  # noqa: PYI061
     num_class_embeds: Width | None = None
     num_train_timesteps: Any = None
-    """Of learned time embeddings only."""
+    """It matters to learned time embeddings only."""
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,17 @@ class _Plain(nn.Module):
         return self.network(x, t, label)[:, : self.channels]
 
 
-def network(model: Model, half: bool) -> bytes:
-    """The network as ONNX: x (n, c, h, w), t (n,) and label (n,) -> output (n, c, h, w)."""
+def check_installed() -> None:
+    """ConfigError where the extra [onnx] is not installed."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         fix = "install it with: pip install 'unnoise[onnx]'"
         raise ConfigError(f"export: needs the package {missing[0]}; {fix}")
+
+
+def network(model: Model, half: bool) -> bytes:
+    """The network as ONNX: x (n, c, h, w), t (n,) and label (n,) -> output (n, c, h, w)."""
+    check_installed()
     shape = model.shape
     net = _Plain(cast_weights(model.network, torch.float32), shape.channels).eval()
     example = torch.zeros(2, shape.channels, shape.height, shape.width), torch.zeros(2)
