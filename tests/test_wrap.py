@@ -70,7 +70,7 @@ def test_saving_is_refused_in_a_line(wrapped, tmp_path):
 
 
 class Fails(nn.Module):
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x
 
 
@@ -82,7 +82,7 @@ class Narrow(nn.Module):
 @pytest.mark.parametrize(
     ("module", "asked", "message"),
     [
-        (Fails(), {}, r"wrap: Fails\(x \(1, 3, 8, 8\), time \(1,\), label\) fails \(TypeError"),
+        (Fails(), {}, r"wrap: Fails\(x \(1, 3, 8, 8\), time \(1,\)\) fails \(TypeError"),
         (Narrow(), {}, r"gives a tensor \(1, 1, 8, 8\), expected a tensor \(1, 3, 8, 8\)"),
         (torch.sin, {}, r"wrap: got .*, expected a torch.nn.Module"),
         (Narrow(), {"shape": (3, 8)}, r"shape: got \(3, 8\), expected \(channels"),

@@ -166,11 +166,11 @@ def wrap(
     """Give a torch module as a model that samples, edits, tunes and evaluates, but is not saved.
 
     The module, of which this is a copy, is called as module(x, time, label): x (b, c, h, w), time
-    (b,) float32 as the schedule gives it (discrete: 0 to T - 1), label (b,) or None without
-    classes. It returns (b, c, h, w), or 2c channels with a learned variance. `shape` is (c, h, w)
-    or a Shape with classes; label num_classes means "none", unless null_label is off. `changes`
-    sets dotted keys: {"diffusion.timesteps": 400, "sample.steps": 20}. ConfigError for a module
-    that does not fit, after one call.
+    (b,) float32 as the schedule gives it (discrete: 0 to T - 1), label (b,), or None without
+    classes, where a module without label is called as module(x, time). It returns (b, c, h, w), or
+    2c channels with a learned variance. `shape` is (c, h, w) or a Shape with classes; label
+    num_classes means "none", unless null_label is off. `changes` sets dotted keys:
+    {"diffusion.timesteps": 400}. ConfigError for a module that does not fit, after one call.
     """
     if not isinstance(module, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"wrap: got {type(module).__name__}, expected a torch.nn.Module")
@@ -185,7 +185,7 @@ def wrap(
     )
     build.check(config)
     config = replace(config, network=WrappedConfig())
-    network = Wrapped(copy.deepcopy(module))
+    network = Wrapped(copy.deepcopy(module), shape)
     model = Model(network, config, {"config": to_dict(config), "shape": values})
     channels = shape.channels * (2 if config.diffusion.variance == "learned" else 1)
     network.measure(shape, channels, model.arithmetic.device)

@@ -20,6 +20,7 @@ from unnoise.data.config import DataConfig
 from unnoise.errors import CheckpointError, ConfigError, UsageError, nearest
 from unnoise.formats import diffusers
 from unnoise.formats.imported import Imported
+from unnoise.formats.scripts import load_weights as load_weights
 from unnoise.model import Model, network_for
 
 
@@ -62,7 +63,9 @@ def read(
         format = next((name for name, each in FORMATS.items() if each.recognises(path)), None)
     if format is None:
         expected = ", or ".join(f"{each.about} ({name})" for name, each in FORMATS.items())
-        raise CheckpointError(f"{path}: is of no format that unnoise knows; expected {expected}")
+        own = "; for a class of your own: unnoise.wrap and formats.load_weights (docs/formats.md)"
+        known = f"{path}: is of no format that unnoise knows; expected {expected}"
+        raise CheckpointError(known + (own if path.is_file() else ""))
     found = build.lookup(FORMATS, format, "format").read(path)
     process = override(found.process, changes or {})
     config = RunConfig(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +22,27 @@ from unnoise.networks.network import Network
 from unnoise.reading import from_dict
 
 T = TypeVar("T")
+
+
+class _Kind:
+    """numpy's dtype in a pickle of a number, such as a loss."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:
+        """Take nothing of it: the byte order of all our machines is the same."""
+
+
+def _number(kind: _Kind, data: bytes) -> float:
+    return struct.unpack({"f8": "<d", "f4": "<f"}[kind.code], data)[0]
+
+
+NUMBERS: list[Any] = [
+    (_Kind, "numpy.dtype"), (_number, "numpy._core.multiarray.scalar"),
+    (_number, "numpy.core.multiarray.scalar"),
+]  # fmt: skip
+"""What stands for numpy's numbers, of which a training script's loss may be one."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +91,42 @@ def read_tensors(path: Path) -> Tensors:
 
     CheckpointError for a damaged file, or for a pickle of anything else, of which nothing runs.
     """
+    tensors = read_pickle(path) if path.suffix != ".safetensors" else _read_safetensors(path)
+    if not is_tensors(tensors):
+        raise CheckpointError(f"{path}: expected tensors by name, and nothing else")
+    return tensors
+
+
+def _read_safetensors(path: Path) -> Tensors:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         why = f"cannot be read ({error}); it is truncated or damaged"
         raise CheckpointError(f"{path}: {why}") from error
+
+
+def read_pickle(path: Path) -> Any:
+    """Read what torch.save wrote of tensors, numbers, text, and lists and dicts of them.
+
+    Nothing else is made and nothing runs: CheckpointError, as for a damaged file.
+    """
+    try:
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
     except Exception as error:
-        why = "is damaged, or a pickle of more than tensors, which could run code"
-        raise CheckpointError(f"{path}: {why}; expected .safetensors") from error
-    if not isinstance(tensors, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
-    ):
-        raise CheckpointError(f"{path}: expected tensors by name, and nothing else")
-    return tensors
+        why = "is damaged, or a pickle of more than tensors and numbers, which could run code"
+        raise CheckpointError(f"{path}: {why}; expected weights alone") from error
+
+
+def is_tensors(value: object) -> TypeGuard[Tensors]:
+    """Whether something is tensors by name."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    )
 
 
 def take(tensors: Tensors, name: str, shape: tuple[int, ...]) -> Tensor:

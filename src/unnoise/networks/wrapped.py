@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -22,15 +23,19 @@ class WrappedConfig(NetworkConfig):
 
 
 class Wrapped(Network):
-    """Any module called as `module(x, time, label)`, as `Network` says; `label` may be None."""
+    """Any module called as `module(x, time, label)`, as `Network` says; `label` may be None.
 
-    def __init__(self, module: nn.Module) -> None:
+    Without classes, one that takes no label is called as `module(x, time)`.
+    """
+
+    def __init__(self, module: nn.Module, shape: Shape) -> None:
         super().__init__()
         self.module = module
+        self._labels = shape.num_classes > 0 or _takes(module, 3)
         self._widest = 0
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.module(x, time, label)
+        return self.module(x, time, label) if self._labels else self.module(x, time)
 
     def widest_bytes(self, height: int, width: int, attention_in_memory: bool) -> int:
         """Bytes of the largest output of a layer, as `measure` has seen it."""
@@ -42,7 +47,8 @@ class Wrapped(Network):
         x, zeros = torch.zeros(size, device=device), torch.zeros(1, device=device)
         label = zeros.long() if shape.num_classes else None
         hooks = [module.register_forward_hook(self._see) for module in self.module.modules()]
-        called = f"wrap: {type(self.module).__name__}(x {size}, time (1,), label)"
+        arguments = f"x {size}, time (1,)" + ", label" * self._labels
+        called = f"wrap: {type(self.module).__name__}({arguments})"
         try:
             with torch.inference_mode():
                 out: object = self(x, zeros, label)
@@ -59,3 +65,12 @@ class Wrapped(Network):
     def _see(self, module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             self._widest = max(self._widest, 4 * output.numel())
+
+
+def _takes(module: nn.Module, arguments: int) -> bool:
+    """Whether a module can be called with so many arguments."""
+    try:
+        inspect.signature(module.forward).bind(*range(arguments))
+    except TypeError:
+        return False
+    return True
