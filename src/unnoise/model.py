@@ -149,10 +149,7 @@ class Model:
         return self.walk(denoiser, branch(start.level, grid), noise, chosen, start.x)
 
     def watched(self, on_step: Callable[[Step], None]) -> Model:
-        """This model, which calls `on_step` after every step of whatever is sampled or edited.
-
-        What `on_step` raises ends the work.
-        """
+        """This model, which calls `on_step` after every step; what that raises ends the work."""
         _ = self._rounded  # which both then share
         watched = copy.copy(self)
         watched.on_step = on_step
@@ -246,16 +243,21 @@ class Model:
         """This model with named sampling settings in its record."""
         return Model(self.network, self.config, {**self.record, "tuned": tuned})
 
+    def alone(self) -> Model:
+        """This model with a record of what sampling needs, without what the trainer needs."""
+        kept = {"config", "shape", "class_names", "data", "training", "tuned"}
+        record = {key: value for key, value in self.record.items() if key in kept}
+        return Model(self.network, self.config, record)
+
     def save(self, path: Path | str, half: bool = False) -> None:
         """Write the model as one self-describing file, with `half` as fp16.
 
         ConfigError for a weight beyond the range of fp16.
         """
         if isinstance(self.network, Wrapped):
-            what = (
-                f"save: a model file cannot hold the code of {type(self.network.module).__name__}"
-            )
-            raise ConfigError(f"{what}; save the module with torch, and wrap it again")
+            code = type(self.network.module).__name__
+            fix = "save the module with torch, and wrap it again"
+            raise ConfigError(f"save: a model file cannot hold the code of {code}; {fix}")
         tensors = self.network.state_dict()
         if half:
             tensors = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}

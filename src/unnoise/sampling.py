@@ -271,6 +271,15 @@ def describe(target: str) -> str:
             )
         return text
     path = find(target)
+    rows, record = account(path)
+    verdict = path.parent / VERDICT  # of a run folder
+    said = verdict.read_text("utf-8", "replace").splitlines() if verdict.is_file() else []
+    lines = [f"{'model':<10} {path}", *rows, *said]
+    return "\n".join([*lines, "config", json.dumps(record["config"], indent=2)])
+
+
+def account(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Lines about what is in a model file, and its record."""
     tensors, record = checkpoint.read_model(path)
     shape, data = record["shape"], record.get("data", {})
     training, tuned = record.get("training", {}).items(), record.get("tuned", {}).items()
@@ -280,7 +289,6 @@ def describe(target: str) -> str:
     done = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in training]
     samplers = [f"{name} ({s['sampler']}, {s['steps']} steps)" for name, s in tuned]
     rows = {
-        "model": path,
         "weights": f"{record['weights'][:12]} · {weights:,} parameters",
         "images": f"{size} · {shape['num_classes']} classes",
         "data": f"{data.get('name')} · {data.get('num_train')} images · {mark}"
@@ -289,7 +297,4 @@ def describe(target: str) -> str:
         "training": " · ".join(done),
         "samplers": " · ".join(samplers) or "none tuned; unnoise tune-sampler finds some",
     }
-    verdict = path.parent / VERDICT  # of a run folder
-    said = verdict.read_text("utf-8", "replace").splitlines() if verdict.is_file() else []
-    lines = [*(f"{name:<10} {text}" for name, text in rows.items()), *said]
-    return "\n".join([*lines, "config", json.dumps(record["config"], indent=2)])
+    return [f"{name:<10} {text}" for name, text in rows.items()], record

@@ -31,6 +31,7 @@ usage: unnoise COMMAND ...
   info RUN|FILE|PNG             what is in a run, a model file or a picture
   export RUN|CHECKPOINT         write the model alone; --to web, onnx or diffusers for others
   import FOLDER|FILE            read a model of another package: diffusers
+  push RUN OWNER/NAME           put a model on the Hugging Face Hub, with a card; pull gets one
   report RUN                    one page about a run: samples over time, curves, settings
   studio [RUNS ..]              a page to watch runs, play with models, paint and compare
 
@@ -46,9 +47,9 @@ Start with: unnoise sample emoji      a bundled model; digits and cifar10-small 
 
 COMMANDS = (
     *("train", "plan", "sample", "edit", "evaluate", "compare", "tune-sampler"),
-    *("data", "export", "import", "info", "report", "studio"),
+    *("data", "export", "import", "info", "report", "studio", "push", "pull"),
 )
-MODULES = {"tune-sampler": "tune", "info": "data", "import": "export"}
+MODULES = {"tune-sampler": "tune", "info": "data", "import": "export", "push": "hub", "pull": "hub"}
 """Where a command is not in the module of its name, as a function of its name."""
 
 

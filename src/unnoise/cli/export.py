@@ -12,9 +12,6 @@ from unnoise.cli.sample import name_of
 from unnoise.errors import UsageError
 from unnoise.files import claim, discard_leftovers
 
-KEPT = ("config", "shape", "class_names", "data", "training", "tuned")
-"""The keys of a checkpoint's record that are kept; the others are the trainer's."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Command):
@@ -74,9 +71,7 @@ def _safetensors(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
     path = _out(flags.out, ".safetensors")
     from unnoise.model import load
 
-    model = load(flags.model, "cpu")
-    model.record = {name: model.record[name] for name in KEPT if name in model.record}
-    model.save(path, half=flags.half)
+    load(flags.model, "cpu").alone().save(path, half=flags.half)
     return path, f"unnoise sample {path}"
 
 
