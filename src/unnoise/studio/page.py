@@ -39,18 +39,21 @@ def write(folder: Path, out: Path | None = None) -> Path:
     run["commands"].append({"about": "Make this page again", "line": again})
     run["made"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by unnoise {__version__}"
     path = folder / "report.html" if out is None else out
-    write_bytes(path, _html(run).encode())
+    write_bytes(path, html("report.html", "run", run).encode())
     return path
 
 
-def _html(run: Record) -> str:
-    """Put styles, scripts and data into report.html, and forbid the browser any others."""
-    page = (STATIC / "report.html").read_text(encoding="utf-8")
+def html(name: str, key: str, content: Record) -> str:
+    """Fill a page of static/: styles, scripts and `content`, which it finds as JSON in #key.
+
+    The browser is forbidden any other styles and scripts.
+    """
+    page = (STATIC / name).read_text(encoding="utf-8")
     allowed = {"style": "", "script": ""}
-    data = json.dumps(run, allow_nan=False).replace("<", "\\u003c")  # no tag, and ASCII only
-    contents = {"<!-- data -->": f'<script id="run" type="application/json">{data}</script>'}
-    for tag, style, script, name in re.findall(NAMED, page):
-        text = _source(style or name)
+    data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")  # no tag, and ASCII only
+    contents = {"<!-- data -->": f'<script id="{key}" type="application/json">{data}</script>'}
+    for tag, style, script, source in re.findall(NAMED, page):
+        text = _source(style or source)
         kind, begin = ("style", "<style") if style else ("script", script)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         allowed[kind] += f" 'sha256-{digest}'"
@@ -58,8 +61,8 @@ def _html(run: Record) -> str:
     policy = "; ".join(f"{kind}-src{hashes}" for kind, hashes in allowed.items())
     policy = f"default-src 'none'; img-src data:; {policy}"
     contents["<!-- policy -->"] = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    for tag, content in contents.items():
-        page = page.replace(tag, content)
+    for tag, text in contents.items():
+        page = page.replace(tag, text)
     return page
 
 

@@ -5,6 +5,7 @@ import { base64, get, post } from "./api.js";
 import { CompareScreen } from "./compare.js";
 import { EditScreen } from "./edit.js";
 import { ExploreScreen } from "./explore.js";
+import { LearnScreen } from "./learn.js";
 import { PlayScreen } from "./play.js";
 import { RunsScreen } from "./runs.js";
 
@@ -14,6 +15,7 @@ const TABS = [
   ["edit", "Edit", EditScreen],
   ["compare", "Compare", CompareScreen],
   ["runs", "Runs", RunsScreen],
+  ["learn", "Learn", LearnScreen],
 ];
 
 const SCREENS = { sample: "play", walk: "explore", inpaint: "edit", image: "edit" };
