@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test test-slow quick golden faults attacks lint gpu-quick gpu-check clean
+.PHONY: help install demo lessons test test-slow quick golden faults attacks lint gpu-quick gpu-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -17,6 +17,9 @@ demo: install  ## train on the embedded digits and write a grid of samples
 	$(BIN)/unnoise train digits --out runs/demo
 	$(BIN)/unnoise sample runs/demo --num 100 --out runs/demo/demo-samples
 	@echo "look at runs/demo/demo-samples/grid.png"
+
+lessons: install  ## the eight lessons as files that open offline, in lessons/
+	$(BIN)/python -m unnoise.studio.lessons lessons ../docs/maths.md
 
 test: install  ## everything that runs in minutes, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \

@@ -1,11 +1,11 @@
-"""What a lesson is: words, one control, and what it changes, computed for each of its values."""
+"""What a lesson shows for each value of its control, and what all of them compute with."""
 
 from __future__ import annotations
 
 import base64
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,25 +23,6 @@ from unnoise.model import Model
 from unnoise.model import load as load_model
 
 DIGITS = range(10)
-TEN = """\
-import torch, unnoise
-model = unnoise.load("digits")
-data = unnoise.load_data(unnoise.preset("digits"))
-rows = [list(data.labels).index(i, data.num_train) for i in range(10)]  # held-out digits, 0 to 9
-x0 = unnoise.to_model(torch.tensor(data.images[rows]))
-eps = model.noise(range(10)).normal()
-level = model.diffusion.schedule.level({value})
-x_t = level.alpha * x0 + level.sigma * eps"""
-"""Code that makes the ten noisy digits of `Bench.ten`."""
-
-
-class Control(NamedTuple):
-    """The one thing that a reader changes: a slider, or a choice of a few names."""
-
-    label: str
-    values: Sequence[float | int | str]
-    start: int
-    """The number of the value that is shown first."""
 
 
 class Pictures(NamedTuple):
@@ -51,7 +32,7 @@ class Pictures(NamedTuple):
     images: UInt8[Tensor, "k n c h w"]
     """n pictures for each of the control's k values, or with k = 1 the same for all."""
     classes: Sequence[int] = ()
-    """The n classes, where each column is to show one."""
+    """The classes of the first pictures and, in turn, of the others: one for each column."""
 
 
 class Line(NamedTuple):
@@ -74,48 +55,32 @@ class Plot(NamedTuple):
     """The logarithmic axes: "", "x", "y" or "xy"."""
 
 
-class Lesson(NamedTuple):
-    """One screen."""
+class Shown(NamedTuple):
+    """What a lesson computes."""
 
-    text: str
-    """Short paragraphs, a line each."""
-    control: Control
-    question: str
-    answer: str
-    maths: str
-    """The heading of docs/maths.md that belongs to it."""
-    formula: str
-    code: str
-    """Python that computes what is shown; {value} is the control's value."""
-    facts: dict[str, Sequence[str]]
-    """A text for each of the control's values, by its name."""
+    values: Sequence[float | int | str]
+    """Of the control: numbers are a slider, names a choice."""
+    start: int
+    """The number of the value that is shown first."""
+    said: Mapping[str, Any]
+    """The numbers of the text and of the answer, by their names in words.toml."""
+    facts: Mapping[str, Sequence[str]] = {}
+    """A text for each value, by its name."""
     pictures: Sequence[Pictures] = ()
     plot: Plot | None = None
 
 
-def plain(lesson: Lesson) -> dict[str, Any]:
-    """A lesson as plain data for JSON: pictures as base64, numbers short."""
-    head, values = lesson.maths, list(lesson.control.values)
-    choice = isinstance(values[0], str)
+def plain(shown: Shown) -> dict[str, Any]:
+    """As data for JSON: pictures in base64, numbers short."""
+    choice, plot = isinstance(shown.values[0], str), shown.plot
     return {
-        **lesson._asdict(),
-        "text": _kept(lesson.text), "answer": _kept(lesson.answer),
-        "control": {**lesson.control._asdict(), "values": [value if choice else f"{value:g}" for value in values],
-                    "choice": choice},
-        "anchor": head.lower().replace(".", "").replace(" ", "-"),
-        "facts": [{"name": name, "values": words} for name, words in lesson.facts.items()],
-        "pictures": [_packed(pictures) for pictures in lesson.pictures],
-        "plot": lesson.plot and {
-            **lesson.plot._asdict(),
-            "lines": [{"name": line.name, "x": _short(line.x), "y": _short(line.y)}
-                      for line in lesson.plot.lines],
-        },
-    }  # fmt: skip
-
-
-def _kept(text: str) -> str:
-    """A text whose numbers stay with their units, and its equations whole."""
-    return text.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
+        "values": [value if choice else f"{value:g}" for value in shown.values],
+        "choice": choice,
+        "start": shown.start,
+        "facts": [{"name": name, "values": words} for name, words in shown.facts.items()],
+        "pictures": [_packed(pictures) for pictures in shown.pictures],
+        "plot": plot and {**plot._asdict(), "lines": [_short(line) for line in plot.lines]},
+    }
 
 
 def _packed(pictures: Pictures) -> dict[str, Any]:
@@ -128,9 +93,10 @@ def _packed(pictures: Pictures) -> dict[str, Any]:
     }
 
 
-def _short(values: Sequence[float]) -> list[float]:
+def _short(line: Line) -> dict[str, Any]:
     """Six significant digits, more than a plot shows."""
-    return [float(f"{value:.6g}") for value in values]
+    x, y = ([float(f"{value:.6g}") for value in values] for values in (line.x, line.y))
+    return {"name": line.name, "x": x, "y": y}
 
 
 def rms(a: Tensor, b: Tensor) -> float:
@@ -173,7 +139,11 @@ class Bench:
     def ten(self) -> list[int]:
         """The rows of the first held-out digit of each class."""
         first = self.data.num_train
-        return [self.labels.tolist().index(label, first) for label in range(10)]
+        return [self.labels.tolist().index(label, first) for label in DIGITS]
+
+    def level(self, t: float) -> Level:
+        """The model's level at a time from 0 to 1000."""
+        return self.model.diffusion.schedule.level(float(t))
 
     def noised(self, rows: Sequence[int], level: Level) -> tuple[Tensor, Tensor, Tensor]:
         """Digits x0 in [-1, 1], their noise eps of the seeds 0, 1, .. and x_t, on the device."""
@@ -186,6 +156,6 @@ class Bench:
         return self.model.diffusion.denoise(x_t, level, labels.to(x_t.device))
 
     def read_right(self, images: UInt8[Tensor, "n 1 8 8"], labels: Tensor) -> float:
-        """The share of pictures that the classifier reads as their label."""
+        """How many percent of the pictures the classifier reads as their label."""
         read = self.reader.logits(images).argmax(1)
-        return float((read == labels.cpu()).double().mean())
+        return 100 * float((read == labels.cpu()).double().mean())

@@ -11,8 +11,8 @@ const [LEFT, RIGHT, TOP, BOTTOM] = [58, 16, 10, 42];
 
 /* `href(name)` is where another lesson is. */
 export function Lesson({ lesson, href }) {
-  const { all, control, facts, plot, name } = lesson;
-  const [at, setAt] = useState(control.start);
+  const { all, values, facts, plot, name } = lesson;
+  const [at, setAt] = useState(lesson.start);
   const place = all.findIndex(([key]) => key === name);
   const walls = useMemo(() => lesson.pictures.map(unpacked), [lesson]);
   const to = (i, text) => all[i] && html`<a href=${href(all[i][0])}>${text}: ${all[i][1]}</a>`;
@@ -32,13 +32,11 @@ export function Lesson({ lesson, href }) {
       ${lesson.text.split("\n").map((line) => html`<p>${line}</p>`)}
       <pre><code>${lesson.formula}</code></pre>
     </header>
-    <div class="lesson-control"><${Setting} control=${control} at=${at} onChange=${setAt} /></div>
+    <div class="lesson-control"><${Setting} lesson=${lesson} at=${at} onChange=${setAt} /></div>
     <section class="stage" aria-label="what the control shows">
       ${facts.length > 0 &&
       html`<dl aria-live="polite">
-        ${facts.map(
-          ({ name, values }) => html`<div><dt>${name}</dt><dd>${values[at]}</dd></div>`,
-        )}
+        ${facts.map((one) => html`<div><dt>${one.name}</dt><dd>${one.values[at]}</dd></div>`)}
       </dl>`}
       ${lesson.pictures.map(
         ({ caption, classes }, i) => html`<figure>
@@ -46,7 +44,7 @@ export function Lesson({ lesson, href }) {
           <${Rows} images=${walls[i](at)} classes=${classes} label=${caption} />
         </figure>`,
       )}
-      ${plot && html`<${Plot} plot=${plot} at=${at} value=${control.values[at]} />`}
+      ${plot && html`<${Plot} plot=${plot} at=${at} value=${values[at]} />`}
     </section>
     <section class="lesson-question" aria-label="question">
       <h2>${lesson.question}</h2>
@@ -56,7 +54,7 @@ export function Lesson({ lesson, href }) {
       </details>
       <details>
         <summary>The same in Python</summary>
-        <${Command} line=${lesson.code.replaceAll("{value}", control.values[at])} />
+        <${Command} line=${lesson.code.replaceAll("{value}", values[at])} />
       </details>
       <p>The mathematics: ${link ? html`<a href=${link}>${chapter}</a>` : chapter}</p>
       <p class="row lesson-next">${to(place - 1, "Before")} ${to(place + 1, "Next")}</p>
@@ -65,7 +63,7 @@ export function Lesson({ lesson, href }) {
   </article>`;
 }
 
-function Setting({ control: { label, values, choice }, at, onChange }) {
+function Setting({ lesson: { control: label, values, choice }, at, onChange }) {
   if (!choice) {
     return html`<div class="field">
       <label for="lesson-slider">${label}: <output>${values[at]}</output></label>
