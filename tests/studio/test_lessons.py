@@ -378,19 +378,48 @@ def test_the_pictures_on_the_screen_are_the_lessons(opened):
     assert (mean[..., 0] == pictures("network", 3)[0, 0, 0]).all()
 
 
+def curves(page: Any) -> tuple[float, list[list[tuple[float, float]]], list[tuple[float, float]]]:
+    """The width of a plot, the points of its curves and its marks, in pixels."""
+    wide, paths, marks = page.evaluate("""() => {
+      const all = (selector) => [...document.querySelectorAll("svg " + selector)];
+      const numbers = (it, ...keys) => keys.map((key) => +it.getAttribute(key));
+      return [+document.querySelector("svg").getAttribute("width"),
+        all(".line").map((it) => it.getAttribute("d")),
+        all("circle").map((it) => numbers(it, "cx", "cy"))];
+    }""")
+    points = [re.split("[ML]", path)[1:] for path in paths]
+    return wide, [[tuple(map(float, p.split())) for p in path] for path in points], marks
+
+
 def test_the_mark_is_where_the_curve_has_the_controls_value(opened):
     page = opened("noise")
     page.get_by_label("Time t").fill("3")
-    seen = page.evaluate("""() => {
-      const svg = document.querySelector("svg");
-      const [x, y] = ["cx", "cy"].map((key) => +svg.querySelector("circle").getAttribute(key));
-      return { x, y, points: svg.querySelector(".line").getAttribute("d") };
-    }""")
-    points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", seen["points"])[1:]]
-    assert points[3] == (seen["x"], seen["y"]) and points == sorted(points)
+    _, [points], [mark] = curves(page)
+    assert points[3] == tuple(mark) and points == sorted(points)
     share = f"{lines('noise')['% right'][3]:.3g}"
     assert share in page.locator("figcaption", has_text="% right").inner_text()
     assert share in page.locator("svg").get_attribute("aria-label")
+
+
+@pytest.mark.parametrize(("name", "log_x", "log_y"), [("noise", 0, 0), ("steps", 1, 1)])
+def test_curves_fill_their_plot_and_agree_with_its_ticks(name, log_x, log_y, opened):
+    page = opened(name)
+    wide, found, _ = curves(page)
+    assert {points[0][0] for points in found} == {58} and {points[-1][0] for points in found} == {
+        wide - 16
+    }
+    heights = [y for points in found for _, y in points]
+    assert 10 <= min(heights) < 30 and 150 < max(heights) <= 188
+    for place, log, anchor in ((0, log_x, "middle"), (1, log_y, "end")):
+        ticks = page.locator(f"svg g text[text-anchor={anchor}]").evaluate_all(
+            "all => all.map((it) => "
+            "[+it.textContent, +it.getAttribute('x'), +it.getAttribute('y') - 4])"
+        )
+        f = np.log if log else np.asarray
+        line = np.polyfit(f([tick[0] for tick in ticks]), [tick[1 + place] for tick in ticks], 1)
+        for curve, points in zip(lessons.record(name)["plot"]["lines"], found, strict=True):
+            expected = np.polyval(line, f(curve["xy"[place]]))
+            assert [point[place] for point in points] == pytest.approx(expected, abs=0.1)
 
 
 def test_the_studio_shows_the_same_lessons(tab, studio):
