@@ -16,7 +16,7 @@ from unnoise.data.images import save_png
 
 IMAGES = Path(__file__).parent / "images"
 ADDRESS = "http://127.0.0.1:8399"
-SCREENS = ("studio-play", "studio-runs", "studio-edit")
+SCREENS = ("studio-play", "studio-runs", "studio-edit", "studio-learn")
 
 
 def play(tab: Page) -> None:
@@ -54,6 +54,14 @@ def edit(tab: Page) -> None:
     tab.wait_for_timeout(6000)
 
 
+def learn(tab: Page) -> None:
+    """The lesson on one step of DDPM."""
+    tab.goto(f"{ADDRESS}/#learn/step")
+    tab.get_by_role("heading", name="One step").wait_for()
+    tab.get_by_label("Step:").fill("11")
+    tab.wait_for_timeout(500)
+
+
 def _settled(tab: Page, selector: str) -> None:
     script = "s => /, [0-9.]+ s$/.test(document.querySelector(s)?.innerText ?? '')"
     tab.wait_for_function(script, arg=selector)
@@ -74,7 +82,7 @@ def main(folder: str) -> None:
             chromium = tool.chromium.launch(
                 executable_path="/usr/bin/chromium", args=["--no-sandbox"]
             )
-            for name, screen in zip(SCREENS, (play, runs, edit), strict=True):
+            for name, screen in zip(SCREENS, (play, runs, edit, learn), strict=True):
                 tab = chromium.new_page(viewport={"width": 1180, "height": 760})
                 screen(tab)
                 shot = Image.open(io.BytesIO(tab.screenshot()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import unnoise
+from tests.studio.client import studio as running
 from tests.studio.pages import accessible, canvas, wall
 from unnoise.diffusion.losses import Batch, Loss
 from unnoise.evaluation import tiny
@@ -436,3 +438,24 @@ def test_the_studio_shows_the_same_lessons(tab, studio):
     page.evaluate("location.hash = 'learn/stepp'")
     assert "no 'stepp'; did you mean 'step'?" in page.get_by_role("alert").inner_text()
     assert studio.get("/api/lessons/stepp").status == 404
+
+
+def test_a_server_that_ends_does_not_wait_for_a_lesson(tmp_path, monkeypatch):
+    begun, done = threading.Event(), threading.Event()
+
+    def slow(name: str, device: str) -> Any:
+        begun.set()
+        assert done.wait(20)
+
+    monkeypatch.setattr(lessons, "record", slow)
+    with running(tmp_path) as other:
+        answers = list[Any]()
+        asking = threading.Thread(target=lambda: answers.append(other.get("/api/lessons/loss")))
+        asking.start()
+        assert begun.wait(20)
+        other.worker.close()
+        asking.join(5)
+    done.set()
+    assert [(answer.status, answer.json) for answer in answers] == [
+        (503, {"error": "the server ends"})
+    ]

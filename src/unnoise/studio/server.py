@@ -29,6 +29,7 @@ from unnoise.studio import judge, lines
 from unnoise.studio.fields import fields
 from unnoise.studio.guard import Guard
 from unnoise.studio.jobs import Full, Job, Worker
+from unnoise.studio.learn import lesson
 from unnoise.studio.models import Models, Place
 
 STATIC = Path(__file__).parent / "static"
@@ -91,7 +92,7 @@ class Server:
             Route("/api/fit", self.fit, methods=["POST"]),
             Route("/api/jobs/{id}/nearest", self.nearest),
             Route("/api/compare", self.compare),
-            Route("/api/lessons/{name}", self.lesson),
+            Route("/api/lessons/{name}", lesson(self.worker, self.models.device)),
         ]
 
     async def state(self, request: Request) -> JSONResponse:
@@ -202,17 +203,6 @@ class Server:
             "evaluated": [a is not None, b is not None],
             "notes": [*of_a, *of_b],
         })  # fmt: skip
-
-    def lesson(self, request: Request) -> JSONResponse:
-        """A lesson, which takes seconds the first time."""
-        self.worker.wait()
-        from unnoise.studio import lessons
-
-        name = request.path_params["name"]
-        if name not in lessons.LESSONS:
-            said = nearest(name[:40], lessons.LESSONS)
-            raise HTTPException(404, f"lesson: no {name[:40]!r}; {said}")
-        return JSONResponse(lessons.record(name, self.models.device))
 
     def _evaluation(self, place: Place) -> tuple[dict[str, Any] | None, list[str]]:
         """The evaluation of a model's own weights, and why there is none where others have one."""
