@@ -366,6 +366,9 @@ def test_every_lesson_fits_a_phone(files, opened):
         page.goto(files[name].as_uri())
         page.locator("h1").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") == 360, name
+        page.locator(".stage figure").last.evaluate("it => it.scrollIntoView()")
+        box = page.locator(".lesson-control").bounding_box()
+        assert 0 <= box["y"] < 600, f"{name}: the control is not seen with what it shows"
 
 
 def test_the_pictures_on_the_screen_are_the_lessons(opened):
@@ -459,3 +462,16 @@ def test_a_server_that_ends_does_not_wait_for_a_lesson(tmp_path, monkeypatch):
     assert [(answer.status, answer.json) for answer in answers] == [
         (503, {"error": "the server ends"})
     ]
+
+
+def test_readers_at_once_share_a_computation(monkeypatch):
+    calls = list[Bench]()
+    original = lessons.LESSONS["schedule"]
+    monkeypatch.setitem(lessons.LESSONS, "schedule", lambda it: calls.append(it) or original(it))
+    lessons._computed.cache_clear()
+    readers = [threading.Thread(target=lessons.record, args=["schedule"]) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert len(calls) == 1
