@@ -51,7 +51,8 @@ class DiffusionConfig:
     times: str = "uniform_discrete"
     """Training times are uniform_discrete, uniform, log_normal_sigma or logit_normal."""
     weighting: str = "none"
-    """Weight of the loss at each noise level: none, min_snr or learned (EDM2's uncertainty)."""
+    """Weight of the loss at each noise level: none, snr (the error of eps), min_snr or learned
+    (EDM2's uncertainty)."""
     schedule_options: dict[str, float] = field(default_factory=dict)
     """Options of the schedule: shift multiplies sigma / alpha (linear, cosine, sigmoid, flow);
     sigma_min and sigma_max are edm's range; beta_start, beta_end and power are linear's."""

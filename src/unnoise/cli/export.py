@@ -24,11 +24,13 @@ class Export(Command):
     rare = ("runtime",)
     model: Annotated[str, Flag(metavar="RUN|CHECKPOINT|FILE|NAME")]
     """A run folder, a checkpoint, a model file or a bundled model."""
-    to: Literal["safetensors", "onnx", "web", "diffusers"] = "safetensors"
+    to: Literal["safetensors", "onnx", "web", "diffusers", "lucidrains"] = "safetensors"
     """Format: unnoise's own file, onnx (the network, the sampler as numbers), web (one HTML file
-    that samples the model in a browser), or diffusers (a pipeline's folder)."""
+    that samples the model in a browser), diffusers (a pipeline's folder), or lucidrains (a
+    checkpoint of denoising-diffusion-pytorch)."""
     out: str | None = None
-    """What to write: small.safetensors, page.html, or a new folder for onnx and diffusers."""
+    """What to write: small.safetensors, page.html, model-1.pt for lucidrains, or a new folder for
+    onnx and diffusers."""
     half: bool = False
     """Store the weights as fp16, as web always does; the arithmetic stays as it was."""
     folder: bool = False
@@ -99,16 +101,18 @@ def _web(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
     return path, f"put {path} on a web server" if flags.folder else f"open {path} in a browser"
 
 
-def _diffusers(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+def _package(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
     _no_sampling(given)
     if flags.half:
-        raise UsageError("--half: diffusers' files hold full precision; expected none")
-    path = _out(flags.out)
+        raise UsageError(f"--half: {flags.to}' files hold full precision; expected none")
+    path = _out(flags.out, ".pt" if flags.to == "lucidrains" else "")
     from unnoise import formats
     from unnoise.model import load
 
     model = load(flags.model, "cpu")
-    formats.write(model, "diffusers", path)
+    formats.write(model, flags.to, path)
+    if flags.to == "lucidrains":
+        return path, "Trainer(..).load(1), where it is results/model-1.pt"
     if model.shape.num_classes:
         return path, "see docs/formats.md, as diffusers' pipelines pass no labels"
     return path, f"DiffusionPipeline.from_pretrained({str(path)!r})"
@@ -118,7 +122,8 @@ WRITERS: dict[str, Callable[[Export, dict[str, Any]], tuple[Path, str]]] = {
     "safetensors": _safetensors,
     "onnx": _onnx,
     "web": _web,
-    "diffusers": _diffusers,
+    "diffusers": _package,
+    "lucidrains": _package,
 }
 """Format -> function that writes it, and says where and what can be done next."""
 
@@ -128,11 +133,11 @@ class Import(Command):
     """Read a model of another package and write it as one of unnoise's."""
 
     source: Annotated[str, Flag(metavar="FOLDER|FILE")]
-    """A folder or file of another package, such as a pipeline of diffusers."""
+    """A folder or file of another package, such as a pipeline of diffusers or model-10.pt."""
     out: str | None = None
     """File to write, such as model.safetensors."""
     format: str | None = None
-    """Format of the files: diffusers; by default the one that recognises what is there."""
+    """Format of the files: diffusers or lucidrains; by default the one that recognises them."""
 
 
 def import_(arguments: list[str]) -> int:
@@ -140,7 +145,7 @@ def import_(arguments: list[str]) -> int:
     from unnoise import formats
     from unnoise.formats.imported import Process
 
-    often = ("diffusion.schedule", "diffusion.parameterization")
+    often = ("image_size", "diffusion.schedule", "diffusion.parameterization")
     flags, changes = parse(Import, arguments, "import", Settings(Process(), False, often))
     path = _out(flags.out, ".safetensors")
     formats.read(flags.source, flags.format, changes).save(path)

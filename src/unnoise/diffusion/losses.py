@@ -84,6 +84,7 @@ def _min_snr(level: Level, det: Scalar) -> Scalar:
 
 WEIGHTINGS: dict[str, Callable[[Level, Scalar], Scalar]] = {
     "none": lambda level, det: 1.0,
+    "snr": lambda level, det: (level.alpha / det) ** 2,  # Salimans & Ho 2022: the error of eps
     "min_snr": _min_snr,
     "learned": lambda level, det: 1.0,  # `LearnedWeighting` weighs the loss of each image
 }

@@ -10,7 +10,7 @@ A module maps settings and renames tensors. What unnoise cannot express exactly 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from unnoise import build, checkpoint, events
 from unnoise.config import RunConfig, TrainConfig, override, to_dict
 from unnoise.data.config import DataConfig
 from unnoise.errors import CheckpointError, ConfigError, UsageError, nearest
-from unnoise.formats import diffusers
+from unnoise.formats import diffusers, lucidrains
 from unnoise.formats.imported import Imported
 from unnoise.formats.scripts import load_weights as load_weights
 from unnoise.model import Model, network_for
@@ -43,6 +43,12 @@ FORMATS: dict[str, Format] = {
         diffusers.read,
         diffusers.write,
     ),
+    "lucidrains": Format(
+        "a checkpoint of denoising-diffusion-pytorch's Trainer",
+        lucidrains.recognises,
+        lucidrains.read,
+        lucidrains.write,
+    ),
 }
 """Name -> format; the first that recognises a path reads it."""
 
@@ -53,7 +59,7 @@ def read(
     """Read a model of another package, on the CPU.
 
     `format` is a name of FORMATS, by default the one that recognises the path. `changes` sets
-    dotted keys of `diffusion` and `sample`: {"diffusion.parameterization": "v"}. CheckpointError
+    dotted keys of a Process: {"diffusion.parameterization": "v", "image_size": 32}. CheckpointError
     for a damaged file and for a model that unnoise cannot express.
     """
     path = Path(path)
@@ -67,21 +73,25 @@ def read(
         known = f"{path}: is of no format that unnoise knows; expected {expected}"
         raise CheckpointError(known + (own if path.is_file() else ""))
     found = build.lookup(FORMATS, format, "format").read(path)
-    process = override(found.process, changes or {})
+    process, shape = override(found.process, changes or {}), found.shape
+    if height := process.image_size:
+        shape = replace(shape, height=height, width=process.image_width or height)
+    if not shape.height:
+        raise CheckpointError(f"{path}: does not say the size of its images; give --image-size 32")
     config = RunConfig(
         f"imported from {format}", DataConfig(source=""), found.network, process.diffusion,
         TrainConfig(kimg=1), process.sample, device="cpu",
     )  # fmt: skip
     build.check(config)
     try:
-        network = network_for(config, found.shape, found.tensors, path)
+        network = network_for(config, shape, found.tensors, path)
         tensors = found.renamed(network, found.tensors)
     except (ConfigError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     checkpoint.fit(network, tensors, path)
     for note in found.notes:
         events.say(note)
-    record = {"config": to_dict(config), "shape": asdict(found.shape)}
+    record = {"config": to_dict(config), "shape": asdict(shape)}
     return Model(network, config, {**record, "class_names": list(found.class_names)})
 
 

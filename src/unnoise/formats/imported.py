@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unnoise.checkpoint import Tensors
 from unnoise.config import DiffusionConfig, SampleConfig
+from unnoise.data.config import Pixels
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.files import read_json
 from unnoise.networks.config import NetworkConfig, Shape
@@ -49,6 +50,10 @@ NUMBERS: list[Any] = [
 class Process:
     """The settings that a file of another package may lack: what it was trained for."""
 
+    image_size: Pixels | None = None
+    """Height (and width) of the images in pixels, where the files do not say it."""
+    image_width: Pixels | None = None
+    """Width of the images in pixels; None = square."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
 
@@ -59,6 +64,7 @@ class Imported:
 
     network: NetworkConfig
     shape: Shape
+    """Its height is 0 where the files do not say it."""
     process: Process
     tensors: Tensors
     """The file's weights, under the file's names."""

@@ -216,6 +216,58 @@ class DiTConfig(NetworkConfig):
         ])  # fmt: skip
 
 
+@dataclass(frozen=True)
+class LucidrainsConfig(NetworkConfig):
+    """The U-Net of denoising-diffusion-pytorch: linear attention at every level but the last."""
+
+    base_channels: Width = 64
+    """Channels of the first level; those of the others are multiples of it."""
+    channel_multipliers: tuple[Few, ...] = (1, 2, 4, 8)
+    """Channels of each level, as multiples of base_channels; each level has half the height."""
+    stem_channels: Width | None = None
+    """Channels of the first convolution; None = base_channels."""
+    full_attention: tuple[int, ...] | None = None
+    """Levels with full attention, the others have linear attention; None = the last level."""
+    attention_heads: Few = 4
+    """Heads of each attention layer."""
+    attention_head_channels: Width = 32
+    """Channels of each attention head."""
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
+    """Dropout before the second convolution of each block."""
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the stem and, after it, of each level."""
+        first = self.stem_channels or self.base_channels
+        return [first, *(self.base_channels * n for n in self.channel_multipliers)]
+
+    @property
+    def full_levels(self) -> set[int]:
+        """The levels with full attention."""
+        last = len(self.channel_multipliers) - 1
+        return {last} if self.full_attention is None else {*self.full_attention}
+
+    @property
+    def stochastic(self) -> bool:
+        return self.dropout > 0
+
+    def narrower(self, share: float) -> dict[str, int]:
+        """Fewer base channels; a stem of its own and attention keep theirs."""
+        return _narrower("base_channels", self.base_channels, 2, share)
+
+    def check(self, shape: Shape) -> None:
+        levels = len(self.channel_multipliers)
+        size, most = f"{shape.height}x{shape.width}", 2 ** max(0, levels - 1)
+        self.require([
+            (self.base_channels % 2 == 0, "base_channels", "an even number of channels"),
+            (0 < levels <= 16, "channel_multipliers", "1 to 16 multipliers"),
+            (shape.height % most == shape.width % most == 0, "channel_multipliers",
+             f"fewer levels, as images of {size} are no multiples of {most}"),
+            (self.full_levels <= {*range(levels)}, "full_attention",
+             f"levels from 0 to {levels - 1}"),
+        ])  # fmt: skip
+
+
 def _divides(patch: int, shape: Shape) -> tuple[bool, str, str]:
     expected = f"a divisor of the images' height {shape.height} and width {shape.width}"
     return shape.height % patch == shape.width % patch == 0, "patch_size", expected
@@ -226,5 +278,9 @@ def _narrower(name: str, width: int, step: int, share: float) -> dict[str, int]:
     return {name: fewer} if fewer < width else {}
 
 
-NETWORK_CONFIGS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "dit": DiTConfig}
+NETWORK_CONFIGS: dict[str, type[NetworkConfig]] = {
+    "unet": UNetConfig,
+    "dit": DiTConfig,
+    "lucidrains": LucidrainsConfig,
+}
 """Kind -> its settings. A kind of your own is one entry here and one in NETWORKS."""

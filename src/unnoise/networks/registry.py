@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from unnoise.networks.dit import DiT
+from unnoise.networks.lucidrains import Lucidrains
 from unnoise.networks.network import Network
 from unnoise.networks.unet import UNet
 
-NETWORKS: dict[str, type[Network]] = {"unet": UNet, "dit": DiT}
+NETWORKS: dict[str, type[Network]] = {"unet": UNet, "dit": DiT, "lucidrains": Lucidrains}
 """Kind -> class, built as `NETWORKS[kind](config, shape, out_channels)`."""
