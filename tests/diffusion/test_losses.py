@@ -42,7 +42,7 @@ def test_time_distributions(name, stratified):
         assert (z.mean().item(), z.std().item()) == pytest.approx(want, abs=2e-2)
 
 
-def test_min_snr_weight_is_the_papers():
+def test_snr_weights_are_the_papers():
     schedule = SCHEDULES["cosine"](1000)
     for t in (1.0, 300.0, 700.0, 1000.0):
         level = schedule.level(t)
@@ -50,6 +50,8 @@ def test_min_snr_weight_is_the_papers():
         for name, want in {"x0": clipped, "eps": clipped / snr, "v": clipped / (snr + 1)}.items():
             det = determinant(PARAMETERIZATIONS[name](level, 0.5), level)
             assert float(WEIGHTINGS["min_snr"](level, det)) == pytest.approx(want, rel=1e-6)
+            whole = want * snr / clipped
+            assert float(WEIGHTINGS["snr"](level, det)) == pytest.approx(whole, rel=1e-6)
 
 
 class Constant(torch.nn.Module):

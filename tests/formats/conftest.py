@@ -23,6 +23,7 @@ NETWORKS = {
     "unet": {"base_channels": 8, "channel_multipliers": (1, 2), "blocks_per_level": 1,
              "attention_levels": (), "norm_groups": 2, "attention_heads": 1},
     "dit": {"patch_size": 2, "width": 16, "depth": 1, "heads": 2},
+    "lucidrains": {"base_channels": 8, "channel_multipliers": (1, 2), "attention_heads": 2},
 }  # fmt: skip
 
 

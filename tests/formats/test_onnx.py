@@ -81,7 +81,11 @@ def test_nothing_of_this_machine_is_in_the_files(folder):
     assert b".py" not in graph
 
 
-@pytest.mark.parametrize(("diffusion", "kind"), [(EDM, "unet"), (FLOW, "dit")], ids=["edm", "flow"])
+@pytest.mark.parametrize(
+    ("diffusion", "kind"),
+    [(EDM, "unet"), (FLOW, "dit"), ({"parameterization": "v"}, "lucidrains")],
+    ids=["edm", "flow", "v"],
+)
 def test_tiny_models_are_the_network_and_the_pictures(diffusion, kind, tmp_path):
     """Guidance in an interval, Heun's two evaluations, an input scale, no classes, fp16 weights."""
     import onnx as package

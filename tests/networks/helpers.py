@@ -9,7 +9,7 @@ import torch
 
 from unnoise import build
 from unnoise.config import override
-from unnoise.networks.config import DiTConfig, NetworkConfig, Shape, UNetConfig
+from unnoise.networks.config import DiTConfig, LucidrainsConfig, NetworkConfig, Shape, UNetConfig
 from unnoise.networks.network import Network
 from unnoise.presets import named
 
@@ -24,6 +24,7 @@ SMALL_UNET = UNetConfig(
     attention_heads=2,
 )
 SMALL_DIT = DiTConfig(width=16, depth=2, heads=2)
+SMALL_LUCIDRAINS = LucidrainsConfig(8, (1, 2), attention_heads=2, attention_head_channels=4)
 
 
 def build_network(network: NetworkConfig, shape: Shape, changes: dict[str, Any]) -> Network:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from tests.networks.helpers import SMALL_DIT, SMALL_UNET, random_weights
+from tests.networks.helpers import SMALL_DIT, SMALL_LUCIDRAINS, SMALL_UNET, random_weights
 from torch import Tensor
 
 from unnoise import api, cli
@@ -29,6 +29,8 @@ KINDS = [
     dataclasses.replace(SMALL_UNET, skips="per_level", stem="block"),
     SMALL_DIT,
     dataclasses.replace(SMALL_DIT, patch_size=4, mlp_ratio=1.5),
+    SMALL_LUCIDRAINS,
+    dataclasses.replace(SMALL_LUCIDRAINS, stem_channels=6, full_attention=(0,)),
 ]
 every_kind = pytest.mark.parametrize("config", KINDS)
 SHAPE = Shape(1, 8, 8, 3)
@@ -83,7 +85,8 @@ def test_cast_weights_change_no_bit_under_autocast(config, layout):
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(fast(*inputs()), net(*inputs()))
     cast = {key for key, value in fast.state_dict().items() if value.dtype == torch.bfloat16}
-    assert {"time_mlp.0.weight", "time_mlp.2.bias"} <= cast and "class_embedding.weight" not in cast
+    embedding = {key for key in before if key.startswith("time_mlp")}
+    assert len(embedding) == 4 and embedding <= cast and "class_embedding.weight" not in cast
     for key, value in net.state_dict().items():
         assert value.dtype == torch.float32 and torch.equal(value, before[key])
 

@@ -74,8 +74,8 @@ def read(
         raise CheckpointError(known + (own if path.is_file() else ""))
     found = build.lookup(FORMATS, format, "format").read(path)
     process, shape = override(found.process, changes or {}), found.shape
-    if height := process.image_size:
-        shape = replace(shape, height=height, width=process.image_width or height)
+    height, width = process.image_size, process.image_width or process.image_size
+    shape = replace(shape, height=height or shape.height, width=width or shape.width)
     if not shape.height:
         raise CheckpointError(f"{path}: does not say the size of its images; give --image-size 32")
     config = RunConfig(

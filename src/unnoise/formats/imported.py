@@ -50,12 +50,12 @@ NUMBERS: list[Any] = [
 class Process:
     """The settings that a file of another package may lack: what it was trained for."""
 
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
     image_size: Pixels | None = None
     """Height (and width) of the images in pixels, where the files do not say it."""
     image_width: Pixels | None = None
     """Width of the images in pixels; None = square."""
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
 
 
 @dataclass(frozen=True)

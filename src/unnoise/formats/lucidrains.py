@@ -17,16 +17,16 @@ import torch
 from unnoise.checkpoint import Tensors
 from unnoise.config import DiffusionConfig, SampleConfig
 from unnoise.diffusion.losses import MIN_SNR_GAMMA
-from unnoise.diffusion.schedules import SCHEDULES, Discrete
+from unnoise.diffusion.schedules import Discrete, cosine, linear, sigmoid
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.files import replacing
-from unnoise.formats.imported import Imported, Process, named_tensors, read_pickle
+from unnoise.formats.imported import Imported, Process, is_tensors, read_pickle, take
 from unnoise.model import Model
 from unnoise.networks.config import LucidrainsConfig, Shape
 from unnoise.reading import from_dict
 
 VERSION = "2.3.1"
-DISCRETE = ("linear", "cosine", "sigmoid")
+DISCRETE = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}
 AVERAGED, TRAINED, UNET = "ema_model.", "online_model.", "model."
 OTHERS = {
     "time_mlp.0.weights": "Fourier features of time",
@@ -53,9 +53,10 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Imported:
     """Read the averaged weights, the schedule and the objective of a checkpoint."""
     checkpoint = read_pickle(path)
-    if not isinstance(checkpoint, dict) or "ema" not in checkpoint:
+    averaged = checkpoint.get("ema") if isinstance(checkpoint, dict) else None
+    if not is_tensors(averaged):
         raise CheckpointError(f"{path}: expected a checkpoint with averaged weights, ema")
-    tensors = _within(AVERAGED, named_tensors(checkpoint["ema"], f"{path}: ema"))
+    tensors = _within(AVERAGED, averaged)
     weights = _within(UNET, tensors)
     try:
         network, shape, learned = _network(weights)
@@ -108,13 +109,11 @@ def _network(weights: Tensors) -> tuple[LucidrainsConfig, Shape, bool]:
 def _process(tables: Tensors, learned: bool) -> tuple[Process, tuple[str, ...]]:
     """The schedule and the objective of the tables, and what the user should know of them."""
     (steps,) = _size(tables, "betas", 1)
-    noise, weight = (
-        _table(tables, n, steps) for n in ("sqrt_recipm1_alphas_cumprod", "loss_weight")
-    )
-    usual = {name: np.exp(SCHEDULES[name](steps).log_noise) for name in DISCRETE}
-    schedule = next((name for name, values in usual.items() if _equal(noise, values)), None)
-    if schedule is None:
-        expected = f"those of {', '.join(usual)} with no schedule_fn_kwargs"
+    names = ("sqrt_recipm1_alphas_cumprod", "loss_weight")
+    noise, weight = (take(tables, name, (steps,)).double().numpy() for name in names)
+    usual = (n for n, make in DISCRETE.items() if _equal(noise, np.exp(make(steps).log_noise)))
+    if (schedule := next(usual, None)) is None:
+        expected = f"those of {', '.join(DISCRETE)} with no schedule_fn_kwargs"
         raise CheckpointError(f"betas: got those of another schedule, expected {expected}")
     objective, weighting, notes = ("eps", "none", ()) if learned else _objective(weight, noise**-2)
     diffusion = DiffusionConfig(
@@ -124,13 +123,7 @@ def _process(tables: Tensors, learned: bool) -> tuple[Process, tuple[str, ...]]:
         weighting=weighting,
         variance="learned" if learned else "small",
     )
-    return Process(diffusion=diffusion, sample=SampleConfig(steps=min(50, steps))), notes
-
-
-def _table(tables: Tensors, name: str, steps: int) -> np.ndarray:
-    if _size(tables, name, 1) != (steps,):
-        raise CheckpointError(f"{name} is {tuple(tables[name].shape)}, expected ({steps},)")
-    return tables[name].double().numpy()
+    return Process(diffusion, SampleConfig(steps=min(50, steps))), notes
 
 
 def _equal(values: np.ndarray, others: np.ndarray) -> bool:
@@ -149,14 +142,14 @@ def _objective(weight: np.ndarray, snr: np.ndarray) -> tuple[str, str, tuple[str
             return name, "none" if name == "eps" else "snr", ()
         said = f"min_snr_gamma was {gamma:g}; training it further uses {MIN_SNR_GAMMA:g}"
         return name, "min_snr", () if abs(gamma - MIN_SNR_GAMMA) < 1e-3 else (said,)
-    raise CheckpointError("loss_weight: got that of no objective, expected pred_noise, _x0 or _v")
+    expected = "that of pred_noise, pred_x0 or pred_v"
+    raise CheckpointError(f"loss_weight: got that of no objective, expected {expected}")
 
 
 def write(model: Model, path: Path) -> None:
     """Write a checkpoint that Trainer.load reads; ConfigError for what its classes cannot be."""
     config, schedule = model.config.diffusion, model.diffusion.schedule
-    learned = config.variance == "learned"
-    objectives = ["eps"] if learned else [*OBJECTIVES]
+    objectives = ["eps"] if config.variance == "learned" else [*OBJECTIVES]
     if model.config.network.kind != "lucidrains" or model.shape.num_classes:
         got = f"{model.config.network.kind} of {model.shape.num_classes} classes"
         raise ConfigError(f"network.kind: got {got}, expected lucidrains of none")

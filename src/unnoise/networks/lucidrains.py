@@ -134,8 +134,8 @@ class Lucidrains(Network):
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The weights of all layers but the first and last; norms and memories are none."""
-        layers = [m for m in self.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-        return [m.weight for m in layers if m not in (self.init_conv, self.final_conv)]
+        layers = {id(m.weight) for m in self.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+        return [p for p in self.matrices_except(self.init_conv, self.final_conv) if id(p) in layers]
 
     def blocks(self) -> list[nn.Module]:
         """Residual blocks and attention layers."""
