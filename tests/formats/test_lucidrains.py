@@ -241,7 +241,7 @@ def test_hostile_files_are_one_line_and_run_nothing(tmp_path, monkeypatch):
     whole = path.read_bytes()
     for content in (whole[:-1000], whole[:60_000], pickle.dumps(Evil()), b"", b"\x80\x02junk"):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="damaged"):
+        with pytest.raises(CheckpointError, match="damaged|cannot be read"):
             formats.read(path, format="lucidrains", changes=SIZE)
     for others, message in (
         ({"ema": None}, "expected a checkpoint with averaged weights, ema"),
