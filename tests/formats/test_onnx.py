@@ -101,6 +101,19 @@ def test_tiny_models_are_the_network_and_the_pictures(diffusion, kind, tmp_path)
     assert len(halved.SerializeToString()) < 0.85 * len(graph)
 
 
+def test_a_sampler_that_is_not_linear_is_refused(monkeypatch):
+    """One of a user's own that keeps the picture within a range: unit vectors do not tell it."""
+
+    def clamped(denoiser, x, grid, draw):
+        for step in SAMPLERS["ddim"](denoiser, x, grid, draw):
+            yield step._replace(x=step.x.clamp(-1, 1))
+
+    monkeypatch.setitem(SAMPLERS, "clamped", clamped)
+    model = tiny()
+    with pytest.raises(ConfigError, match="'clamped' is not linear in its predictions"):
+        onnx.plan(model, model.settings(sampler="clamped", steps=5))
+
+
 def test_weights_beyond_fp16_are_refused():
     import onnx as package
 

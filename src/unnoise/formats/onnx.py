@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -187,7 +188,7 @@ def plans(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
 def plan(model: Model, chosen: SampleConfig) -> dict[str, Any]:
     """The calls of the network that sampling takes, and the weights of the picture.
 
-    ConfigError for a sampler that draws noise on the way.
+    ConfigError for a sampler that draws noise on the way, or is not linear.
     """
     grid = model.grid(chosen)
     options = build.sampler_options(chosen, model.diffusion, grid)
@@ -199,20 +200,31 @@ def plan(model: Model, chosen: SampleConfig) -> dict[str, Any]:
     if chosen.dynamic_threshold:
         got = f"got {chosen.dynamic_threshold:g}, which an export cannot"
         raise ConfigError(f"sample.dynamic_threshold: {got}; expected 0")
-    axes = torch.eye(1 + samplers.evaluations(chosen.sampler, len(grid) - 1), dtype=torch.float64)
+    terms = 1 + samplers.evaluations(chosen.sampler, len(grid) - 1)
+    proof = torch.randn(terms, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    axes = torch.cat([torch.eye(terms, dtype=torch.float64), proof[:, None]], dim=1)
     axes = axes[:, None, None, None]  # the noise and then each predicted x0, as images (1, 1, 1, m)
     calls: list[dict[str, Any]] = []
 
+    def weights(x: Tensor) -> list[float]:
+        *found, sum_of_proof = x.flatten().tolist()
+        if not math.isclose(
+            sum_of_proof, float(proof @ torch.tensor(found, dtype=torch.float64)), abs_tol=1e-6
+        ):
+            got = f"{chosen.sampler!r} is not linear in its predictions, which an export needs"
+            raise ConfigError(f"sample.sampler: {got}; expected ddim, unipc_2, ..")
+        return [float(f"{weight:.9g}") for weight in found[: len(calls) + 1]]
+
     def denoiser(x_t: Tensor, level: Level) -> Prediction:
         call, x0 = _call(model, chosen, level), axes[len(calls) + 1]
-        calls.append({**call, "weights": _numbers(x_t)[: len(calls) + 1]})
+        calls.append({**call, "weights": weights(x_t)})
         return Prediction(x0, (x_t - level.alpha * x0) / level.sigma)
 
     *_, last = samplers.walk(
         chosen.sampler, denoiser, grid, lambda: axes[0], options, grid[0].sigma * axes[0]
     )
     clip = 1.0 if chosen.clip_x0 else None
-    return {"clip": clip, "calls": calls, "weights": _numbers(last.x)[: len(calls) + 1]}
+    return {"clip": clip, "calls": calls, "weights": weights(last.x)}
 
 
 def _call(model: Model, chosen: SampleConfig, level: Level) -> dict[str, float]:
@@ -230,10 +242,6 @@ def _call(model: Model, chosen: SampleConfig, level: Level) -> dict[str, float]:
         "x0_of_output": float(-level.sigma / det),
         "guidance": chosen.guidance_scale if low <= noise <= high else 1.0,
     }
-
-
-def _numbers(x: Tensor) -> list[float]:
-    return [float(f"{value:.9g}") for value in x.flatten().tolist()]
 
 
 def noise(model: Model) -> np.ndarray:
