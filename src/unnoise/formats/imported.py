@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, BinaryIO, TypeGuard, TypeVar
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -100,7 +102,26 @@ def read_tensors(path: Path) -> Tensors:
     tensors = read_pickle(path) if path.suffix != ".safetensors" else _read_safetensors(path)
     if not is_tensors(tensors):
         raise CheckpointError(f"{path}: expected tensors by name, and nothing else")
+    if sum(value.nbytes for value in tensors.values()) > 2 * path.stat().st_size:
+        raise CheckpointError(f"{path}: its tensors have more numbers than the file; it is damaged")
     return tensors
+
+
+def load_saved(file: Path | BinaryIO, size: int) -> Any:
+    """What torch.save wrote to a file of so many bytes: tensors, numbers, text and containers.
+
+    Nothing else is made and nothing runs. ValueError for an archive whose parts are larger than the
+    file, any error of PyTorch's for what is damaged.
+    """
+    if is_zipfile(file):
+        with ZipFile(file) as archive:
+            if sum(each.file_size for each in archive.infolist()) > size:
+                raise ValueError("its parts are larger than the file")
+    if not isinstance(file, Path):
+        file.seek(0)
+    with warnings.catch_warnings(action="ignore"):  # of how old or new the pickle is
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: Path) -> Tensors:
@@ -117,8 +138,7 @@ def read_pickle(path: Path) -> Any:
     Nothing else is made and nothing runs: CheckpointError, as for a damaged file.
     """
     try:
-        with torch.serialization.safe_globals(NUMBERS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_saved(path, path.stat().st_size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     except Exception as error:
@@ -131,7 +151,10 @@ def is_tensors(value: object) -> TypeGuard[Tensors]:
     return (
         isinstance(value, dict)
         and bool(value)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+        and all(
+            isinstance(k, str) and isinstance(v, Tensor) and v.layout == torch.strided
+            for k, v in value.items()
+        )
     )
 
 
