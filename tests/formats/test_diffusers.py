@@ -10,6 +10,7 @@ import os
 import pickle
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -208,8 +209,19 @@ def test_hostile_files_are_one_line_and_run_nothing(tmp_path, monkeypatch):
         pickled.write_bytes(content)
         with pytest.raises(CheckpointError, match="is damaged, or a pickle of more than tensors"):
             formats.read(path)
-    torch.save({"conv_in.weight": "x"}, pickled)
-    with pytest.raises(CheckpointError, match="expected tensors by name"):
+    for value in ("x", torch.zeros(8).to_sparse()):
+        torch.save({"conv_in.weight": value}, pickled)
+        with pytest.raises(CheckpointError, match="expected tensors by name"):
+            formats.read(path)
+    torch.save({"conv_in.weight": torch.zeros(1).expand(10**9, 99)}, pickled)
+    with pytest.raises(CheckpointError, match="more numbers than the file"):
+        formats.read(path)
+    torch.save({"conv_in.weight": torch.zeros(10**5)}, pickled)
+    with ZipFile(pickled) as whole, ZipFile(path / "b", "w", ZIP_DEFLATED) as squeezed:
+        for name in whole.namelist():
+            squeezed.writestr(name, whole.read(name))
+    os.replace(path / "b", pickled)
+    with pytest.raises(CheckpointError, match="is damaged"):
         formats.read(path)
     assert not Path("pickle-ran").exists()
     pickled.unlink()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Part(dict[Any, Any]):
     args: tuple[Any, ...]
     state: Any = None
 
-    def __new__(cls, *args: Any) -> Part:
+    def __new__(cls, *args: Any) -> Self:
         part = super().__new__(cls)
         part.args = args
         return part
@@ -52,8 +52,14 @@ class Part(dict[Any, Any]):
         self.state = state
 
 
-class _Inert(pickle._Unpickler):  # in Python: the one in C makes room for any number in the memo
-    """Makes Parts alone."""
+LOADERS = dict(pickle._Unpickler.dispatch)
+del LOADERS[pickle.BYTEARRAY8[0]]  # it would be filled before it is read
+
+
+class _Inert(pickle._Unpickler):
+    """Makes Parts alone. It is Python's: the one in C makes room for any number in the memo."""
+
+    dispatch = LOADERS
 
     def find_class(self, module: str, name: str) -> type[Part]:
         dotted = f"{module}.{name}"
