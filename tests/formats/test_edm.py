@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import unnoise
+from tests.formats.conftest import exact
 from tests.formats.snapshots import (
     FIXTURE,
     SOURCE,
@@ -25,6 +26,7 @@ from tests.formats.snapshots import (
     snapshot,
     storage,
     tensor,
+    waves,
     weights,
 )
 from unnoise import cli, formats
@@ -111,6 +113,19 @@ def test_each_preconditioning_is_a_schedule(kind):
     sign = -1 if kind == "VEPrecond" else 1
     wanted = sign * weights()["model.dec.8x8_aux_conv.bias"]
     assert torch.equal(model.network.state_dict()["out_conv.bias"], wanted)
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_the_outputs_are_those_of_edm(kind):
+    """D(x; sigma) of class 1, on a diagonal; the fixture's numbers are its own network's."""
+    model = exact(read(snapshot(None, kind)))
+    schedule = model.diffusion.schedule
+    for sigma, expected in FIXTURE["outputs"][kind].items():
+        level = schedule.level(schedule.time(float(sigma)))
+        x = waves(7, 1, 1, 8, 8) * (1 + float(sigma)) * level.alpha
+        with torch.inference_mode():
+            out = model.diffusion.denoise(x, level, torch.tensor([1])).x0[0, 0].diagonal()
+        torch.testing.assert_close(out, torch.tensor(expected), rtol=2e-5, atol=2e-5)
 
 
 def test_labels_without_dropout_know_no_picture_without_one():

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.formats.snapshots import FIXTURE, waves, weights
 from torch import Tensor
 
 import unnoise
@@ -137,6 +138,18 @@ def test_the_same_denoiser(edm, tmp_path, name):
 def close(got: Tensor, want: Tensor) -> None:
     assert want.std() > 0.01
     assert (got - want).abs().max() < 1e-5 * want.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["EDMPrecond", "VPPrecond", "VEPrecond"])
+def test_the_numbers_of_the_fixture_are_its_own(edm, kind):
+    network = getattr(edm.networks, kind)(**FIXTURE["arguments"]).eval().requires_grad_(False)
+    network.load_state_dict(weights())
+    if kind == "VPPrecond":
+        exactly(network)
+    for sigma in (0.05, 1.0, 20.0):
+        x, hot = waves(7, 1, 1, 8, 8) * (1 + sigma), torch.eye(3)[[1]]
+        out = network(x, torch.tensor(sigma), hot)[0, 0].diagonal()
+        close(torch.tensor(FIXTURE["outputs"][kind][str(sigma)]), out)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
