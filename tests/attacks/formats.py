@@ -138,9 +138,6 @@ BIN, SAFE = "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.sa
 PKL = "network-snapshot-000001.pkl"
 
 
-BOMB = pickled({"conv_in.weight": Call("torch._utils._rebuild_tensor_v2", ())})
-
-
 def unet() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     return {name: torch.randn(shape) * 0.1 for name, shape in UNET["shapes"].items()}
@@ -163,13 +160,21 @@ def zipped(pickle: bytes, method: int = zipfile.ZIP_STORED, **parts: bytes) -> b
     return file.getvalue()
 
 
+def four() -> bytes:
+    """The pickle of a tensor of four numbers, as torch.save writes it."""
+    with zipfile.ZipFile(io.BytesIO(saved({"conv_in.weight": torch.zeros(4)}))) as archive:
+        return next(archive.read(n) for n in archive.namelist() if n.endswith("data.pkl"))
+
+
 @cache
 def bomb(name: str) -> bytes:
-    """An archive whose member of this name has 500 MB of zeros."""
-    file = io.BytesIO()
+    """An archive whose member of this name has 500 MB of zeros, which its pickle asks for."""
+    file, count = io.BytesIO(), b"J" + (125 * 10**6).to_bytes(4, "little")
+    pickle = four().replace(b"K\x04tq", count + b"tq").replace(b"K\x04\x85", count + b"\x85")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("archive/version", b"3\n")
         if name != "data.pkl":
-            archive.writestr("archive/data.pkl", BOMB)
+            archive.writestr("archive/data.pkl", pickle)
         with archive.open(f"archive/{name}", "w") as member:
             for _ in range(500):
                 member.write(bytes(10**6))
@@ -221,7 +226,7 @@ OPCODES: dict[str, bytes] = {
     "EXT1": b"\x80\x04\x82\x01.",
     "a persistent id": b"\x80\x04X\x0c\x00\x00\x00touch canaryQ.",
     "PERSID": b"Pcanary\n.",
-    "a memo of 2^32": b"\x80\x04Nr\xff\xff\xff\xff.",
+    "a memo of 2^28": b"\x80\x04Nr\x00\x00\x00\x10.",
     "bytes of 2^62": b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b".",
     "bytes of 8 GB": b"\x80\x04\x8e" + (2**33).to_bytes(8, "little") + b".",
     "a bytearray of 8 GB": b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b".",
@@ -351,8 +356,7 @@ def _archives() -> Iterator[Attack]:
     yield _file("sound", BIN, sound, "done")
     for percent in (0, 1, 20, 50, 90, 99):
         yield _file(f"cut at {percent} %", BIN, sound[: len(sound) * percent // 100])
-    with zipfile.ZipFile(io.BytesIO(saved({"conv_in.weight": torch.zeros(4)}))) as archive:
-        pickle = next(archive.read(n) for n in archive.namelist() if n.endswith("data.pkl"))
+    pickle = four()
     huge = pickle.replace(b"K\x04\x85", b"J\x00\x00\x00\x40\x85")
     copies = huge.replace(b"K\x01\x85", b"K\x00\x85")
     claims = pickle.replace(b"K\x04tq", b"J\x00\x00\x00\x7ftq")
