@@ -119,9 +119,9 @@ def load_saved(file: Path | BinaryIO, size: int) -> Any:
                 raise ValueError("its parts are larger than the file")
     if not isinstance(file, Path):
         file.seek(0)
-    with warnings.catch_warnings(action="ignore"):  # of how old or new the pickle is
-        with torch.serialization.safe_globals(NUMBERS):
-            return torch.load(file, map_location="cpu", weights_only=True)
+    quiet = warnings.catch_warnings(action="ignore")  # of how old or new the pickle is
+    with quiet, torch.serialization.safe_globals(NUMBERS):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: Path) -> Tensors:
