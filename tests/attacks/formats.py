@@ -291,10 +291,12 @@ def _snapshots() -> Iterator[Attack]:
               for n in range(500)}  # fmt: skip
     yield _file("500 tensors of one storage", PKL, snapshot({**weights(), **shared}))
     for name, content in {
-        "nothing": b"", "half": storage(tiny).args[0][:200], "a zip": saved(tiny), "a bomb": bomb("data/0"),
-        "itself": whole, "a number": pickled(3),
-        "2^40 numbers": legacy(b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
-                               b"X\x03\x00\x00\x00cpu\x8a\x06\x00\x00\x00\x00\x00\x01NtQ."),
+        "nothing": b"", "half": storage(tiny).args[0][:200], "a zip": saved(tiny),
+        "a bomb": bomb("data/0"), "itself": whole, "a number": pickled(3),
+        "2^40 numbers": legacy(
+            b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+            b"X\x03\x00\x00\x00cpu\x8a\x06\x00\x00\x00\x00\x00\x01NtQ."
+        ),
     }.items():  # fmt: skip
         of = Call("torch.storage._load_from_bytes", (content,))
         yield _file(f"a storage that is {name}", PKL, snapshot({**weights(), CONV: parameter(
@@ -359,6 +361,8 @@ def _archives() -> Iterator[Attack]:
     pickle = four()
     huge = pickle.replace(b"K\x04\x85", b"J\x00\x00\x00\x40\x85")
     copies = huge.replace(b"K\x01\x85", b"K\x00\x85")
+    elsewhere = pickle.replace(b"X\x01\x00\x00\x000", b"X\x0d\x00\x00\x00../../code.py")
+    device = pickle.replace(b"X\x03\x00\x00\x00cpu", b"X\x04\x00\x00\x00meta")
     claims = pickle.replace(b"K\x04tq", b"J\x00\x00\x00\x7ftq")
     contents = {
         "a bomb": bomb("data/0"),
@@ -366,8 +370,8 @@ def _archives() -> Iterator[Attack]:
         "a tensor beyond its storage": zipped(huge),
         "copies of one number": zipped(copies),
         "a storage beyond its member": zipped(claims),
-        "a storage of ../../code.py": zipped(pickle.replace(b"X\x01\x00\x00\x000", b"X\x0d\x00\x00\x00../../code.py")),
-        "a storage on another device": zipped(pickle.replace(b"X\x03\x00\x00\x00cpu", b"X\x04\x00\x00\x00meta")),
+        "a storage of ../../code.py": zipped(elsewhere),
+        "a storage on another device": zipped(device),
         "no pickle": zipped(b""),
         "only a pickle": zipped(pickle, **{"data/0": b""}),
         "a member ../../canary": zipped(pickle, **{"../../canary": b"x"}),
@@ -423,7 +427,9 @@ def _safetensors() -> Iterator[Attack]:
         "one place for two": _header({"a": entry, "b": entry}),
         "10^5 empty tensors": _header({f"{n}": {**entry, "shape": [0], "data_offsets": [0, 0]}
                                        for n in range(10**5)}, b""),
-        "a size of 0 and 10^12": _header({"a": {**entry, "shape": [0, 10**12], "data_offsets": [0, 0]}}, b""),
+        "a size of 0 and 10^12": _header(
+            {"a": {**entry, "shape": [0, 10**12], "data_offsets": [0, 0]}}, b""
+        ),
         "a dtype of its own": _header({"a": {**entry, "dtype": "F8_E9"}}),
         "an escape in a name": save({**unet(), "\x1b[31mred": torch.zeros(3)}),
         "another shape": save({**unet(), "conv_in.bias": torch.zeros(9)}),
