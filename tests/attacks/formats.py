@@ -23,6 +23,7 @@ from safetensors.torch import save
 
 import unnoise.formats  # noqa: F401  (before the forks)
 from tests.attacks.harness import Attack, Ending, Expected
+from tests.formats import test_lucidrains
 from tests.formats.snapshots import (
     FIXTURE,
     Call,
@@ -42,6 +43,7 @@ MOST_BYTES = 400 << 20
 CONV = "model.enc.8x8_conv.weight"
 UNET = json.loads((Path(__file__).parent.parent / "fixtures/diffusers-unet.json").read_text())
 HINTS = (
+    "ema_model.betas",
     "input_blocks.0.0.weight",
     "time_embed.0.weight",
     "head.weight",
@@ -89,6 +91,7 @@ def attacks(shared: Path) -> Iterator[Attack]:
     yield from _pickles()
     yield from _snapshots()
     yield from _archives()
+    yield from _trainers()
     yield from _safetensors()
     yield from _json()
     yield from _places()
@@ -393,6 +396,48 @@ def _archives() -> Iterator[Attack]:
         yield _file(name, BIN, content)
         yield _file(name, "ema_0.9999_030000.pt", content)
         yield _file(name, "model.pth", content)
+
+
+def _trainers() -> Iterator[Attack]:
+    """Checkpoints of lucidrains' Trainer, in part."""
+    path, steps = "model-10.pt", 100
+
+    def checkpoint(path: Path, changes: dict[str, Any], **others: Any) -> None:
+        test_lucidrains.written(path, None, **others)
+        whole = torch.load(path)
+        if "ema" not in others:
+            whole["ema"] |= {f"ema_model.{name}": value for name, value in changes.items()}
+        torch.save(whole, path)
+
+    flags = ("--image-size", "8")
+    yield _file("sound", path, partial(checkpoint, changes={}), "done", *flags)
+    conv, many = "model.init_conv.weight", torch.zeros(1)
+    for name, changes in {
+        "NaN": {conv: torch.full((6, 3, 7, 7), float("nan"))},
+        "copies of one number": {conv: many.expand(6, 3, 10**5, 10**5)},
+        "a wide copy": {"model.time_mlp.1.weight": many.expand(32, 9996)},
+        "a sparse tensor": {conv: torch.zeros(6, 3, 7, 7).to_sparse()},
+        "a meta tensor": {conv: torch.zeros(6, 3, 7, 7, device="meta")},
+        "another shape": {conv: torch.zeros(6, 3, 7, 5)}, "no dimensions": {conv: many[0]},
+        "no numbers": {conv: torch.zeros(0, 3, 7, 7)}, "text": {conv: "x"},
+        "more channels": {conv: torch.zeros(6, 99_999, 1, 1)},
+        "no betas": {"betas": torch.zeros(0)}, "more betas": {"betas": torch.zeros(10**6)},
+        "betas of NaN": {"sqrt_recipm1_alphas_cumprod": torch.full((steps,), float("nan"))},
+        "betas of 0": {"sqrt_recipm1_alphas_cumprod": torch.zeros(steps)},
+        "complex betas": {"sqrt_recipm1_alphas_cumprod": torch.zeros(steps, dtype=torch.cfloat)},
+        "infinite weights": {"loss_weight": torch.full((steps,), float("inf"))},
+        "huge weights": {"loss_weight": torch.full((steps,), 1e38)},
+        "weights of 0": {"loss_weight": torch.zeros(steps)},
+        "complex weights": {"loss_weight": torch.zeros(steps, dtype=torch.cfloat)},
+        "an escape": {"model.\x1b[31mred": many}, "one more": {"model.more": many},
+    }.items():  # fmt: skip
+        yield _file(name, path, partial(checkpoint, changes=changes), "refused", *flags)
+    for name, ema in {"a list": [many], "a number": 3, "nothing": {}}.items():
+        yield _file(f"ema is {name}", path, partial(checkpoint, changes={}, ema=ema), "refused")
+    yield _file("no size", path, partial(checkpoint, changes={}), "refused")
+    for size in ("0", "-8", "9", "4097", "x", "1e9"):
+        words = ("--image-size", size)
+        yield _file(f"size {size}", path, partial(checkpoint, changes={}), "refused", *words)
 
 
 def _tar() -> bytes:

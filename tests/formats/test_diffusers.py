@@ -23,6 +23,7 @@ from unnoise.errors import CheckpointError, ConfigError, UsageError
 from unnoise.networks.layers import ResBlock
 
 FIXTURE = json.loads((Path(__file__).parent.parent / "fixtures/diffusers-unet.json").read_text())
+TINY = torch.zeros(1)
 SCHEDULER = {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
 
 
@@ -209,13 +210,10 @@ def test_hostile_files_are_one_line_and_run_nothing(tmp_path, monkeypatch):
         pickled.write_bytes(content)
         with pytest.raises(CheckpointError, match="is damaged, or a pickle of more than tensors"):
             formats.read(path)
-    for value in ("x", torch.zeros(8).to_sparse()):
+    for value in ("x", TINY.to_sparse(), TINY.expand(10**9, 1), TINY.to("meta")):
         torch.save({"conv_in.weight": value}, pickled)
         with pytest.raises(CheckpointError, match="expected tensors by name"):
             formats.read(path)
-    torch.save({"conv_in.weight": torch.zeros(1).expand(10**9, 99)}, pickled)
-    with pytest.raises(CheckpointError, match="more numbers than the file"):
-        formats.read(path)
     torch.save({"conv_in.weight": torch.zeros(10**5)}, pickled)
     with ZipFile(pickled) as whole, ZipFile(path / "b", "w", ZIP_DEFLATED) as squeezed:
         for name in whole.namelist():
