@@ -62,6 +62,7 @@ def test_override_changes_exactly_what_is_named():
         ({"train.betas": [0.9]}, r"train\.betas: got 1 values, expected 2"),
         ({"train.precision": "bf61"}, r"train\.precision: got 'bf61'; did you mean 'bf16'\?"),
         ({"network": 3}, r"network: got 3"),
+        ({"sample.noises": [1.0] * 100_001}, "got 100,001 values, expected at most 100,000"),
         ({"network.kind": "dti"}, r"network\.kind: no 'dti'; did you mean 'dit'\?"),
         ({"network.depth": 4}, r"network\.depth: unknown key"),
         ({"network.kind": "dit", "network.dropout": 0.1}, r"network\.dropout: unknown key"),

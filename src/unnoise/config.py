@@ -41,7 +41,7 @@ class DiffusionConfig:
     """The noising process and the objective."""
 
     schedule: str = "cosine"
-    """Noise schedule: linear, cosine, sigmoid, edm or flow."""
+    """Noise schedule: linear, cosine, sigmoid, edm, flow, vp or ve (Song et al. 2021)."""
     timesteps: Steps = 1000
     """Number T of steps of the discrete schedules."""
     parameterization: str = "eps"
@@ -55,7 +55,8 @@ class DiffusionConfig:
     (EDM2's uncertainty)."""
     schedule_options: dict[str, float] = field(default_factory=dict)
     """Options of the schedule: shift multiplies sigma / alpha (linear, cosine, sigmoid, flow);
-    sigma_min and sigma_max are edm's range; beta_start, beta_end and power are linear's."""
+    sigma_min and sigma_max are edm's, vp's and ve's range; beta_start, beta_end and power are
+    linear's; beta_d and beta_min are vp's."""
     time_scale: Positive = 1.0
     """Factor on the time that the network is given; 1000 / timesteps is Improved DDPM's."""
     sigma_data: Positive | None = 0.5

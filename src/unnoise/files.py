@@ -28,6 +28,8 @@ LONGEST_NAME = 200
 """Bytes of a name, to which file systems let as many be added as a temporary name has more."""
 DEEPEST = 400
 """Levels of lists and objects in JSON: deeper ones cannot be written again on every Python."""
+MOST_JSON_BYTES = 1 << 28
+"""What a file of JSON may have: no record of unnoise's, or of others', comes near."""
 
 
 @contextmanager
@@ -134,6 +136,8 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path, kind: type[T] = dict[str, Any]) -> T:
     """Read a file of JSON of one type (an object unless told); CheckpointError otherwise."""
     try:
+        if (size := path.stat().st_size) > MOST_JSON_BYTES:
+            raise CheckpointError(f"{path}: has {size / 1e6:,.0f} MB, expected JSON of at most 268")
         text = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -28,6 +28,8 @@ RETIRED = (
     "train.pairing", "train.async_save", "train.on_save_error",
 )  # fmt: skip
 """Settings that older versions had: ignored in a record, refused from a user."""
+MOST_VALUES = 100_000
+"""Of a list: there may be as many names of classes."""
 
 
 @functools.cache
@@ -95,6 +97,10 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         parts = cast("list[Any]", list(value))  # pyright: ignore[reportUnknownArgumentType]
         if arguments[-1] is not ... and len(parts) != len(arguments):
             raise ConfigError(f"{where}: got {len(parts)} values, expected {len(arguments)}")
+        if len(parts) > MOST_VALUES:
+            raise ConfigError(
+                f"{where}: got {len(parts):,} values, expected at most {MOST_VALUES:,}"
+            )
         return tuple(typed(arguments[0], part, where) for part in parts)
     if origin is dict and isinstance(value, Mapping):
         items = cast("Mapping[str, Any]", value).items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.attacks import api, environment, flags, pictures, records, studio, zips
+from tests.attacks import api, environment, flags, formats, pictures, records, studio, zips
 from tests.attacks.harness import Attack
 
 KINDS: dict[str, Callable[[Path], Iterator[Attack]]] = {
@@ -19,6 +19,7 @@ KINDS: dict[str, Callable[[Path], Iterator[Attack]]] = {
     "records": records.attacks,
     "flags": flags.attacks,
     "environment": environment.attacks,
+    "formats": formats.attacks,
     "api": api.attacks,
     "studio": studio.attacks,
 }

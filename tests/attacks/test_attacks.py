@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_no_attack_succeeds():
-    kinds = ("pictures", "zips", "records", "flags", "api", "studio")
+    kinds = ("pictures", "zips", "records", "formats", "flags", "api", "studio")
     command = [sys.executable, "-m", "tests.attacks", *kinds, "--every", "12"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

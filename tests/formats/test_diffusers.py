@@ -10,6 +10,7 @@ import os
 import pickle
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from unnoise.errors import CheckpointError, ConfigError, UsageError
 from unnoise.networks.layers import ResBlock
 
 FIXTURE = json.loads((Path(__file__).parent.parent / "fixtures/diffusers-unet.json").read_text())
+TINY = torch.zeros(1)
 SCHEDULER = {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
 
 
@@ -208,8 +210,16 @@ def test_hostile_files_are_one_line_and_run_nothing(tmp_path, monkeypatch):
         pickled.write_bytes(content)
         with pytest.raises(CheckpointError, match="is damaged, or a pickle of more than tensors"):
             formats.read(path)
-    torch.save({"conv_in.weight": "x"}, pickled)
-    with pytest.raises(CheckpointError, match="expected tensors by name"):
+    for value in ("x", TINY.to_sparse(), TINY.expand(10**9, 1), TINY.to("meta")):
+        torch.save({"conv_in.weight": value}, pickled)
+        with pytest.raises(CheckpointError, match="expected tensors by name"):
+            formats.read(path)
+    torch.save({"conv_in.weight": torch.zeros(10**5)}, pickled)
+    with ZipFile(pickled) as whole, ZipFile(path / "b", "w", ZIP_DEFLATED) as squeezed:
+        for name in whole.namelist():
+            squeezed.writestr(name, whole.read(name))
+    os.replace(path / "b", pickled)
+    with pytest.raises(CheckpointError, match="is damaged, or a pickle"):
         formats.read(path)
     assert not Path("pickle-ran").exists()
     pickled.unlink()

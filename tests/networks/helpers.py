@@ -9,7 +9,14 @@ import torch
 
 from unnoise import build
 from unnoise.config import override
-from unnoise.networks.config import DiTConfig, LucidrainsConfig, NetworkConfig, Shape, UNetConfig
+from unnoise.networks.config import (
+    DiTConfig,
+    LucidrainsConfig,
+    NetworkConfig,
+    Shape,
+    SongUNetConfig,
+    UNetConfig,
+)
 from unnoise.networks.network import Network
 from unnoise.presets import named
 
@@ -25,6 +32,10 @@ SMALL_UNET = UNetConfig(
 )
 SMALL_DIT = DiTConfig(width=16, depth=2, heads=2)
 SMALL_LUCIDRAINS = LucidrainsConfig(8, (1, 2), attention_heads=2, attention_head_channels=4)
+SMALL_SONG = SongUNetConfig(8, (1, 2), 1, dropout=0.0)
+SMALL_NCSN = dataclasses.replace(
+    SMALL_SONG, time_embedding="fourier", encoder="residual", resample="fir", time_multiplier=2
+)
 
 
 def build_network(network: NetworkConfig, shape: Shape, changes: dict[str, Any]) -> Network:

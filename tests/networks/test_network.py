@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from tests.networks.helpers import SMALL_DIT, SMALL_LUCIDRAINS, SMALL_UNET, random_weights
+from tests.networks.helpers import (
+    SMALL_DIT,
+    SMALL_LUCIDRAINS,
+    SMALL_NCSN,
+    SMALL_SONG,
+    SMALL_UNET,
+    random_weights,
+)
 from torch import Tensor
 
 from unnoise import api, cli
@@ -31,6 +38,8 @@ KINDS = [
     dataclasses.replace(SMALL_DIT, patch_size=4, mlp_ratio=1.5),
     SMALL_LUCIDRAINS,
     dataclasses.replace(SMALL_LUCIDRAINS, stem_channels=6, full_attention=(0,)),
+    SMALL_SONG,
+    SMALL_NCSN,
 ]
 every_kind = pytest.mark.parametrize("config", KINDS)
 SHAPE = Shape(1, 8, 8, 3)
@@ -53,7 +62,7 @@ def test_images_of_a_batch_do_not_mix_and_every_input_matters(config):
     torch.testing.assert_close(net(x[1:], time[1:], label[1:]), out[1:], rtol=1e-4, atol=1e-5)
     changed = ((x, time + 1, label), (x, time, label - label + 1), (x + 0.1, time, label))
     for other in changed:
-        assert not torch.allclose(net(*other), out, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(net(*other), out, rtol=1e-4, atol=1e-5)
 
 
 @every_kind

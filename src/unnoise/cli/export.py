@@ -137,7 +137,7 @@ class Import(Command):
     out: str | None = None
     """File to write, such as model.safetensors."""
     format: str | None = None
-    """Format of the files: diffusers or lucidrains; by default the one that recognises them."""
+    """Format of the files: diffusers, edm or lucidrains; by default the one that they are of."""
 
 
 def import_(arguments: list[str]) -> int:

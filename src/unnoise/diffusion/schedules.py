@@ -3,7 +3,7 @@
 Discrete schedules (linear, cosine, sigmoid) are a table of alpha_bar with T + 1 entries and
 `alpha_bar[0] = 1`: t = 0 is data, t = T is noise. A fractional t is allowed (log-SNR is
 interpolated), so that any grid can be walked. Hugging Face's `alphas_cumprod[i]` is our
-`alpha_bar[i + 1]`. The continuous ones (edm: t = sigma; flow: t in [0, 1]) are formulas.
+`alpha_bar[i + 1]`. The continuous ones (edm, ve: t = sigma; flow, vp: t in [0, 1]) are formulas.
 
 `shift` multiplies sigma / alpha at every time. It is the shifted log-SNR of Hoogeboom et al. 2023,
 log-SNR - 2 log(shift), and the time shift of Stable Diffusion 3, shift t / (1 + (shift - 1) t).
@@ -107,16 +107,20 @@ class Discrete:
         return level.t - 1  # the papers' networks count from 0
 
 
+def _rising(sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    if not 0 < sigma_min < sigma_max < math.inf:
+        got = f"sigma_min {sigma_min:g} and sigma_max {sigma_max:g}"
+        raise ValueError(f"got {got}, expected rising numbers above 0")
+    return sigma_min, sigma_max
+
+
 class EDM:
     """EDM's variance-exploding levels: alpha = 1, sigma = t."""
 
     steps: int | None = None
 
     def __init__(self, timesteps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
-        if not 0 < sigma_min < sigma_max < math.inf:
-            got = f"sigma_min {sigma_min:g} and sigma_max {sigma_max:g}"
-            raise ValueError(f"got {got}, expected rising numbers above 0")
-        self.t_min, self.t_max = sigma_min, sigma_max
+        self.t_min, self.t_max = _rising(sigma_min, sigma_max)
 
     def level(self, t: Scalar) -> Level:
         if isinstance(t, Tensor):
@@ -129,6 +133,48 @@ class EDM:
 
     def network_time(self, level: Level) -> Scalar:
         return log(level.t) / 4  # EDM table 1, c_noise
+
+
+class VE(EDM):
+    """The same levels with the network time of Song et al. 2021 (NCSN++)."""
+
+    def network_time(self, level: Level) -> Scalar:
+        return log(level.t / 2)  # EDM table 1, column VE
+
+
+class VP:
+    """Song et al.'s continuous DDPM, alpha_bar = exp(-(beta_d t^2 / 2 + beta_min t)), between two
+    values of sigma / alpha."""
+
+    steps: int | None = None
+
+    def __init__(
+        self,
+        timesteps: int,
+        beta_d: float = 19.9,
+        beta_min: float = 0.1,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+    ) -> None:
+        if not (0 < beta_d < math.inf and 0 <= beta_min < math.inf):
+            got = f"beta_d {beta_d:g} and beta_min {beta_min:g}"
+            raise ValueError(f"got {got}, expected beta_d above 0, and beta_min 0 or more")
+        self.beta_d, self.beta_min = beta_d, beta_min
+        self.t_min, self.t_max = map(self.time, _rising(sigma_min, sigma_max))
+
+    def level(self, t: Scalar) -> Level:
+        t = _per_image(t) if isinstance(t, Tensor) else t
+        log_alpha_bar = -(self.beta_d * t**2 / 2 + self.beta_min * t)
+        if isinstance(log_alpha_bar, Tensor):
+            return Level(t, (log_alpha_bar / 2).exp(), (-log_alpha_bar.expm1()).sqrt())
+        return Level(t, math.exp(log_alpha_bar / 2), (-math.expm1(log_alpha_bar)) ** 0.5)
+
+    def time(self, noise_to_signal: float) -> float:
+        square = self.beta_min**2 + 2 * self.beta_d * math.log1p(noise_to_signal**2)
+        return (square**0.5 - self.beta_min) / self.beta_d  # EDM table 1, column VP
+
+    def network_time(self, level: Level) -> Scalar:
+        return 999 * level.t  # EDM table 1, M = 1000
 
 
 class Flow:
@@ -205,6 +251,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "cosine": cosine,
     "sigmoid": sigmoid,
     "edm": EDM,
+    "ve": VE,
+    "vp": VP,
     "flow": Flow,
 }
 """Name -> function of T (which continuous schedules ignore) and of keyword options of its own.

@@ -18,7 +18,7 @@ from unnoise import build, checkpoint, events
 from unnoise.config import RunConfig, TrainConfig, override, to_dict
 from unnoise.data.config import DataConfig
 from unnoise.errors import CheckpointError, ConfigError, UsageError, nearest
-from unnoise.formats import diffusers, lucidrains
+from unnoise.formats import diffusers, edm, lucidrains
 from unnoise.formats.imported import Imported
 from unnoise.formats.scripts import load_weights as load_weights
 from unnoise.model import Model, network_for
@@ -43,6 +43,7 @@ FORMATS: dict[str, Format] = {
         diffusers.read,
         diffusers.write,
     ),
+    "edm": Format("a network-snapshot-*.pkl of NVlabs/edm", edm.recognises, edm.read, edm.write),
     "lucidrains": Format(
         "a checkpoint of denoising-diffusion-pytorch's Trainer",
         lucidrains.recognises,

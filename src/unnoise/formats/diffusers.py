@@ -13,7 +13,7 @@ import torch
 
 from unnoise.checkpoint import Tensors, save_tensors
 from unnoise.errors import CheckpointError, ConfigError
-from unnoise.files import read_json, replacing
+from unnoise.files import NEAR_BYTES, read_json, replacing
 from unnoise.formats.diffusers_settings import (
     Ours,
     UNet2DModel,
@@ -59,9 +59,10 @@ WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 def recognises(path: Path) -> bool:
     """Whether a path is a folder of a pipeline or of a model of diffusers."""
     config = path / "config.json"
-    return (path / "model_index.json").is_file() or (
-        config.is_file() and b'"_class_name"' in config.read_bytes()
-    )
+    if (path / "model_index.json").is_file() or not config.is_file():
+        return (path / "model_index.json").is_file()
+    with config.open("rb") as file:
+        return b'"_class_name"' in file.read(NEAR_BYTES)
 
 
 def read(path: Path) -> Imported:

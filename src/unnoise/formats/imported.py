@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, BinaryIO, TypeGuard, TypeVar
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -99,8 +101,25 @@ def read_tensors(path: Path) -> Tensors:
     """
     tensors = read_pickle(path) if path.suffix != ".safetensors" else _read_safetensors(path)
     if not is_tensors(tensors):
-        raise CheckpointError(f"{path}: expected tensors by name, and nothing else")
+        raise CheckpointError(f"{path}: expected tensors by name, in full, and nothing else")
     return tensors
+
+
+def load_saved(file: Path | BinaryIO, size: int) -> Any:
+    """What torch.save wrote to a file of so many bytes: tensors, numbers, text and containers.
+
+    Nothing else is made and nothing runs. ValueError for an archive whose parts are larger than the
+    file, any error of PyTorch's for what is damaged.
+    """
+    if is_zipfile(file):
+        with ZipFile(file) as archive:
+            if sum(each.file_size for each in archive.infolist()) > size:
+                raise ValueError("its parts are larger than the file")
+    if not isinstance(file, Path):
+        file.seek(0)
+    quiet = warnings.catch_warnings(action="ignore")  # of how old or new the pickle is
+    with quiet, torch.serialization.safe_globals(NUMBERS):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: Path) -> Tensors:
@@ -117,8 +136,7 @@ def read_pickle(path: Path) -> Any:
     Nothing else is made and nothing runs: CheckpointError, as for a damaged file.
     """
     try:
-        with torch.serialization.safe_globals(NUMBERS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_saved(path, path.stat().st_size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     except Exception as error:
@@ -127,12 +145,17 @@ def read_pickle(path: Path) -> Any:
 
 
 def is_tensors(value: object) -> TypeGuard[Tensors]:
-    """Whether something is tensors by name."""
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-    )
+    """Whether something is tensors by name, which are no larger than what they hold: no copies."""
+    if not isinstance(value, dict) or not value:
+        return False
+    for name, tensor in value.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.is_complex():
+            return False
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            return False
+    storages = (tensor.untyped_storage() for tensor in value.values())
+    held = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return sum(tensor.nbytes for tensor in value.values()) <= 2 * sum(held.values())  # some share
 
 
 def take(tensors: Tensors, name: str, shape: tuple[int, ...]) -> Tensor:

@@ -136,7 +136,7 @@ def _objective(weight: np.ndarray, snr: np.ndarray) -> tuple[str, str, tuple[str
     for name, divisor in OBJECTIVES.items():
         clipped = weight * divisor(snr)
         gamma = float(clipped.max())
-        if not _equal(clipped, np.minimum(snr, gamma)):
+        if gamma <= 0 or not _equal(clipped, np.minimum(snr, gamma)):
             continue
         if _equal(clipped, snr):  # of eps all are 1
             return name, "none" if name == "eps" else "snr", ()

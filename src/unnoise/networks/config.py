@@ -63,7 +63,7 @@ class NetworkConfig:
     @property
     def stochastic(self) -> bool:
         """Whether a call in training draws random numbers, as dropout does."""
-        return True
+        return getattr(self, "dropout", 1.0) > 0
 
     @property
     def sample_channels_last(self) -> bool:
@@ -135,10 +135,6 @@ class UNetConfig(NetworkConfig):
         return [self.base_channels * multiplier for multiplier in self.channel_multipliers]
 
     @property
-    def stochastic(self) -> bool:
-        return self.dropout > 0
-
-    @property
     def sample_channels_last(self) -> bool:
         """Wide convolutions are faster in it, narrow ones are not (docs/results/kernels.md)."""
         return self.base_channels >= 64
@@ -154,6 +150,10 @@ class UNetConfig(NetworkConfig):
         """Heads of an attention layer of this width."""
         of_head = self.attention_head_channels
         return channels // of_head if of_head else self.attention_heads
+
+    def groups(self, channels: int) -> int:
+        """Groups of a normalisation layer."""
+        return self.norm_groups
 
     def heights(self, image_height: int) -> list[int]:
         """The height of each level's feature map."""
@@ -247,10 +247,6 @@ class LucidrainsConfig(NetworkConfig):
         last = len(self.channel_multipliers) - 1
         return {last} if self.full_attention is None else {*self.full_attention}
 
-    @property
-    def stochastic(self) -> bool:
-        return self.dropout > 0
-
     def narrower(self, share: float) -> dict[str, int]:
         """Fewer base channels; a stem of its own and attention keep theirs."""
         return _narrower("base_channels", self.base_channels, 2, share)
@@ -268,6 +264,71 @@ class LucidrainsConfig(NetworkConfig):
         ])  # fmt: skip
 
 
+@dataclass(frozen=True)
+class SongUNetConfig(NetworkConfig):
+    """The U-Nets of Song et al. 2021 as EDM has them, DDPM++ and NCSN++, sized for small images.
+
+    EDM's networks for CIFAR-10 have 128 base_channels, (2, 2, 2) and 4 blocks_per_level.
+    """
+
+    base_channels: Width = 64
+    """Channels of the first convolution; those of the levels are multiples of it."""
+    channel_multipliers: tuple[Few, ...] = (1, 2, 2)
+    """Channels of each level, as multiples of base_channels; each level has half the height."""
+    blocks_per_level: Few = 2
+    """Residual blocks of each encoder level; the decoder has one more."""
+    attention_levels: tuple[int, ...] = (1,)
+    """Levels with self-attention after every encoder block and the last decoder block: 0 is the
+    full size, 1 the half, .."""
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.1
+    """Dropout before the second convolution of each block."""
+    time_embedding: Literal["positional", "fourier"] = "positional"
+    """Sinusoids of time: positional, or fourier with random frequencies (NCSN++)."""
+    encoder: Literal["standard", "residual"] = "standard"
+    """Encoder: standard, or residual, which adds the smaller image at each level (NCSN++)."""
+    resample: Literal["box", "fir"] = "box"
+    """Filter of down- and upsampling: box (1, 1), or fir (1, 3, 3, 1) (NCSN++)."""
+    time_multiplier: Few = 1
+    """Sinusoids of time, as a multiple of base_channels: 1, or 2 (NCSN++)."""
+    embedding_multiplier: Few = 4
+    """Width of the time network, as a multiple of base_channels."""
+
+    norm_eps = 1e-6
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.base_channels * multiplier for multiplier in self.channel_multipliers]
+
+    @property
+    def sample_channels_last(self) -> bool:
+        return self.base_channels >= 64  # as UNetConfig
+
+    def narrower(self, share: float) -> dict[str, int]:
+        """Fewer base channels."""
+        return _narrower("base_channels", self.base_channels, 4, share)
+
+    def groups(self, channels: int) -> int:
+        """32 groups, or of 4 channels where there are fewer than 128; fewer where none fits."""
+        return math.gcd(channels, min(32, channels // 4))
+
+    def heads(self, channels: int) -> int:
+        """One head in each attention layer."""
+        return 1
+
+    def check(self, shape: Shape) -> None:
+        count = len(self.channel_multipliers)
+        self.require([
+            (self.base_channels % 4 == 0, "base_channels", "a multiple of 4"),
+            (0 < count <= 16, "channel_multipliers", "1 to 16 multipliers"),
+            ({*self.attention_levels} <= {*range(count)}, "attention_levels",
+             f"levels from 0 to {count - 1}"),
+            (shape.height % 2 ** (count - 1) == shape.width % 2 ** (count - 1) == 0,
+             "channel_multipliers",
+             f"fewer: images of {shape.height}x{shape.width} cannot be halved {count - 1} times"),
+        ])  # fmt: skip
+
+
 def _divides(patch: int, shape: Shape) -> tuple[bool, str, str]:
     expected = f"a divisor of the images' height {shape.height} and width {shape.width}"
     return shape.height % patch == shape.width % patch == 0, "patch_size", expected
@@ -282,5 +343,6 @@ NETWORK_CONFIGS: dict[str, type[NetworkConfig]] = {
     "unet": UNetConfig,
     "dit": DiTConfig,
     "lucidrains": LucidrainsConfig,
+    "song_unet": SongUNetConfig,
 }
 """Kind -> its settings. A kind of your own is one entry here and one in NETWORKS."""

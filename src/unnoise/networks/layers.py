@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unnoise.networks.config import UNetConfig
+from unnoise.networks.config import SongUNetConfig, UNetConfig
 from unnoise.networks.kernels import Dropout, norm_silu, upsample_conv_weight
 
 M = TypeVar("M", bound=nn.Module)
@@ -32,9 +32,9 @@ def sinusoidal_embedding(
     return torch.cat(parts, dim=1)
 
 
-def norm(channels: int, config: UNetConfig) -> nn.GroupNorm:
+def norm(channels: int, config: UNetConfig | SongUNetConfig) -> nn.GroupNorm:
     """Group normalisation as the config asks for it."""
-    return nn.GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
+    return nn.GroupNorm(config.groups(channels), channels, eps=config.norm_eps)
 
 
 def zeroed(module: M) -> M:
@@ -69,7 +69,7 @@ def attention(qkv: Float[Tensor, "b n d"], heads: int) -> Float[Tensor, "b n c"]
 class Attention(nn.Module):
     """Multi-head self-attention over the pixels of (b, c, h, w), residual."""
 
-    def __init__(self, channels: int, config: UNetConfig) -> None:
+    def __init__(self, channels: int, config: UNetConfig | SongUNetConfig) -> None:
         super().__init__()
         self.heads = config.heads(channels)
         self.norm = norm(channels, config)

@@ -24,11 +24,17 @@ class Network(nn.Module):
 
     config: Any
 
-    def add_embeddings(self, inputs: int, hidden: int, channels: int, shape: Shape) -> None:
-        """Make the layers of `time_and_class`; no classes, no class embedding."""
+    def add_embeddings(
+        self, inputs: int, hidden: int, channels: int, shape: Shape, of_class: int | None = None
+    ) -> None:
+        """Make the layers of `time_and_class`; no classes, no class embedding.
+
+        A class has `of_class` channels, by default those of the result.
+        """
         first, last = nn.Linear(inputs, hidden), nn.Linear(hidden, channels)
         self.time_mlp = nn.Sequential(first, nn.SiLU(), last)
-        self.class_embedding = nn.Embedding(shape.labels, channels) if shape.labels else None
+        known = nn.Embedding(shape.labels, of_class or channels) if shape.labels else None
+        self.class_embedding = known
         self._null = shape.num_classes if shape.null_label else None
 
     def time_and_class(
@@ -37,12 +43,16 @@ class Network(nn.Module):
         """SiLU of the sum of both embeddings; no label is the class embedding's last row."""
         embedding = self.time_mlp(sinusoids.to(next(self.time_mlp.parameters()).dtype))
         if self.class_embedding is not None:
-            if label is None:
-                if self._null is None:
-                    raise ValueError("label: got None, but this network was trained with labels")
-                label = torch.full((len(sinusoids),), self._null, device=sinusoids.device)
-            embedding = embedding + self.class_embedding(label)
+            embedding = embedding + self.class_embedding(self.known(label, sinusoids))
         return F.silu(embedding)
+
+    def known(self, label: Int[Tensor, " b"] | None, batch: Tensor) -> Int[Tensor, " b"]:
+        """The labels of a batch, where no label is the class embedding's last row."""
+        if label is not None:
+            return label
+        if self._null is None:
+            raise ValueError("label: got None, but this network was trained with labels")
+        return torch.full((len(batch),), self._null, device=batch.device)
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The weights that Muon moves, by default all matrices inside; AdamW moves the others."""
