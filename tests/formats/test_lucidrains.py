@@ -298,7 +298,7 @@ def test_the_commands(tmp_path, capsys):
         ([*read, "--image-size", "9"], "expected fewer levels, as images of 9x9"),
         ([*back[:-1], str(tmp_path / "folder")], "expected a file name that ends in .pt"),
         (back, "is a file that unnoise did not write"),
-        ([*back[:-1], "x.pt", "--half"], "--half: lucidrains' files hold full precision"),
+        ([*back[:-1], "x.pt", "--half"], "--half: files of lucidrains hold full precision"),
     ):
         assert cli.main(arguments) == 2
         lines = capsys.readouterr().err.splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,13 +25,13 @@ class Export(Command):
     rare = ("runtime",)
     model: Annotated[str, Flag(metavar="RUN|CHECKPOINT|FILE|NAME")]
     """A run folder, a checkpoint, a model file or a bundled model."""
-    to: Literal["safetensors", "onnx", "web", "diffusers", "lucidrains"] = "safetensors"
-    """Format: unnoise's own file, onnx (the network, the sampler as numbers), web (one HTML file
-    that samples the model in a browser), diffusers (a pipeline's folder), or lucidrains (a
-    checkpoint of denoising-diffusion-pytorch)."""
+    to: Literal[
+        "safetensors", "onnx", "web", "diffusers", "lucidrains", "openai", "pytorch_ddpm"
+    ] = "safetensors"
+    """Format: unnoise's own, onnx (the network, the sampler as numbers), web (one HTML file that
+    samples in a browser), diffusers, lucidrains, openai (guided-diffusion) or pytorch_ddpm."""
     out: str | None = None
-    """What to write: small.safetensors, page.html, model-1.pt for lucidrains, or a new folder for
-    onnx and diffusers."""
+    """What to write: small.safetensors, page.html, ema.pt (lucidrains, openai) or a new folder."""
     half: bool = False
     """Store the weights as fp16, as web always does; the arithmetic stays as it was."""
     folder: bool = False
@@ -102,10 +103,11 @@ def _web(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
 
 
 def _package(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
+    """A model for another package."""
     _no_sampling(given)
     if flags.half:
-        raise UsageError(f"--half: {flags.to}' files hold full precision; expected none")
-    path = _out(flags.out, ".pt" if flags.to == "lucidrains" else "")
+        raise UsageError(f"--half: files of {flags.to} hold full precision; expected none")
+    path = _out(flags.out, ".pt" if flags.to in ("lucidrains", "openai") else "")
     from unnoise import formats
     from unnoise.model import load
 
@@ -113,6 +115,10 @@ def _package(flags: Export, given: dict[str, Any]) -> tuple[Path, str]:
     formats.write(model, flags.to, path)
     if flags.to == "lucidrains":
         return path, "Trainer(..).load(1), where it is results/model-1.pt"
+    if flags.to == "openai":
+        return path, f"image_sample.py --model_path {path} {formats.openai.flags_of(model)}"
+    if flags.to == "pytorch_ddpm":
+        return path, f"main.py --flagfile {path / 'flagfile.txt'} --eval"
     if model.shape.num_classes:
         return path, "see docs/formats.md, as diffusers' pipelines pass no labels"
     return path, f"DiffusionPipeline.from_pretrained({str(path)!r})"
@@ -122,8 +128,7 @@ WRITERS: dict[str, Callable[[Export, dict[str, Any]], tuple[Path, str]]] = {
     "safetensors": _safetensors,
     "onnx": _onnx,
     "web": _web,
-    "diffusers": _package,
-    "lucidrains": _package,
+    **dict.fromkeys(("diffusers", "lucidrains", "openai", "pytorch_ddpm"), _package),
 }
 """Format -> function that writes it, and says where and what can be done next."""
 
@@ -137,7 +142,11 @@ class Import(Command):
     out: str | None = None
     """File to write, such as model.safetensors."""
     format: str | None = None
-    """Format of the files: diffusers, edm or lucidrains; by default the one that they are of."""
+    """Format of the files: diffusers, edm, lucidrains, openai (improved-diffusion,
+    guided-diffusion) or pytorch_ddpm; by default the one that they are of."""
+    flags: str | None = None
+    """The other package's flags that the model was trained with, in one string, where its file does
+    not keep them: "--image_size 64 --num_heads 4 .."."""
 
 
 def import_(arguments: list[str]) -> int:
@@ -145,8 +154,11 @@ def import_(arguments: list[str]) -> int:
     from unnoise import formats
     from unnoise.formats.imported import Process
 
+    for i, (word, value) in enumerate(pairwise(arguments)):
+        if word == "--flags":  # whose value begins with dashes
+            arguments = [*arguments[:i], f"--flags={value}", *arguments[i + 2 :]]
     often = ("image_size", "diffusion.schedule", "diffusion.parameterization")
     flags, changes = parse(Import, arguments, "import", Settings(Process(), False, often))
     path = _out(flags.out, ".safetensors")
-    formats.read(flags.source, flags.format, changes).save(path)
+    formats.read(flags.source, flags.format, changes, flags.flags).save(path)
     return _said(path, f"unnoise sample {path}")

@@ -18,7 +18,7 @@ from unnoise import build, checkpoint, events
 from unnoise.config import RunConfig, TrainConfig, override, to_dict
 from unnoise.data.config import DataConfig
 from unnoise.errors import CheckpointError, ConfigError, UsageError, nearest
-from unnoise.formats import diffusers, edm, lucidrains
+from unnoise.formats import diffusers, edm, lucidrains, openai, pytorch_ddpm
 from unnoise.formats.imported import Imported
 from unnoise.formats.scripts import load_weights as load_weights
 from unnoise.model import Model, network_for
@@ -31,9 +31,12 @@ class Format(NamedTuple):
     """What to expect, in a message."""
     recognises: Callable[[Path], bool]
     """Whether a path is of this format, by what is there."""
-    read: Callable[[Path], Imported]
-    write: Callable[[Model, Path], None]
+    read: Callable[[Path, str | None], Imported]
+    """Read a path that is there, with the other package's own flags where the user gave some."""
+    write: Callable[[Model, Path], None] | None = None
     """Write a new folder or file; ConfigError for a model that the format cannot express."""
+    takes_flags: bool = False
+    """Whether files lack settings, which the user gives as the other package's own flags."""
 
 
 FORMATS: dict[str, Format] = {
@@ -50,18 +53,36 @@ FORMATS: dict[str, Format] = {
         lucidrains.read,
         lucidrains.write,
     ),
+    "openai": Format(
+        "weights of improved-diffusion or guided-diffusion, such as ema_0.9999_030000.pt",
+        openai.recognises,
+        openai.read,
+        openai.write,
+        takes_flags=True,
+    ),
+    "pytorch_ddpm": Format(
+        "ckpt.pt of w86763777's pytorch-ddpm",
+        pytorch_ddpm.recognises,
+        pytorch_ddpm.read,
+        pytorch_ddpm.write,
+        takes_flags=True,
+    ),
 }
 """Name -> format; the first that recognises a path reads it."""
 
 
 def read(
-    path: str | Path, format: str | None = None, changes: Mapping[str, Any] | None = None
+    path: str | Path,
+    format: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    flags: str | None = None,
 ) -> Model:
     """Read a model of another package, on the CPU.
 
     `format` is a name of FORMATS, by default the one that recognises the path. `changes` sets
-    dotted keys of a Process: {"diffusion.parameterization": "v", "image_size": 32}. CheckpointError
-    for a damaged file and for a model that unnoise cannot express.
+    dotted keys of a Process: {"diffusion.parameterization": "v", "image_size": 32}. `flags` is the
+    command line that the model was trained by, for a format whose files lack settings.
+    CheckpointError for a damaged file and for a model that unnoise cannot express.
     """
     path = Path(path)
     if not path.exists():
@@ -73,7 +94,10 @@ def read(
         own = "; for a class of your own: unnoise.wrap and formats.load_weights (docs/formats.md)"
         known = f"{path}: is of no format that unnoise knows; expected {expected}"
         raise CheckpointError(known + (own if path.is_file() else ""))
-    found = build.lookup(FORMATS, format, "format").read(path)
+    entry = build.lookup(FORMATS, format, "format")
+    if flags is not None and not entry.takes_flags:
+        raise UsageError(f"--flags: files of {format} say everything; expected none")
+    found = entry.read(path, flags)
     process, shape = override(found.process, changes or {}), found.shape
     height, width = process.image_size, process.image_width or process.image_size
     shape = replace(shape, height=height or shape.height, width=width or shape.width)
@@ -101,9 +125,10 @@ def write(model: Model, format: str, path: str | Path) -> None:
 
     ConfigError for a model that the format cannot express, UsageError where something is there.
     """
-    if format not in FORMATS:
-        raise UsageError(f"--to: no {format!r}; {nearest(format, FORMATS)}")
+    writers = {name: each.write for name, each in FORMATS.items() if each.write}
+    if format not in writers:
+        raise UsageError(f"--to: no {format!r}; {nearest(format, writers)}")
     path = Path(path)
     if path.exists():
         raise UsageError(f"--out: {path} is there already; expected a new name")
-    FORMATS[format].write(model, path)
+    writers[format](model, path)

@@ -9,8 +9,6 @@ import json
 import re
 from pathlib import Path
 
-import torch
-
 from unnoise.checkpoint import Tensors, save_tensors
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.files import NEAR_BYTES, read_json, replacing
@@ -22,9 +20,9 @@ from unnoise.formats.diffusers_settings import (
     scheduler_of,
     unet_of,
 )
-from unnoise.formats.imported import Imported, read_config, read_tensors, take
+from unnoise.formats.imported import Imported, read_config, read_tensors
+from unnoise.formats.renames import Names
 from unnoise.model import Model
-from unnoise.networks.layers import ResBlock
 from unnoise.networks.network import Network
 from unnoise.reading import typed
 
@@ -47,7 +45,7 @@ RENAMES = (
     (r"(attentions\.\d+)\.norm\b", r"\1.group_norm"),
     (r"(attentions\.\d+)\.out\b", r"\1.to_out.0"),
 )
-"""Our names -> diffusers'. `_parts` adds the two kinds of tensors that unnoise joins."""
+"""Our names -> diffusers'. `Names` adds the two kinds of tensors that unnoise joins."""
 OLD = (
     (r"(attentions\.\d+)\.(query|key|value)\.", lambda m: f"{m[1]}.to_{m[2][0]}."),
     (r"(attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
@@ -65,7 +63,7 @@ def recognises(path: Path) -> bool:
         return b'"_class_name"' in file.read(NEAR_BYTES)
 
 
-def read(path: Path) -> Imported:
+def read(path: Path, _flags: str | None = None) -> Imported:
     """Read a pipeline's folder, an old one whose files lie side by side, or a UNet2DModel's."""
     index = path / "model_index.json"
     others = {name for name in read_json(index) if name[:1] != "_"} if index.is_file() else set()
@@ -94,29 +92,13 @@ def read(path: Path) -> Imported:
     return Imported(network, shape, process, read_tensors(found), renamed, names, notes)
 
 
-def _parts(network: Network) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
-    """Our tensor's name -> name and shape of diffusers' tensors that are joined in it."""
-    modules = network.named_modules()
-    blocks = [(name, m.embedding_channels) for name, m in modules if isinstance(m, ResBlock)]
-    found: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
-    for key, value in network.state_dict().items():
-        module, _, part = key.rpartition(".")
-        (rows, *rest), linear = value.shape, "attention" in module
-        parts = [(_theirs(module), rows)]
-        if module == "time_projection":
-            parts = [(f"{_theirs(block)}.time_emb_proj", n) for block, n in blocks]
-        elif module.endswith("attention.qkv"):
-            layer = _theirs(module.removesuffix(".qkv"))
-            parts = [(f"{layer}.to_{letter}", rows // 3) for letter in "qkv"]
-        rest = rest[:1] if linear else rest  # where ours are convolutions of one pixel
-        found[key] = [(f"{name}.{part}", (n, *rest)) for name, n in parts]
-    return found
-
-
 def _theirs(name: str) -> str:
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+NAMES = Names(_theirs, "time_emb_proj", ("to_q", "to_k", "to_v"), attention_dims=2)
 
 
 def _ours(network: Network, tensors: Tensors, swapped: bool) -> Tensors:
@@ -126,12 +108,7 @@ def _ours(network: Network, tensors: Tensors, swapped: bool) -> Tensors:
         for pattern, replacement in OLD:
             name = re.sub(pattern, replacement, name)
         theirs[name] = value
-    own, found = network.state_dict(), {}
-    for key, parts in _parts(network).items():
-        whole = torch.cat([take(theirs, name, shape) for name, shape in parts])
-        found[key] = whole.reshape(own[key].shape)
-    if theirs:
-        raise CheckpointError(f"has {min(theirs)}, which this network does not use")
+    found = NAMES.to_ours(network, theirs)
     if swapped:
         first = found["time_mlp.0.weight"]
         found["time_mlp.0.weight"] = first.roll(first.shape[1] // 2, dims=1)
@@ -141,11 +118,7 @@ def _ours(network: Network, tensors: Tensors, swapped: bool) -> Tensors:
 def write(model: Model, path: Path) -> None:
     """Write a pipeline's folder; ConfigError for what UNet2DModel and its schedulers cannot be."""
     unet, (kind, scheduler) = unet_of(model), scheduler_of(model)
-    tensors: Tensors = {}
-    own = model.network.state_dict()
-    for key, parts in _parts(model.network).items():
-        rows = own[key].split([shape[0] for _, shape in parts])
-        tensors |= {name: v.reshape(shape) for v, (name, shape) in zip(rows, parts, strict=True)}
+    tensors = NAMES.to_theirs(model.network, model.network.state_dict())
     index = {"_class_name": kind.replace("Scheduler", "Pipeline")}
     index |= {"scheduler": ["diffusers", kind], "unet": ["diffusers", "UNet2DModel"]}
     files = {
@@ -157,5 +130,4 @@ def write(model: Model, path: Path) -> None:
         for name, values in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(json.dumps(values, indent=2) + "\n")
-        cpu = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-        save_tensors(cpu, folder / "unet" / WEIGHTS[0], {"format": "pt"})
+        save_tensors(tensors, folder / "unet" / WEIGHTS[0], {"format": "pt"})

@@ -151,7 +151,7 @@ def recognises(path: Path) -> bool:
     return path.is_file() and (path.suffix == ".pkl" or STATE.fullmatch(path.name) is not None)
 
 
-def read(path: Path) -> Imported:
+def read(path: Path, _flags: str | None = None) -> Imported:
     """Read the averaged network of a snapshot; nothing of the file runs."""
     if STATE.fullmatch(path.name):
         beside = f"network-snapshot-{path.stem.rpartition('-')[2]}.pkl"

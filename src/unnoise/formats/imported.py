@@ -26,6 +26,9 @@ from unnoise.reading import from_dict
 
 T = TypeVar("T")
 
+HEAD_BYTES = 1 << 23
+"""A file of weights begins with its names; numbers come after all of them."""
+
 
 class _Kind:
     """numpy's dtype in a pickle of a number, such as a loss."""
@@ -92,6 +95,14 @@ def read_config(kind: type[T], path: Path, classes: Collection[str]) -> tuple[T,
         return from_dict(kind, values, f"{path}: "), private
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+
+
+def mentions(path: Path, name: str) -> bool:
+    """Whether a file of weights has a tensor or an entry of this name; nothing is loaded."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return name.encode() in file.read(HEAD_BYTES)
 
 
 def read_tensors(path: Path) -> Tensors:

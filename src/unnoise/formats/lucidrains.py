@@ -20,7 +20,7 @@ from unnoise.diffusion.losses import MIN_SNR_GAMMA
 from unnoise.diffusion.schedules import Discrete, cosine, linear, sigmoid
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.files import replacing
-from unnoise.formats.imported import Imported, Process, is_tensors, read_pickle, take
+from unnoise.formats.imported import Imported, Process, is_tensors, mentions, read_pickle, take
 from unnoise.model import Model
 from unnoise.networks.config import LucidrainsConfig, Shape
 from unnoise.reading import from_dict
@@ -43,14 +43,11 @@ OBJECTIVES: dict[str, Callable[[Any], Any]] = {
 
 
 def recognises(path: Path) -> bool:
-    """Whether a path is a checkpoint of the Trainer: it begins with the names of its tensors."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return b"ema_model.betas" in file.read(2**23)
+    """Whether a path is a checkpoint of the Trainer."""
+    return mentions(path, "ema_model.betas")
 
 
-def read(path: Path) -> Imported:
+def read(path: Path, _flags: str | None = None) -> Imported:
     """Read the averaged weights, the schedule and the objective of a checkpoint."""
     checkpoint = read_pickle(path)
     averaged = checkpoint.get("ema") if isinstance(checkpoint, dict) else None
