@@ -21,9 +21,13 @@ demo: install  ## train on the embedded digits and write a grid of samples
 lessons: install  ## the eight lessons as files that open offline, in lessons/
 	$(BIN)/python -m unnoise.studio.lessons lessons ../docs/maths.md
 
-test: install  ## everything that runs in minutes, on up to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-	  -m "not slow and not gpu" tests/faults tests/training tests
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test: install  ## the tests of everything, in minutes on two cores
+	$(TEST) -m "not long and not slow and not gpu" tests/training tests
+
+test-all: install  ## and the long ones: kills, attacks, notebooks, exported pages, several ranks, real signals
+	$(TEST) -m "not slow and not gpu" tests/faults tests/training tests
 
 test-slow: install  ## the longer suites: digits quality, CIFAR-10 presets
 	$(BIN)/python -m pytest -m slow

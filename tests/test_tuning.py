@@ -30,6 +30,7 @@ def few_candidates(monkeypatch):
     monkeypatch.setattr(tuning, "RHOS", (7.0,))
 
 
+@pytest.mark.long
 def test_the_reference_is_near_the_exact_solution(model, search):
     """Heun's method with 8 times as many evaluations ends at the same pictures."""
     grid = model.grid(model.settings(steps=500, spacing="log_snr"))
@@ -60,6 +61,7 @@ def test_refining_lowers_the_error_and_keeps_the_first_level(search):
     assert tuning.refine(search, start, trials=0) == start
 
 
+@pytest.mark.long
 def test_tuned_settings_are_kept_named_and_used(model, tmp_path, few_candidates):
     tuned, rows = tuning.tune(model, budgets=(3, 4), images=2, evaluations=40)
     assert list(tuned) == ["fast", "balanced", "best", "nfe_3", "nfe_4"]

@@ -45,6 +45,7 @@ def test_it_samples_as_the_model_does_with_guidance_too(digits, wrapped):
     assert wrapped.images_at_once() >= 1 and wrapped.network.widest_bytes(8, 8, True) >= 4 * 64 * 32
 
 
+@pytest.mark.long
 def test_it_evaluates_and_tunes_and_says_where_it_stands(wrapped, tmp_path):
     data = unnoise.load_data(unnoise.preset("digits"))
     record = unnoise.evaluate(

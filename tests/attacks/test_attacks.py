@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_no_attack_succeeds():
     kinds = ("pictures", "zips", "records", "formats", "flags", "api", "studio")
     command = [sys.executable, "-m", "tests.attacks", *kinds, "--every", "12"]

@@ -155,6 +155,7 @@ def test_the_same_command_on_a_finished_run_changes_nothing(run, capsys):
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_by_a_real_signal_the_same_command_ends_in_the_same_model(run, tmp_path, way):
     folder = tmp_path / "stopped"
@@ -176,6 +177,7 @@ def test_stopped_by_a_real_signal_the_same_command_ends_in_the_same_model(run, t
     assert (folder / last).read_bytes() == (run / last).read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="limits of the operating system")
 def test_a_full_disk_is_one_line_and_the_checkpoints_stay(run, tmp_path):
     """A limit on file sizes stands in for the full disk: the optimizer's file does not fit."""
@@ -316,6 +318,7 @@ def test_sampling_with_noises_thresholds_and_an_interval(inside):
     assert np.array_equal(np.asarray(Image.open(path)), again[0, 0].numpy())
 
 
+@pytest.mark.long
 def test_tune_sampler_keeps_what_it_found(run, inside, capsys, monkeypatch):
     monkeypatch.setattr(tuning, "ENDS", ((80.0, 0.002),))
     monkeypatch.setattr(tuning, "RHOS", (7.0,))

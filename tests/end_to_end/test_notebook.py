@@ -58,6 +58,7 @@ def printed(notebook: nbformat.NotebookNode) -> list[str]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHORT)
 def test_a_notebook_stores_what_a_short_run_of_it_shows(name, tmp_path):
     notebook = execute(name, tmp_path, SHORT[name])

@@ -39,6 +39,7 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return json.loads(file.read_text())["rows"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the suite forks its trainers")
 @pytest.mark.parametrize("row", FAULTS)
 def test_no_fault_costs_more_than_it_must(results, row):

@@ -205,6 +205,7 @@ def pictures(page: Any) -> np.ndarray:
     return wall(page, (8, 8), "#wall")[..., 0].astype(int)
 
 
+@pytest.mark.long
 def test_the_pictures_are_the_command_lines_and_can_be_saved(open_page, digits, tmp_path):
     page = open_page()
     assert np.abs(pictures(page) - digits.sample(20)[:, 0].numpy()).max() <= 1
@@ -228,6 +229,7 @@ def test_the_pictures_are_the_command_lines_and_can_be_saved(open_page, digits, 
     assert scale >= 8 and (saved[::scale, ::scale] == shown).all()
 
 
+@pytest.mark.long
 def test_what_is_asked_for_is_made_by_keyboard_too(open_page, digits):
     page = open_page()
     page.get_by_label("Class", exact=True).focus()
@@ -250,6 +252,7 @@ def test_what_is_asked_for_is_made_by_keyboard_too(open_page, digits):
     assert np.abs(pictures(page) - expected).max() <= 1
 
 
+@pytest.mark.long
 def test_other_seeds_have_the_pages_own_noise_and_read_as_their_class(open_page):
     page = open_page()
     page.locator("#count").fill("60")
@@ -268,6 +271,7 @@ def test_other_seeds_have_the_pages_own_noise_and_read_as_their_class(open_page)
     assert np.abs(np.corrcoef(noise) - np.eye(300)).max() < 0.6
 
 
+@pytest.mark.long
 def test_the_walk_is_the_interpolation_of_the_editor(open_page, digits):
     page = open_page()
     page.get_by_label("Class", exact=True).select_option("3")
@@ -281,6 +285,7 @@ def test_the_walk_is_the_interpolation_of_the_editor(open_page, digits):
     assert np.abs(shown - expected).max() <= 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
 def test_the_page_fits_a_phone_and_can_be_read(open_page, width, scheme):
     page = open_page(width=width, scheme=scheme)
@@ -292,12 +297,14 @@ def test_the_page_fits_a_phone_and_can_be_read(open_page, width, scheme):
     assert accessible(page) == []
 
 
+@pytest.mark.long
 def test_a_folder_on_a_server_does_the_same(open_page, pages, digits):
     with serving(pages / "digits") as address:
         page = open_page(address)
         assert np.abs(pictures(page) - digits.sample(20)[:, 0].numpy()).max() <= 1
 
 
+@pytest.mark.long
 def test_emoji_are_shown_with_their_transparency(open_page):
     page = open_page()
     shown = page.evaluate(

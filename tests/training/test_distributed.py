@@ -64,8 +64,10 @@ def alone(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("ranks", "flags"), [
     (2, []),
-    (4, ["--train.micro-batch", "2"]),  # 18 images: 5, 5, 4 and 4, in micro-batches
-    (2, ["--train.parallel", "fsdp", "--train.micro-batch", "4"]),
+    # 18 images: 5, 5, 4 and 4, in micro-batches
+    pytest.param(4, ["--train.micro-batch", "2"], marks=pytest.mark.long),
+    pytest.param(2, ["--train.parallel", "fsdp", "--train.micro-batch", "4"],
+                 marks=pytest.mark.long),
 ])  # fmt: skip
 def test_all_ranks_together_are_the_run_of_one(alone, tmp_path, ranks, flags):
     out = run(ranks, "train", *TINY, *flags, "--out", str(tmp_path / "run"))
@@ -79,6 +81,7 @@ def test_all_ranks_together_are_the_run_of_one(alone, tmp_path, ranks, flags):
     np.testing.assert_allclose(held_out, expected, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path, before, after):
     folder, parallel = tmp_path / "run", ["--train.parallel", "fsdp"]
