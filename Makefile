@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo lessons test test-slow quick golden faults attacks lint gpu-quick gpu-check clean
+.PHONY: help install demo lessons test test-slow quick golden faults attacks lint gpu-quick gpu-check dist clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -69,6 +69,9 @@ gpu-check: gpu-quick  ## on a CUDA machine: every benchmark into benchmarks/resu
 	for what in ceilings training sampling; do \
 	  $(GPU) benchmarks.speed $$what --device cuda --batch 128 512 --peers $(PEERS) --out $(RESULTS)/speed-$$what-$(CARD).json || exit 1; done
 	$(GPU) benchmarks.speed tables
+
+dist: install  ## the source archive and the wheel, as a release has them
+	$(BIN)/python -m hatchling build -d dist
 
 clean:  ## remove what make made (not runs/)
 	rm -rf .venv .pytest_cache .ruff_cache dist
