@@ -251,6 +251,3 @@ def test_pictures_in_the_docs_are_made_by_the_program():
     assert pictures
     for path in pictures:
         assert "unnoise" in read_png_text(path), f"{path} says nothing of how it was made"
-    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
-        for link in re.findall(r'(?:src="|\]\()((?!http)[^")#]+)', page.read_text()):
-            assert (page.parent / link).exists(), f"{page} links to {link}, which is not there"
