@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo lessons test test-slow quick golden faults attacks lint gpu-quick gpu-check dist clean
+.PHONY: help install demo lessons test test-slow quick golden faults attacks lint gpu-quick gpu-check dist site clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -73,5 +73,13 @@ gpu-check: gpu-quick  ## on a CUDA machine: every benchmark into benchmarks/resu
 dist: install  ## the source archive and the wheel, as a release has them
 	$(BIN)/python -m hatchling build -d dist
 
+SOURCE_URL := https://github.com/unnoise/unnoise/blob/main
+
+site: install  ## the docs as a site, in build/site
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	rm -rf build && mkdir build && cp -r docs build && rm build/docs/*.py
+	sed -i -E 's#\]\((\.\./)+(notebooks|benchmarks)/#](${SOURCE_URL}/\2/#g' $$(find build/docs -name '*.md')
+	$(BIN)/zensical build --strict --clean
+
 clean:  ## remove what make made (not runs/)
-	rm -rf .venv .pytest_cache .ruff_cache dist
+	rm -rf .venv .pytest_cache .ruff_cache dist build

@@ -343,3 +343,14 @@ def test_every_page_is_reached_from_readme():
             links = re.findall(r"\]\(([^):#]+)", words_of(page))
             left += [(page.parent / link).resolve() for link in links]
     assert set(PAGES) - seen == set()
+
+
+def test_every_page_is_in_the_site():
+    site = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+
+    def pages(entries: list[dict[str, Any]]) -> Iterator[str]:
+        for value in [value for entry in entries for value in entry.values()]:
+            yield from pages(value) if isinstance(value, list) else [value]
+
+    there = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]]
+    assert sorted(pages(site["nav"])) == sorted(there)

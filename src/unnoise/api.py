@@ -81,7 +81,7 @@ def train(
     """Train a preset, a folder of pictures or a configuration into a run folder; give the model.
 
     The same call resumes an interrupted run: Ctrl-C saves and then raises KeyboardInterrupt. `out`
-    is runs/<preset> unless given; `changes` and `objective` are as in `preset`. `data` are images
+    is runs/NAME unless given; `changes` and `objective` are as in `preset`. `data` are images
     in place of the configuration's, `network` the settings of any registered kind of network, and
     `loss` a name in LOSSES or a class, which is added to LOSSES by its name. `on_event` is called
     with every event (`unnoise.events`); by default they are shown on the terminal.
