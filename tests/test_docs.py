@@ -44,7 +44,7 @@ from unnoise.networks.registry import NETWORKS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAMS = ("unnoise", "python", "pip", "make", "torchrun", "tensorboard")
+PROGRAMS = ("unnoise", "python", "pip", "make", "torchrun", "tensorboard", "hf")
 LANGUAGES = ("sh", "python")
 SHORT = {
     "network.base_channels": 8, "network.norm_groups": 8, "train.batch_size": 16,
@@ -64,7 +64,8 @@ LONG = {
     "plan": "seconds of steps", "tune-sampler": "half a minute", "balanced": "is tuned first",
     "studio": "serves until Ctrl-C", "web": "downloads its runtime", "onnx": "tests/formats has it",
     **dict.fromkeys(("cifar10", "cifar10-small", "cifar10-speedrun", "iddpm", "ddpm"), "CIFAR-10"),
-    "--features": "needs the FID network", "clean": "needs the FID network",
+    **dict.fromkeys(("push", "pull"), "network"), "--features": "needs the FID network",
+    "clean": "needs the FID network",
 }  # fmt: skip
 """A command with one of these words is only read."""
 REGISTRIES = (
@@ -103,8 +104,11 @@ def blocks(text: str) -> Iterator[Block]:
 
 def commands(block: Block) -> Iterator[list[str]]:
     for line in re.sub(r"\\\n", " ", block.text).splitlines():
-        if words := shlex.split(line, comments=True):
-            yield words
+        words = shlex.split(line, comments=True)
+        while words:
+            end = words.index("&&") if "&&" in words else len(words)
+            yield words[:end]
+            words = words[end + 1 :]
 
 
 def test_blocks_are_found():
@@ -239,6 +243,17 @@ def run_python(block: Block, page: Path, names: dict[str, Any]) -> None:
 
 # --- pages
 
+MY_UNET = """
+import torch
+
+class UNet(torch.nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 3, 1)
+
+    def forward(self, x, t):
+        return super().forward(x)
+"""
+
 
 def fake_cifar10(config: unnoise.DataConfig) -> Any:
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
@@ -259,6 +274,9 @@ def given(page: str, folder: Path) -> dict[str, Any]:
             down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
         )  # fmt: skip
         names |= {"torch": torch, "unet": unet}
+        (folder / "my_unet.py").write_text(MY_UNET)
+        exec(MY_UNET, own := {})  # noqa: S102
+        torch.save(own["UNet"]().state_dict(), folder / "diffusion_model.pth")
     return names
 
 
@@ -286,6 +304,7 @@ def at_the_desk(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A copy of it as the current folder; what is registered is gone afterwards."""
     folder = shutil.copytree(desk, tmp_path / "desk")
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(unnoise, "train", short_train)
     monkeypatch.setattr(unnoise, "evaluate", short_evaluate)
     with contextlib.ExitStack() as stack:
