@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo lessons test test-slow quick golden faults attacks lint gpu-quick gpu-check dist site clean
+.PHONY: help install demo lessons test test-all test-slow quick golden faults attacks lint gpu-quick gpu-check dist site clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'

@@ -65,7 +65,7 @@ LONG = {
     "studio": "serves until Ctrl-C", "web": "downloads its runtime", "onnx": "tests/formats has it",
     **dict.fromkeys(("cifar10", "cifar10-small", "cifar10-speedrun", "iddpm", "ddpm"), "CIFAR-10"),
     **dict.fromkeys(("push", "pull"), "network"), "--features": "needs the FID network",
-    "clean": "needs the FID network",
+    "clean": "needs the FID network", "pytorch_ddpm": "lacks the network of digits",
 }  # fmt: skip
 """A command with one of these words is only read."""
 FOREIGN = (".pt", ".pkl")
