@@ -44,7 +44,7 @@ from unnoise.networks.registry import NETWORKS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAMS = ("unnoise", "python", "pip", "make", "torchrun", "tensorboard", "hf")
+PROGRAMS = ("unnoise", "python", "pip", "make", "git", "cd", "torchrun", "tensorboard", "hf")
 LANGUAGES = ("sh", "python")
 SHORT = {
     "network.base_channels": 8, "network.norm_groups": 8, "train.batch_size": 16,
