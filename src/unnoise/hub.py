@@ -37,7 +37,7 @@ CARD = """\
 
 ![The samples of seeds 0 to {last}, nothing picked]({grid})
 
-A denoising diffusion model of images, trained by unnoise.
+A denoising diffusion model of images, {made} unnoise.
 
 ```sh
 pip install 'unnoise[hub]'
@@ -86,10 +86,13 @@ def prepare(name: str, repo: str, folder: Path, license: str = "", half: bool = 
     source = model.record["config"]["data"]["source"]
     if source.startswith("hf:"):
         front["datasets"] = source.removeprefix("hf:").partition("@")[0]
+    preset = model.config.preset
+    made = f"{preset} into" if preset.startswith("imported from ") else "trained by"
     lines = [f"{key}: {value}" for key, value in front.items()]
     text = CARD.format(
         front="\n".join([*lines, "tags: [diffusion, ddpm, pytorch]"]), repo=repo, grid=GRID,
-        title=repo.partition("/")[2], last=len(request.seeds) - 1, quality=quality(name, model),
+        made=made, title=repo.partition("/")[2], last=len(request.seeds) - 1,
+        quality=quality(name, model),
         account="\n".join(account(folder / MODEL_FILE)[0]),
     )  # fmt: skip
     (folder / "README.md").write_text(text, "utf-8")

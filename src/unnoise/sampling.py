@@ -287,6 +287,8 @@ def account(path: Path) -> tuple[list[str], dict[str, Any]]:
     mark = f"fingerprint {str(data.get('fingerprint'))[:12]}"
     weights = sum(tensor.numel() for tensor in tensors.values())
     done = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in training]
+    preset = record["config"]["preset"]
+    done = done or [preset] * preset.startswith("imported from ")
     samplers = [f"{name} ({s['sampler']}, {s['steps']} steps)" for name, s in tuned]
     rows = {
         "weights": f"{record['weights'][:12]} · {weights:,} parameters",

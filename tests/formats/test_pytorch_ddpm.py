@@ -265,5 +265,20 @@ def test_the_commands(tmp_path, capsys):
     assert cli.main(["export", str(out), "--to", "pytorch_ddpm", "--out", str(back)]) == 0
     assert f"next: main.py --flagfile {back}/flagfile.txt --eval" in capsys.readouterr().out
     assert "--ch_mult=2\n--ch_mult=1\n--attn=1\n" in (back / "flagfile.txt").read_text()
-    assert cli.main(["import", f"{back}/ckpt.pt", "--out", f"{tmp_path}/n.safetensors"]) == 0
-    assert (tmp_path / "n.safetensors").read_bytes() == out.read_bytes()
+    for path in (back, back / "ckpt.pt"):
+        assert cli.main(["import", f"{path}", "--out", f"{tmp_path}/n.safetensors"]) == 0
+        assert (tmp_path / "n.safetensors").read_bytes() == out.read_bytes()
+
+
+def test_what_is_said_of_an_imported_model(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    formats.read(saved(tmp_path, weights())).save(run / "model.safetensors")
+    assert cli.main(["info", str(run / "model.safetensors")]) == 0
+    assert "training   imported from pytorch_ddpm\n" in capsys.readouterr().out
+    assert cli.main(["push", str(run / "model.safetensors"), "a/b", "--out", f"{tmp_path}/c"]) == 0
+    card = (tmp_path / "c" / "README.md").read_text()
+    assert "imported from pytorch_ddpm into unnoise." in card and "trained by" not in card
+    for own in (run, run / "model.safetensors"):
+        with pytest.raises(UserError, match="is unnoise's own already"):
+            formats.read(own)

@@ -29,8 +29,8 @@ usage: unnoise COMMAND ...
   tune-sampler RUN|FILE|NAME    find the best solver and time steps for few evaluations
   data PATH                     report on a data set, and a mosaic of it
   info RUN|FILE|PNG             what is in a run, a model file or a picture
-  export RUN|CHECKPOINT         write the model alone; --to web, onnx or diffusers for others
-  import FOLDER|FILE            read a model of another package: diffusers
+  export RUN|CHECKPOINT         write the model alone; --to web, onnx, diffusers, ..
+  import FOLDER|FILE            read a model of another package: diffusers, EDM, ..
   push RUN OWNER/NAME           put a model on the Hugging Face Hub, with a card; pull gets one
   report RUN                    one page about a run: samples over time, curves, settings
   studio [RUNS ..]              a page to watch runs, play with models, paint and compare

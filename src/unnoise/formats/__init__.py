@@ -10,6 +10,7 @@ A module maps settings and renames tensors. What unnoise cannot express exactly 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from unnoise.formats import diffusers, edm, lucidrains, openai, pytorch_ddpm
 from unnoise.formats.imported import Imported
 from unnoise.formats.scripts import load_weights as load_weights
 from unnoise.model import Model, network_for
+from unnoise.records import MODEL_FILE
 
 
 class Format(NamedTuple):
@@ -89,6 +91,8 @@ def read(
         raise CheckpointError(f"{path}: no such file or folder")
     if format is None:
         format = next((name for name, each in FORMATS.items() if each.recognises(path)), None)
+    if format is None and _is_own(path / MODEL_FILE if path.is_dir() else path):
+        raise CheckpointError(f"{path}: is unnoise's own already; expected another package's model")
     if format is None:
         expected = ", or ".join(f"{each.about} ({name})" for name, each in FORMATS.items())
         own = "; for a class of your own: unnoise.wrap and formats.load_weights (docs/formats.md)"
@@ -118,6 +122,13 @@ def read(
         events.say(note)
     record = {"config": to_dict(config), "shape": asdict(shape)}
     return Model(network, config, {**record, "class_names": list(found.class_names)})
+
+
+def _is_own(path: Path) -> bool:
+    with suppress(CheckpointError):
+        checkpoint.read_model(path)
+        return True
+    return False
 
 
 def write(model: Model, format: str, path: str | Path) -> None:

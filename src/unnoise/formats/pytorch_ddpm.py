@@ -39,6 +39,7 @@ from unnoise.networks.layers import sinusoidal_embedding
 from unnoise.networks.network import Network
 from unnoise.ranges import Few, Range, Steps, Width
 
+FILE = "ckpt.pt"
 TABLE = "time_embedding.timembedding.0.weight"
 INNER = {
     "norm1": "block1.0", "conv1": "block1.2", "norm2": "block2.0", "conv2": "block2.3",
@@ -72,12 +73,13 @@ class Flags:
 
 
 def recognises(path: Path) -> bool:
-    """Whether a path is a file of weights with names as theirs."""
-    return mentions(path, TABLE)
+    """Whether a path is a file of weights with names as theirs, or the folder of such a file."""
+    return mentions(path / FILE if path.is_dir() else path, TABLE)
 
 
 def read(path: Path, flags: str | None) -> Imported:
     """Read the averaged weights of ckpt.pt, with the flags of flagfile.txt or those given."""
+    path = path / FILE if path.is_dir() else path
     beside = path.parent / "flagfile.txt"
     saved = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     saved = saved if isinstance(saved, dict) else {}
@@ -175,7 +177,7 @@ def write(model: Model, path: Path) -> None:
     tensors[TABLE] = _table(model.config.diffusion.timesteps, first.shape[1])
     with replacing(path) as folder:
         folder.mkdir()
-        torch.save({"net_model": tensors, "ema_model": tensors}, folder / "ckpt.pt")
+        torch.save({"net_model": tensors, "ema_model": tensors}, folder / FILE)
         lines = [*flags, f"--logdir={path}"]
         (folder / "flagfile.txt").write_text("".join(f"{line}\n" for line in lines))
 
