@@ -90,7 +90,11 @@ def test_what_fits_is_taken_and_the_rest_is_said(tmp_path):
         on_event=lambda event: said.append(getattr(event, "text", "")),
     )  # fmt: skip
     (line,) = [text for text in said if text.startswith("starts from digits")]
-    assert "new: " in line and " is (" in line and " more)" in line
+    assert (
+        "new: " in line
+        and " is (" in line
+        and " more; set otherwise there: network.blocks_per_level 1)" in line
+    )
     digits = unnoise.load("digits", "cpu").network.state_dict()
     weights = load_file(tmp_path / "model.safetensors")
     taken = [
@@ -98,6 +102,24 @@ def test_what_fits_is_taken_and_the_rest_is_said(tmp_path):
     ]
     assert len(taken) > 50
     assert all(torch.allclose(weights[name], digits[name], atol=1e-7) for name in taken)
+
+
+def test_settings_under_which_the_weights_are_another_function_are_named(tmp_path):
+    """Their shapes are the same, so nothing else would tell."""
+    said = []
+    changes = {"train.start": "digits", "network.attention_heads": 1}
+    unnoise.train(
+        "digits", tmp_path, {**SHORT, **changes}, objective="edm",
+        on_event=lambda event: said.append(getattr(event, "text", "")),
+    )  # fmt: skip
+    (line,) = [text for text in said if text.startswith("starts from digits")]
+    heads = unnoise.load("digits", "cpu").config.network.attention_heads
+    assert f"set otherwise there: network.attention_heads {heads}, diffusion." in line
+    unnoise.train(  # and the same settings say nothing
+        "digits", tmp_path / "b", {**SHORT, "train.start": "digits"},
+        on_event=lambda event: said.append(getattr(event, "text", "")),
+    )  # fmt: skip
+    assert "set otherwise" not in [t for t in said if t.startswith("starts from digits")][-1]
 
 
 def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys, monkeypatch):

@@ -78,8 +78,8 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
 def start(run: Run, state: TrainState, log: Log) -> None:
     """Start a run from the weights of `train.start`, where it says so."""
     if name := run.config.train.start:
-        anew = states.start(name, state)
-        told = [f"weights {state.counters.started_from}", *([anew] if anew else [])]
+        told = states.start(name, state, run.config)
+        told = [f"weights {state.counters.started_from}", *told]
         log.say(f"starts from {name} ({'; '.join(told)})")
 
 
