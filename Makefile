@@ -79,6 +79,9 @@ site: install  ## the docs as a site, in build/site
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	rm -rf build && mkdir build && cp -r docs build && rm build/docs/*.py
 	sed -i -E 's#\]\((\.\./)+(notebooks|benchmarks)/#](${SOURCE_URL}/\2/#g' $$(find build/docs -name '*.md')
+	i=0; pages=$$($(BIN)/python -m unnoise.studio.lessons build/docs/lessons ../maths.html) || exit 1; \
+	for page in $$pages; do i=$$((i+1)); \
+	  sed -i -E "s#^\| ($$i [^|]+) \|#| [\1](lessons/$$(basename $$page)) |#" build/docs/lessons.md; done
 	$(BIN)/zensical build --strict --clean
 
 clean:  ## remove what make made (not runs/)

@@ -341,7 +341,7 @@ def test_a_file_works_by_keys_alone_and_is_small(name, files, opened):
     assert answer.locator("p").inner_text() == record["answer"]
     link = page.locator(".lesson-question a").first.get_attribute("href")
     heading = re.sub(r"[^a-z0-9 -]", "", record["maths"].lower()).replace(" ", "-")
-    assert link == f"../maths.md#{heading}"
+    assert link == f"{lessons.MATHS}#{heading}"
     following = page.get_by_role("link", name="Next:")
     if name != NAMES[-1]:
         following.click()

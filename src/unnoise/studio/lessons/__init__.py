@@ -29,6 +29,7 @@ LESSONS: dict[str, Callable[[Bench], Shown]] = {
 WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
 ONE_AT_A_TIME = threading.Lock()
 """Two readers who open a lesson at once wait for the same computation."""
+MATHS = "https://github.com/unnoise/unnoise/blob/main/docs/maths.md"
 
 
 def record(name: str, device: str = "cpu") -> dict[str, Any]:
@@ -63,7 +64,7 @@ def _kept(text: str) -> str:
     return text.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
 
 
-def write(folder: Path, maths: str = "../maths.md") -> list[Path]:
+def write(folder: Path, maths: str = MATHS) -> list[Path]:
     """Write each lesson as a page that opens offline, NAME.html; docs/maths.md is at `maths`."""
     paths = [folder / f"{name}.html" for name in LESSONS]
     for path in paths:
