@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from typing import Any
 
 from unnoise import checkpoint
 from unnoise.checkpoint import Tensors
-from unnoise.config import differences
+from unnoise.config import RunConfig, differences, to_dict
 from unnoise.errors import CheckpointError, ConfigError, DivergedError
 from unnoise.records import read_run, run_config
 from unnoise.training import state as states
@@ -22,6 +23,8 @@ from unnoise.training.step import learning_rate
 SAVE_SEC = 300
 """The longest training without a checkpoint."""
 
+FUNCTION = ("parameterization", "schedule", "schedule_options", "timesteps", "time_scale")
+"""The settings of the diffusion under which a network was trained to be what it is."""
 MAY_CHANGE = (
     "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
     "train.evaluate", "train.checkpoint_every", "train.keep_", "train.max_skipped",
@@ -78,9 +81,21 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
 def start(run: Run, state: TrainState, log: Log) -> None:
     """Start a run from the weights of `train.start`, where it says so."""
     if name := run.config.train.start:
-        told = states.start(name, state, run.config)
-        told = [f"weights {state.counters.started_from}", *told]
-        log.say(f"starts from {name} ({'; '.join(told)})")
+        anew = states.start(name, state)
+        differ = _set_otherwise(checkpoint.read_named(name)[2]["config"], run.config)
+        told = [f"weights {state.counters.started_from}", anew, differ]
+        log.say(f"starts from {name} ({'; '.join(filter(None, told))})")
+
+
+def _set_otherwise(there: dict[str, Any], config: RunConfig) -> str:
+    """The settings under which a model's weights are another function than in a run."""
+    here, found = json.loads(json.dumps(to_dict(config))), list[str]()
+    for part, names in (("network", here["network"]), ("diffusion", FUNCTION)):
+        theirs = there.get(part, {})
+        both = [name for name in names if name in theirs and name != "dropout"]
+        found += [f"{part}.{n} {theirs[n]}" for n in both if theirs[n] != here[part][n]]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"set otherwise there: {', '.join(found[:3])}{more}" if found else ""
 
 
 class Checkpoints:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from unnoise import build, checkpoint, records
 from unnoise.checkpoint import Tensors
-from unnoise.config import RunConfig, TrainConfig, to_dict
+from unnoise.config import RunConfig, TrainConfig
 from unnoise.diffusion.losses import Loss
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.networks.network import Network
@@ -25,9 +24,6 @@ from unnoise.reading import from_dict
 from unnoise.training.muon import Muon
 
 NEEDED_GROUPS, NEEDED_NUMBERS = ("network", "ema", "optimizer"), ("step", "nimg", "scaler")
-
-FUNCTION = ("parameterization", "schedule", "schedule_options", "timesteps", "time_scale")
-"""The settings of the diffusion under which a network was trained to be what it is."""
 
 
 @dataclass
@@ -203,11 +199,10 @@ def restore(path: Path, state: TrainState) -> None:
         state.scaler.load_state_dict(scaler)
 
 
-def start(name: str, state: TrainState, config: RunConfig) -> list[str]:
-    """Take network and averages from a model, before the first step of a run; gives what differs.
+def start(name: str, state: TrainState) -> str:
+    """Take network and averages from a model, before the first step of a run; gives what was new.
 
-    Tensors of other shapes start anew: those of other channels, classes or levels. The run keeps
-    its own settings, under which the same weights may be another function.
+    Tensors of other shapes start anew: those of other channels, classes or levels.
     CheckpointError where less than half of the weights fit.
     """
     path, weights, record = checkpoint.read_named(name)
@@ -224,24 +219,8 @@ def start(name: str, state: TrainState, config: RunConfig) -> list[str]:
     for module in (state.network, *state.averages.values()):
         _fit(module, weights, path)
     state.counters.started_from = digest
-    differ = _differing(record["config"], json.loads(json.dumps(to_dict(config))))
-    parts = {"new": anew, "set otherwise there": differ}
-    return [f"{what}: {_first(items)}" for what, items in parts.items() if items]
-
-
-def _differing(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """The settings that tell what function the weights are, where both have them."""
-    found: list[str] = []
-    for part, names in (("network", here["network"]), ("diffusion", FUNCTION)):
-        theirs = there.get(part, {})
-        both = [name for name in names if name in theirs and name != "dropout"]
-        found += [f"{part}.{n} {theirs[n]}" for n in both if theirs[n] != here[part][n]]
-    return found
-
-
-def _first(items: list[str]) -> str:
-    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return f"{', '.join(items[:3])}{more}"
+    more = f" and {len(anew) - 3} more" if len(anew) > 3 else ""
+    return f"new: {', '.join(anew[:3])}{more}" if anew else ""
 
 
 def _shape(value: Tensor | None) -> torch.Size | None:
