@@ -282,7 +282,11 @@ def test_the_commands(tmp_path, capsys):
         (["export", str(out), "--to", "x", "--out", str(tmp_path / "c")], "--to: got 'x'"),
         (["export", str(out), "--to", "diffusers"], "expected a new folder"),
         (["import", str(tmp_path / "none"), "--out", "m.safetensors"], "no such file or folder"),
-        (["import", str(tmp_path), "--out", "m.safetensors"], "is of no format"),
+        (["import", str(tmp_path), "--out", "m.safetensors"], "is unnoise's own already"),
+        (
+            ["import", str(tmp_path / "b" / "scheduler"), "--out", "m.safetensors"],
+            "is of no format",
+        ),
         (["import", str(path), "--out", "m.bin"], "a file name that ends in .safetensors"),
         (["import", str(path), "--format", "x", "--out", "m.safetensors"], "format: no 'x'"),
     ):
