@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo lessons test test-all test-slow quick golden faults attacks lint gpu-quick gpu-check dist site clean
+.PHONY: help install demo lessons test test-all test-slow quick parity golden faults attacks lint gpu-quick gpu-check dist site clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -37,6 +37,9 @@ quick: install  ## what matters of every layer, in under a minute: the tests tha
 
 BASE ?= HEAD
 ONLY ?=
+
+parity: install  ## against the originals' own code: diffusers, and the peers of $$UNNOISE_PEERS where it is there
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parity
 
 golden: install  ## do the working tree and the commit BASE compute the same? ONLY=training, sampling or evaluation
 	$(BIN)/python -m tests.golden $(BASE) $(if $(ONLY),--only $(ONLY))
