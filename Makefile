@@ -38,7 +38,7 @@ quick: install  ## what matters of every layer, in under a minute: the tests tha
 BASE ?= HEAD
 ONLY ?=
 
-parity: install  ## against the originals' own code: diffusers, and the peers of $$UNNOISE_PEERS where it is there
+parity: install  ## against the originals' own code: diffusers, and the peers in UNNOISE_PEERS
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parity
 
 golden: install  ## do the working tree and the commit BASE compute the same? ONLY=training, sampling or evaluation
