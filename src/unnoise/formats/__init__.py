@@ -125,6 +125,8 @@ def read(
 
 
 def _is_own(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
     with suppress(CheckpointError):
         checkpoint.read_model(path)
         return True
