@@ -29,7 +29,7 @@ RETIRED = (
 )  # fmt: skip
 """Settings that older versions had: ignored in a record, refused from a user."""
 MOST_VALUES = 100_000
-"""Of a list: there may be as many names of classes."""
+"""A list has at most so many values: there may be as many names of classes."""
 
 
 @functools.cache

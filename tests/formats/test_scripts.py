@@ -42,7 +42,7 @@ def equal(module: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module."])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("bare", [False, True])
 def test_its_weights_are_read(trained, tmp_path, capsys, prefix, bare):
     net, saved = trained
@@ -52,6 +52,17 @@ def test_its_weights_are_read(trained, tmp_path, capsys, prefix, bare):
     assert equal(formats.load_weights(UNet(), path), net)
     said = f"{path}: model_state_dict, loss 0.25, epoch 500" if not bare else ""
     assert capsys.readouterr().out.strip() == said
+
+
+def test_a_part_of_the_users_own_that_is_called_module_keeps_its_name(trained, tmp_path):
+    class Holds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = UNet()
+
+    own = Holds()
+    torch.save({f"_orig_mod.{k}": v for k, v in own.state_dict().items()}, tmp_path / "a.pth")
+    assert equal(formats.load_weights(Holds(), tmp_path / "a.pth"), own)
 
 
 def test_the_average_is_taken_where_there_is_one(trained, tmp_path):

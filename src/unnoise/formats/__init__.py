@@ -36,7 +36,8 @@ class Format(NamedTuple):
     read: Callable[[Path, str | None], Imported]
     """Read a path that is there, with the other package's own flags where the user gave some."""
     write: Callable[[Model, Path], None] | None = None
-    """Write a new folder or file; ConfigError for a model that the format cannot express."""
+    """Write a new folder or file; ConfigError for a model that the format cannot express. None
+    where unnoise does not write such files."""
     takes_flags: bool = False
     """Whether files lack settings, which the user gives as the other package's own flags."""
 
@@ -48,7 +49,7 @@ FORMATS: dict[str, Format] = {
         diffusers.read,
         diffusers.write,
     ),
-    "edm": Format("a network-snapshot-*.pkl of NVlabs/edm", edm.recognises, edm.read, edm.write),
+    "edm": Format("a network-snapshot-*.pkl of NVlabs/edm", edm.recognises, edm.read),
     "lucidrains": Format(
         "a checkpoint of denoising-diffusion-pytorch's Trainer",
         lucidrains.recognises,

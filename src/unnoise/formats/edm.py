@@ -23,7 +23,6 @@ from unnoise.diffusion.schedules import SIGMA_RANGE
 from unnoise.errors import CheckpointError, ConfigError
 from unnoise.formats.edm_pickle import read_object
 from unnoise.formats.imported import Imported, Process, take
-from unnoise.model import Model
 from unnoise.networks.config import Shape, SongUNetConfig
 from unnoise.networks.network import Network
 from unnoise.ranges import Few, NotNegative, Positive, Range, Share, Steps, Width
@@ -230,8 +229,3 @@ def _ours(found: SongUNet, network: Network, tensors: Tensors) -> Tensors:
     if isinstance(found, VEPrecond):
         ours |= {key: -ours[key] for key in ("out_conv.weight", "out_conv.bias")}
     return ours
-
-
-def write(model: Model, path: Path) -> None:
-    """Refuse: such a file holds source code, which its reader executes."""
-    raise ConfigError("--to: edm's files hold source code, which unnoise does not write")

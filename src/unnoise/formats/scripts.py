@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +15,8 @@ from unnoise.formats.imported import is_tensors, read_pickle
 from unnoise.terminal import shown_by_default
 
 M = TypeVar("M", bound=nn.Module)
-PREFIXES = ("_orig_mod.", "module.")
-"""What torch.compile and data parallelism put before every name."""
+PREFIX = re.compile(r"(_orig_mod|module)\.")
+"""What torch.compile and data parallelism put before every name, in either order."""
 
 
 def load_weights(module: M, path: str | Path) -> M:
@@ -28,9 +29,9 @@ def load_weights(module: M, path: str | Path) -> M:
     path = Path(path)
     found = read_pickle(path)
     key, tensors = _weights(found, path)
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    own = module.state_dict().keys()
+    while tensors.keys() != own and all(PREFIX.match(name) for name in tensors):
+        tensors = {PREFIX.sub("", name, count=1): value for name, value in tensors.items()}
     checkpoint.fit(module, tensors, path)
     if key:
         numbers = {k: v for k, v in found.items() if isinstance(v, int | float)}

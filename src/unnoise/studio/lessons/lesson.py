@@ -59,7 +59,7 @@ class Shown(NamedTuple):
     """What a lesson computes."""
 
     values: Sequence[float | int | str]
-    """Of the control: numbers are a slider, names a choice."""
+    """The control's values: numbers make a slider, names a choice."""
     start: int
     """The number of the value that is shown first."""
     said: Mapping[str, Any]
@@ -71,7 +71,7 @@ class Shown(NamedTuple):
 
 
 def plain(shown: Shown) -> dict[str, Any]:
-    """As data for JSON: pictures in base64, numbers short."""
+    """Give a lesson as data for JSON: pictures in base64, numbers short."""
     choice, plot = isinstance(shown.values[0], str), shown.plot
     return {
         "values": [value if choice else f"{value:g}" for value in shown.values],
