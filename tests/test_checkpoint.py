@@ -130,6 +130,7 @@ def test_a_write_beyond_the_file_size_limit_is_the_same_in_a_real_process(tmp_pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001"]
 
 
+@pytest.mark.long
 def test_a_killed_writer_never_leaves_a_checkpoint_that_loads_wrongly(tmp_path):
     """kill -9 while checkpoints are written: whatever is there verifies, or has another name."""
     script = textwrap.dedent("""

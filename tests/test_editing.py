@@ -54,9 +54,9 @@ def test_edits_depend_on_the_seed_and_not_on_the_batch(model, three):
 
 
 def test_outpainting_keeps_the_picture_and_fills_any_canvas(model, three):
-    for extend in ((0, 0, 3, 0), (8, 5, 0, 0), (17, 3, 9, 20)):
+    for extend in ((0, 0, 3, 0), (8, 5, 0, 0), (9, 3, 4, 10)):
         left, top, right, bottom = extend
-        images = editing.outpaint(model, three, extend, range(2))
+        images = editing.outpaint(model, three, extend, range(2), steps=5)
         assert images.shape == (2, 1, 8 + top + bottom, 8 + left + right)
         assert torch.equal(images[:, :, top : top + 8, left : left + 8], three.expand(2, 1, 8, 8))
         assert (images[:, :, :, : left or None].float().flatten(1).std(1) > 10).all()

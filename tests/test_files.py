@@ -84,6 +84,7 @@ def test_a_mosaic_is_a_png(tmp_path, monkeypatch, capsys):
     assert "expected a file name that ends in .png" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [("data", "digits", "--out", "a.png"),
                                    ("export", "digits", "--out", "a.safetensors")])  # fmt: skip
 def test_two_commands_at_once_into_one_place(tmp_path, words):

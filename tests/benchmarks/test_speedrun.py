@@ -38,6 +38,7 @@ def command(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys):
     found = command("fit", "--option", "eager", "--minutes", "0.03")
     file = tmp_path / "work" / "cifar10.safetensors"
@@ -62,6 +63,7 @@ def test_from_the_first_step_to_the_model_file(command, tmp_path, capsys):
     assert "unguided" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_no_time_is_no_measurement(command):
     command("fit", "--option", "eager", "--minutes", "0.03")
     found = command("measure", "--guide", "1")

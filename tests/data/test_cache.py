@@ -202,6 +202,7 @@ def test_a_meta_that_says_nonsense_is_made_again(config, fills, key, value):
     assert again.skipped == () and again.class_names == first.class_names
 
 
+@pytest.mark.long
 def test_first_starts_side_by_side_read_the_data_once(config, tmp_path):
     code = "from unnoise.data.config import DataConfig; from unnoise.data.dataset import load; "
     code += f"data = load(DataConfig(source={config.source!r}, cache={config.cache!r})); "

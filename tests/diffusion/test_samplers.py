@@ -50,8 +50,14 @@ def last(sampler, denoiser, grid, noise, options=None):
     return step
 
 
+FEW = ("cosine", "edm", "flow")  # the others are long: they keep the solvers' orders below, too
+
+
 @every_sampler
-@every_schedule
+@pytest.mark.parametrize(
+    "schedule",
+    [pytest.param(name, marks=[pytest.mark.long] * (name not in FEW)) for name in SCHEDULES],
+)
 def test_samples_have_the_moments_of_the_data(sampler, schedule):
     process = SCHEDULES[schedule](1000)
     grid = grids.make(process, 250 if sampler in {"ddpm", *ORDERS} else 60, "log_snr")

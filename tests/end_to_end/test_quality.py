@@ -60,6 +60,7 @@ def judge() -> Judge:
     return judge
 
 
+@pytest.mark.long
 def test_the_bundled_digits_are_read_varied_and_new(judge):
     model = unnoise.load("digits")
     assert bundled()["digits"].stat().st_size < 3e6

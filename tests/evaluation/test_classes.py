@@ -113,6 +113,7 @@ def test_a_classifier_that_does_not_work_is_said_so_in_one_line(judges, spec, me
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.long
 def test_a_resnet_56_reads_93_percent_of_real_cifar10_test_images(shared_data):
     """The weights are known for about 93 % of all 10,000; of these 1,017 it is 943."""
     folder = shared_data / "cifar10"

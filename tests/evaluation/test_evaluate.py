@@ -199,6 +199,7 @@ def test_a_checkpoint_is_measured_too(tmp_path, monkeypatch):
     assert (tmp_path / "evaluation-run/evaluation.json").is_file()
 
 
+@pytest.mark.long
 def test_two_ranks_make_what_one_makes(tmp_path):
     words = ["-n", "150", "--steps", "2", "--no-likelihood", "--no-copying"]  # two pieces
     assert cli.main(["evaluate", "digits", *words, "--out", str(tmp_path / "one")]) == 0

@@ -81,6 +81,7 @@ def test_nothing_of_this_machine_is_in_the_files(folder):
     assert b".py" not in graph
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("diffusion", "kind"),
     [(EDM, "unet"), (FLOW, "dit"), ({"parameterization": "v"}, "lucidrains")],

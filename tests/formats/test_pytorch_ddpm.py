@@ -79,9 +79,10 @@ def shapes(
     return found
 
 
-def weights() -> dict[str, Tensor]:
+def weights(**changes: Any) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    tensors = {name: torch.randn(shape) * 0.1 for name, shape in shapes(**LAYOUT).items()}
+    sizes = shapes(**{**LAYOUT, **changes})
+    tensors = {name: torch.randn(shape) * 0.1 for name, shape in sizes.items()}
     for time, row in enumerate(tensors[TABLE]):
         for i in range(len(row) // 2):
             angle = time * math.exp(-math.log(10000) * 2 * i / len(row))
@@ -273,7 +274,7 @@ def test_the_commands(tmp_path, capsys):
 def test_what_is_said_of_an_imported_model(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
-    formats.read(saved(tmp_path, weights())).save(run / "model.safetensors")
+    formats.read(saved(tmp_path, weights(T=3))).save(run / "model.safetensors")
     assert cli.main(["info", str(run / "model.safetensors")]) == 0
     assert "training   imported from pytorch_ddpm\n" in capsys.readouterr().out
     assert cli.main(["push", str(run / "model.safetensors"), "a/b", "--out", f"{tmp_path}/c"]) == 0

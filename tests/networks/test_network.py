@@ -110,6 +110,7 @@ for config in KINDS:
 """
 
 
+@pytest.mark.long
 def test_each_compiles_to_one_graph():
     """In a process of its own, without the tests' checks of shapes."""
     command, root = [sys.executable, "-c", COMPILED], Path(__file__).parents[2]

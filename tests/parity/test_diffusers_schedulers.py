@@ -90,7 +90,7 @@ def test_ddim(schedule, output, spacing, eta, clip):
         torch.testing.assert_close(x, want, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("steps", [1000, 50])
+@pytest.mark.parametrize("steps", [pytest.param(1000, marks=pytest.mark.long), 50])
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("schedule", NAMES)
 @pytest.mark.parametrize("variance", VARIANCES)

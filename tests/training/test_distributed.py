@@ -98,6 +98,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path, before, aft
     )
 
 
+@pytest.mark.long
 def test_sampling_is_cut_by_seed(tmp_path):
     words = ["sample", "digits", "--seeds", "0-4", "--steps", "4", "--batch-size", "2"]
     run(1, *words, "--out", str(tmp_path / "one"))
@@ -160,6 +161,7 @@ def cramped(folder: Path, late: bool) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("late", [False, True])
 def test_memory_that_one_rank_lacks_ends_all_with_a_line(tmp_path, late):
     done = cramped(tmp_path, late)

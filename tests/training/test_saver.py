@@ -107,6 +107,7 @@ loop.train(tiny(), load(DataConfig()), Path(sys.argv[1]))
 """
 
 
+@pytest.mark.long
 def test_a_kill_while_a_save_is_written_loses_at_most_it(data, tmp_path):
     """The process ends in the middle of a save; the one before it is used."""
     config = tiny()

@@ -14,6 +14,7 @@ from unnoise.presets import named
 SHORT = {
     "device": "cpu", "train.precision": "fp32", "train.kimg": 0.256, "train.batch_size": 64,
     "train.warmup_kimg": 0, "train.lr": 1e-12, "train.muon_lr": 1e-12,
+    "sample.sampler": "ddim", "sample.steps": 1,
 }  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def test_it_resumes_without_the_file_and_remembers_it(tmp_path):
         train(tmp_path / "run")
 
 
+@pytest.mark.long
 def test_a_run_that_died_before_its_first_checkpoint_starts_from_it_again(tmp_path):
     config = unnoise.preset("digits", {**SHORT, "train.start": "digits"})
     train(tmp_path / "run", **{"train.start": "digits"})

@@ -27,7 +27,7 @@ def test_previews_are_early_and_then_tenths():
     assert preview_times(float("inf")) == [30, 60, 180, 600]
 
 
-@pytest.mark.parametrize("read_every", [1, 20])
+@pytest.mark.parametrize("read_every", [1, pytest.param(20, marks=pytest.mark.long)])
 def test_a_run_is_seen_and_saved_by_the_clock(tmp_path, monkeypatch, read_every):
     monkeypatch.setitem(loop.READ_EVERY, "cpu", read_every)
     monkeypatch.setattr(run, "PREVIEW_SEC", (0.5, 1, 2))
