@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import email
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.util import find_spec
@@ -19,15 +21,18 @@ ROOT = Path(__file__).parent.parent
 URL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(kind: str, folder: Path) -> Path:
     if not (find_spec("hatchling") and find_spec("hatch_fancy_pypi_readme")):
         pytest.skip("needs hatchling and hatch-fancy-pypi-readme")
-    folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    build = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (path,) = folder.iterdir()
     return path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("wheel", tmp_path_factory.mktemp("dist"))
 
 
 def test_the_wheel_has_what_the_source_has(wheel):
@@ -65,6 +70,26 @@ def test_it_samples_from_an_empty_folder(wheel, tmp_path, monkeypatch):
     command = [there / "bin" / "unnoise", "sample", "digits", "--num", "4", "--device", "cpu"]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "samples" / "digits" / "grid.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_an_empty_environment_needs_nothing_more(wheel, tmp_path):
+    """With what the wheel asks for, and nothing of the tests' environment."""
+    python = tmp_path / "empty" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt")]
+    subprocess.run([*pip, str(wheel)], check=True, cwd=tmp_path)
+    alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [python.with_name("unnoise"), "sample", "digits", "--num", "4"]
+    subprocess.run(command, cwd=tmp_path, check=True, env=alone)
+    assert (tmp_path / "samples" / "digits" / "grid.png").stat().st_size > 0
+
+
+def test_the_source_archive_has_the_source_alone(tmp_path):
+    with tarfile.open(built("sdist", tmp_path)) as file:
+        tops = {name.split("/")[1] for name in file.getnames()}
+    extra = {"README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "NOTICE", "PKG-INFO"}
+    assert {"src", "pyproject.toml"} <= tops <= {"src", "pyproject.toml", ".gitignore", *extra}
 
 
 def test_one_address_and_one_version():

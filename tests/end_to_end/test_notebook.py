@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 from PIL import Image
@@ -38,16 +39,21 @@ def execute(name: str, folder: Path, settings: str = "") -> nbformat.NotebookNod
     return notebook
 
 
-def pictures(notebook: nbformat.NotebookNode) -> list[list[tuple[int, int]]]:
-    """The sizes of each cell's pictures."""
+def opened(notebook: nbformat.NotebookNode) -> list[list[Image.Image]]:
+    """Each cell's pictures."""
     return [
         [
-            Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"]))).size
+            Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"])))
             for output in cell.get("outputs", [])
             if "image/png" in output.get("data", {})
         ]
         for cell in notebook.cells
     ]
+
+
+def pictures(notebook: nbformat.NotebookNode) -> list[list[tuple[int, int]]]:
+    """The sizes of each cell's pictures."""
+    return [[picture.size for picture in cell] for cell in opened(notebook)]
 
 
 def printed(notebook: nbformat.NotebookNode) -> list[str]:
@@ -65,6 +71,12 @@ def test_a_notebook_stores_what_a_short_run_of_it_shows(name, tmp_path):
     assert pictures(notebook) == pictures(stored(name))
     if name == "diffusion_model":  # what the tour prints is measured
         assert printed(notebook) == printed(stored(name))
+        ends = [
+            [picture for cell in opened(n) for picture in cell] for n in (notebook, stored(name))
+        ]
+        for at in (0, -1):  # what no training changes: the data, and the package's own model
+            new, old = (np.asarray(end[at].convert("L"), float) for end in ends)
+            assert np.abs(new - old).mean() < 1
 
 
 @pytest.mark.slow
