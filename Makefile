@@ -26,7 +26,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dis
 test: install  ## the tests of everything, in minutes on two cores
 	$(TEST) -m "not long and not slow and not gpu" tests/training tests
 
-test-all: install  ## and the long ones: kills, attacks, notebooks, exported pages, several ranks, real signals
+test-all: install  ## and the long ones: a browser, kills, attacks, notebooks, several ranks, real signals
 	$(TEST) -m "not slow and not gpu" tests/faults tests/training tests
 
 test-slow: install  ## the longer suites: digits quality, CIFAR-10 presets

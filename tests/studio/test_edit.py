@@ -198,7 +198,6 @@ def test_a_zoomed_picture_is_painted_under_the_pointer(tab, eight):
 # ---------------------------------------------------------------- inpainting
 
 
-@pytest.mark.long
 def test_known_pixels_stay_and_all_comes_back_from_the_png(tab, tmp_path):
     emoji = unnoise.load("emoji")
     picture = in_file(emoji.sample(1, 12, label="smileys-emotion", **FAST)[0])

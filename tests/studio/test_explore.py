@@ -238,7 +238,6 @@ def test_the_plane_is_numpys(tab, count, values):
     assert (points.max(0) >= -points.min(0)).all()
 
 
-@pytest.mark.long
 def test_paths_are_where_the_pictures_are(tab):
     asked = {"sampler": "ddim", "steps": 6}
     page = explore(tab, "paths", num=4, seed=2, classes=None, of="x0", settings=asked)
@@ -271,7 +270,6 @@ def test_paths_are_where_the_pictures_are(tab):
     assert (canvas(page, ".explore-end canvas")[..., 0] == x[0, 0].numpy()).all()
 
 
-@pytest.mark.long
 def test_the_last_step_has_noise_0(tab):
     page = explore(tab, "paths", num=2, seed=2, classes=None, of="x0", settings=FAST)
     seen(page, r"step 5, noise 0\. The")
@@ -336,7 +334,6 @@ def test_every_part_is_accessible_and_fits(tab, part, width, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-@pytest.mark.long
 def test_a_plot_is_made_while_nobody_looks(tab):
     page = tab("/#explore")
     page.locator("select").first.select_option("digits")

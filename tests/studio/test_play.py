@@ -112,7 +112,6 @@ def test_a_branch_keeps_what_is_before_and_changes_the_rest(tab):
     assert (wall(page, (8, 8))[:4, ..., 0] != shown).any()
 
 
-@pytest.mark.long
 def test_a_saved_picture_dropped_anywhere_restores_everything(tab, tmp_path):
     page = tab()
     choose(page, seed=40, num=5, classes=[2, 7], settings={"sampler": "heun", "steps": 6})
@@ -242,7 +241,6 @@ def test_pages_are_accessible(tab, path, scheme):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-@pytest.mark.long
 def test_the_page_asks_nobody_but_its_server(tab, studio):
     asked = []
     page = tab()
@@ -301,7 +299,6 @@ def test_what_was_handed_over_is_taken_once(tab, tmp_path):
     assert page.get_by_label("First seed").input_value() == "777"
 
 
-@pytest.mark.long
 def test_branches_of_branches_and_the_way_back(tab):
     page = tab()
     choose(page, settings={"sampler": "ddim", "steps": 12}, num=4)
@@ -378,7 +375,6 @@ def test_the_scrubber_ends_at_the_last_step_of_a_thinned_job(tab):
     assert page.locator(".noise i").count() == 76
 
 
-@pytest.mark.long
 def test_a_job_that_was_stopped_before_its_first_step_says_so(tab):
     page, other = tab(), tab()
     choose(other)

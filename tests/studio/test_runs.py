@@ -288,7 +288,6 @@ def test_a_training_outlives_the_server_and_is_stopped_and_resumed(place, client
     until(lambda: trainers.process(place / "long") is None)
 
 
-@pytest.mark.long
 def test_a_training_that_cannot_begin_says_why(place, client, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     asked = {"source": str(tmp_path / "empty"), "name": "none"}
