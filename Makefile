@@ -32,7 +32,7 @@ test-all: install  ## and the long ones: a browser, kills, attacks, notebooks, s
 test-slow: install  ## the longer suites: digits quality, CIFAR-10 presets
 	$(BIN)/python -m pytest -m slow
 
-quick: install  ## what matters of every layer, in under a minute: the tests that tests/quick.txt names
+quick: install  ## what matters of every layer, in a minute or so: the tests that tests/quick.txt names
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal @tests/quick.txt
 
 BASE ?= HEAD

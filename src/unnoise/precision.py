@@ -62,7 +62,8 @@ class Arithmetic:
         if self.device.type == "cpu":
             keep_freed_memory()
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return net.to(device=self.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+        moved = net.to(device=self.device)
+        return moved.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
     def for_sampling(self, net: nn.Module) -> nn.Module:
         """The network, or a copy that holds its weights in this precision."""

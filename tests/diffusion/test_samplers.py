@@ -50,7 +50,7 @@ def last(sampler, denoiser, grid, noise, options=None):
     return step
 
 
-FEW = ("cosine", "edm", "flow")  # the others are long: they keep the solvers' orders below, too
+FEW = ("cosine", "edm", "flow")  # make test-all has the others; the orders below are of all
 
 
 @every_sampler

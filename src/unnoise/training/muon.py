@@ -69,7 +69,9 @@ class Muon(torch.optim.Optimizer):
         self.state = self.adamw.state  # one place for both, as a checkpoint expects it
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, closure: Any = None
+    ) -> None:
         """Move all parameters that have a gradient."""
         self.adamw.found_inf = self.found_inf  # pyright: ignore[reportAttributeAccessIssue]
         self.adamw.step()
