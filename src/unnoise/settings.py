@@ -77,6 +77,11 @@ def class_numbers(
     ]
 
 
+def even_count(most: int, classes: int) -> int:
+    """The largest number of images up to `most` with as many of each class."""
+    return most // max(classes, 1) * max(classes, 1) or most
+
+
 def _class_number(label: Label, count: int, names: Sequence[str]) -> int:
     """A text is a name before it is a number; a number that is another class's name is neither."""
     if isinstance(label, str):

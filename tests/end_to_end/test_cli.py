@@ -384,6 +384,13 @@ def test_sample_writes_pictures_that_say_how_they_were_made(run, inside, capsys)
     assert json.loads(capsys.readouterr().out)["seeds"] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("words", "count"), [([], 60), (["--label", "3"], 64), (["-n", "64"], 64)])
+def test_without_a_number_every_class_is_seen_as_often(inside, capsys, words, count):
+    assert cli.main(["sample", "digits", "--steps", "1", "--out", "all", *words]) == 0
+    assert f"{count} images in all" in capsys.readouterr().out
+    assert len([*Path("all").glob("*[0-9].png")]) == count
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch(run, inside, sampler):
     flags = ["--sampler", sampler, "--steps", "3"]

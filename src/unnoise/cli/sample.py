@@ -26,7 +26,7 @@ class Sample(ModelCommand):
 
     rare = ("batch_size", "scale")
     num: Annotated[Images | None, Flag(("-n",))] = None
-    """Number of images [64]."""
+    """Number of images [64, or a little fewer: as many of each class]."""
     seeds: Seeds | None = None
     """One image per seed, such as 0-63 or 3,7,20-29 [0 to num - 1]."""
     label: str = ""
@@ -50,9 +50,10 @@ class Sample(ModelCommand):
 def sample(arguments: list[str]) -> int:
     """Run `unnoise sample RUN|FILE|NAME`; under torchrun every rank makes its part."""
     flags, given = parse(Sample, arguments, "sample", sampling(first_word(arguments)))
-    seeds, out = seeds_of(flags.seeds, flags.num, 64), folder(flags, "samples")
+    out = folder(flags, "samples")
     from unnoise.model import load
     from unnoise.sampling import Request, claim_samples, write_grid, write_process, write_samples
+    from unnoise.settings import even_count
 
     device, several = flags.device, ranks.read().size > 1
     if several:  # one process alone need not wait for these imports
@@ -61,6 +62,8 @@ def sample(arguments: list[str]) -> int:
         device = rank_device(device)
     guide = None if flags.guide is None else load(flags.guide, device)
     model = load(flags.model, device)
+    classes = 0 if flags.label else model.shape.num_classes
+    seeds = seeds_of(flags.seeds, flags.num, even_count(64, classes))
     request = mine = Request(model, seeds, flags.label or None, guide, given)
     group = process_group(model.arithmetic.device) if several else nullcontext()  # pyright: ignore
     animations = formats(flags.animate)

@@ -16,6 +16,7 @@ from unnoise.errors import DivergedError
 from unnoise.memory import halving
 from unnoise.model import Model
 from unnoise.networks.network import Network
+from unnoise.settings import even_count
 from unnoise.training.log import Log
 from unnoise.training.run import Run
 from unnoise.training.state import TrainState
@@ -82,8 +83,8 @@ def _held_out(run: Run, state: TrainState, average: Network, raw: Network) -> di
 
 def _show(run: Run, log: Log, model: Model, values: dict[str, Any]) -> None:
     """Write samples/<nimg>.png and a line of metrics, and say both."""
-    began, nimg, classes = time.monotonic(), values["nimg"], model.shape.num_classes or 1
-    count = PREVIEW_IMAGES // classes * classes or PREVIEW_IMAGES  # as many of each class
+    began, nimg = time.monotonic(), values["nimg"]
+    count = even_count(PREVIEW_IMAGES, model.shape.num_classes)
     log.samples, path = None, run.folder / "samples" / f"{nimg:010d}.png"
     with _surviving(log, "no samples"):
         log.samples = images = model.sample(count, batch_size=count)
