@@ -126,6 +126,17 @@ def test_a_folder_is_the_pictures_preset_and_a_misspelt_preset_is_suggested(tmp_
         ConfigError, match="no preset, folder or file 'cifra10'; did you mean 'cifar10'"
     ):
         named("cifra10")
+    with pytest.raises(ConfigError, match="'photos/no'; expected a path that is there, hf:owner"):
+        named("photos/no")
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "flow"])
+def test_a_folder_may_have_a_presets_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    for word in (f"{name}/", f"./{name}", f"./{name}/"):
+        assert named(word).data.source == f"./{name}" and named(word).preset == "pictures"
+    assert named(name).preset == name
 
 
 @pytest.mark.parametrize("gpu", [False, True])

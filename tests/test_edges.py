@@ -315,15 +315,15 @@ def test_pictures_of_another_recipe_are_never_replaced_silently(inside, capsys):
     assert "3 images in samples/digits" in first and "replaces" not in first
     assert "replaces" not in said(sample) + said(f"{sample} --out other")
     told = said("sample digits -n 4 --steps 2")  # the grid alone is another one
-    assert "replaces 1 file of another recipe in samples/digits: seeds [0, 1, 2]\n" in told
+    assert "will replace 1 file of another recipe in samples/digits: seeds [0, 1, 2]\n" in told
     told = said("sample digits -n 2 --steps 3")
-    assert "replaces 3 files of another recipe in samples/digits: steps 2" in told
+    assert "will replace 3 files of another recipe in samples/digits: steps 2" in told
     told = said("sample digits --seeds 2 --steps 3 --label 7")
-    assert "replaces 2 files of another recipe in samples/digits: steps 2, label 2" in told
+    assert "will replace 2 files of another recipe in samples/digits: steps 2, label 2" in told
     assert "3 images in edited/digits" in (first := said(both)) and "replaces" not in first
     assert "replaces" not in said(f"{both} --scale 2")
     told = said(both.replace("1 2", "1 4"))
-    assert "replaces 4 files of another recipe in edited/digits: b 2, sources" in told
+    assert "will replace 4 files of another recipe in edited/digits: b 2, sources" in told
 
 
 FOREIGN = {

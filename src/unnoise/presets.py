@@ -255,11 +255,14 @@ def named(
         with extensions.needed(read_run(Path(target))["config"].get("imports", ())):
             config = run_config(Path(target))
     elif target and (target.startswith("hf:") or os.path.isdir(target) or os.path.isfile(target)):
-        config = override(pictures(), {"data.source": str(Path(target))})
+        path = str(Path(target))  # digits/ is a folder, and digits a data set
+        path = os.path.join(".", path) if path in PRESETS else path
+        config = override(pictures(), {"data.source": path})
     else:
-        raise ConfigError(
-            f"train: no preset, folder or file {target!r}; {nearest(target, PRESETS)}"
-        )
+        fix = nearest(target, PRESETS, "a path")
+        if os.path.basename(target) != target:  # no preset was meant
+            fix = "expected a path that is there, hf:owner/name or a preset"
+        raise ConfigError(f"train: no preset, folder or file {target!r}; {fix}")
     if config.preset == "pictures" and not is_run(target):
         of_data = {key: value for key, value in changes.items() if key.startswith("data")}
         data = override(config, of_data).data

@@ -140,7 +140,7 @@ def claim_pictures(out: Path, recipes: Mapping[str, Mapping[str, Any] | None]) -
         some = [f"{key} {value}" for key, value in changed[0].items()]
         some = ", ".join([*some[:3], *[".."] * (len(some) > 3)])
         files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
-        events.say(f"replaces {files} of another recipe in {out}: {some}")
+        events.say(f"will replace {files} of another recipe in {out}: {some}")
 
 
 def _recipe_of(path: Path) -> dict[str, Any]:

@@ -368,6 +368,17 @@ def test_a_zip_with_damaged_members_or_no_zip_at_all(tmp_path, read):
     path.write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(DataError, match="cannot be read as a zip"):
         read(path)
+    with pytest.raises(DataError, match="is one picture; expected a folder or a zip of pictures"):
+        read(path.rename(path.with_suffix(".webp")))
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "said"), [(70, 32, True), (70, 36, False), (30, 15, True)]
+)
+def test_much_smaller_than_the_pictures_are_is_said(read, folder, side, size, said):
+    noise(side, side + 9).save(folder / "a.png")
+    found = f"{side} pixels or more, now {size} x {size}; --image-size sets a larger size"
+    assert (found in report(read(folder, image_size=size))) == said
 
 
 def test_nothing_to_train_on_is_one_clear_line(folder, read):

@@ -99,12 +99,17 @@ def test_killed_between_checkpoints_it_is_bitwise_the_same_run(whole, data, tmp_
     assert_same_run(whole, tmp_path)
 
 
-def test_killed_before_the_first_checkpoint_it_starts_again(whole, data, tmp_path, monkeypatch):
+def test_killed_before_the_first_checkpoint_it_starts_again(
+    whole, data, tmp_path, monkeypatch, capsys
+):
     before_step(monkeypatch, 4, failing)
     with pytest.raises(ZeroDivisionError):
         train(tiny(), data, tmp_path)
     monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="training writes it with its first preview"):
+        unnoise.load(tmp_path)
     assert train(tiny(), data, tmp_path).finished
+    assert "was stopped before its first checkpoint and begins again" in capsys.readouterr().out
     assert_same_run(whole, tmp_path)
 
 
@@ -142,10 +147,12 @@ def test_sigterm_stops_the_same_way(data, tmp_path, interrupt):
     assert outcome.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_finished_run_does_nothing_and_a_longer_end_goes_on(whole, data, tmp_path):
+def test_a_finished_run_does_nothing_and_a_longer_end_goes_on(whole, data, tmp_path, capsys):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
     assert train(tiny(), data, tmp_path).finished
+    said = capsys.readouterr().out
+    assert "the run is at its end; a larger --time, --kimg or --epochs trains on" in said
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
     assert train(tiny(**{"train.kimg": 0.4}), data, tmp_path).finished
     assert checkpoints(tmp_path)[-1].name == "step-00000025"
@@ -170,7 +177,8 @@ def test_another_configuration_is_refused_by_name_and_nothing_is_touched(whole, 
 
 
 def test_other_data_is_refused(whole, data):
-    with pytest.raises(ConfigError, match=r"another configuration .the training images."):
+    fix = "the training images.; another --out, or --resume anyway to go on"
+    with pytest.raises(ConfigError, match=fix):
         train(tiny(), dataclasses.replace(data, fingerprint="other"), whole)
 
 

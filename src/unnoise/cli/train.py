@@ -98,6 +98,8 @@ def train(arguments: list[str]) -> int:
         return 0
     from unnoise import api, parallel
 
+    if run.target in PRESETS and Path(run.target).is_dir() and parallel.world().main:
+        print(f"{run.target} is a preset; the folder here is ./{run.target}")
     folder = run.folder(config)
     ending = api.train_here(config, folder, run.resume)
     if parallel.world().main and ending.finished:

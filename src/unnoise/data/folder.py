@@ -4,12 +4,13 @@ said."""
 from __future__ import annotations
 
 import functools
+import statistics
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,8 @@ class Decoder:
     count: int = 0
     transparent: int = 0
     """How many of `count` pictures have transparent pixels."""
+    sides: list[int] = field(default_factory=list)
+    """The shorter side of each picture."""
 
     def __call__(self, entry: Entry) -> list[np.ndarray]:
         """Decode one, into each of its crops; its header gives its size before that."""
@@ -176,6 +179,7 @@ class Decoder:
                 raise Unusable(f"{size}, more than data.max_pixels {self.max_pixels:,}")
             images = crops([picture], self.wanted)
             self.count += 1
+            self.sides.append(min(picture.size))
             if picture.mode.startswith("I"):
                 self.brightest = max(self.brightest, float(np.asarray(picture).max()))
             elif picture.mode != "F":
@@ -183,7 +187,7 @@ class Decoder:
             return images
 
     def notes(self) -> list[str]:
-        """Lines where 16-bit pictures are nearly black, or transparency is lost."""
+        """Lines where pictures lose much of their size, 16 bits or transparency."""
         wanted, some, notes = self.wanted, self.transparent, list[str]()
         if 0 < self.brightest < DARK and wanted.grey_range is None:
             what = f"16-bit pictures reach {self.brightest:g} of 65535 and are nearly black"
@@ -192,6 +196,10 @@ class Decoder:
         if wanted.channels != 4 and some:
             what = f"{some:,} of {self.count:,} pictures have transparent pixels"
             notes.append(f"{what}, now {wanted.background}; {KEEPS}")
+        side, size = int(statistics.median(self.sides)), (wanted.height, wanted.width)
+        if side >= 2 * max(size) and wanted.fit != "random-crop":
+            what = f"the shorter side of most pictures has {side} pixels or more"
+            notes.append(f"{what}, now {size[0]} x {size[1]}; --image-size sets a larger size")
         return notes
 
 

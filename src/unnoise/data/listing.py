@@ -113,6 +113,8 @@ def _zip(path: Path) -> Iterator[Entry]:
         members = archive.infolist()
     except Exception as error:
         fix = "expected a folder or a zip of pictures"
+        if path.suffix.lower() in SUFFIXES:
+            raise DataError(f"{path}: is one picture; {fix}") from error
         raise DataError(f"{path}: cannot be read as a zip ({error}); {fix}") from error
     for member in members:
         name = unicodedata.normalize("NFC", member.filename.replace("\\", "/"))

@@ -23,6 +23,7 @@ from unnoise.training.step import learning_rate
 SAVE_SEC = 300
 """The longest training without a checkpoint."""
 
+IMAGES = "the training images"
 FUNCTION = ("parameterization", "schedule", "schedule_options", "timesteps", "time_scale")
 """The settings of the diffusion under which a network was trained to be what it is."""
 MAY_CHANGE = (
@@ -45,11 +46,12 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
     before, fingerprint = run_config(run.folder), read_run(run.folder)["data"]
     changed = [line for line in differences(before, run.config) if not line.startswith(MAY_CHANGE)]
     if fingerprint != run.data.fingerprint:
-        changed.append("the training images")
+        changed.append(IMAGES)
     if changed and not anyway:
+        own = f"unnoise train {run.folder} goes on with its own; or "
         raise ConfigError(
             f"{run.folder}: was trained with another configuration ({'; '.join(changed[:3])}); "
-            f"unnoise train {run.folder} goes on with its own; or another --out, or --resume anyway"
+            f"{own if changed[0] != IMAGES else ''}another --out, or --resume anyway to go on"
         )
     if changed:
         log.say(f"changed since the last start: {'; '.join(changed)}")
@@ -64,13 +66,16 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
             f"{run.folder}: no sound checkpoint is left; {skipped[0]}; "
             f"delete {folder} to start again, or use another --out"
         )
-    if path is None:  # it was interrupted before the first
+    if path is None:
+        log.say(f"{run.folder}: was stopped before its first checkpoint and begins again")
         start(run, state, log)
     else:
         states.restore(path, state)
         nimg = state.counters.nimg
         log.say(f"resuming from {path} ({nimg / 1000:.1f} kimg)")
         done = [replace(run, config=c).progress(state.counters) for c in (before, run.config)]
+        if done[1] >= 1:
+            log.say("the run is at its end; a larger --time, --kimg or --epochs trains on")
         then, now = (learning_rate(run.config.train, nimg, progress) for progress in done)
         if done[1] < 1 and not math.isclose(then, now, rel_tol=0.01):
             jump = f"the learning rate jumps from {then:.3g} to {now:.3g}"
@@ -81,8 +86,8 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
 def start(run: Run, state: TrainState, log: Log) -> None:
     """Start a run from the weights of `train.start`, where it says so."""
     if name := run.config.train.start:
-        anew = states.start(name, state)
         differ = _set_otherwise(checkpoint.read_named(name)[2]["config"], run.config)
+        anew = states.start(name, state, differ)
         told = [f"weights {state.counters.started_from}", anew, differ]
         log.say(f"starts from {name} ({'; '.join(filter(None, told))})")
 

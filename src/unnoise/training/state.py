@@ -199,11 +199,11 @@ def restore(path: Path, state: TrainState) -> None:
         state.scaler.load_state_dict(scaler)
 
 
-def start(name: str, state: TrainState) -> str:
+def start(name: str, state: TrainState, differ: str = "") -> str:
     """Take network and averages from a model, before the first step of a run; gives what was new.
 
     Tensors of other shapes start anew: those of other channels, classes or levels.
-    CheckpointError where less than half of the weights fit.
+    CheckpointError where less than half of the weights fit, with what is said to `differ`.
     """
     path, weights, record = checkpoint.read_named(name)
     checkpoint.refuse_not_finite(weights, str(path))
@@ -213,7 +213,7 @@ def start(name: str, state: TrainState) -> str:
     taken, all_ = (sum(own[key].numel() for key in keys) for keys in (fitting, own))
     anew = [f"{key} is {tuple(own[key].shape)}" for key in own if key not in fitting]
     if taken < all_ / 2:
-        expected = "expected a model of the same kind of network and width"
+        expected = f"expected the same kind of network and width{differ and f' ({differ})'}"
         raise CheckpointError(f"{path}: only {taken / all_:.0%} of the weights fit; {expected}")
     weights = {key: weights[key] if key in fitting else value for key, value in own.items()}
     for module in (state.network, *state.averages.values()):
