@@ -130,7 +130,7 @@ class TrainConfig:
     """Write a line of metrics.jsonl every this many kimg, and after 30 s without one."""
     sample_every_kimg: Kimg = 250.0
     """Measure the held-out loss and write a grid of samples every this many kimg; with `time` also
-    after 30 s, 1, 3 and 10 minutes, and then every tenth of it."""
+    after 20 s, 1, 3 and 10 minutes, and then every tenth of it."""
     evaluate: str | None = None
     """Also measure a Fréchet distance (FID) to all training images with the samples: pytorch-fid,
     edm, clean, tiny or auto."""

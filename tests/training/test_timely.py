@@ -22,9 +22,9 @@ NEVER = {
 
 def test_previews_are_early_and_then_tenths():
     assert preview_times(20) == []
-    assert preview_times(300) == [30, 60, 180]
-    assert preview_times(3600) == [30, 60, 180, 600, *(360 * i for i in range(2, 10))]
-    assert preview_times(float("inf")) == [30, 60, 180, 600]
+    assert preview_times(300) == [20, 60, 180]
+    assert preview_times(3600) == [20, 60, 180, 600, *(360 * i for i in range(2, 10))]
+    assert preview_times(float("inf")) == [20, 60, 180, 600]
 
 
 @pytest.mark.parametrize("read_every", [1, pytest.param(20, marks=pytest.mark.long)])

@@ -28,7 +28,7 @@ from unnoise.training.compiled import compile_network, compiled
 from unnoise.training.state import Counters, TrainState
 from unnoise.units import seconds
 
-PREVIEW_SEC = (30, 60, 180, 600)
+PREVIEW_SEC = (20, 60, 180, 600)
 """The first previews of a run that `time` ends; then come those of every tenth of it."""
 
 
