@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from unnoise.errors import CheckpointError, ConfigError, DataError
 from unnoise.files import claim, discard_leftovers
 from unnoise.memory import in_batches
 from unnoise.model import Model, last
-from unnoise.records import VERDICT, find
+from unnoise.records import VERDICT, find, is_run
 
 GRID_IMAGES = 400
 """The grid shows at most this many images."""
@@ -274,8 +275,10 @@ def describe(target: str) -> str:
     rows, record = account(path)
     verdict = path.parent / VERDICT  # of a run folder
     said = verdict.read_text("utf-8", "replace").splitlines() if verdict.is_file() else []
+    run = shlex.quote(str(path.parent))
+    said += [f"{'resume':<10} unnoise train {run}"] if is_run(path.parent) else []
     lines = [f"{'model':<10} {path}", *rows, *said]
-    return "\n".join([*lines, "config", json.dumps(record["config"], indent=2)])
+    return "\n".join(["config", json.dumps(record["config"], indent=2), *lines])
 
 
 def account(path: Path) -> tuple[list[str], dict[str, Any]]:

@@ -440,6 +440,7 @@ def test_info_of_a_run(run, capsys):
     assert cli.main(["info", str(run)]) == 0
     out = capsys.readouterr().out
     assert "1 x 8 x 8 · 10 classes" in out and "step 20" in out and '"preset": "digits"' in out
+    assert out.splitlines()[-1] == f"resume     unnoise train {run}"  # in sight, not above the JSON
 
 
 # --- one clear line
