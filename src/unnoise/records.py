@@ -107,7 +107,7 @@ def find(name: str | Path) -> Path:
     if os.path.isdir(path):
         expected = "expected a run folder of `unnoise train`"
         if is_run(path):
-            expected = "training writes it with its first preview"
+            expected = "training writes it with its first checkpoint"
         raise CheckpointError(f"{path}: no {MODEL_FILE} in this folder; {expected}")
     said = "no such run folder, model file or bundled model"
     raise CheckpointError(f"{name}: {said}; {nearest(str(name), own)}")

@@ -384,6 +384,12 @@ def test_sample_writes_pictures_that_say_how_they_were_made(run, inside, capsys)
     assert json.loads(capsys.readouterr().out)["seeds"] == [0, 1, 2, 3, 4]
 
 
+def test_a_preset_and_a_folder_of_one_name_are_told_apart(inside, capsys):
+    (inside / "digits").mkdir()
+    assert cli.main(["train", "digits", "--kimg", "0.064"]) == 0
+    assert "digits is a preset; the folder here is ./digits\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("words", "count"), [([], 60), (["--label", "3"], 64), (["-n", "64"], 64)])
 def test_without_a_number_every_class_is_seen_as_often(inside, capsys, words, count):
     assert cli.main(["sample", "digits", "--steps", "1", "--out", "all", *words]) == 0

@@ -106,7 +106,7 @@ def test_killed_before_the_first_checkpoint_it_starts_again(
     with pytest.raises(ZeroDivisionError):
         train(tiny(), data, tmp_path)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="training writes it with its first preview"):
+    with pytest.raises(CheckpointError, match="training writes it with its first checkpoint"):
         unnoise.load(tmp_path)
     assert train(tiny(), data, tmp_path).finished
     assert "was stopped before its first checkpoint and begins again" in capsys.readouterr().out

@@ -26,7 +26,7 @@ class Sample(ModelCommand):
 
     rare = ("batch_size", "scale")
     num: Annotated[Images | None, Flag(("-n",))] = None
-    """Number of images [64, or as many of each class]."""
+    """Number of images [64, or 60 of ten classes: as many of each]."""
     seeds: Seeds | None = None
     """One image per seed, such as 0-63 or 3,7,20-29 [0 to num - 1]."""
     label: str = ""
