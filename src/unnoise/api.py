@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unnoise import build, events, parallel
+from unnoise import build, events, extensions, parallel
+from unnoise.checkpoint import read_named
 from unnoise.config import DiffusionConfig, RunConfig, dotted, override, to_dict
 from unnoise.data.arrays import ARRAYS, own_size
 from unnoise.data.config import DataConfig
@@ -41,15 +42,20 @@ def preset(
     """Give a preset's configuration, or `pictures` for a path of images.
 
     `changes` sets dotted keys: {"train.kimg": 50}. `objective` is ddpm, iddpm, v, edm or flow in
-    place of the preset's own. The network and batch of `pictures` suit the size and the device.
+    place of the preset's own. The network and batch of `pictures` suit the size and the device;
+    with `train.start`, the network is of the model to start from.
     """
     changes = changes or {}
     config = override(named(name, objective), changes)
     if config.preset != "pictures":
         return config
     changes = {**_own_size(config.data, changes), **changes}
-    gpu = find_device(config.device).type != "cpu"
-    return override(named(name, objective, changes, gpu), changes)
+    base = named(name, objective, changes, find_device(config.device).type != "cpu")
+    if config.train.start and not is_run(name):  # its network, so that the weights fit
+        there = read_named(config.train.start)[2]["config"]
+        with extensions.needed(there.get("imports", ())):
+            base = replace(base, network=from_dict(RunConfig, there).network)
+    return override(base, changes)
 
 
 def _own_size(data: DataConfig, changes: Mapping[str, Any]) -> dict[str, int]:
@@ -235,5 +241,7 @@ def default_folder(
     """
     if isinstance(target, str) and target and is_run(target):
         return Path(target)
-    name = Path(config.data.source).resolve().stem if config.preset == "pictures" else config.preset
+    source = Path(config.data.source).resolve()
+    name = source.stem if source.is_file() else source.name
+    name = name if config.preset == "pictures" else config.preset
     return Path("runs") / (name if objective is None else f"{name}-{objective}")

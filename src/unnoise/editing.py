@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 
 from unnoise import build
 from unnoise.config import SampleConfig, override
-from unnoise.data.fit import Target, target
+from unnoise.data.fit import KINDS, Target, target
 from unnoise.data.folder import read_picture as read_fitted
 from unnoise.data.images import from_model, to_model
 from unnoise.diffusion import editing
@@ -62,7 +62,9 @@ Pictures = UInt8[Tensor, "n c h w"]
 
 def read_picture(model: Model, path: str | Path) -> Picture:
     """Read a file as the training pictures were, of as many channels; RGBA is premultiplied."""
-    return torch.from_numpy(read_fitted(path, _wanted(model, model.shape.channels)))
+    if (channels := model.shape.channels) not in KINDS:
+        raise DataError(f"{path}: no picture file holds {channels} channels; expected a seed")
+    return torch.from_numpy(read_fitted(path, _wanted(model, channels)))
 
 
 def read_mask(model: Model, path: str | Path) -> Mask:

@@ -141,7 +141,9 @@ def claim_pictures(out: Path, recipes: Mapping[str, Mapping[str, Any] | None]) -
         some = [f"{key} {value}" for key, value in changed[0].items()]
         some = ", ".join([*some[:3], *[".."] * (len(some) > 3)])
         files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
-        events.say(f"will replace {files} of another recipe in {out}: {some}")
+        stay = sum(name.startswith("seed-") for name in there - recipes.keys())
+        stay = f" ({stay} more pictures stay; --out for a new folder)" if stay else ""
+        events.say(f"will replace {files} of another recipe in {out}: {some}{stay}")
 
 
 def _recipe_of(path: Path) -> dict[str, Any]:

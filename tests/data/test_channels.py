@@ -115,6 +115,22 @@ def test_crops_multiply_the_pictures_and_stay_on_one_side_of_the_split(tmp_path)
     )
     with pytest.raises(ConfigError, match=r"data\.crops: got 3, expected --data\.fit random-crop"):
         load(DataConfig(source=str(folder), crops=3))
+    for i, size in enumerate(((6, 40), (40, 6), (8, 8), (8, 9))):  # what has one crop only
+        Image.new("L", size).save(tmp_path / f"{i}.png")
+    one = DataConfig(source=str(tmp_path / "thin"), crops=3, **how)
+    (tmp_path / "thin").mkdir()
+    for i in range(4):
+        (tmp_path / f"{i}.png").rename(tmp_path / "thin" / f"{i}.png")
+    assert len(load(one).images) == 1 + 1 + 1 + 3
+
+
+def test_the_channels_of_an_array_are_cropped_at_one_place(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 1, 40, 40), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", np.concatenate([pictures, 255 - pictures], 1))
+    how = {"image_size": 8, "fit": "random-crop", "crops": 2, "cache": str(tmp_path / "c")}
+    found = load(DataConfig(source=str(tmp_path / "a.npy"), **how)).images
+    assert found.shape == (40, 2, 8, 8) and np.array_equal(found[:, 0], 255 - found[:, 1])
+    assert len({image.tobytes() for image in found}) == 40
 
 
 # --- the range of deep greys

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from unnoise.api import load_data
+from unnoise.api import default_folder, load_data, preset
 from unnoise.config import RunConfig
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import load, report
 from unnoise.data.fit import Target
-from unnoise.data.folder import read_picture
+from unnoise.data.folder import read_picture, usual_size
 from unnoise.data.images import save_png
 from unnoise.errors import ConfigError, DataError
 
@@ -537,6 +537,33 @@ def test_a_config_file_or_samples_alone_make_no_run_folder(folder, read):
         noise(32, 32).save(folder / name)
     (folder / "b" / "config.json").write_text("{}")
     assert read(folder).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("kind", ["tiff", "gif", "webp", "png"])
+def test_pages_and_frames_after_the_first_are_not_silent(folder, read, kind):
+    pages = [noise(32, 32, seed=seed) for seed in range(3)]
+    pages[0].save(folder / f"a.{kind}", save_all=True, append_images=pages[1:])
+    noise(32, 32).save(folder / "b.png")
+    data = read(folder)
+    assert len(data.images) == 2
+    said = "1 of 2 files have several pages or frames: only the first of each is used"
+    assert said in data.notes
+
+
+def test_a_folders_name_may_have_dots(tmp_path, read):
+    for name in ("set.v1", "set.v2"):
+        (tmp_path / name).mkdir()
+        noise(32, 32).save(tmp_path / name / "a.png")
+        assert read(tmp_path / name).name == name
+        assert default_folder(preset(str(tmp_path / name))).name == name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_usual_size_is_that_of_upright_pictures(folder, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    noise(20, 30).save(folder / "a.jpg", exif=exif)
+    assert usual_size(folder) == (3, *((30, 20) if orientation > 4 else (20, 30)))
 
 
 # --- one picture, for editing

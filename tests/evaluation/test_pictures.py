@@ -97,6 +97,16 @@ def test_sets_of_two_sizes_meet_at_the_smaller(tmp_path, capsys):
     assert "biased: tiny has 64 features, and 30 images are too few" in said
 
 
+def test_what_is_skipped_is_said(tmp_path):
+    sets = [save(tmp_path / name, random(30, 8, seed)) for seed, name in enumerate("ab")]
+    (sets[1] / "x.png").write_text("no picture")
+    notes = unnoise.evaluate_pictures(*sets, tmp_path / "o", features="none")["notes"]
+    said = f"{sets[1]}: 1 skipped, the first x.png: is not a picture"
+    assert [note for note in notes if "skipped" in note] == [
+        f"{said} (unnoise data {sets[1]} lists them)"
+    ]
+
+
 def test_copies_are_found_and_grey_stays_grey(tmp_path):
     reference = np.random.default_rng(0).integers(0, 256, (40, 9, 9), dtype=np.uint8)
     ours = np.concatenate([reference[3:6], 255 - reference[:20]])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import unnoise
@@ -107,6 +110,22 @@ def test_what_fits_is_taken_and_the_rest_is_said(tmp_path):
     ]
     assert len(taken) > 50
     assert all(torch.allclose(weights[name], digits[name], atol=1e-7) for name in taken)
+
+
+def test_own_pictures_of_another_size_take_the_network_of_the_model(tmp_path):
+    for i in range(20):
+        Image.effect_noise((64, 64), 50 + i).save(tmp_path / f"{i}.png")
+    plain = unnoise.preset(str(tmp_path), {"data.image_size": 64})
+    digits = unnoise.load("digits", "cpu").config.network
+    changes = {"data.image_size": 64, "train.start": "digits"}
+    config = unnoise.preset(str(tmp_path), changes)
+    assert plain.network != digits and config.network == digits
+    assert config.train.batch_size == plain.train.batch_size
+    wider = unnoise.preset(str(tmp_path), {**changes, "network.base_channels": 64})
+    assert wider.network == replace(digits, base_channels=64)
+    run = {"data.image_size": 16, "train.start": "digits", "data.cache": str(tmp_path / "cache")}
+    unnoise.train(str(tmp_path), tmp_path / "run", {**SHORT, **run})
+    assert unnoise.preset(str(tmp_path / "run"), {"data.image_size": 16}).network == digits
 
 
 def test_settings_under_which_the_weights_are_another_function_are_named(tmp_path):

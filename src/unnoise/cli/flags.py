@@ -246,6 +246,7 @@ ALIASES = {
     "fp16": "--train.precision fp16", "bf16": "--train.precision bf16", "class": "--label",
     "ema": "--train.ema-halflife-kimg", "cfg": "--guidance-scale", "cfg-scale": "--guidance-scale",
     "gpu": "--device cuda", "cpu": "--device cpu", "output": "--out", "output-dir": "--out",
+    "guidance": "--guidance-scale",
 }  # fmt: skip
 """What other tools call our flags."""
 

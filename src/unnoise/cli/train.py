@@ -27,7 +27,7 @@ SHORT = {
     "train.lr": ("--lr",),
 }
 """Short forms of the flags used most."""
-OFTEN = ("data.image_size", "train.epochs", "train.kimg", "train.time", "train.lr")
+OFTEN = ("data.image_size", "train.start", "train.epochs", "train.kimg", "train.time", "train.lr")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,9 @@ def file_source(config: DataConfig) -> Source:
         parts = [name for name in HELD_OUT if name in found]
         parts = [name for name in TRAINING if name in found][:1] + parts
         if not parts:
-            raise DataError(f"{path}: has no array of images; expected {', '.join(TRAINING)}")
+            with np.load(path) as there:
+                got = ", ".join(there) or "none"
+            raise DataError(f"{path}: got the arrays {got}; expected one of {', '.join(TRAINING)}")
         usual = ({**TRAINING, **HELD_OUT}[name] for name in parts)
         labels = [found[n] for n in usual if n in found and config.classes != "none"]
         whole = ConcatDataset(cast("list[Any]", [found[name] for name in parts]))
@@ -136,6 +138,9 @@ def source(
         if labelled not in (0, len(order)):
             raise DataError(f"{name}: {labelled} of {len(order)} items have a label; expected all")
         writer.class_names = _names(writer, class_names, images, name) if labelled else []
+        unused = {*range(len(writer.class_names))} - {*writer.labels}
+        if empty := [writer.class_names[i] for i in sorted(unused)]:
+            writer.notes.append(f"classes without an image: {len(empty)}, such as {empty[0]}")
         if bands[0].mode == "RGBA" and wanted.channels != 4:
             writer.notes.append(f"4 channels are RGBA, now on white; {KEEPS}")
 
@@ -192,7 +197,8 @@ def _whole_numbers(labels: Any, count: int, name: str) -> np.ndarray:
     values = values[:, 0] if values.shape == (count, 1) else values
     whole = values.shape == (count,) and values.dtype.kind in "iu"
     if not whole or values.min() < 0 or values.max() >= MOST_CLASSES:
-        got = f"{values.dtype} {values.shape}" + (f" to {values.max()}" if whole else "")
+        range_ = f" from {values.min()} to {values.max()}" if whole else ""
+        got = f"{values.dtype} {values.shape}{range_}"
         expected = f"{count} whole numbers from 0, less than {MOST_CLASSES:,}"
         raise DataError(f"{name}: got labels {got}, expected {expected}")
     return values

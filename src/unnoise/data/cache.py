@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -176,7 +177,7 @@ def _by_content(folder: Path, source: Source) -> Cached:
 
 def _short(name: str) -> str:
     """A name that a file system takes with what is added to it."""
-    return name.encode()[:100].decode(errors="ignore")
+    return re.sub(r"[\\/]", "-", name).encode()[:100].decode(errors="ignore")
 
 
 def _write(entry: Path, source: Source) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import operator
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -50,7 +52,8 @@ def tables(config: DataConfig, listing: Listing) -> list[Entry]:
     if not file.is_file():
         fix = nearest(config.classes, ["auto", *SAYS], "a CSV file that is there")
         raise DataError(f"data.classes: got {config.classes!r}; {fix}")
-    return [Entry(file.name, times(file), partial(file.open, "rb"))]
+    name = os.path.relpath(file, config.source) if os.path.isdir(config.source) else file.name
+    return [Entry(name.replace(os.sep, "/"), times(file), partial(file.open, "rb"))]
 
 
 def find(
@@ -63,7 +66,7 @@ def find(
         labels = {name: COUNTER.sub("", PurePosixPath(name).stem) for name in names}
     for table in tables(config, listing):
         try:
-            labels, unknown = _told(table, names, labels.copy())
+            labels, unknown = _told(table, names, labels.copy(), config.source)
         except DataError as error:
             if config.classes != "auto":
                 raise
@@ -81,14 +84,15 @@ def find(
 
 
 def _told(
-    table: Entry, names: Sequence[str], labels: dict[str, str]
+    table: Entry, names: Sequence[str], labels: dict[str, str], root: str
 ) -> tuple[dict[str, str], list[str]]:
     """The labels with those that a table adds, and its files that are no pictures.
 
-    A table names a picture by the path below its folder, or in short: without folders where no
-    other picture is called so, or without suffix.
+    A table names a picture by its path, from the table's folder or whole, or in short: without
+    folders where no other picture is called so, or without suffix.
     """
-    prefix, known = table.name[: table.name.rfind("/") + 1], {*names}
+    folder, known = table.name[: table.name.rfind("/") + 1], {*names}
+    prefix = "" if folder.startswith("../") else folder  # the table lies beside the pictures
     short: dict[str, list[str]] = defaultdict(list)
     for path in (PurePosixPath(name) for name in names if name.startswith(prefix)):
         for key in {str(path.with_suffix(""))[len(prefix) :], path.name, path.stem}:
@@ -96,7 +100,10 @@ def _told(
     unknown, lines = [], [*_lines(table)]
     for file, label in lines:
         file = unicodedata.normalize("NFC", file.replace("\\", "/").removeprefix("./"))
-        meant = [prefix + file] if prefix + file in known else short.get(file, [])
+        whole = prefix + file
+        if whole not in known:
+            whole = os.path.relpath(os.path.join(root, folder, file), root).replace(os.sep, "/")
+        meant = [whole] if whole in known else short.get(file, [])
         if len(meant) != 1:
             unknown.append(file)
         elif labels.setdefault(meant[0], label) != label:
@@ -104,6 +111,8 @@ def _told(
             raise DataError(f"{table.name}: {said}, expected one class for each picture")
     if lines and len(unknown) == len(lines):
         raise DataError(f"{table.name}: names no picture; its first is {unknown[0]}")
+    if lines and not any(label for _, label in lines):
+        raise DataError(f"{table.name}: gives no picture a class")
     return labels, unknown
 
 
@@ -113,14 +122,16 @@ def _lines(table: Entry) -> Iterator[tuple[str, str]]:
         if table.stamp[0] > LARGEST_FILE_BYTES:
             raise ValueError(f"{table.stamp[0]:,} bytes, more than {LARGEST_FILE_BYTES:,}")
         with table.open() as file:
-            text = file.read().decode("utf-8-sig")
+            content = file.read()
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
         if table.name.lower().endswith(".json"):
             for name, number in json.loads(text)["labels"] or ():
                 yield str(name), str(operator.index(number))
             return
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         rows = [row for row in csv.reader(io.StringIO(text, ""), delimiter=delimiter) if row]
-        head = [cell.strip().lower() for cell in rows[0]]
+        head = [cell.strip().lower() for cell in rows[0]] if rows else []
         file, label = (
             next((name for name in known if name in head), "") for known in (FILES, LABELS)
         )
@@ -129,11 +140,13 @@ def _lines(table: Entry) -> Iterator[tuple[str, str]]:
             label = head[1 - head.index(file)]
         if not file or not label:
             expected = f"one of {', '.join(FILES)} and one of {', '.join(LABELS)}"
-            raise ValueError(f"got the columns {', '.join(head)}; expected {expected}")
+            raise ValueError(f"got the columns {', '.join(head) or 'none'}; expected {expected}")
         for row in rows[not file.endswith(SUFFIXES) :]:  # without a header where that is a picture
+            row += [""] * len(head)  # a short line
             yield row[head.index(file)].strip(), row[head.index(label)].strip()
     except Exception as error:  # whatever a stranger's file makes of it
-        said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        plain = type(error) in (ValueError, UnicodeDecodeError)
+        said = str(error) if plain else f"{type(error).__name__}: {error}"
         raise DataError(f"{table.name}: cannot be read as classes ({said})") from error
 
 

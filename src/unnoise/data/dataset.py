@@ -79,7 +79,7 @@ def _source(config: DataConfig, samples: bool) -> Source:
     read = DATASETS.get(config.source) or FILES.get(ending)
     if read is None:
         if not path.exists():
-            fix = nearest(config.source, DATASETS, "a path")
+            fix = nearest(config.source, DATASETS, "a path that is there: --data PATH")
             raise DataError(f"data: no data set, file or folder {config.source!r}; {fix}")
         listing = list_pictures(path)
         if listing.pictures or path.is_file() or not listing.others[".parquet"]:

@@ -80,10 +80,12 @@ def add_arrays(writer: Writer, config: DataConfig, images: np.ndarray, labels: n
         writer.add(image, int(label))
 
 
-def fit(picture: Image.Image, wanted: Target, number: int = 0) -> np.ndarray:
-    """Upright, 8 bits, on the background, in the asked colours, of the asked shape, resized; or
-    its random crop of a number."""
-    picture = eight_bits(ImageOps.exif_transpose(picture), wanted.grey_range)
+def fit(
+    picture: Image.Image, wanted: Target, number: int = 0, first: Image.Image | None = None
+) -> np.ndarray:
+    """8 bits, on the background, in the asked colours, of the asked shape, resized; or its random
+    crop of a number, where the `first` of several channels has it."""
+    picture = eight_bits(picture, wanted.grey_range)
     if wanted.channels == 4:  # resized with premultiplied colours: hidden ones do not bleed
         picture = picture if picture.mode == "RGBa" else picture.convert("RGBA").convert("RGBa")
     else:
@@ -101,7 +103,7 @@ def fit(picture: Image.Image, wanted: Target, number: int = 0) -> np.ndarray:
             around = (0, 0, 0, 0) if wanted.channels == 4 else around
             picture = ImageOps.pad(picture, size, method, color=around)
         elif wanted.fit == "random-crop" and shrinks:
-            picture = _window(picture, size, number)
+            picture = _window(picture, size, number, first or picture)
         else:
             picture = ImageOps.fit(picture, size, method)
     array = np.array(picture, np.uint8)
@@ -111,15 +113,20 @@ def fit(picture: Image.Image, wanted: Target, number: int = 0) -> np.ndarray:
 
 
 def crops(bands: Sequence[Image.Image], wanted: Target) -> list[np.ndarray]:
-    """A picture, or its channels one by one, in each of its random crops; a small one has one."""
-    larger = bands[0].width > wanted.width or bands[0].height > wanted.height
-    numbers = range(wanted.crops if larger else 1)
-    return [np.concatenate([fit(band, wanted, number) for band in bands]) for number in numbers]
+    """A picture, or its channels one by one, upright, in each of its random crops; one that is not
+    larger on both sides has one."""
+    bands = [ImageOps.exif_transpose(band) for band in bands]
+    w, h = bands[0].size
+    larger = w >= wanted.width and h >= wanted.height and (w, h) != (wanted.width, wanted.height)
+    first, numbers = bands[0] if len(bands) > 1 else None, range(wanted.crops if larger else 1)
+    return [np.concatenate([fit(band, wanted, n, first) for band in bands]) for n in numbers]
 
 
-def _window(picture: Image.Image, size: tuple[int, int], number: int) -> Image.Image:
-    """A window of a larger picture, at a place that its pixels and `number` decide."""
-    random = np.random.Generator(np.random.Philox(key=[zlib.crc32(picture.tobytes()), number]))
+def _window(
+    picture: Image.Image, size: tuple[int, int], number: int, first: Image.Image
+) -> Image.Image:
+    """A window of a larger picture, at a place that the pixels of `first` and `number` decide."""
+    random = np.random.Generator(np.random.Philox(key=[zlib.crc32(first.tobytes()), number]))
     left, top = (int(v) for v in random.integers(np.subtract(picture.size, size) + 1))
     return picture.crop((left, top, left + size[0], top + size[1]))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
 
 from unnoise.data import classes
 from unnoise.data.cache import Source, Writer
@@ -66,7 +67,7 @@ def source(config: DataConfig, listing: Listing, samples: bool) -> Source:
     notes = (f"passed over, as no pictures by their names: {passed}",) if passed else ()
     files = (*listing.pictures, *classes.tables(config, listing))
     key = [*((e.name, *e.stamp) for e in files), *["samples"] * samples]
-    name = path.resolve().stem or "pictures"
+    name = (path.resolve().stem if path.is_file() else path.resolve().name) or "pictures"
     entries = {entry.name: entry for entry in listing.pictures}
 
     def opens(name: str) -> bool:
@@ -148,7 +149,9 @@ def usual_size(path: Path) -> tuple[int, int, int]:
     sizes, grey = Counter[tuple[int, int]](), True
     for entry in pictures[:: 1 + len(pictures) // LOOKED_AT]:
         with suppress(Unusable), _opened(entry) as picture:
-            sizes[picture.height, picture.width] += 1
+            w, h = picture.size
+            turned = picture.getexif().get(Base.Orientation, 1) > 4
+            sizes[(w, h) if turned else (h, w)] += 1
             grey &= picture.mode in GREYS
     if not sizes:
         raise DataError(f"{path}: no pictures")
@@ -166,6 +169,8 @@ class Decoder:
     count: int = 0
     transparent: int = 0
     """How many of `count` pictures have transparent pixels."""
+    several: int = 0
+    """How many are animations or have several pages."""
     sides: list[int] = field(default_factory=list)
     """The shorter side of each picture."""
 
@@ -180,6 +185,7 @@ class Decoder:
             images = crops([picture], self.wanted)
             self.count += 1
             self.sides.append(min(picture.size))
+            self.several += picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
             if picture.mode.startswith("I"):
                 self.brightest = max(self.brightest, float(np.asarray(picture).max()))
             elif picture.mode != "F":
@@ -196,6 +202,9 @@ class Decoder:
         if wanted.channels != 4 and some:
             what = f"{some:,} of {self.count:,} pictures have transparent pixels"
             notes.append(f"{what}, now {wanted.background}; {KEEPS}")
+        if self.several:
+            what = f"{self.several:,} of {self.count:,} files have several pages or frames"
+            notes.append(f"{what}: only the first of each is used")
         side, size = int(statistics.median(self.sides)), (wanted.height, wanted.width)
         if side >= 2 * max(size) and wanted.fit != "random-crop":
             what = f"the shorter side of most pictures has {side} pixels or more"

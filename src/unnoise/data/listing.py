@@ -18,8 +18,8 @@ from unnoise.data.fit import Unusable
 from unnoise.errors import DataError
 
 SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff",
-    ".ppm", ".pgm",
+    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".jp2", ".webp", ".avif", ".bmp", ".gif", ".tif",
+    ".tiff", ".ppm", ".pgm",
 )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def _zip(path: Path) -> Iterator[Entry]:
         archive = zipfile.ZipFile(path)
         members = archive.infolist()
     except Exception as error:
-        fix = "expected a folder or a zip of pictures"
+        fix = "expected a folder or a zip of pictures, .npz, .npy or .parquet"
         if path.suffix.lower() in SUFFIXES:
             raise DataError(f"{path}: is one picture; {fix}") from error
         raise DataError(f"{path}: cannot be read as a zip ({error}); {fix}") from error

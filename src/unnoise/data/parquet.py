@@ -22,7 +22,8 @@ from unnoise.events import tracked
 
 HUB = "hf:"
 EXTRAS = {"pyarrow": "parquet", "huggingface_hub": "hub"}
-LABELS = ("label", "labels", "fine_label")
+LABELS = ("label", "labels", "fine_label", "class", "category", "target")
+ORIGIN = f"the columns {', '.join(LABELS)}"
 PICTURE = re.compile(r"(large_)?binary|struct<(.*, )?bytes: (large_)?binary.*")
 CLASS = re.compile(r"u?int\d+|(large_)?string|bool|dictionary<.*")
 """Types of the columns that are used."""
@@ -58,7 +59,7 @@ def source(config: DataConfig) -> Source:
     key = [(name, *times(file)) for name, file in named.items()]
 
     def fill(writer: Writer) -> None:
-        entries, places, origin = list[Entry](), dict[str, Place](), "the columns"
+        entries, places, origin = list[Entry](), dict[str, Place](), ORIGIN
         tests = {name for name in named if _held_out(name)}
         tests = set[str]() if len(tests) == len(named) else tests
         with (writer.scratch / "pictures").open("w+b") as kept:  # they are used in another order

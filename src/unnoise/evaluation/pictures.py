@@ -58,7 +58,7 @@ def evaluate_pictures(
         )
         store, count = DataStore(ours, root(source or DataConfig()), world), ours.num_train
         first = min(typed(Images, num or count, "num"), count)
-        wanted = Pictures(store, first, choose(config), _transparency(ours, data))
+        wanted = Pictures(store, first, choose(config), _notes(ours, data))
         return evaluate(wanted, data, source, Settings(**measured), Path(out), world)
 
 
@@ -108,14 +108,17 @@ def _samples(given: Given) -> Given:
     return dataset(images, name=str(given), config=DataConfig(str(given), held_out=0.0))
 
 
-def _transparency(ours: ImageData, data: ImageData) -> tuple[str, ...]:
-    """What becomes of transparent pixels, in one note where there are some."""
-    if ours.images.shape[1] == data.images.shape[1] == 4:
-        return (
-            "transparency is kept: copies are looked for in RGBA, and features see it on white",
-        )
+def _notes(ours: ImageData, data: ImageData) -> tuple[str, ...]:
+    """Which pictures are skipped, and what becomes of transparent pixels."""
+    notes = [
+        f"{one.name}: {len(one.skipped)} skipped, the first {one.skipped[0][0]}: "
+        f"{one.skipped[0][1]} (unnoise data {one.name} lists them)"
+        for one in (ours, data) if one.skipped
+    ]  # fmt: skip
     lost = [f"{one.name}: {note}" for one in (ours, data) for note in one.notes if KEEPS in note]
-    return ("; ".join(lost).replace(f"; {KEEPS}", "", len(lost) - 1),) if lost else ()
+    if ours.images.shape[1] == data.images.shape[1] == 4:
+        lost = ["transparency is kept: copies are looked for in RGBA, and features see it on white"]
+    return *notes, *(["; ".join(lost).replace(f"; {KEEPS}", "", len(lost) - 1)] if lost else [])
 
 
 def _loaded(given: Given, config: DataConfig) -> ImageData:

@@ -51,7 +51,8 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
         own = f"unnoise train {run.folder} goes on with its own; or "
         raise ConfigError(
             f"{run.folder}: was trained with another configuration ({'; '.join(changed[:3])}); "
-            f"{own if changed[0] != IMAGES else ''}another --out, or --resume anyway to go on"
+            f"{own if changed[0] != IMAGES else ''}another --out (--from {run.folder} takes its "
+            "weights), or --resume anyway to go on with the same network"
         )
     if changed:
         log.say(f"changed since the last start: {'; '.join(changed)}")
