@@ -177,7 +177,7 @@ def test_another_configuration_is_refused_by_name_and_nothing_is_touched(whole, 
 
 
 def test_other_data_is_refused(whole, data):
-    fix = "the training images.; another --out (--from .* takes its weights), or --resume anyway"
+    fix = "the training images.; another --out .--from .* takes its weights., or --resume anyway"
     with pytest.raises(ConfigError, match=fix):
         train(tiny(), dataclasses.replace(data, fingerprint="other"), whole)
 

@@ -19,7 +19,7 @@ class Budget(Command):
     """What `unnoise plan` takes besides the flags of `unnoise train`."""
 
     budget: str | None = None
-    """Time for everything, such as 90s, 20m or 2h [to the run's own end]."""
+    """Time for everything: 90s, 20m, 2h [to the run's end]."""
 
 
 @dataclass(frozen=True, kw_only=True)
