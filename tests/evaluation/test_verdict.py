@@ -133,11 +133,16 @@ def test_copies_are_appearing_where_held_out_pictures_have_fewer(tmp_path, monke
     samples[:20] = data.images[10:30]
     assert "appearing (20 of 64" in lines(tmp_path, falls, data=same, samples=samples)[1]
     alone = replace(data, images=data.images[:200], num_train=200)  # nothing is held out
-    for count, appear in ((6, False), (20, True)):
+    for count, twins, appear in ((1, 0, False), (6, 0, True), (6, 10, False), (30, 10, True)):
         samples = images(64, 9).images.copy()
-        samples[:count] = alone.images[:count]
-        found = lines(tmp_path, falls, data=alone, samples=samples)[1]
-        assert found.startswith("copies are appearing" if appear else f"copies: {count} of 64")
+        pictures = alone.images.copy()
+        pictures[20 : 20 + twins] = pictures[:twins, :, :, ::-1]  # in a mirror
+        samples[:count] = pictures[:count]
+        few = replace(alone, images=pictures)
+        found = lines(tmp_path, falls, data=few, samples=samples)[1]
+        assert found.startswith("copies are appearing (" if appear else "copies: ")
+        said = f"{count} of 64 samples, {2 * twins} of 128 training pictures among themselves"
+        assert said in found
     monkeypatch.setattr(verdict, "MOST_VALUES", 1000)
     assert lines(tmp_path, falls, data=same, samples=samples)[1] == (
         f"copies: not looked for among 270 pictures; unnoise evaluate {tmp_path} does"

@@ -75,6 +75,19 @@ class Copying(NamedTuple):
     """Figures, all copies, the closest pairs and a summary, ready for JSON."""
 
 
+def _count(train: Tensor | np.ndarray) -> int:
+    return min(NEIGHBOURS, max(SHOWN, len(train) // 10), len(train))
+
+
+def in_pixels(images: Tensor, train: Tensor | np.ndarray, of_train: bool = False) -> Neighbours:
+    """Nearest training images in grey levels; for images `of_train`, the others."""
+    vectors = train.reshape(len(train), -1)
+    sides = [(side.flatten(1), vectors) for side in (images, images.flip(-1))]
+    found = nearest(sides, min(_count(train) + of_train, len(train)))
+    distances, *rest = (part[:, int(of_train) :] for part in found)
+    return Neighbours(distances / images[0].numel() ** 0.5, *rest)
+
+
 def copying(
     samples: UInt8[Tensor, "n c h w"],
     train: Tensor | np.ndarray,
@@ -86,16 +99,8 @@ def copying(
     Images are uint8 (n, c, h, w) of one size; `train` may be a memory map. The work is done where
     `samples` are.
     """
-    k = min(NEIGHBOURS, max(SHOWN, len(train) // 10), len(train))
-    vectors = train.reshape(len(train), -1)
-
-    def in_pixels(images: Tensor) -> Neighbours:
-        sides = [(side.flatten(1), vectors) for side in (images, images.flip(-1))]
-        found = Neighbours(*nearest(sides, k))
-        return found._replace(distances=found.distances / images[0].numel() ** 0.5)
-
-    near = in_pixels(samples)
-    spaces = {"pixels": (near, None if held_out is None else in_pixels(held_out))}
+    near, k = in_pixels(samples, train), _count(train)
+    spaces = {"pixels": (near, None if held_out is None else in_pixels(held_out, train))}
     if features is not None:
         assert features.train is not None
         train_features, real = features.train, features.held_out

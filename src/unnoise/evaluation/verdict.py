@@ -11,8 +11,8 @@ The held-out loss of the averaged weights, at the previews, over log(images seen
 - else it is flat; of fewer than four previews, or ten held-out pictures, nothing is said
 
 Copies (`memorization.py`) are appearing where the last preview's samples have more of them, by more
-than 2 standard errors of the difference, than held-out pictures, which nobody copied; or where
-there are fewer than ten of these, a quarter of the samples.
+than 2 standard errors of the difference, than held-out pictures, which nobody copied; or, where
+there are fewer than ten of these, than training pictures have of the other training pictures.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from unnoise import checkpoint
 from unnoise.config import RunConfig
 from unnoise.data.dataset import ImageData
 from unnoise.errors import CheckpointError
-from unnoise.evaluation.memorization import copying
+from unnoise.evaluation.memorization import in_pixels
 from unnoise.records import read_line
 from unnoise.units import seconds
 
@@ -144,14 +144,15 @@ def _copies(data: ImageData, samples: Tensor, folder: Path) -> tuple[str, bool]:
     if train.size > MOST_VALUES:
         many = f"copies: not looked for among {len(train):,} pictures"
         return f"{many}; unnoise evaluate {folder} does", False
-    held_out = torch.from_numpy(data.images[data.num_train :][: 2 * num].copy())
-    found = copying(samples, train, held_out if len(held_out) else None).record
-    count, real = found["num_copies"], found["num_held_out_copies"] or 0
-    beside = f", {real} of {len(held_out)} held-out pictures" if len(held_out) else ""
-    share = (real + 0.5) / (len(held_out) + 1)
-    error = math.sqrt(share * (1 - share) * (1 / num + 1 / max(len(held_out), 1)))
-    enough = len(held_out) >= FEWEST_HELD_OUT
-    if count / num > (share + 2 * error if enough else 0.25):
-        appear = f"copies are appearing ({count} of {num} samples{beside})"
-        return f"{appear}: more pictures, or stop here", True
-    return f"copies: {count} of {num} samples{beside}", False
+    held_out = data.images[data.num_train :]
+    few = len(held_out) < FEWEST_HELD_OUT
+    others = torch.from_numpy((train if few else held_out)[: 2 * num].copy())
+    count = sum(in_pixels(samples, train).copied)
+    real = sum(in_pixels(others, train, of_train=few).copied)
+    kind = "training pictures among themselves" if few else "held-out pictures"
+    found = f"{count} of {num} samples, {real} of {len(others)} {kind}"
+    share = (real + 0.5) / (len(others) + 1)
+    error = math.sqrt(share * (1 - share) * (1 / num + 1 / len(others)))
+    if count / num > share + 2 * error:
+        return f"copies are appearing ({found}): more pictures, or stop here", True
+    return f"copies: {found}", False
