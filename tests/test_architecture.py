@@ -60,7 +60,7 @@ CORE = [
     "training/ema.py",
 ]
 """What a newcomer reads in an hour."""
-MOST_LINES, MOST_CORE_LINES = 22_480, 2_500  # see docs/architecture.md
+MOST_LINES, MOST_CORE_LINES = 22_500, 2_500  # see docs/architecture.md
 MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES, MOST_PARAMETERS = 350, 60, 100, 6
 DOORS = {"train", "bits_per_dim"}
 """Public functions whose arguments are as many as the things that a user may bring."""

@@ -317,9 +317,7 @@ def test_pictures_of_another_recipe_are_never_replaced_silently(inside, capsys):
     told = said("sample digits -n 4 --steps 2")  # the grid alone is another one
     assert "will replace 1 file of another recipe in samples/digits: seeds [0, 1, 2]\n" in told
     told = said("sample digits -n 2 --steps 3")
-    warned = (
-        "will replace 3 files of another recipe in samples/digits: steps 2 (2 more pictures stay;"
-    )
+    warned = "will replace 3 files of another recipe in samples/digits: steps 2 (2 more stay;"
     assert warned in told
     told = said("sample digits --seeds 2 --steps 3 --label 7")
     assert "will replace 2 files of another recipe in samples/digits: steps 2, label 2" in told

@@ -142,7 +142,7 @@ def claim_pictures(out: Path, recipes: Mapping[str, Mapping[str, Any] | None]) -
         some = ", ".join([*some[:3], *[".."] * (len(some) > 3)])
         files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
         stay = sum(name.startswith("seed-") for name in there - recipes.keys())
-        stay = f" ({stay} more pictures stay; --out for a new folder)" if stay else ""
+        stay = f" ({stay} more stay; --out for a new folder)" if stay else ""
         events.say(f"will replace {files} of another recipe in {out}: {some}{stay}")
 
 

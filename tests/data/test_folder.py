@@ -558,11 +558,23 @@ def test_a_folders_name_may_have_dots(tmp_path, read):
         assert default_folder(preset(str(tmp_path / name))).name == name
 
 
+@pytest.mark.parametrize("kind", ["tif", "gif"])
+def test_damage_after_the_first_page_or_frame_leaves_it(folder, read, kind):
+    pages = [noise(32, 32, seed=seed) for seed in range(3)]
+    file = io.BytesIO()
+    pages[0].save(file, kind.replace("tif", "tiff"), save_all=True, append_images=pages[1:])
+    for name, share in (("a", 0.6), ("b", 0.8), ("c", 0.95)):
+        whole = file.getvalue()
+        (folder / f"{name}.{kind}").write_bytes(whole[: int(share * len(whole))])
+    assert len(read(folder).images) == 3
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_usual_size_is_that_of_upright_pictures(folder, orientation):
+def test_the_usual_size_is_that_of_upright_pictures(folder, orientation, suffix):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    noise(20, 30).save(folder / "a.jpg", exif=exif)
+    noise(20, 30).save(folder / f"a.{suffix}", exif=exif)
     assert usual_size(folder) == (3, *((30, 20) if orientation > 4 else (20, 30)))
 
 

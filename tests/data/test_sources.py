@@ -237,6 +237,15 @@ def test_a_chosen_csv_names_pictures_by_paths_from_its_own_folder(folder, read, 
     assert [found[PIXELS[i].tobytes()] for i in (0, 1, 2, 20, 21, 22)] == ["down"] * 3 + ["up"] * 3
 
 
+def test_a_chosen_csv_below_may_name_pictures_from_the_top_or_in_short(folder, read):
+    (folder / "tables").mkdir()
+    for name in SPELLINGS.values():
+        rows = [f"{name(i)},{KINDS[LABELS[i]]}" for i in range(COUNT)]
+        (folder / "tables" / "t.csv").write_text("\n".join(["file,label", *rows]))
+        found = read(folder, classes=str(folder / "tables" / "t.csv"))
+        assert kinds_by_pixels(found) == TRUE
+
+
 def test_contradictions_between_csv_and_pictures_are_one_line_each(folder, read):
     rows = [f"img{i:08d}.png,{KINDS[LABELS[i]]}" for i in range(2, COUNT)]
     (folder / "labels.csv").write_text("\n".join(["file,label", *rows, "gone.png,ant"]))

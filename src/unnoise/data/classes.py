@@ -52,8 +52,16 @@ def tables(config: DataConfig, listing: Listing) -> list[Entry]:
     if not file.is_file():
         fix = nearest(config.classes, ["auto", *SAYS], "a CSV file that is there")
         raise DataError(f"data.classes: got {config.classes!r}; {fix}")
-    name = os.path.relpath(file, config.source) if os.path.isdir(config.source) else file.name
-    return [Entry(name.replace(os.sep, "/"), times(file), partial(file.open, "rb"))]
+    name = _relative(file, config.source) if os.path.isdir(config.source) else file.name
+    return [Entry(name, times(file), partial(file.open, "rb"))]
+
+
+def _relative(path: str | Path, folder: str) -> str:
+    """A path from a folder, with slashes."""
+    try:
+        return os.path.relpath(path, folder).replace(os.sep, "/")
+    except ValueError:  # on another drive
+        return os.path.basename(path)
 
 
 def find(
@@ -64,9 +72,10 @@ def find(
     labels, notes, origin = dict[str, str](), list[str](), SAYS.get(config.classes, SAYS["folders"])
     if config.classes == "names":
         labels = {name: COUNTER.sub("", PurePosixPath(name).stem) for name in names}
+    root = "" if config.classes == "auto" else config.source
     for table in tables(config, listing):
         try:
-            labels, unknown = _told(table, names, labels.copy(), config.source)
+            labels, unknown = _told(table, names, labels.copy(), root)
         except DataError as error:
             if config.classes != "auto":
                 raise
@@ -88,11 +97,12 @@ def _told(
 ) -> tuple[dict[str, str], list[str]]:
     """The labels with those that a table adds, and its files that are no pictures.
 
-    A table names a picture by its path, from the table's folder or whole, or in short: without
-    folders where no other picture is called so, or without suffix.
+    A table names a picture by its path from the table's folder, or in short: without folders where
+    no other picture is called so, or without suffix. One that was found says nothing of pictures
+    beside its folder; a chosen one, with the `root` of all, may give the path from there too.
     """
     folder, known = table.name[: table.name.rfind("/") + 1], {*names}
-    prefix = "" if folder.startswith("../") else folder  # the table lies beside the pictures
+    prefix = "" if root else folder
     short: dict[str, list[str]] = defaultdict(list)
     for path in (PurePosixPath(name) for name in names if name.startswith(prefix)):
         for key in {str(path.with_suffix(""))[len(prefix) :], path.name, path.stem}:
@@ -100,10 +110,10 @@ def _told(
     unknown, lines = [], [*_lines(table)]
     for file, label in lines:
         file = unicodedata.normalize("NFC", file.replace("\\", "/").removeprefix("./"))
-        whole = prefix + file
-        if whole not in known:
-            whole = os.path.relpath(os.path.join(root, folder, file), root).replace(os.sep, "/")
-        meant = [whole] if whole in known else short.get(file, [])
+        whole = (
+            [_relative(os.path.join(root, folder, file), root), file] if root else [folder + file]
+        )
+        meant = next(([path] for path in whole if path in known), short.get(file, []))
         if len(meant) != 1:
             unknown.append(file)
         elif labels.setdefault(meant[0], label) != label:
@@ -111,7 +121,7 @@ def _told(
             raise DataError(f"{table.name}: {said}, expected one class for each picture")
     if lines and len(unknown) == len(lines):
         raise DataError(f"{table.name}: names no picture; its first is {unknown[0]}")
-    if lines and not any(label for _, label in lines):
+    if lines and not any(labels.values()):
         raise DataError(f"{table.name}: gives no picture a class")
     return labels, unknown
 

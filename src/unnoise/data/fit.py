@@ -113,8 +113,10 @@ def fit(
 
 
 def crops(bands: Sequence[Image.Image], wanted: Target) -> list[np.ndarray]:
-    """A picture, or its channels one by one, upright, in each of its random crops; one that is not
-    larger on both sides has one."""
+    """A picture, or its channels one by one, upright, in each of its random crops.
+
+    One that is smaller on a side, or of just this size, has one.
+    """
     bands = [ImageOps.exif_transpose(band) for band in bands]
     w, h = bands[0].size
     larger = w >= wanted.width and h >= wanted.height and (w, h) != (wanted.width, wanted.height)

@@ -150,7 +150,7 @@ def usual_size(path: Path) -> tuple[int, int, int]:
     for entry in pictures[:: 1 + len(pictures) // LOOKED_AT]:
         with suppress(Unusable), _opened(entry) as picture:
             w, h = picture.size
-            turned = picture.getexif().get(Base.Orientation, 1) > 4
+            turned = picture.format != "TIFF" and picture.getexif().get(Base.Orientation, 1) > 4
             sizes[(w, h) if turned else (h, w)] += 1
             grey &= picture.mode in GREYS
     if not sizes:
@@ -185,7 +185,7 @@ class Decoder:
             images = crops([picture], self.wanted)
             self.count += 1
             self.sides.append(min(picture.size))
-            self.several += picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
+            self.several += _several(picture)
             if picture.mode.startswith("I"):
                 self.brightest = max(self.brightest, float(np.asarray(picture).max()))
             elif picture.mode != "F":
@@ -210,6 +210,14 @@ class Decoder:
             what = f"the shorter side of most pictures has {side} pixels or more"
             notes.append(f"{what}, now {size[0]} x {size[1]}; --image-size sets a larger size")
         return notes
+
+
+def _several(picture: Image.Image) -> bool:
+    """Whether there is more than its first page or frame, be it damaged; previews do not count."""
+    try:
+        return picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
+    except Exception:  # noqa: BLE001  (whatever a stranger's file makes Pillow raise)
+        return True
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from unnoise.data.cache import root
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, dataset, load
 from unnoise.data.fit import KEEPS, KINDS
-from unnoise.data.folder import usual_size
+from unnoise.data.folder import MADE_BY_UNNOISE, usual_size
 from unnoise.data.images import read_png
 from unnoise.data.mnist import DAMAGE
 from unnoise.errors import DataError
@@ -110,11 +110,11 @@ def _samples(given: Given) -> Given:
 
 def _notes(ours: ImageData, data: ImageData) -> tuple[str, ...]:
     """Which pictures are skipped, and what becomes of transparent pixels."""
-    notes = [
-        f"{one.name}: {len(one.skipped)} skipped, the first {one.skipped[0][0]}: "
-        f"{one.skipped[0][1]} (unnoise data {one.name} lists them)"
-        for one in (ours, data) if one.skipped
-    ]  # fmt: skip
+    notes = list[str]()
+    for one in (ours, data):
+        if skipped := [each for each in one.skipped if MADE_BY_UNNOISE not in each[1]]:
+            first = ": ".join(skipped[0])
+            notes.append(f"{one.name}: {len(skipped)} skipped, the first {first}")
     lost = [f"{one.name}: {note}" for one in (ours, data) for note in one.notes if KEEPS in note]
     if ours.images.shape[1] == data.images.shape[1] == 4:
         lost = ["transparency is kept: copies are looked for in RGBA, and features see it on white"]
