@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from unnoise.data.arrays import ARRAYS, own_size
 from unnoise.data.config import DataConfig
 from unnoise.data.dataset import ImageData, load, report
 from unnoise.diffusion.losses import LOSSES, Loss
-from unnoise.errors import ConfigError
+from unnoise.errors import CheckpointError, ConfigError
 from unnoise.evaluation.during import measure_for
 from unnoise.evaluation.verdict import verdict
 from unnoise.events import Listener
@@ -52,9 +53,10 @@ def preset(
     changes = {**_own_size(config.data, changes), **changes}
     base = named(name, objective, changes, find_device(config.device).type != "cpu")
     if config.train.start and not is_run(name):  # its network, so that the weights fit
-        there = read_named(config.train.start)[2]["config"]
-        with extensions.needed(there.get("imports", ())):
-            base = replace(base, network=from_dict(RunConfig, there).network)
+        with suppress(CheckpointError):  # a run that is there needs the model no more
+            there = read_named(config.train.start)[2]["config"]
+            with extensions.needed(there.get("imports", ())):
+                base = replace(base, network=from_dict(RunConfig, there).network)
     return override(base, changes)
 
 

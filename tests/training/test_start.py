@@ -126,6 +126,11 @@ def test_own_pictures_of_another_size_take_the_network_of_the_model(tmp_path):
     run = {"data.image_size": 16, "train.start": "digits", "data.cache": str(tmp_path / "cache")}
     unnoise.train(str(tmp_path), tmp_path / "run", {**SHORT, **run})
     assert unnoise.preset(str(tmp_path / "run"), {"data.image_size": 16}).network == digits
+    gone = {**SHORT, **run, "train.start": str(tmp_path / "gone.safetensors")}
+    with pytest.raises(CheckpointError, match="gone"):
+        unnoise.train(str(tmp_path), tmp_path / "new", gone)
+    with pytest.raises(ConfigError, match=f"unnoise train {tmp_path}/run goes on with its own"):
+        unnoise.train(str(tmp_path), tmp_path / "run", gone)
 
 
 def test_settings_under_which_the_weights_are_another_function_are_named(tmp_path):
