@@ -115,7 +115,7 @@ def test_crops_multiply_the_pictures_and_stay_on_one_side_of_the_split(tmp_path)
     )
     with pytest.raises(ConfigError, match=r"data\.crops: got 3, expected --data\.fit random-crop"):
         load(DataConfig(source=str(folder), crops=3))
-    for i, size in enumerate(((6, 40), (40, 6), (8, 8), (8, 9))):  # what has one crop only
+    for i, size in enumerate(((6, 40), (40, 6), (8, 8), (8, 9))):  # one crop, but for the last
         Image.new("L", size).save(tmp_path / f"{i}.png")
     one = DataConfig(source=str(tmp_path / "thin"), crops=3, **how)
     (tmp_path / "thin").mkdir()

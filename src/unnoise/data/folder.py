@@ -213,7 +213,7 @@ class Decoder:
 
 
 def _several(picture: Image.Image) -> bool:
-    """Whether there is more than its first page or frame, be it damaged; previews do not count."""
+    """Whether there is more than its first page or frame, be it damaged; JPEGs have one."""
     try:
         return picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
     except Exception:  # noqa: BLE001  (whatever a stranger's file makes Pillow raise)
