@@ -175,7 +175,7 @@ def test_stop_ends_a_long_job(tab, studio):
     page.wait_for_function("() => document.querySelector('.caption').innerText.includes('of 900')")
     page.get_by_role("button", name="Stop").click()
     page.wait_for_function("() => document.querySelector('.caption').innerText.endsWith('stopped')")
-    assert studio.worker.running is None
+    until(lambda: studio.worker.running is None)
 
 
 @pytest.mark.slow
