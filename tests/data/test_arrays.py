@@ -72,6 +72,10 @@ def test_grey_images_without_labels_and_a_size_of_their_own():
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     ((PIXELS[:0],), "got 0 images"),
+    ((None,), "got NoneType, expected an array, a tensor or a Dataset with a length"),
+    (("photos/",), "got str, expected an array"),
+    (({"images": PIXELS},), "got dict, expected an array"),
+    ((iter(PIXELS),), "got iterator, expected an array"),
     ((PIXELS.astype(np.int32),), "image 0: got int32, expected uint8"),
     ((PIXELS * 1.0,), "image 0: got floats from .* expected 0 to 1"),
     ((np.zeros((2, 5, 5, 5), np.uint8),), r"image 0: got shape \(5, 5, 5\), which may be"),

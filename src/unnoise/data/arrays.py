@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,15 +16,7 @@ from torch.utils.data import ConcatDataset
 
 from unnoise.data.cache import Source, Writer, times
 from unnoise.data.config import DataConfig
-from unnoise.data.fit import (
-    KEEPS,
-    KINDS,
-    Unusable,
-    crops,
-    held_out_count,
-    shuffled,
-    target,
-)
+from unnoise.data.fit import KEEPS, KINDS, Unusable, crops, held_out_count, shuffled, target
 from unnoise.data.mnist import DAMAGE
 from unnoise.errors import DataError
 from unnoise.events import tracked
@@ -103,6 +95,9 @@ def source(
     name: str, config: DataConfig, own_part: int = 0,
 ) -> Source:  # fmt: skip
     """Images in memory, or read one by one; `own_part` of them, the last, are a test part."""
+    if isinstance(images, str | Mapping) or not hasattr(images, "__len__"):
+        fix = "expected an array, a tensor or a Dataset with a length"
+        raise DataError(f"{name}: got {type(images).__name__}, {fix}")
     if not len(images):
         raise DataError(f"{name}: got 0 images, expected 1 or more")
     bands, _ = _item(images, 0, name)
