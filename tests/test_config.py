@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import unnoise
 from unnoise.cli.train import Train, configured
-from unnoise.config import RunConfig, check, differences, flat, override, to_dict
+from unnoise.config import RunConfig, check, differences, dotted, flat, override, to_dict
 from unnoise.errors import ConfigError
 from unnoise.networks.config import DiTConfig, Shape, UNetConfig
 from unnoise.presets import PRESETS, named, origin
@@ -99,6 +99,23 @@ def test_what_override_refuses(change, message):
 def test_numbers_out_of_range(change, message):
     with pytest.raises(ConfigError, match=message):
         check(override(named("digits"), change))
+
+
+@pytest.mark.parametrize(("name", "changes", "ends"), [
+    (".", {}, (None, None, "1h")),
+    (".", {"train.kimg": 5}, (None, 5.0, None)),
+    (".", {"train": {"epochs": 2}}, (2.0, None, None)),
+    (".", {"train.kimg": 5, "train.time": "2h"}, (None, 5.0, "2h")),
+    (".", {"train.kimg": None}, (None, None, "1h")),
+    ("mnist", {"train.epochs": 3}, (3.0, None, None)),
+    ("digits", {"train.time": "10s"}, (None, 30.0, "10s")),
+])  # fmt: skip
+def test_an_end_in_images_takes_the_place_of_the_presets_time(name, changes, ends):
+    train = unnoise.preset(name, changes).train
+    assert (train.epochs, train.kimg, train.time) == ends
+    flat = {key: value for key, value in dotted(changes).items() if value is not None}
+    flags = [part for key, value in flat.items() for part in (f"--{key}", str(value))]
+    assert configured(Train, [name, *flags], "train")[1].train == train
 
 
 @pytest.mark.parametrize(

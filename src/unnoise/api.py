@@ -30,7 +30,7 @@ from unnoise.model import load as load_model
 from unnoise.networks.config import NetworkConfig, Shape
 from unnoise.networks.wrapped import Wrapped, WrappedConfig
 from unnoise.precision import find_device
-from unnoise.presets import named, with_objective
+from unnoise.presets import changed, named, with_objective
 from unnoise.reading import from_dict
 from unnoise.records import VERDICT, is_run
 from unnoise.terminal import shown_by_default
@@ -47,7 +47,7 @@ def preset(
     with `train.start`, the network is of the model to start from.
     """
     changes = changes or {}
-    config = override(named(name, objective), changes)
+    config = changed(named(name, objective), changes)
     if config.preset != "pictures":
         return config
     changes = {**_own_size(config.data, changes), **changes}
@@ -57,7 +57,7 @@ def preset(
             there = read_named(config.train.start)[2]["config"]
             with extensions.needed(there.get("imports", ())):
                 base = replace(base, network=from_dict(RunConfig, there).network)
-    return override(base, changes)
+    return changed(base, changes)
 
 
 def _own_size(data: DataConfig, changes: Mapping[str, Any]) -> dict[str, int]:
@@ -104,7 +104,7 @@ def train(
         config = preset(config, changes, objective)
     else:
         config = config if objective is None else with_objective(config, objective)
-        config = override(config, changes)
+        config = changed(config, changes)
     if network is not None:
         config = replace(config, network=network)
     folder = Path(out) if out is not None else default_folder(config, objective, target)
@@ -188,9 +188,8 @@ def wrap(
     discrete = build.schedule(DiffusionConfig(schedule)).steps is not None
     process["times"] = "uniform_discrete" if discrete else "uniform"
     own = {"preset": "wrapped", "data.source": "", "train.precision": "fp32", "train.kimg": 1}
-    config = override(
-        RunConfig(), {**own, "diffusion": process, "device": device, **(changes or {})}
-    )
+    own |= {"diffusion": process, "device": device}
+    config = override(RunConfig(), {**own, **(changes or {})})
     build.check(config)
     config = replace(config, network=WrappedConfig())
     network = Wrapped(copy.deepcopy(module), shape)

@@ -14,13 +14,24 @@ from types import MappingProxyType
 from typing import Any
 
 from unnoise import extensions
-from unnoise.config import DiffusionConfig, RunConfig, differences, override
-from unnoise.data.config import DataConfig
+from unnoise.config import DiffusionConfig, RunConfig, differences, dotted, override
+from unnoise.data.config import FOLDER_SIZE, DataConfig
 from unnoise.errors import ConfigError, nearest
 from unnoise.records import is_run, read_run, run_config
 
-SIZE = 32
-"""Height and width of a folder's pictures, unless the user says."""
+ENDS = ("train.epochs", "train.kimg")
+"""Ends that take the place of a preset's time."""
+
+
+def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """A preset or a run's configuration with a user's dotted changes.
+
+    Its time is no end of a training that is asked for in images, unless a time is given too.
+    """
+    given = dotted(changes)
+    if "train.time" not in given and any(given.get(end) is not None for end in ENDS):
+        config = override(config, {"train.time": None})
+    return override(config, changes)
 
 
 def _changed(config: RunConfig, preset: str, changes: Mapping[str, Any]) -> RunConfig:
@@ -68,9 +79,8 @@ def _small(height: int, width: int) -> RunConfig:
     Muon, flow matching at EDM's density of noise levels, few wide levels with a skip each, and 16
     images a step: on two cores it is the number of steps that is too small.
     """
-    base, multipliers, patch = next(
-        shape for most, shape in SMALL.items() if height * width <= most**2
-    )
+    fits = (shape for most, shape in SMALL.items() if height * width <= most**2)
+    base, multipliers, patch = next(fits)
     patch = patch if height % patch == width % patch == 0 else 1
     return override(with_objective(RunConfig(), "flow"), {
         "network.base_channels": base, "network.channel_multipliers": multipliers,
@@ -165,9 +175,9 @@ def flow() -> RunConfig:
     return _changed(with_objective(cifar10(), "flow"), "flow", {"train.kimg": 51_200})
 
 
-def pictures(height: int = SIZE, width: int = SIZE, gpu: bool = False) -> RunConfig:
+def pictures(height: int = FOLDER_SIZE, width: int = FOLDER_SIZE, gpu: bool = False) -> RunConfig:
     """A folder or zip of your own pictures: network and batch by their size and the machine."""
-    changes = {"data.source": "pictures", "data.image_size": SIZE, "train.time": "1h"}
+    changes = {"data.source": "pictures", "data.image_size": FOLDER_SIZE, "train.time": "1h"}
     config = _changed(_small(height, width), "pictures", changes)
     if not gpu:
         return config
@@ -235,7 +245,7 @@ def origin(config: RunConfig) -> RunConfig:
 
 
 def _size(data: DataConfig) -> tuple[int, int]:
-    height = data.image_size or SIZE
+    height = data.image_size or FOLDER_SIZE
     return height, data.image_width or height
 
 

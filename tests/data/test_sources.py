@@ -197,7 +197,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize(("head", "row"), [
     ("file_name,label", "{f},{k}"), ("id,breed", "{f},{k}"), ("class;x;image", "{k};1;{f}"),
-    ("label\tfilename", '"{k}"\t{f}'),
+    ("label\tfilename", '"{k}"\t{f}'), ("label,picture", "{k},{f}"),
 ])  # fmt: skip
 def test_a_csv_gives_the_classes_whatever_its_columns_are_called(folder, read, head, row, spelling):
     name = SPELLINGS[spelling]

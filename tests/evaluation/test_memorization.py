@@ -307,7 +307,7 @@ def test_figures_are_json_with_all_copies_and_the_closest_pairs():
     assert [record[name] for name in counts] == [100, 30, 100, 10, 0]
     assert {pair["sample"]: pair["train"] for pair in record["copies"]} == planted
     assert len(record["closest"]) == 20 and record["closest"][:10] == record["copies"]
-    assert record["level"] == {"grey_levels": 1.0, "ratio": 0.2, "neighbours": 50, "flips": True}
+    assert record["level"] == {"grey_levels": 1.0, "ratio": 0.2, "neighbours": 4, "flips": True}
 
 
 def test_one_training_image_is_enough():

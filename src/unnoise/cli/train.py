@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeVar
 
 from unnoise.cli.flags import Command, Flag, Settings, first_word, parse, peek
 from unnoise.config import RunConfig, override, to_dict
-from unnoise.presets import PRESETS, named
+from unnoise.presets import PRESETS, changed, named
 
 SHORT = {
     "data.source": ("--data",),
@@ -58,9 +58,8 @@ class Run(Start):
         """The run folder."""
         from unnoise import api
 
-        return (
-            Path(self.out) if self.out else api.default_folder(config, self.objective, self.target)
-        )
+        usual = api.default_folder(config, self.objective, self.target)
+        return Path(self.out) if self.out else usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunCo
     run, given = parse(kind, arguments, name, settings, about)
     given = {**kind_of_network, **given, "imports": run.imports}
     if base.preset != "pictures":  # which alone needs torch
-        return run, override(base, given)
+        return run, changed(base, given)
     from unnoise import api
 
     return run, api.preset(run.target, given, start.objective)

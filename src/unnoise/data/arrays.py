@@ -28,6 +28,7 @@ TRAINING = {"images": "labels", "x": "y", "arr_0": "arr_1", "x_train": "y_train"
 HELD_OUT = {"x_val": "y_val", "x_test": "y_test", "val_images": "val_labels",
             "test_images": "test_labels"}  # fmt: skip
 """The usual names in an .npz: of images, and of their labels."""
+USUAL = TRAINING | HELD_OUT
 
 
 def file_source(config: DataConfig) -> Source:
@@ -42,11 +43,11 @@ def file_source(config: DataConfig) -> Source:
             with np.load(path) as there:
                 got = ", ".join(there) or "none"
             raise DataError(f"{path}: got the arrays {got}; expected one of {', '.join(TRAINING)}")
-        usual = ({**TRAINING, **HELD_OUT}[name] for name in parts)
+        usual = (USUAL[name] for name in parts)
         labels = [found[n] for n in usual if n in found and config.classes != "none"]
         whole = ConcatDataset(cast("list[Any]", [found[name] for name in parts]))
         if labels and len(labels) < len(parts):
-            lacking = ", ".join({**TRAINING, **HELD_OUT}[n] for n in parts)
+            lacking = ", ".join(USUAL[n] for n in parts)
             fix = "give all, or --data.classes none"
             raise DataError(f"{path}: got {len(labels)} arrays of labels of {lacking}; {fix}")
         given, more = np.concatenate(labels) if labels else None, len(whole) - len(found[parts[0]])
@@ -63,7 +64,7 @@ def _unpacked(path: Path, scratch: Path) -> dict[str, np.ndarray]:
         if path.suffix.lower() == ".npy":
             return {"images": open_memmap(path, mode="r")}
         with zipfile.ZipFile(path) as archive:
-            names = [name for pair in {**TRAINING, **HELD_OUT}.items() for name in pair]
+            names = [name for pair in USUAL.items() for name in pair]
             names = [name for name in names if f"{name}.npy" in archive.namelist()]
             files = [archive.extract(f"{name}.npy", scratch) for name in names]
         return {n: open_memmap(file, mode="r") for n, file in zip(names, files, strict=True)}

@@ -146,7 +146,7 @@ def _lines(table: Entry) -> Iterator[tuple[str, str]]:
             next((name for name in known if name in head), "") for known in (FILES, LABELS)
         )
         if len(head) == 2 and not table.name.endswith("metadata.csv"):  # which may hold captions
-            file = file or head[0]
+            file = file or next((cell for cell in head if cell != label), head[0])
             label = head[1 - head.index(file)]
         if not file or not label:
             expected = f"one of {', '.join(FILES)} and one of {', '.join(LABELS)}"
@@ -203,9 +203,8 @@ def label(writer: Writer, used: list[str], places: dict[str, Place], origin: str
     none = f"no classes: {none}" if origin == SAYS["folders"] else f"no classes, by {origin}"
     stray = [name for name in used if not places[name].label]
     if stray and len({*labels}) > 2:
-        none = (
-            f"no classes: {stray[0]} lies in no sub-folder ({len(stray)} of {len(used)} pictures)"
-        )
+        share = f"{len(stray)} of {len(used)} pictures"
+        none = f"no classes: {stray[0]} lies in no sub-folder ({share})"
     skipped = {places[name].label for name, _ in writer.skipped if name in places}
     unused = set() if stray else skipped - {*labels, ""}
     untrained = {*names} - {*labels[: writer.num_train]}
@@ -218,6 +217,5 @@ def label(writer: Writer, used: list[str], places: dict[str, Place], origin: str
     if not held_out and inner & TRAINING and inner & HELD_OUT:
         writer.notes.append("train and test folders below the classes are not told apart")
     if held_out:
-        writer.notes.append(
-            f"{held_out} pictures are held out, as their folders or files say (test, val)"
-        )
+        says = "as their folders or files say (test, val)"
+        writer.notes.append(f"{held_out} pictures are held out, {says}")

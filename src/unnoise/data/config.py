@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from unnoise.ranges import Count, Few, Finite, Range
 
 Pixels = Annotated[int, Range(least=1, most=4096)]
+FOLDER_SIZE = 32
+"""Height and width of picture files, unless the user says."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,11 @@ class DataConfig:
     """What says the classes: folders, names (cat_001.png is a cat), none, or a CSV file; auto = a
     dataset.json, labels.csv or metadata.csv with the pictures, else the sub-folders."""
     image_size: Pixels | None = None
-    """Height (and width) in pixels; None = the data set's own, 32 for a folder."""
+    """Height (and width) in pixels; None = an array's own, 32 for picture files."""
     image_width: Pixels | None = None
     """Width in pixels; None = square."""
     channels: Literal[1, 3, 4] | None = None
-    """1 grey, 3 RGB or 4 RGBA (keeps transparency); None = the data set's own, 3 for a folder."""
+    """1 grey, 3 RGB or 4 RGBA (keeps transparency); None = an array's own, 3 for files."""
     fit: Literal["crop", "random-crop", "pad", "stretch"] = "crop"
     """A picture of another shape: crop its middle, pad it with the background, or stretch it.
     random-crop cuts a window of the model's size from a larger picture, without resizing."""

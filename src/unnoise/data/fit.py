@@ -15,12 +15,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unnoise.data.cache import Writer
-from unnoise.data.config import DataConfig
+from unnoise.data.config import FOLDER_SIZE, DataConfig
 from unnoise.errors import ConfigError, DataError
 
 T = TypeVar("T")
 
-FOLDER_SIZE = 32
 MOST_HELD_OUT = 1000
 
 KINDS = {1: "grey", 3: "RGB", 4: "RGBA"}

@@ -134,7 +134,7 @@ def _record(
     sides = {name: spaces.get(name, (None, None)) for name in UNITS}
     level = {"grey_levels": GREY_LEVELS, "ratio": RATIO}
     return {
-        "level": level | {"neighbours": NEIGHBOURS, "flips": True},
+        "level": level | {"neighbours": near.distances.shape[1], "flips": True},
         "num_samples": len(copied),
         "num_train": num_train,
         "num_held_out": real_copied and len(real_copied),

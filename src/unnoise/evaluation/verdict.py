@@ -94,9 +94,8 @@ def _loss(config: RunConfig, data: ImageData, folder: Path, advises: bool) -> st
             curve |= {line["nimg"]: line} if "held_out_loss" in line else {}
     nimg, held_out = sorted(curve), len(data.images) - data.num_train
     if held_out < FEWEST_HELD_OUT:
-        return (
-            f"held-out loss: no verdict (needs {FEWEST_HELD_OUT} held-out pictures, got {held_out})"
-        )
+        few = f"needs {FEWEST_HELD_OUT} held-out pictures, got {held_out}"
+        return f"held-out loss: no verdict ({few})"
     if len(nimg) < FEWEST_PREVIEWS:
         return f"held-out loss: no verdict (needs {FEWEST_PREVIEWS} previews, got {len(nimg)})"
     losses = [curve[n]["held_out_loss"] for n in nimg]
@@ -115,11 +114,8 @@ def _loss(config: RunConfig, data: ImageData, folder: Path, advises: bool) -> st
     if found.kind == "flat":
         return f"held-out loss flat {said}: more time alone helps little"
     words = ["unnoise", "train", str(folder), *(f"--import={path}" for path in config.imports)]
-    longer = (
-        f": more time helps: {shlex.join([*words, *_twice(config, nimg[-1], data.num_train)])}"
-        if advises
-        else ""
-    )
+    command = shlex.join([*words, *_twice(config, nimg[-1], data.num_train)])
+    longer = f": more time helps: {command}" if advises else ""
     return f"held-out loss still falling {said}{longer}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from unnoise.config import RunConfig, dotted, flat, override, to_dict
 from unnoise.errors import ConfigError
-from unnoise.presets import PRESETS, origin
+from unnoise.presets import ENDS, PRESETS, origin
 from unnoise.reading import RETIRED, from_dict
 
 
@@ -63,6 +63,8 @@ def _train(folder: Path, recorded: Mapping[str, Any]) -> str:
     if target == "pictures" and source not in PRESETS and not source.startswith("-"):
         target = preset["data.source"] = source
     own = flat(config)
+    if any(own[end] not in (None, preset[end]) for end in ENDS):
+        preset["train.time"] = None
     changed = [key for key in own if key not in preset or own[key] != preset[key]]
     flags = [part for key in changed for part in flag(key, own[key], preset.get(key))]
     return shlex.join(["unnoise", "train", target, *flags, "--out", str(folder)])
