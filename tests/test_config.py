@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 
 import unnoise
 from unnoise.cli.train import Train, configured
-from unnoise.config import RunConfig, check, differences, dotted, flat, override, to_dict
+from unnoise.config import RunConfig, check, differences, flat, flattened, override, to_dict
 from unnoise.errors import ConfigError
 from unnoise.networks.config import DiTConfig, Shape, UNetConfig
-from unnoise.presets import PRESETS, named, origin
+from unnoise.presets import PRESETS, changed, named, origin
 from unnoise.reading import from_dict, helps
 from unnoise.units import seconds
 
@@ -104,18 +105,29 @@ def test_numbers_out_of_range(change, message):
 @pytest.mark.parametrize(("name", "changes", "ends"), [
     (".", {}, (None, None, "1h")),
     (".", {"train.kimg": 5}, (None, 5.0, None)),
-    (".", {"train": {"epochs": 2}}, (2.0, None, None)),
+    (".", {"train": MappingProxyType({"epochs": 2})}, (2.0, None, None)),
     (".", {"train.kimg": 5, "train.time": "2h"}, (None, 5.0, "2h")),
     (".", {"train.kimg": None}, (None, None, "1h")),
     ("mnist", {"train.epochs": 3}, (3.0, None, None)),
-    ("digits", {"train.time": "10s"}, (None, 30.0, "10s")),
+    ("digits", {"train.time": "10m"}, (None, None, "10m")),
+    ("digits", {"train.epochs": 3, "train.kimg": 30}, (3.0, 30.0, None)),
+    ("ddpm", {"train.kimg": 5}, (None, 5.0, None)),
+    ("ddpm", {"train.lr": 1e-3}, (500.0, None, None)),
 ])  # fmt: skip
-def test_an_end_in_images_takes_the_place_of_the_presets_time(name, changes, ends):
+def test_an_end_that_is_given_takes_the_place_of_the_presets(name, changes, ends):
     train = unnoise.preset(name, changes).train
     assert (train.epochs, train.kimg, train.time) == ends
-    flat = {key: value for key, value in dotted(changes).items() if value is not None}
-    flags = [part for key, value in flat.items() for part in (f"--{key}", str(value))]
+    given = [pair for pair in flattened(RunConfig(), changes) if pair[1] is not None]
+    flags = [part for key, value in given for part in (f"--{key}", str(value))]
     assert configured(Train, [name, *flags], "train")[1].train == train
+
+
+def test_an_end_of_ones_own_stays_beside_another():
+    own = unnoise.preset("digits", {"train.time": "10h"})
+    train = changed(own, {"train.kimg": 5}).train
+    assert (train.epochs, train.kimg, train.time) == (None, 5.0, "10h")
+    with pytest.raises(ConfigError, match=r"changes: got \['train.kimg'\], expected names"):
+        unnoise.preset("digits", ["train.kimg"])
 
 
 @pytest.mark.parametrize(

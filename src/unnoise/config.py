@@ -71,7 +71,7 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training stops at the first of epochs, kimg and time; the learning rate decays towards it."""
+    """Training stops at the first of epochs, kimg and time; those given replace the preset's."""
 
     start: str | None = None
     """Start from the weights of this model (a run folder, a file or a bundled name), not from
@@ -93,7 +93,7 @@ class TrainConfig:
     muon_lr: Positive | None = None
     """Peak learning rate of the weights that muon trains; None is lr."""
     lr_schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    """Learning rate after warm-up: cosine to 0, constant, or linear to 0."""
+    """Learning rate from warm-up to the end: cosine to 0, constant, or linear to 0."""
     lr_decay: Annotated[float, Range(above=0, most=1)] = 1.0
     """Share of the run, at its end, in which the learning rate falls; it is constant before."""
     warmup_kimg: NotNegative | None = None
@@ -129,8 +129,8 @@ class TrainConfig:
     log_every_kimg: Kimg = 5.0
     """Write a line of metrics.jsonl every this many kimg, and after 30 s without one."""
     sample_every_kimg: Kimg = 250.0
-    """Measure the held-out loss and write a grid of samples every this many kimg; with `time` also
-    after 20 s, 1, 3 and 10 minutes, and then every tenth of it."""
+    """Measure the held-out loss and write a grid of samples every this many kimg, after 20 s, 1, 3
+    and 10 minutes, and with `time` then every tenth of it."""
     evaluate: str | None = None
     """Also measure a Fréchet distance (FID) to all training images with the samples: pytorch-fid,
     edm, clean, tiny or auto."""
@@ -227,7 +227,7 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     if isinstance(config, RunConfig) and kind not in (None, config.network.kind):
         network = from_dict(NetworkConfig, {"kind": kind}, "network.")
         values["network"] = {"kind": kind, **to_dict(network)}
-    for key, value in _flattened(config, changes):
+    for key, value in flattened(config, changes):
         *path, last = key.split(".")
         part = values
         for name in path:
@@ -246,7 +246,7 @@ def _group(changes: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return changes[name] if isinstance(changes.get(name), Mapping) else {}
 
 
-def _flattened(config: object, changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flattened(config: object, changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Dotted keys; a group, {"train": {"kimg": 1}}, changes the fields that it names."""
     for key, value in changes.items():
         if dataclasses.is_dataclass(getattr(config, str(key), None)) and isinstance(value, Mapping):

@@ -14,24 +14,23 @@ from types import MappingProxyType
 from typing import Any
 
 from unnoise import extensions
-from unnoise.config import DiffusionConfig, RunConfig, differences, dotted, override
+from unnoise.config import DiffusionConfig, RunConfig, differences, flat, flattened, override
 from unnoise.data.config import FOLDER_SIZE, DataConfig
 from unnoise.errors import ConfigError, nearest
 from unnoise.records import is_run, read_run, run_config
 
-ENDS = ("train.epochs", "train.kimg")
-"""Ends that take the place of a preset's time."""
+ENDS = ("train.epochs", "train.kimg", "train.time")
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """A preset or a run's configuration with a user's dotted changes.
-
-    Its time is no end of a training that is asked for in images, unless a time is given too.
-    """
-    given = dotted(changes)
-    if "train.time" not in given and any(given.get(end) is not None for end in ENDS):
-        config = override(config, {"train.time": None})
-    return override(config, changes)
+    """`override` for a user's changes: an end among them takes the place of the preset's own."""
+    new = override(config, changes)
+    given = {key for key, value in flattened(config, changes) if value is not None}
+    if given.isdisjoint(ENDS) or config.preset not in PRESETS:
+        return new
+    own, preset = flat(config), flat(origin(config))
+    left = (end for end in ENDS if end not in given and own[end] == preset[end])
+    return override(new, dict.fromkeys(left))
 
 
 def _changed(config: RunConfig, preset: str, changes: Mapping[str, Any]) -> RunConfig:

@@ -70,11 +70,19 @@ def test_grey_images_without_labels_and_a_size_of_their_own():
     assert data.labels is None and data.class_names == () and data.flip
 
 
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield PIXELS[0]
+
+
 @pytest.mark.parametrize(("arguments", "expected"), [
     ((PIXELS[:0],), "got 0 images"),
     ((None,), "got NoneType, expected an array, a tensor or a Dataset with a length"),
     (("photos/",), "got str, expected an array"),
     (({"images": PIXELS},), "got dict, expected an array"),
+    ((torch.utils.data.DataLoader([PIXELS[0]]),), "got DataLoader, expected an array"),
+    ((Endless(),), "got Endless, expected an array"),
+    ((np.array(3),), "got ndarray, expected an array"), ((torch.tensor(3),), "got Tensor, exp"),
     ((iter(PIXELS),), "got iterator, expected an array"),
     ((PIXELS.astype(np.int32),), "image 0: got int32, expected uint8"),
     ((PIXELS * 1.0,), "image 0: got floats from .* expected 0 to 1"),

@@ -14,10 +14,10 @@ import torch
 from tests.studio.made import EVIL, HASH, make_hostile, model_file, png
 from unnoise import cli, environment
 from unnoise.cli.train import Train, configured
-from unnoise.config import override, to_dict
+from unnoise.config import to_dict
 from unnoise.errors import CheckpointError
 from unnoise.precision import Arithmetic
-from unnoise.presets import named
+from unnoise.presets import changed, named
 from unnoise.studio.run_folder import MOST_POINTS, read, thinned
 
 
@@ -227,6 +227,7 @@ CHANGED = [
     ("photos", {"train.micro_batch": 8}),
     ("photos", {"train.kimg": 5.0, "train.time": "1h"}),
     ("photos", {"train.epochs": 5.0, "train.time": None}),
+    ("digits", {"train.kimg": 30.0, "train.time": "1h"}),
     ("digits", {"network.kind": "dit", "network.depth": 3}),
     ("digits", {"diffusion.schedule": "flow", "diffusion.schedule_options": {"shift": 2.0}}),
 ]  # fmt: skip
@@ -236,12 +237,12 @@ CHANGED = [
 def test_the_command_to_resume_gives_the_configuration(run, name, changes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
-    config = override(named(name), changes)
+    config = changed(named(name), changes)
     record = {"config": json.loads(json.dumps(to_dict(config))), "data": ""}
     (run / "config.json").write_text(json.dumps(record))
     words = shlex.split(read(run)["commands"][0]["line"])
     assert words[:3] == ["unnoise", "train", name] and words[-2:] == ["--out", str(run)]
-    flags = len(changes) - (changes.get("train.time", "") is None)  # which --epochs implies
+    flags = sum(value is not None for value in changes.values())  # None is implied by an end
     assert len([w for w in words if w.startswith("--")]) == flags + 1
     _, again = configured(Train, words[2:-2], "train")
     assert again == config

@@ -116,9 +116,9 @@ def test_previews_and_checkpoints_are_within_the_budget():
         "train__checkpoint_every_kimg": 0.8,
     }  # every 50 s and 100 s
     whole = Plan(config(**every, train__kimg=1.6), costs)  # 200 s of training
-    assert (whole.previews, whole.checkpoints, whole.wall_sec) == (4, 2, 242)
+    # 4 by images, and after 20, 60 and 180 s
+    assert (whole.previews, whole.checkpoints, whole.wall_sec) == (7, 2, 272)
     made = Plan(config(**every), costs, 232)
-    # with a preview after 30, 60 and 180 s of the run that its time ends
     assert (made.train_sec, made.previews, made.checkpoints) == (pytest.approx(159.3, 0.01), 6, 2)
     for budget_sec in range(60, 400, 7):  # never beyond it, and at most two of each unused
         assert 0 <= budget_sec - Plan(config(**every), costs, budget_sec).wall_sec <= 31

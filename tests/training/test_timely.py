@@ -53,6 +53,12 @@ def test_a_run_is_seen_and_saved_by_the_clock(tmp_path, monkeypatch, read_every)
     assert any("loss" in beat.detail for beat in beats)
 
 
+def test_a_run_that_images_end_is_seen_early_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "PREVIEW_SEC", (0.001, 0.01))
+    unnoise.train(unnoise.preset("digits", {**NEVER, "train.kimg": 0.64}), tmp_path)
+    assert len([*tmp_path.glob("samples/*.png")]) >= 2  # one of them at the end
+
+
 @pytest.mark.parametrize("kimg", [None, 10.0])
 def test_an_unset_warm_up_is_at_most_a_twentieth_of_the_run(kimg):
     config = TrainConfig(lr=1.0, lr_schedule="constant", warmup_kimg=kimg, batch_size=1)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from unnoise.cli.flags import Command, peek
 from unnoise.cli.train import Run, configured
-from unnoise.config import override
 from unnoise.errors import UsageError
+from unnoise.presets import changed
 from unnoise.records import is_run
 from unnoise.units import seconds
 
@@ -36,7 +36,7 @@ def plan(arguments: list[str]) -> int:
     budget_sec = math.inf
     if run.budget is not None:
         budget_sec = _budget_sec(run.budget, rest)
-        config = override(config, {"train.time": run.budget})
+        config = changed(config, {"train.time": run.budget})
     from unnoise import api, build
     from unnoise.training import plan as planner
     from unnoise.training.probe import measure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import length_hint
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,7 +97,8 @@ def source(
     name: str, config: DataConfig, own_part: int = 0,
 ) -> Source:  # fmt: skip
     """Images in memory, or read one by one; `own_part` of them, the last, are a test part."""
-    if isinstance(images, str | Mapping) or not hasattr(images, "__len__"):
+    indexed = hasattr(images, "__getitem__") and not isinstance(images, str | Mapping)
+    if not indexed or length_hint(images, -1) < 0:  # as of a single number, a Dataset without end
         fix = "expected an array, a tensor or a Dataset with a length"
         raise DataError(f"{name}: got {type(images).__name__}, {fix}")
     if not len(images):

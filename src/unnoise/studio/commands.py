@@ -37,7 +37,7 @@ def command(name: str, folder: Path, *flags: str) -> str:
 def following(folder: Path, config: Mapping[str, Any], record: Any) -> list[dict[str, str]]:
     """Give what to run next for a model's record, as {"about": .., "line": the command}."""
     tuned = record.get("tuned") or {}
-    resume = "Resume the training (add a later end, such as --kimg, to a finished run)"
+    resume = "Resume the training (a finished run needs a later --time, --kimg or --epochs)"
     lines = {resume: _train(folder, config)}
     if record:
         lines["Make pictures"] = command("sample", folder, "--num", "64")
@@ -63,8 +63,8 @@ def _train(folder: Path, recorded: Mapping[str, Any]) -> str:
     if target == "pictures" and source not in PRESETS and not source.startswith("-"):
         target = preset["data.source"] = source
     own = flat(config)
-    if any(own[end] not in (None, preset[end]) for end in ENDS):
-        preset["train.time"] = None
+    given = [end for end in ENDS if own[end] not in (None, preset[end])]
+    preset |= dict.fromkeys(end for end in ENDS if given and end not in given)
     changed = [key for key in own if key not in preset or own[key] != preset[key]]
     flags = [part for key in changed for part in flag(key, own[key], preset.get(key))]
     return shlex.join(["unnoise", "train", target, *flags, "--out", str(folder)])

@@ -27,10 +27,9 @@ from unnoise.training.checkpointing import SAVE_SEC, Checkpoints, due, resume_ru
 from unnoise.training.faults import check_applied, count_steps, exclusive, signals
 from unnoise.training.log import Log
 from unnoise.training.preview import Measure, preview
-from unnoise.training.run import Run, compiled_run, prepare, preview_times
+from unnoise.training.run import Run, compiled_run, ends, prepare, preview_times
 from unnoise.training.state import TrainState
 from unnoise.training.step import draw, learning_rate, train_step
-from unnoise.units import seconds
 
 LOG_SEC = 30
 """The longest training without a line of metrics."""
@@ -125,7 +124,7 @@ def _loop(
     train, counters, device = run.config.train, state.counters, run.arithmetic.device
     read_every = READ_EVERY.get(device.type, 20)
     batches = Batches(run.data, run.config.seed, device)
-    marks = preview_times(seconds(train.time)) if train.time else []
+    marks = preview_times(ends(train, run.data.num_train)[1])
     seen = log.at_sec = counters.train_sec
     state.network.train()
     while run.progress(counters) < 1 and not caught:

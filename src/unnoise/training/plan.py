@@ -35,7 +35,7 @@ class Plan:
 
         self.own_nimg, time_sec = ends(train, of.num_train)
         end = min(time_sec, budget_sec)
-        marks = preview_times(end) if end < math.inf else []
+        marks = preview_times(end)
         # one preview and checkpoint at the end, others in proportion to the training before
         left = budget_sec - (1 + len(marks)) * of.preview_sec - self.write_sec
         per_kimg = (
@@ -48,7 +48,7 @@ class Plan:
 
         self.nimg = self.train_sec * self.img_per_sec
         self.epochs = self.nimg / of.num_train
-        shown = 0 if self.ends_itself else sum(sec < self.train_sec for sec in marks)
+        shown = sum(sec < self.train_sec for sec in marks)
         self.previews = self.times(train.sample_every_kimg) + shown
         timely = math.ceil(self.train_sec / SAVE_SEC)
         self.checkpoints = max(self.times(train.checkpoint_every_kimg), timely)

@@ -106,7 +106,7 @@ def ends(train: TrainConfig, num_train: int) -> tuple[float, float]:
 
 
 def preview_times(end: float) -> list[float]:
-    """The seconds of training after which a run shows previews that time ends then."""
+    """The seconds of training after which a run that ends then, or never, shows previews."""
     last = PREVIEW_SEC[-1]
     tenths = (end * i / 10 for i in range(1, 10 if end < math.inf else 1))
     return [*(sec for sec in PREVIEW_SEC if sec < end), *(sec for sec in tenths if sec > last)]
