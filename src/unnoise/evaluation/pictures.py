@@ -68,8 +68,8 @@ def _read(
     """Pictures, what to compare them with, and where that comes from (None: the caller's own).
 
     Both are read at the smaller of the two sizes that most of their pictures have and, unless all
-    are grey, in colours; `changes` of the DataConfig say otherwise. A run as `against` is the data that it
-    was trained on, with its own settings. DataError where they cannot be read.
+    are grey, in colours; `changes` of the DataConfig say otherwise. A run as `against` is the data
+    that it was trained on, with its own settings. DataError where they cannot be read.
     """
     pictures, against = _samples(pictures), _samples(against)
     if not isinstance(against, ImageData) and is_run(against):
