@@ -39,6 +39,14 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changed else "")
 
 
+def source(commit: str) -> str:
+    """The state of src in a commit; that of a checkout with changes, or an unknown one, is its
+    name."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "--verify", "-q", f"{commit}:src"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return found or commit
+
+
 def about(name: str, device: torch.device) -> dict[str, Any]:
     """The head of a result of `python -m NAME`."""
     words = re.sub(r"--peers \S+", "--peers PEERS", " ".join(sys.argv[1:]))
@@ -90,4 +98,4 @@ def flags(description: str | None) -> argparse.ArgumentParser:
 if __name__ == "__main__":  # python -m benchmarks.record makes one
     from benchmarks import records
 
-    records.main()
+    raise SystemExit(records.main())

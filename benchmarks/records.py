@@ -4,20 +4,30 @@
     python -m benchmarks.record cpu-10m --data-path CIFAR --inception FILE --resnet56 FILE
         --features edm pytorch-fid --references FOLDER
     python -m benchmarks.record cpu-10m --measure-on cuda ..    # WORK/cpu-10m-0/measured.json
-    python -m benchmarks.record reproduce LINE --data-path CIFAR
+    python -m benchmarks.record reproduce LINE [--seed 1] --data-path CIFAR ..
     python -m benchmarks.record render    # docs/records.md
 
 The time becomes a number of images, by the speed of this machine's training steps while nothing
 else runs (measured once, before the run). So the run ends after these images whatever else the
 machine does, may be stopped and resumed, and its weights are the same bit for bit on the same
 processor with the same versions. Each result is a line of benchmarks/results/record.jsonl.
+
+`reproduce` trains a line again and compares the weights: 0 where they are the same, 1 where they
+should be and are not. On another processor, or with other versions, they differ. Then it measures
+the model as the line's was, with the line's solver, and compares the numbers once three seeds are
+trained there, each by a command: 0 where the line's lie within the seeds' spread, 1 where not, 2
+where three seeds are not there yet.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import math
 import os
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +40,8 @@ from unnoise import Model, RunConfig, tuning
 from unnoise.config import to_dict
 from unnoise.data.images import grid, save_png
 from unnoise.environment import describe
+from unnoise.errors import ConfigError, UserError
+from unnoise.precision import choose
 from unnoise.reading import from_dict
 from unnoise.units import seconds
 
@@ -48,8 +60,10 @@ NFE = 10
 """Evaluations of the network for each measured sample, two of which a guided one may take."""
 WAY: dict[str, Any] = {"sampler": f"nfe_{NFE}"}
 SPEED, SAMPLE_SEC = Plan(rounds=9, tries=3), 2.0
-SAME = ("processor", "torch", "threads", "precision", "compile", "commit")
-"""Where these are equal, so must the weights be."""
+SAME = ("processor", "torch", "threads", "precision", "compile", "source")
+"""Where these are equal, so must the weights of a seed be."""
+SEEDS, CHANCE = 3, 0.05
+"""How many seeds show a spread, and how often it may rule out a line whose numbers are right."""
 
 
 def speed(config: RunConfig) -> dict[str, float]:
@@ -87,10 +101,10 @@ def length(kimg: float) -> dict[str, Any]:
     return {"train.kimg": kimg, "train.time": None, "train.epochs": None, **every}
 
 
-def tuned(model: Model, path: Path, trials: int) -> Model:
+def tuned(model: Model, path: Path, trials: int, budgets: Sequence[int] = BUDGETS) -> Model:
     """The model with its cheap ways of sampling, kept in a file."""
     if not path.exists():
-        settings, rows = tuning.tune(model, BUDGETS, evaluations=trials)
+        settings, rows = tuning.tune(model, budgets, evaluations=trials)
         print(tuning.table(rows), flush=True)
         model.with_tuned(settings).save(path)
     return unnoise.load(path, "cpu")
@@ -114,14 +128,13 @@ def numbers(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measured_samples(name: str, flags: argparse.Namespace) -> dict[str, Any]:
+def measured_samples(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
     """The numbers of a tuned model's samples, kept in a file: a GPU's come back in it."""
-    folder = flags.work / f"{name}-{flags.seed}"
     kept = folder / MEASURED
     model = unnoise.load(folder / TUNED, flags.device or "cpu")
     if before := record.read(kept):
-        asked = flags.num, model.weights_hash
-        there = before["samples"]["num"], before["model"]["weights"]
+        asked = flags.num, model.weights_hash, list(model.settings(**WAY).noises)
+        there = before["samples"]["num"], *(before["model"][key] for key in ("weights", "noises"))
         measured = {"auto", *(one["extractor"] for one in before["distances"])}
         if asked == there and measured.issuperset(flags.features):
             return before
@@ -144,12 +157,15 @@ def measured_samples(name: str, flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def make(name: str, flags: argparse.Namespace) -> None:
-    """Train, tune, measure, and add the line."""
+    """Train, tune, measure, and add the line; on another device, only measure."""
+    if flags.device:
+        measured_samples(flags.work / f"{name}-{flags.seed}", flags)
+        return
     config, found = configured(name, flags)
     folder = flags.work / f"{name}-{flags.seed}"
     trained = unnoise.train(config, folder)
     model = tuned(trained, folder / TUNED, flags.tune)
-    measured = measured_samples(name, flags)
+    measured = measured_samples(folder, flags)
     picture = LINES.parent / f"record-{name}-{flags.seed}.png"
     save_png(picture, grid(model.sample(100, **WAY), columns=10), {"unnoise": model.weights_hash})
     own = (name, flags.seed, flags.set)
@@ -161,7 +177,7 @@ def make(name: str, flags: argparse.Namespace) -> None:
         "config": to_dict(unnoise.override(config, {"data.path": None})),
         "weights": trained.record["weights"], "training": model.record["training"],
         "parameters": sum(p.numel() for p in model.network.parameters()), "nfe": NFE,
-        "guidance_scale": model.settings(**WAY).guidance_scale, "where": describe(model.arithmetic),
+        "sampling": model.record["tuned"][WAY["sampler"]], "where": describe(model.arithmetic),
         "measured_on": measured["environment"]["device"],
         "commit": about["commit"], "date": about["date"], **numbers(measured),
     }  # fmt: skip
@@ -184,28 +200,78 @@ def write(lines: list[dict[str, Any]]) -> None:
     render()
 
 
-def reproduce(number: int, flags: argparse.Namespace) -> bool:
-    """Train a line again; whether its weights are the same, or should not be."""
+def reproduce(number: int, flags: argparse.Namespace) -> int:
+    """Train a line again and compare; the exit code."""
     lines = read()
     if not 1 <= number <= len(lines):
-        raise SystemExit(f"line: got {number}, expected 1 to {len(lines)}, as in docs/records.md")
+        raise ConfigError(f"line: got {number}, expected 1 to {len(lines)}, as in docs/records.md")
     line = lines[number - 1]
+    torch.set_num_threads(line["where"]["threads"])
+    seed = line["seed"] if flags.seed is None else flags.seed
     config = from_dict(RunConfig, line["config"])
-    config = unnoise.override(config, {"data.path": flags.data_path})
-    folder = flags.work / f"again-{number}-{line['weights'][:12]}"
+    config = unnoise.override(config, {"data.path": flags.data_path, "seed": seed})
+    there = line["where"] | {"source": record.source(line["commit"])}
+    here = describe(choose(config)) | {"source": record.source(record.commit())}
+    kind = hashlib.sha256(repr([here[key] for key in SAME]).encode()).hexdigest()
+    folder = flags.work / f"again-{line['weights'][:12]}-{kind[:8]}" / str(seed)
     model = unnoise.train(config, folder)
-    hashes = model.record["weights"], line["weights"]
-    same = hashes[0] == hashes[1]
-    here = {**describe(model.arithmetic), "commit": record.commit()}
-    other = [key for key in SAME if here[key] != (line | line["where"])[key]]
-    print(f"line {number}: weights {hashes[0][:12]}, recorded {hashes[1][:12]}: ", end="")
-    if same:
-        print("the same")
-    elif other:
-        print(f"not the same, and need not be: another {', '.join(other)}")
+    other = [f"{key} {here[key]} for {there[key]}" for key in SAME if here[key] != there[key]]
+    other += [f"seed {seed} for {line['seed']}"] if seed != line["seed"] else []
+    same = model.record["weights"] == line["weights"]
+    said = f"line {number}: {'' if same else 'not '}the same weights"
+    print(f"{said}, and need not be: {'; '.join(other)}" if other else said, flush=True)
+    if same or not other:
+        return 0 if same else 1
+    if sampling := line.get("sampling"):
+        model.with_tuned({WAY["sampler"]: sampling}).save(folder / TUNED)
     else:
-        print("NOT the same, on the same processor and versions")
-    return same or bool(other)
+        tuned(model, folder / TUNED, flags.tune, (NFE,))
+    flags.features = flags.features or [*line["distances"]] or ["none"]
+    flags.num = line["num"] if flags.num is None else flags.num
+    measured_samples(folder, flags)
+    return within(line, folder.parent)
+
+
+def judged(line: dict[str, Any]) -> dict[str, float]:
+    """The numbers by which two trainings are compared; distances only of equally many samples."""
+    found = {"held-out loss": line["training"]["held_out_loss"],
+             "bits/dim": line["bits_per_dim"], "read right": line["read_right"]}  # fmt: skip
+    for name, one in line["distances"].items():
+        keys = ("frechet", "kernel", "precision", "recall")
+        found |= {f"{name} {key}, {line['num']:,} samples": one[key] for key in keys}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def within(line: dict[str, Any], folder: Path) -> int:
+    """Compare a line's numbers with those of the seeds in a folder; the exit code."""
+    found = {}
+    for kept in folder.glob(f"*/{MEASURED}"):
+        evaluation = record.read(kept)
+        found[int(kept.parent.name)] = judged(evaluation["model"] | numbers(evaluation))
+    seeds, numbers_of = sorted(found), judged(line)
+    print(f"number: the line's; again, of {', '.join(f'seed {seed}' for seed in seeds)}")
+    verdicts = []
+    for name, value in numbers_of.items():
+        values = [found[seed][name] for seed in seeds if name in found[seed]]
+        said = f"{name}: {value:.4g}; {' · '.join(f'{v:.4g}' for v in values) or 'not measured'}"
+        if len(values) >= SEEDS and len(set(values)) > 1:  # equal ones have no spread to judge by
+            low, high = expected(values, CHANCE / len(numbers_of))
+            verdicts.append(low <= value <= high)
+            said += f": {'within' if verdicts[-1] else 'NOT within'} {low:.4g} to {high:.4g}"
+        print(said)
+    if not verdicts:
+        print(f"a spread needs {SEEDS} seeds: the same command with another --seed trains one more")
+        return 2
+    return 0 if all(verdicts) else 1
+
+
+def expected(values: list[float], chance: float) -> tuple[float, float]:
+    """Where one more of such values lies, but for this chance: mean +- t s sqrt(1 + 1 / n)."""
+    from scipy import stats  # not there on a bare GPU machine, which only measures
+
+    n, spread_of = len(values), statistics.stdev(values)
+    away = stats.t.ppf(1 - chance / 2, n - 1) * spread_of * math.sqrt(1 + 1 / n)
+    return statistics.fmean(values) - away, statistics.fmean(values) + away
 
 
 def row(number: int, line: dict[str, Any]) -> tuple[str, ...]:
@@ -234,34 +300,43 @@ def render() -> None:
     PAGE.write_text(before + marked + after)
 
 
-def main() -> None:
+def main() -> int:
     parser = record.flags(__doc__)
     add = parser.add_argument
     add("what", choices=(*RUNS, "reproduce", "render"))
     add("line", nargs="?", type=int, help="number of a line of docs/records.md")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, help="default: 0, or the line's")
     add("--work", type=Path, default=Path("runs/records"))
     add("--data-path")
     add("--inception", type=Path)
     add("--resnet56", type=Path)
     add("--references", type=Path, default=Path("references"),
         help="folder of the training images' statistics, such as cifar10-edm.npz")  # fmt: skip
-    add("--features", nargs="+", default=["auto"])
-    add("--num", type=int, default=50_000, help="samples")
+    add("--features", nargs="+", help="default: auto, or those of the line")
+    add("--num", type=int, help="samples; default: 50000, or the line's number")
     add("--measure-on", dest="device", metavar="DEVICE",
         help="only measure the tuned model of --work, there: cuda")  # fmt: skip
     add("--tune", type=int, default=40_000, help="evaluations of the refinement of a budget")
     add("--set", type=json.loads, default={}, metavar="JSON", help="changes of the preset")
     flags = parser.parse_args()
+    try:
+        return run(flags)
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """What was asked for; the exit code."""
+    if flags.what == "reproduce":
+        return reproduce(1 if flags.line is None else flags.line, flags)
     if flags.what == "render":
         render()
-    elif flags.device:
-        measured_samples(flags.what, flags)
-    elif flags.what == "reproduce":
-        raise SystemExit(0 if reproduce(flags.line or 1, flags) else 1)
     else:
+        flags.features, flags.seed = flags.features or ["auto"], flags.seed or 0
+        flags.num = 50_000 if flags.num is None else flags.num
         make(flags.what, flags)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

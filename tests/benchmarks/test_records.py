@@ -6,7 +6,9 @@ import functools
 import json
 import sys
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks import records
 
@@ -24,46 +26,81 @@ def command(tmp_path, monkeypatch):
     few = functools.partial(records.tuning.tune, images=2)
     monkeypatch.setattr(records.tuning, "tune", few)
     monkeypatch.setattr(records.tuning, "ENDS", ((80.0, 0.002),))
+    monkeypatch.setattr(records.tuning, "SAMPLERS", ("ddim", "unipc_2"))
     (tmp_path / "records.md").write_text("# R\n<!-- lines -->\nold\n<!-- end of lines -->\nmore\n")
 
-    def run(*words):
-        flags = ["--work", str(tmp_path / "work"), "--num", "64", "--tune", "200"]
+    def run(*words, expected=0):
+        flags = ["--work", str(tmp_path / "work"), "--tune", "200"]
         monkeypatch.setattr(sys, "argv", ["r", *flags, "--set", json.dumps(SMALL), *words])
-        records.main()
-        return [json.loads(text) for text in (tmp_path / "record.jsonl").read_text().splitlines()]
+        assert records.main() == expected
+        return records.read()
 
     return run
 
 
 @pytest.mark.slow
 def test_a_line_is_made_and_made_again(command, tmp_path, capsys):
-    (line,) = command("digits-60s")
+    (line,) = command("digits-60s", "--num", "64")
     assert line["training"]["nimg"] == 1000 * line["kimg"] and line["seed"] == 0
     assert abs(line["kimg"] - 2 * line["images_per_sec"]["median"] / 1000) < 0.04
     assert line["num"] == 64 and line["distances"]["tiny"]["frechet"] > 0
+    assert len(line["sampling"]["noises"]) == line["sampling"]["steps"] <= 10
     page = (tmp_path / "records.md").read_text()
     assert "| 1 | digits-60s, seed 0 |" in page and "old" not in page and page.endswith("more\n")
 
-    assert command("digits-60s") == [line]  # everything was there
+    assert command("digits-60s", "--num", "64") == [line]  # everything was there
     (again,) = command("digits-60s", "--num", "80")  # but not so many samples
     assert again["num"] == 80 and again["weights"] == line["weights"]
-    assert command("digits-60s") == [line]
+    assert command("digits-60s", "--num", "64") == [line]
     measured = tmp_path / "work" / "digits-60s-0" / "measured.json"
     there = json.loads(measured.read_text())["distances"]
     measured.unlink()
-    assert command("digits-60s", "--measure-on", "cpu") == [line]
+    assert command("digits-60s", "--num", "64", "--measure-on", "cpu") == [line]
     assert json.loads(measured.read_text())["distances"] == there
-    with pytest.raises(SystemExit, match="0"):
-        command("reproduce", "1")
-    assert "the same" in capsys.readouterr().out
+    command("reproduce", "1")
+    assert "line 1: the same weights" in capsys.readouterr().out
 
     changed = {**line, "weights": "0" * 64}
-    (tmp_path / "record.jsonl").write_text(json.dumps(changed) + "\n")
-    with pytest.raises(SystemExit, match="1"):
-        command("reproduce", "1")
-    assert "NOT the same" in capsys.readouterr().out
-    other = {**changed, "where": {**line["where"], "processor": "another"}}
-    (tmp_path / "record.jsonl").write_text(json.dumps(other) + "\n")
-    with pytest.raises(SystemExit, match="0"):
-        command("reproduce", "1")
-    assert "another processor" in capsys.readouterr().out
+    records.write([changed])
+    command("reproduce", "1", expected=1)
+    assert capsys.readouterr().out.strip().endswith("line 1: not the same weights")
+
+    # Of another processor the numbers are compared: three seeds there expect the line's.
+    *noises, last = line["sampling"]["noises"]
+    noises = [*noises, 1.01 * last]
+    other = {**changed, "sampling": {**line["sampling"], "noises": noises},
+             "where": {**line["where"], "processor": "another"}}  # fmt: skip
+    records.write([other])
+    for seed, code in (("0", 2), ("1", 2), ("2", 0)):
+        command("reproduce", "1", "--seed", seed, expected=code)
+        said = capsys.readouterr().out
+        assert "need not be: processor " in said and ("needs 3 seeds" in said) == (code == 2)
+    said = {text.split(":")[0]: text for text in said.splitlines()}
+    for name in ("held-out loss", "bits/dim", "read right", "tiny frechet, 64 samples"):
+        assert ": within " in said[name]
+    losses = said["held-out loss"].split("; ")[1].split(": ")[0].split(" · ")
+    assert len(set(losses)) == 3
+    kept = next((tmp_path / "work").glob("again-*/1/measured.json"))
+    assert json.loads(kept.read_text())["model"]["noises"] == noises  # the line's solver
+
+    worse = {**other, "training": {**line["training"], "held_out_loss": 2.0}}
+    records.write([worse])
+    command("reproduce", "1", expected=1)
+    said = capsys.readouterr().out
+    assert "held-out loss: 2; " in said and said.count("NOT within") == 1
+
+
+def test_a_line_that_is_not_there_is_one_line(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command("reproduce", "0")
+    assert capsys.readouterr().err == "line: got 0, expected 1 to 0, as in docs/records.md\n"
+
+
+def test_a_further_seed_is_expected_where_students_t_says():
+    """scipy's interval of a mean is t s / sqrt(n); that of one more value, t s sqrt(1 + 1 / n)."""
+    values = [1.0, 2.0, 4.0, 5.5]
+    low, high = records.expected(values, 0.05)
+    mean, error = np.mean(values), stats.sem(values)
+    _, above = stats.t.interval(0.95, 3, loc=mean, scale=error)
+    assert low == pytest.approx(2 * mean - high)
+    assert high - mean == pytest.approx((above - mean) * 5**0.5)
