@@ -229,7 +229,10 @@ def reproduce(number: int, flags: argparse.Namespace) -> int:
     flags.features = flags.features or [*line["distances"]] or ["none"]
     flags.num = line["num"] if flags.num is None else flags.num
     measured_samples(folder, flags)
-    return within(line, folder.parent)
+    found = measured_seeds(folder.parent)
+    about = record.about("benchmarks.record", torch.device("cpu"))
+    record.write(flags.out, {**about, "line": judged(line), "seeds": found})
+    return within(judged(line), found)
 
 
 def judged(line: dict[str, Any]) -> dict[str, float]:
@@ -242,20 +245,24 @@ def judged(line: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def within(line: dict[str, Any], folder: Path) -> int:
-    """Compare a line's numbers with those of the seeds in a folder; the exit code."""
+def measured_seeds(folder: Path) -> dict[int, dict[str, float]]:
+    """The numbers of each seed in the folder of a line that was trained again."""
     found = {}
     for kept in folder.glob(f"*/{MEASURED}"):
         evaluation = record.read(kept)
         found[int(kept.parent.name)] = judged(evaluation["model"] | numbers(evaluation))
-    seeds, numbers_of = sorted(found), judged(line)
-    print(f"number: the line's; again, of {', '.join(f'seed {seed}' for seed in seeds)}")
+    return dict(sorted(found.items()))
+
+
+def within(line: dict[str, float], found: dict[int, dict[str, float]]) -> int:
+    """Compare a line's numbers with those of the seeds; the exit code."""
+    print(f"number: the line's; again, of {', '.join(f'seed {seed}' for seed in found)}")
     verdicts = []
-    for name, value in numbers_of.items():
-        values = [found[seed][name] for seed in seeds if name in found[seed]]
+    for name, value in line.items():
+        values = [seed[name] for seed in found.values() if name in seed]
         said = f"{name}: {value:.4g}; {' · '.join(f'{v:.4g}' for v in values) or 'not measured'}"
         if len(values) >= SEEDS and len(set(values)) > 1:  # equal ones have no spread to judge by
-            low, high = expected(values, CHANCE / len(numbers_of))
+            low, high = expected(values, CHANCE / len(line))
             verdicts.append(low <= value <= high)
             said += f": {'within' if verdicts[-1] else 'NOT within'} {low:.4g} to {high:.4g}"
         print(said)
