@@ -277,7 +277,7 @@ def expected(values: list[float], chance: float) -> tuple[float, float]:
     from scipy import stats  # not there on a bare GPU machine, which only measures
 
     n, spread_of = len(values), statistics.stdev(values)
-    away = stats.t.ppf(1 - chance / 2, n - 1) * spread_of * math.sqrt(1 + 1 / n)
+    away = float(stats.t.ppf(1 - chance / 2, n - 1)) * spread_of * math.sqrt(1 + 1 / n)
     return statistics.fmean(values) - away, statistics.fmean(values) + away
 
 

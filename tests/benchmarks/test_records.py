@@ -76,7 +76,7 @@ def test_a_line_is_made_and_made_again(command, tmp_path, capsys):
         said = capsys.readouterr().out
         assert "need not be: processor " in said and ("needs 3 seeds" in said) == (code == 2)
     said = {text.split(":")[0]: text for text in said.splitlines()}
-    for name in ("held-out loss", "bits/dim", "read right", "tiny frechet, 64 samples"):
+    for name in ("held-out loss", "bits/dim", "tiny frechet, 64 samples"):
         assert ": within " in said[name]
     losses = said["held-out loss"].split("; ")[1].split(": ")[0].split(" · ")
     assert len(set(losses)) == 3
