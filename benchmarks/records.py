@@ -27,7 +27,6 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +100,10 @@ def length(kimg: float) -> dict[str, Any]:
     return {"train.kimg": kimg, "train.time": None, "train.epochs": None, **every}
 
 
-def tuned(model: Model, path: Path, trials: int, budgets: Sequence[int] = BUDGETS) -> Model:
+def tuned(model: Model, path: Path, trials: int) -> Model:
     """The model with its cheap ways of sampling, kept in a file."""
     if not path.exists():
-        settings, rows = tuning.tune(model, budgets, evaluations=trials)
+        settings, rows = tuning.tune(model, BUDGETS, evaluations=trials)
         print(tuning.table(rows), flush=True)
         model.with_tuned(settings).save(path)
     return unnoise.load(path, "cpu")
@@ -123,6 +122,8 @@ def numbers(found: dict[str, Any]) -> dict[str, Any]:
             for one in found["distances"]
         },
         "read_right": classes and classes["overall"]["share"],
+        "right_by_class": classes
+        and {name: one["share"] for name, one in classes["per_class"].items()},
         "bits_per_dim": bound and bound["bits_per_dim"],
         "copies": copying and copying["summary"],
     }
@@ -202,6 +203,8 @@ def write(lines: list[dict[str, Any]]) -> None:
 
 def reproduce(number: int, flags: argparse.Namespace) -> int:
     """Train a line again and compare; the exit code."""
+    if flags.set:
+        raise ConfigError("--set: got changes, expected none; a line has its own settings")
     lines = read()
     if not 1 <= number <= len(lines):
         raise ConfigError(f"line: got {number}, expected 1 to {len(lines)}, as in docs/records.md")
@@ -222,10 +225,7 @@ def reproduce(number: int, flags: argparse.Namespace) -> int:
     print(f"{said}, and need not be: {'; '.join(other)}" if other else said, flush=True)
     if same or not other:
         return 0 if same else 1
-    if sampling := line.get("sampling"):
-        model.with_tuned({WAY["sampler"]: sampling}).save(folder / TUNED)
-    else:
-        tuned(model, folder / TUNED, flags.tune, (NFE,))
+    model.with_tuned({WAY["sampler"]: line["sampling"]}).save(folder / TUNED)
     flags.features = flags.features or [*line["distances"]] or ["none"]
     flags.num = line["num"] if flags.num is None else flags.num
     measured_samples(folder, flags)
@@ -257,12 +257,12 @@ def measured_seeds(folder: Path) -> dict[int, dict[str, float]]:
 def within(line: dict[str, float], found: dict[int, dict[str, float]]) -> int:
     """Compare a line's numbers with those of the seeds; the exit code."""
     print(f"number: the line's; again, of {', '.join(f'seed {seed}' for seed in found)}")
-    verdicts = []
+    compared, verdicts = {name for seed in found.values() for name in seed if name in line}, []
     for name, value in line.items():
         values = [seed[name] for seed in found.values() if name in seed]
         said = f"{name}: {value:.4g}; {' · '.join(f'{v:.4g}' for v in values) or 'not measured'}"
         if len(values) >= SEEDS and len(set(values)) > 1:  # equal ones have no spread to judge by
-            low, high = expected(values, CHANCE / len(line))
+            low, high = expected(values, CHANCE / len(compared))
             verdicts.append(low <= value <= high)
             said += f": {'within' if verdicts[-1] else 'NOT within'} {low:.4g} to {high:.4g}"
         print(said)

@@ -31,7 +31,8 @@ def command(tmp_path, monkeypatch):
 
     def run(*words, expected=0):
         flags = ["--work", str(tmp_path / "work"), "--tune", "200"]
-        monkeypatch.setattr(sys, "argv", ["r", *flags, "--set", json.dumps(SMALL), *words])
+        flags += [] if words[0] == "reproduce" else ["--set", json.dumps(SMALL)]
+        monkeypatch.setattr(sys, "argv", ["r", *flags, *words])
         assert records.main() == expected
         return records.read()
 
@@ -90,10 +91,15 @@ def test_a_line_is_made_and_made_again(command, tmp_path, capsys):
     assert "held-out loss: 2; " in said and said.count("NOT within") == 1
 
 
-def test_a_line_that_is_not_there_is_one_line(command, capsys):
+@pytest.mark.parametrize(("words", "said"), [
+    (("0",), "line: got 0, expected 1 to 0, as in docs/records.md\n"),
+    (("1", "--set", '{"seed": 1}'),
+     "--set: got changes, expected none; a line has its own settings\n"),
+])  # fmt: skip
+def test_what_cannot_be_reproduced_is_one_line(command, capsys, words, said):
     with pytest.raises(SystemExit, match="2"):
-        command("reproduce", "0")
-    assert capsys.readouterr().err == "line: got 0, expected 1 to 0, as in docs/records.md\n"
+        command("reproduce", *words)
+    assert capsys.readouterr().err == said
 
 
 def test_a_further_seed_is_expected_where_students_t_says():
