@@ -138,7 +138,8 @@ def train_here(
         images = data or world.main_process_first(lambda: load_data(config))
         if world.main:
             events.say(report(images))
-        measure = measure_for(config, images, world) if config.train.evaluate else None
+        asked = config.train.evaluate or config.train.evaluate_reference
+        measure = measure_for(config, images, world) if asked else None
         ending = loop.train(config, images, folder, resume, measure)
         if ending.finished and ending.samples is not None and world.main:
             try:

@@ -136,6 +136,8 @@ class TrainConfig:
     edm, clean, tiny or auto."""
     evaluate_num: Annotated[int, Range(least=2, most=10_000_000)] = 1000
     """Number of samples of that distance; compare only distances of equally many."""
+    evaluate_reference: str | None = None
+    """Statistics in place of the training images: an .npz of `evaluate --save-reference`."""
     checkpoint_every_kimg: Kimg = 250.0
     """Write a checkpoint every this many kimg, every 5 minutes and at every stop."""
     keep_checkpoints: Count = 2

@@ -368,6 +368,18 @@ def test_a_run_can_measure_itself_on_the_way(tmp_path):
     train = moments(tiny.features(torch.from_numpy(np.array(data.images[: data.num_train]))))
     expected = frechet_distance(*moments(tiny.features(model.sample(40))), *train)
     assert measured[-1] == pytest.approx(expected, rel=1e-3)
+    known = {"train.evaluate_reference": str(tmp_path / "known.npz")}
+    about = {"extractor": "tiny", "fingerprint": tiny.fingerprint}
+    mean, cov = train[0] + 1, train[1]  # other than the training images'
+    Statistics(1500, mean, cov, about).save(tmp_path / "known.npz")
+    longer = {**changes, **known, "train.evaluate": None, "train.kimg": 0.384}
+    model = unnoise.train("digits", tmp_path / "run", longer)
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    expected = frechet_distance(*moments(tiny.features(model.sample(40))), mean, cov)
+    assert last["frechet_tiny"] == pytest.approx(expected, rel=1e-3)
+    Statistics(1500, mean, cov, {"fingerprint": "another"}).save(tmp_path / "known.npz")
+    with pytest.raises(ValueError, match=r"known\.npz: was made with another, not this tiny"):
+        unnoise.train("digits", tmp_path / "other", {**changes, **known})
     with pytest.raises(ValueError, match="did you mean 'tiny'"):
         unnoise.train("digits", tmp_path / "other", {**changes, "train.evaluate": "tiney"})
     assert not (tmp_path / "other/checkpoints").exists()

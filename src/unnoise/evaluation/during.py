@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -38,16 +39,17 @@ class Quality:
 
 
 def measure_for(config: RunConfig, data: ImageData, world: World) -> Quality | None:
-    """Make what measures a model on the way as train.evaluate, which must be set, asks for.
+    """Make what measures a model on the way, as train.evaluate or .evaluate_reference asks.
 
     ConfigError where its extractor is missing. All ranks call this and share the features of the
     training images; only rank 0 gets what measures, the others get None.
     """
-    spec = config.train.evaluate
-    assert spec is not None
     images = torch.from_numpy(data.images[:2].copy())
-    named = suited(spec, data.images.shape[1:])
+    named = suited(config.train.evaluate or "auto", data.images.shape[1:])
     extract = extractor(named, find_device(config.device)).probed(images)
+    if known := config.train.evaluate_reference:
+        to = FrechetTo(extract.statistics(Path(known), images))
+        return Quality(extract, to, config.train.evaluate_num) if world.main else None
     store, rows = DataStore(data, root(config.data), world), range(data.num_train)
     features = store.features(extract, rows)
     if not world.main:

@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from unnoise.config import to_dict
 from unnoise.data.cache import root
 from unnoise.data.config import DataConfig
@@ -27,7 +25,6 @@ from unnoise.evaluation import sections
 from unnoise.evaluation.extractors import Extractor, classifier, extractor, suited
 from unnoise.evaluation.record import read
 from unnoise.evaluation.settings import Settings
-from unnoise.evaluation.statistics import Statistics
 from unnoise.evaluation.store import DataStore, Features, Pictures, Samples, made_samples
 from unnoise.files import claim, discard_leftovers, write_json
 from unnoise.parallel import World
@@ -62,7 +59,8 @@ def evaluate(
     probe, size = store.pixels(range(2)), data.images.shape[1:]
     names = [suited(spec, size, settings.inception) for spec in settings.features]
     extracts = [extractor(name, device, settings.inception).probed(probe) for name in names]
-    statistics = _statistics(settings.reference, extracts, probe)
+    known = settings.reference
+    statistics = None if known is None else extracts[0].statistics(known, probe)
     judge = _classifier(wanted, data, config, settings)
     for written in (out, folder, folder / wanted.key):
         discard_leftovers(written, of_dead=True)
@@ -148,19 +146,6 @@ def _check(wanted: Samples | Pictures, data: ImageData, settings: Settings) -> N
             raise ConfigError(message)
     if isinstance(wanted, Samples):
         wanted.model.settings(guide=wanted.guide, **wanted.settings)
-
-
-def _statistics(path: Path | None, extracts: list[Extractor], probe: Tensor) -> Statistics | None:
-    """The reference from a file, if it is of this extractor as far as it says."""
-    if path is None:
-        return None
-    (extract,) = extracts
-    found = Statistics.load(path, extract.features(probe).shape[1])
-    if found.about.get("fingerprint", extract.fingerprint) != extract.fingerprint:
-        made = f"was made with {found.about.get('extractor', 'another')}, not this {extract.name}"
-        expected = f"expected --features as it was made, or statistics of {extract.name}"
-        raise ConfigError(f"--reference {path}: {made}; {expected}")
-    return found
 
 
 def _classifier(

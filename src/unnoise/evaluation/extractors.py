@@ -26,6 +26,7 @@ from unnoise.data.fit import KINDS
 from unnoise.data.images import opaque
 from unnoise.errors import ConfigError, nearest
 from unnoise.evaluation import foreign, inception, tiny
+from unnoise.evaluation.statistics import Statistics
 from unnoise.files import sha256
 from unnoise.precision import full_precision
 
@@ -77,6 +78,14 @@ class Extractor:
         """Logits of a classifier, float32, on the CPU."""
         assert self.classify is not None
         return self._run(self.classify, images, LOGITS_BATCH_SIZE)
+
+    def statistics(self, path: Path, probe: UInt8[Tensor, "n c h w"]) -> Statistics:
+        """Those of a file, if they are of this extractor as far as it says."""
+        found = Statistics.load(path, self.features(probe).shape[1])
+        if found.about.get("fingerprint", self.fingerprint) != self.fingerprint:
+            made = f"was made with {found.about.get('extractor', 'another')}, not this {self.name}"
+            raise ConfigError(f"reference {path}: {made}; choose these features, or another file")
+        return found
 
     def _run(self, network: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
         """Without gradients, and in full float32 where the hardware would round to TF32."""
