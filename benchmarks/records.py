@@ -134,8 +134,9 @@ def measured_samples(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
     kept = folder / MEASURED
     model = unnoise.load(folder / TUNED, flags.device or "cpu")
     if before := record.read(kept):
-        asked = flags.num, model.weights_hash, list(model.settings(**WAY).noises)
-        there = before["samples"]["num"], *(before["model"][key] for key in ("weights", "noises"))
+        way, keys = model.settings(**WAY), ("weights", "noises", "guidance_scale")
+        asked = flags.num, model.weights_hash, list(way.noises), way.guidance_scale
+        there = before["samples"]["num"], *(before["model"][key] for key in keys)
         measured = {"auto", *(one["extractor"] for one in before["distances"])}
         if asked == there and measured.issuperset(flags.features):
             return before
@@ -291,7 +292,8 @@ def row(number: int, line: dict[str, Any]) -> tuple[str, ...]:
     rate = line["images_per_sec"]["median"]
     return (
         str(number), f"{line['name']}, seed {line['seed']}", f"{line['kimg']:,.1f}", f"{rate:,.0f}",
-        "; ".join(by), f"{line['num']:,} x {line['nfe']}", right,
+        "; ".join(by), f"{line['num']:,} x {line['nfe']}",
+        f"{line['sampling']['guidance_scale']:g}", right,
         f"{line['where']['processor']}, threads: {line['where']['threads']}, {line['date']}",
     )  # fmt: skip
 
@@ -299,7 +301,7 @@ def row(number: int, line: dict[str, Any]) -> tuple[str, ...]:
 def render() -> None:
     """Write the table of the page anew, between its marks."""
     head = ["line", "run", "thousand images", "images/s, quiet", "Fréchet distance (95 %)",
-            "samples x evaluations", "classes read right", "machine, date"]  # fmt: skip
+            "samples x evaluations", "guidance", "classes read right", "machine, date"]  # fmt: skip
     table = record.markdown(head, [row(i, line) for i, line in enumerate(read(), 1)])
     before, rest = PAGE.read_text().split("<!-- lines -->\n")[0:2]
     after = rest.split("<!-- end of lines -->\n")[1]
@@ -323,7 +325,7 @@ def main() -> int:
     add("--num", type=int, help="samples; default: 50000, or the line's number")
     add("--measure-on", dest="device", metavar="DEVICE",
         help="only measure the tuned model of --work, there: cuda")  # fmt: skip
-    add("--tune", type=int, default=40_000, help="evaluations of the refinement of a budget")
+    add("--tune", type=int, default=40_000, help="evaluations for each budget of a new line")
     add("--set", type=json.loads, default={}, metavar="JSON", help="changes of the preset")
     flags = parser.parse_args()
     try:
@@ -343,7 +345,3 @@ def run(flags: argparse.Namespace) -> int:
         flags.num = 50_000 if flags.num is None else flags.num
         make(flags.what, flags)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -137,7 +137,7 @@ class TrainConfig:
     evaluate_num: Annotated[int, Range(least=2, most=10_000_000)] = 1000
     """Number of samples of that distance; compare only distances of equally many."""
     evaluate_reference: str | None = None
-    """Statistics in place of the training images: an .npz of `evaluate --save-reference`."""
+    """Statistics of its features in place of the training images: `evaluate --save-reference`'s."""
     checkpoint_every_kimg: Kimg = 250.0
     """Write a checkpoint every this many kimg, every 5 minutes and at every stop."""
     keep_checkpoints: Count = 2

@@ -84,7 +84,7 @@ class Extractor:
         found = Statistics.load(path, self.features(probe).shape[1])
         if found.about.get("fingerprint", self.fingerprint) != self.fingerprint:
             made = f"was made with {found.about.get('extractor', 'another')}, not this {self.name}"
-            raise ConfigError(f"reference {path}: {made}; choose these features, or another file")
+            raise ConfigError(f"reference {path}: {made}; expected statistics of {self.name}")
         return found
 
     def _run(self, network: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
