@@ -153,9 +153,13 @@ def test_a_finished_run_does_nothing_and_a_longer_end_goes_on(whole, data, tmp_p
     assert train(tiny(), data, tmp_path).finished
     said = capsys.readouterr().out
     assert "the run is at its end; a larger --time, --kimg or --epochs trains on" in said
+    assert "changed since" not in said
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
-    assert train(tiny(**{"train.kimg": 0.4}), data, tmp_path).finished
+    longer = tiny(**{"train.kimg": 0.4, "train.evaluate_num": 64})
+    assert train(longer, data, tmp_path).finished
     assert checkpoints(tmp_path)[-1].name == "step-00000025"
+    both = f"train.kimg: {tiny().train.kimg} -> 0.4; train.evaluate_num: 1000 -> 64"
+    assert f"changed since the last start: {both}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -44,14 +44,14 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
     ConfigError where the run had another configuration or other images, unless `anyway`.
     """
     before, fingerprint = run_config(run.folder), read_run(run.folder)["data"]
-    changed = [line for line in differences(before, run.config) if not line.startswith(MAY_CHANGE)]
-    if fingerprint != run.data.fingerprint:
-        changed.append(IMAGES)
-    if changed and not anyway:
+    images = [] if fingerprint == run.data.fingerprint else [IMAGES]
+    changed = differences(before, run.config) + images
+    refused = [line for line in changed if not line.startswith(MAY_CHANGE)]
+    if refused and not anyway:
         own = f"unnoise train {run.folder} goes on with its own; or "
         raise ConfigError(
-            f"{run.folder}: was trained with another configuration ({'; '.join(changed[:3])}); "
-            f"{own if changed[0] != IMAGES else ''}another --out (--from {run.folder} takes its "
+            f"{run.folder}: was trained with another configuration ({'; '.join(refused[:3])}); "
+            f"{own if refused[0] != IMAGES else ''}another --out (--from {run.folder} takes its "
             "weights), or --resume anyway to go on with the same network"
         )
     if changed:
