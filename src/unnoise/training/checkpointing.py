@@ -30,12 +30,10 @@ MAY_CHANGE = (
     "train.epochs", "train.kimg", "train.time", "train.log_every", "train.sample_every",
     "train.evaluate", "train.checkpoint_every", "train.keep_", "train.max_skipped",
     "train.parallel", "train.trackers", "sample.", "device",
-    "data.source", "data.cache", "data.path", "imports",
 )  # fmt: skip
-"""Fields that a resumed run may change: they do not change what is learned up to the same point.
-
-The images themselves are compared by their fingerprint, wherever they lie.
-"""
+"""Fields that a resumed run may change: a step learns the same, at the rate that the end sets."""
+PLACES = ("data.source", "data.cache", "data.path", "imports")
+"""Fields that are not compared: images have a fingerprint, wherever they lie."""
 
 
 def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
@@ -45,7 +43,7 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
     """
     before, fingerprint = run_config(run.folder), read_run(run.folder)["data"]
     images = [] if fingerprint == run.data.fingerprint else [IMAGES]
-    changed = differences(before, run.config) + images
+    changed = images + [d for d in differences(before, run.config) if not d.startswith(PLACES)]
     refused = [line for line in changed if not line.startswith(MAY_CHANGE)]
     if refused and not anyway:
         own = f"unnoise train {run.folder} goes on with its own; or "
@@ -54,8 +52,6 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
             f"{own if refused[0] != IMAGES else ''}another --out (--from {run.folder} takes its "
             "weights), or --resume anyway to go on with the same network"
         )
-    if changed:
-        log.say(f"changed since the last start: {'; '.join(changed)}")
     folder = run.folder / "checkpoints"
     path, skipped = run.world.broadcast(
         checkpoint.newest(folder, states.read) if run.world.main else None
@@ -81,6 +77,8 @@ def resume_run(run: Run, state: TrainState, log: Log, anyway: bool) -> None:
         if done[1] < 1 and not math.isclose(then, now, rel_tol=0.01):
             jump = f"the learning rate jumps from {then:.3g} to {now:.3g}"
             log.say(f"the end of the run has moved: {jump} and follows its schedule to the new end")
+    if changed:
+        log.say(f"changed since the last start: {'; '.join(changed)}")
     log.cut(state.counters.step)
 
 
