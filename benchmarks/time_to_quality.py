@@ -6,10 +6,11 @@
 Every variant changes something of what the preset was before this study. Time is that of one core:
 first the images per second of processor time of all variants are measured, in turns, on one thread;
 then each is trained for as many images as that gives in the study's seconds, so that what else the
-machine does meanwhile changes nothing. The quality is the Fréchet distance of unguided samples
-(UniPC-2, even steps in log-SNR) to all training images, on the features of a CIFAR-10 ResNet-56;
-precision and recall against the held-out images judge what they did not choose. A stopped run
-resumes, and several processes can share the work: a run is of the process that made its file.
+machine does meanwhile changes nothing. The quality is the Fréchet distance of samples (UniPC-2,
+even steps in log-SNR, `--guidance`) to all training images, on the features of a CIFAR-10
+ResNet-56; precision and recall against the held-out images, and the share that it reads right,
+judge what they did not choose. A stopped run resumes, and several processes can share the work: a
+run is of the process that made its file.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def peak() -> float:
 
 
 class Judge:
-    """Distance to all training images; precision and recall against the held-out ones."""
+    """Distance to all training images, precision and recall against held-out ones, read right."""
 
     def __init__(self, config: RunConfig, resnet56: str) -> None:
         data = unnoise.load_data(config)
@@ -143,28 +144,33 @@ class Judge:
     def __call__(self, images: Tensor) -> dict[str, float]:
         features = self.network.features(images)
         found = coverage(features, self.held_out)
-        distance = frechet_distance(*moments(features), *self.training)
-        return {"distance": distance, "precision": found.precision, "recall": found.recall}
+        asked = torch.arange(len(images)) % 10
+        return {
+            "distance": frechet_distance(*moments(features), *self.training),
+            "precision": found.precision, "recall": found.recall,
+            "read_right": float((self.network.classes(features) == asked).double().mean()),
+        }  # fmt: skip
 
 
 def table(result: dict[str, Any]) -> str:
-    """A row per variant and time, the best first."""
-    groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    """A row per variant, time and guidance, the best first."""
+    groups: dict[tuple[float, str, float], list[dict[str, Any]]] = {}
     for run in result["runs"]:
-        groups.setdefault((run["seconds"], run["variant"]), []).append(run)
+        key = (run["seconds"], run["variant"], run.get("guidance", 1.0))
+        groups.setdefault(key, []).append(run)
     rows = []
-    for (seconds, name), runs in groups.items():
+    for (seconds, name, guidance), runs in groups.items():
         mean = {key: statistics.mean(run[key] for run in runs) for key in ("distance", "recall")}
         rate, flop = result["images_per_cpu_sec"][name], result["flop_per_image"][name]
         cells = [
             f"{seconds:g}", name, f"{rate:.1f}", f"{rate * flop / result['peak_flop_per_sec']:.1%}",
-            f"{runs[0]['kimg']:.1f}", f"{mean['distance']:.3g}",
+            f"{runs[0]['kimg']:.1f}", f"{guidance:g}", f"{mean['distance']:.3g}",
             " · ".join(f"{run['distance']:.3g}" for run in runs), f"{mean['recall']:.2f}",
         ]  # fmt: skip
         rows.append((seconds, mean["distance"], cells))
     head = [
         "core seconds", "variant", "images per core second", "share of the peak",
-        "thousand images", "Fréchet distance, mean", "of each seed", "recall",
+        "thousand images", "guidance", "Fréchet distance, mean", "of each seed", "recall",
     ]  # fmt: skip
     return record.markdown(head, [cells for *_, cells in sorted(rows, key=lambda row: row[:2])])
 
@@ -188,7 +194,7 @@ def train(result: dict[str, Any], flags: argparse.Namespace) -> None:
     for seed, name in ((seed, name) for seed in flags.seeds for name in flags.variants):
         kimg = result["images_per_cpu_sec"][name] * flags.seconds / 1000
         folder = flags.work / f"{name.replace(' ', '-')}-{flags.seconds:g}-{seed}"
-        file = folder.with_suffix(".json")
+        file = Path(f"{folder}-x{flags.guidance:g}.json")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch(exist_ok=False)
@@ -198,11 +204,12 @@ def train(result: dict[str, Any], flags: argparse.Namespace) -> None:
         try:
             model = unnoise.train(config, folder)
             images = model.sample(
-                SAMPLES, sampler="unipc_2", spacing="log_snr", steps=STEPS, guidance_scale=1.0
-            )
+                SAMPLES, sampler="unipc_2", spacing="log_snr", steps=STEPS,
+                guidance_scale=flags.guidance,
+            )  # fmt: skip
             judge = judge or Judge(config, flags.resnet56)
-            run = {"variant": name, "seconds": flags.seconds, "seed": seed, "kimg": kimg}
-            record.write(file, {**run, **judge(images)})
+            asked = {"variant": name, "seconds": flags.seconds, "seed": seed, "kimg": kimg}
+            record.write(file, {**asked, "guidance": flags.guidance, **judge(images)})
         except BaseException:
             file.unlink()  # a later call begins it again, from its checkpoint
             raise
@@ -217,6 +224,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="processor time of a run")
+    parser.add_argument("--guidance", type=float, default=1.0, help="of the samples")
     parser.add_argument("--table", action="store_true", help="only print the table of --out")
     flags = parser.parse_args()
     result = record.read(flags.out) or {
