@@ -118,4 +118,4 @@ def test_unreadable_files_are_one_line(kind, tmp_path):
         )
     with pytest.raises(DataError, match=r"s\.npz: .*(cannot be read|damaged)") as error:
         Statistics.load(path, 40)
-    one_line(error)
+    assert "pickle" not in one_line(error)  # numpy says: trust any text, and unpickle

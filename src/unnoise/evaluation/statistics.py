@@ -75,7 +75,7 @@ class Statistics:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files if name in NAMES}
         except UNREADABLE as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:80]
+            reason = getattr(error, "strerror", None) or "damaged, or no .npz"
             expected = "expected an .npz of mu and sigma"
             raise DataError(f"statistics {path}: cannot be read ({reason}); {expected}") from error
         shapes = {name: value.shape for name, value in found.items()}
