@@ -29,10 +29,12 @@ import unnoise
 from benchmarks import product, record
 from benchmarks.resnet56 import ResNet56
 from benchmarks.speed import ceilings, flops
+from benchmarks.speed.ours import NAMES
 from benchmarks.timing import Plan
 from unnoise import RunConfig, build
 from unnoise.evaluation.coverage import coverage
 from unnoise.evaluation.frechet import frechet_distance, moments
+from unnoise.precision import choose
 
 Changes = dict[str, Any]
 
@@ -125,9 +127,9 @@ def flop_per_image(changes: Changes, data_path: str | None) -> int:
 
 
 def peak() -> float:
-    """FLOP/s of the fastest convolution in bf16 on one thread."""
+    """FLOP/s of the fastest convolution on one thread, in the precision that trains here."""
     device = torch.device("cpu")
-    works = ceilings.convolutions(device, "bf16")
+    works = ceilings.convolutions(device, NAMES[choose(configuration({}, None)).dtype])
     return max(ceilings.rates(works, device, Plan(rounds=5, tries=1)).values())
 
 
