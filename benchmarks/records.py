@@ -101,8 +101,9 @@ def length(kimg: float) -> dict[str, Any]:
 
 
 def tuned(model: Model, path: Path, trials: int) -> Model:
-    """The model with its cheap ways of sampling, kept in a file."""
-    if not path.exists():
+    """The model with its cheap ways of sampling, kept in a file for the guidance they are for."""
+    asked = model.settings().guidance_scale
+    if not path.exists() or unnoise.load(path, "cpu").settings(**WAY).guidance_scale != asked:
         settings, rows = tuning.tune(model, BUDGETS, evaluations=trials)
         print(tuning.table(rows), flush=True)
         model.with_tuned(settings).save(path)

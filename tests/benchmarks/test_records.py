@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import unnoise
 from benchmarks import records
 
 SMALL = {"train.batch_size": 32, "network.base_channels": 8, "train.precision": "fp32"}
@@ -89,6 +90,20 @@ def test_a_line_is_made_and_made_again(command, tmp_path, capsys):
     command("reproduce", "1", expected=1)
     said = capsys.readouterr().out
     assert "held-out loss: 2; " in said and said.count("NOT within") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("command")
+def test_another_guidance_is_tuned_for_again(tmp_path):
+    model, file = unnoise.load("digits"), tmp_path / "tuned.safetensors"
+    model = model.with_tuned({})
+    first = records.tuned(model, file, 60).settings(**records.WAY)
+    model.config = unnoise.override(model.config, {"sample.guidance_scale": 3.0})
+    second = records.tuned(model, file, 60).settings(**records.WAY)
+    assert (first.guidance_scale, second.guidance_scale) == (1.5, 3.0)
+    written = file.stat().st_mtime_ns
+    records.tuned(model, file, 60)
+    assert file.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(("words", "said"), [
