@@ -101,9 +101,13 @@ def length(kimg: float) -> dict[str, Any]:
 
 
 def tuned(model: Model, path: Path, trials: int) -> Model:
-    """The model with its cheap ways of sampling, kept in a file for the guidance they are for."""
-    asked = model.settings().guidance_scale
-    if not path.exists() or unnoise.load(path, "cpu").settings(**WAY).guidance_scale != asked:
+    """The model with its cheap ways of sampling, kept in a file for these weights and guidance."""
+
+    def known(model: Model, **way: Any) -> tuple[Any, ...]:
+        chosen = model.settings(**way)
+        return model.weights_hash, chosen.guidance_scale, chosen.guidance_interval
+
+    if not path.exists() or known(unnoise.load(path, "cpu"), **WAY) != known(model):
         settings, rows = tuning.tune(model, BUDGETS, evaluations=trials)
         print(tuning.table(rows), flush=True)
         model.with_tuned(settings).save(path)

@@ -53,6 +53,7 @@ SAMPLES, STEPS, ROUNDS = 1000, 15, 9
 SECONDS = 240.0
 """Of one core; two runs side by side take two minutes of two cores each."""
 QUIET: Changes = {
+    "device": "cpu",
     "train.sample_every_kimg": 1e9, "train.checkpoint_every_kimg": 1e9, "train.time": None,
     "train.kimg": 100.0,
 }  # fmt: skip

@@ -74,6 +74,7 @@ def seen_in(folder: Path) -> np.ndarray:
     [
         ("digits", 8, 1, 256),
         ("cifar10-small", 32, 1, 32),
+        ("pictures", 32, 1, 16),
         ("cifar10", 32, 1, 8),
         ("cifar10", 32, 2, 16),
         ("cifar10", 32, 64, 64),

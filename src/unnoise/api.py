@@ -43,12 +43,12 @@ def preset(
     """Give a preset's configuration, or `pictures` for a path of images.
 
     `changes` sets dotted keys: {"train.kimg": 50}. `objective` is ddpm, iddpm, v, edm or flow in
-    place of the preset's own. The network and batch of `pictures` suit the size and the device;
-    with `train.start`, the network is of the model to start from.
+    place of the preset's own. The network and batch of `pictures` suit the size and the device.
+    With `train.start`, the network is that of the model to start from.
     """
     changes = changes or {}
     config = changed(named(name, objective), changes)
-    if config.preset != "pictures":
+    if config.preset != "pictures" and not config.train.start:
         return config
     changes = {**_own_size(config.data, changes), **changes}
     base = named(name, objective, changes, find_device(config.device).type != "cpu")

@@ -71,7 +71,7 @@ def cifar10() -> RunConfig:
 
 
 def _small(height: int, width: int) -> RunConfig:
-    """What is best after minutes of a CPU (docs/results/time-to-quality.md).
+    """What was best after minutes of a CPU with AMX (docs/results/time-to-quality.md).
 
     Muon, flow matching at EDM's density of noise levels, few wide levels with a skip each, and 16
     images a step: on two cores it is the number of steps that is too small.
@@ -104,7 +104,7 @@ SMALL: dict[float, tuple[int, tuple[int, ...], int]] = {
 
 def cifar10_small() -> RunConfig:
     """A class-conditional CIFAR-10 network for a CPU: 1.5M parameters."""
-    # the shape that won an hour without AMX (docs/results/time-to-quality.md)
+    # shape: an hour without AMX (docs/results/time-to-quality.md); guidance: docs/records.md
     return _changed(_small(32, 32), "cifar10-small", {
         "data.source": "cifar10", "train.time": "20m", "sample.guidance_scale": 2.5,
         "network.base_channels": 32, "network.channel_multipliers": (1, 2, 2, 2),

@@ -133,6 +133,15 @@ def test_own_pictures_of_another_size_take_the_network_of_the_model(tmp_path):
         unnoise.train(str(tmp_path), tmp_path / "run", gone)
 
 
+def test_a_preset_takes_the_network_of_the_model_too():
+    there = unnoise.load("cifar10-small", "cpu").config.network
+    config = unnoise.preset("cifar10-small", {"train.start": "cifar10-small"})
+    assert config.network == there != unnoise.preset("cifar10-small").network
+    again = unnoise.preset("cifar10", {"train.start": "digits", "network.dropout": 0.2})
+    assert again.network == replace(unnoise.load("digits", "cpu").config.network, dropout=0.2)
+    assert again.train == replace(unnoise.preset("cifar10").train, start="digits")
+
+
 def test_settings_under_which_the_weights_are_another_function_are_named(tmp_path):
     """Their shapes are the same, so nothing else would tell."""
     said = []
