@@ -107,10 +107,14 @@ def test_no_command_shows_the_usage_and_fails(capsys):
 # --- train
 
 
-def test_print_config_is_the_whole_config_with_the_flags_in_it(capsys):
-    assert cli.main(["train", "cifar10", "--train.batch-size", "64", "--print-config"]) == 0
+@pytest.mark.parametrize(("flags", "changes"), [
+    (["--train.batch-size", "64"], {"train.batch_size": 64}),
+    (["--from", "digits"], {"train.start": "digits"}),  # and so its network
+])  # fmt: skip
+def test_print_config_is_the_whole_config_with_the_flags_in_it(capsys, flags, changes):
+    assert cli.main(["train", "cifar10", *flags, "--print-config"]) == 0
     config = from_dict(RunConfig, json.loads(capsys.readouterr().out))
-    assert config == unnoise.preset("cifar10", {"train.batch_size": 64})
+    assert config == unnoise.preset("cifar10", changes)
 
 
 def test_switches_lists_and_none(capsys):

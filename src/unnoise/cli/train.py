@@ -82,7 +82,7 @@ def configured(kind: type[R], arguments: list[str], name: str) -> tuple[R, RunCo
     settings = Settings(base, target is not None, OFTEN, SHORT)
     run, given = parse(kind, arguments, name, settings, about)
     given = {**kind_of_network, **given, "imports": run.imports}
-    if base.preset != "pictures":  # which alone needs torch
+    if base.preset != "pictures" and "train.start" not in given:  # those alone need torch
         return run, changed(base, given)
     from unnoise import api
 
