@@ -75,7 +75,7 @@ class TrainConfig:
 
     start: str | None = None
     """Start from the weights of this model (a run folder, a file or a bundled name), not from
-    random ones."""
+    random ones, and with its network."""
     batch_size: Images = 256
     """Images per optimizer step."""
     micro_batch: Images | None = None
