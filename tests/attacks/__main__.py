@@ -50,7 +50,8 @@ def _kind(name: str, folder: Path, arguments: argparse.Namespace) -> Result:
         line = f"{name}: {attack.name}: {lines[-1][:300]}"
         if failure is not None:
             result.failures.setdefault(failure.partition(":")[0], []).append(line)
-            print(f"FAILED ({failure}) {line}", file=sys.stderr, flush=True)
+            stack = f"\n{ending.err}" if ending.hung else ""
+            print(f"FAILED ({failure}) {line}{stack}", file=sys.stderr, flush=True)
         elif arguments.show:
             print(f"{ending.code} {line}", flush=True)
     result.sec = time.monotonic() - began
