@@ -10,7 +10,8 @@
 The time becomes a number of images, by the speed of this machine's training steps while nothing
 else runs (measured once, before the run). So the run ends after these images whatever else the
 machine does, may be stopped and resumed, and its weights are the same bit for bit on the same
-processor with the same versions. Each result is a line of benchmarks/results/record.jsonl.
+processor with the same versions. Each is a line of benchmarks/results/record.jsonl, known by its
+weights.
 
 `reproduce` trains a line again and compares the weights: 0 where they are the same, 1 where they
 should be and are not. On another processor, or with other versions, they differ. Then it measures
@@ -48,7 +49,6 @@ RUNS = {
     "digits-60s": ("digits", "60s"),
     "cpu-10m": ("cifar10-small", "10m"),
     "cpu-1h": ("cifar10-small", "1h"),
-    "cpu-6h": ("cifar10-small", "6h"),
 }
 """Name -> preset and time."""
 LINES = record.ROOT / "benchmarks" / "results" / "record.jsonl"
@@ -79,14 +79,15 @@ def speed(config: RunConfig) -> dict[str, float]:
 
 
 def configured(name: str, flags: argparse.Namespace) -> tuple[RunConfig, dict[str, Any]]:
-    """The run of a name and seed, and the speed that gave its length; measured once."""
+    """The run of a name and seed, and the speed that gave its length, measured once for it."""
     preset, duration = RUNS[name]
     base = {"data.path": flags.data_path, "device": "cpu", "seed": flags.seed, **flags.set}
     config = unnoise.preset(preset, base)
+    told = to_dict(unnoise.override(config, {"data.path": None}))
     kept = flags.work / f"{name}-{flags.seed}.json"
     found = record.read(kept)
-    if found.get("set") != flags.set:
-        found = {"images_per_sec": speed(config), "time": duration, "set": flags.set}
+    if found.get("config") != told:
+        found = {"images_per_sec": speed(config), "time": duration, "config": told}
         kimg = found["images_per_sec"]["median"] * seconds(duration) / 1000
         steps = round(1000 * kimg / config.train.batch_size)
         found["kimg"] = steps * config.train.batch_size / 1000
@@ -173,16 +174,16 @@ def make(name: str, flags: argparse.Namespace) -> None:
     trained = unnoise.train(config, folder)
     model = tuned(trained, folder / TUNED, flags.tune)
     measured = measured_samples(folder, flags)
-    picture = LINES.parent / f"record-{name}-{flags.seed}.png"
+    weights = trained.record["weights"]
+    picture = LINES.parent / f"record-{name}-{weights[:12]}.png"
     save_png(picture, grid(model.sample(100, **WAY), columns=10), {"unnoise": model.weights_hash})
-    own = (name, flags.seed, flags.set)
-    lines = [line for line in read() if (line["name"], line["seed"], line["set"]) != own]
+    lines = [line for line in read() if line["weights"] != weights]
     about = record.about("benchmarks.record", torch.device("cpu"))
     line = {
         "name": name, "seed": flags.seed, "kimg": found["kimg"],
         "images_per_sec": found["images_per_sec"], "set": flags.set,
         "config": to_dict(unnoise.override(config, {"data.path": None})),
-        "weights": trained.record["weights"], "training": model.record["training"],
+        "weights": weights, "training": model.record["training"],
         "parameters": sum(p.numel() for p in model.network.parameters()), "nfe": NFE,
         "sampling": model.record["tuned"][WAY["sampler"]], "where": describe(model.arithmetic),
         "measured_on": measured["environment"]["device"],
