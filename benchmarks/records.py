@@ -49,6 +49,7 @@ RUNS = {
     "digits-60s": ("digits", "60s"),
     "cpu-10m": ("cifar10-small", "10m"),
     "cpu-1h": ("cifar10-small", "1h"),
+    "cpu-6h": ("cifar10-small", "6h"),
 }
 """Name -> preset and time."""
 LINES = record.ROOT / "benchmarks" / "results" / "record.jsonl"
