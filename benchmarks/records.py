@@ -84,7 +84,7 @@ def configured(name: str, flags: argparse.Namespace) -> tuple[RunConfig, dict[st
     preset, duration = RUNS[name]
     base = {"data.path": flags.data_path, "device": "cpu", "seed": flags.seed, **flags.set}
     config = unnoise.preset(preset, base)
-    told = to_dict(unnoise.override(config, {"data.path": None}))
+    told = json.loads(json.dumps(to_dict(unnoise.override(config, {"data.path": None}))))
     kept = flags.work / f"{name}-{flags.seed}.json"
     found = record.read(kept)
     if found.get("config") != told:
@@ -178,7 +178,9 @@ def make(name: str, flags: argparse.Namespace) -> None:
     weights = trained.record["weights"]
     picture = LINES.parent / f"record-{name}-{weights[:12]}.png"
     save_png(picture, grid(model.sample(100, **WAY), columns=10), {"unnoise": model.weights_hash})
-    lines = [line for line in read() if line["weights"] != weights]
+    lines = read()
+    known = [line["weights"] for line in lines]
+    place = known.index(weights) if weights in known else len(lines)
     about = record.about("benchmarks.record", torch.device("cpu"))
     line = {
         "name": name, "seed": flags.seed, "kimg": found["kimg"],
@@ -190,14 +192,13 @@ def make(name: str, flags: argparse.Namespace) -> None:
         "measured_on": measured["environment"]["device"],
         "commit": about["commit"], "date": about["date"], **numbers(measured),
     }  # fmt: skip
-    write([*lines, line])
+    write([*lines[:place], line, *lines[place + 1 :]])
 
 
 def read() -> list[dict[str, Any]]:
-    """All lines, in the order of RUNS."""
+    """All lines; a new one comes last, as others are known by their numbers."""
     lines = LINES.read_text().splitlines() if LINES.exists() else []
-    found = [json.loads(line) for line in lines]
-    return sorted(found, key=lambda line: ([*RUNS].index(line["name"]), line["seed"]))
+    return [json.loads(line) for line in lines]
 
 
 def write(lines: list[dict[str, Any]]) -> None:

@@ -169,7 +169,9 @@ def test_a_folder_may_have_a_presets_name(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize("size", [(8, 8), (30, 30), (32, 48), (64, 64), (97, 111), (128, 128)])
+@pytest.mark.parametrize(
+    "size", [(8, 8), (30, 30), (48, 48), (64, 64), (96, 96), (97, 111), (96, 98)]
+)
 def test_own_pictures_of_any_size_have_a_network_that_fits_them(tmp_path, size, gpu):
     height, width = size
     changes = {"data": {"image_size": height}, "data.image_width": width, "train.lr": 1.0}
@@ -178,8 +180,9 @@ def test_own_pictures_of_any_size_have_a_network_that_fits_them(tmp_path, size, 
     assert (config.data.source, config.data.image_width) == (str(tmp_path), width)
     changed = [line.split(":")[0] for line in differences(origin(config), config)]
     assert {*changed} <= {"data.source", "data.image_size", "data.image_width", "train.lr"}
-    large = height * width > 48**2
-    assert config.network.channel_multipliers == ((1, 2, 2, 2) if large else (1, 1, 2))
+    assert config.network.patch_size == (2 if size == (96, 98) else 1)  # 97 and 111 are odd
+    base = (128 if height <= 48 else 64) if gpu else 32
+    assert config.network.widths == [base, 2 * base, 2 * base, 2 * base]
     assert config.train.batch_size == (256 if gpu else 16)
 
 
@@ -199,27 +202,27 @@ def test_a_given_setting_wins_over_that_of_the_size(tmp_path):
 
 
 def test_the_size_of_an_array_file_is_that_of_its_images(tmp_path):
-    shapes = {"a.npy": (3, 70, 64), "b.npz": (3, 70, 64, 3), "c.npz": (3, 2, 70, 64)}
+    shapes = {"a.npy": (3, 128, 90), "b.npz": (3, 128, 90, 3), "c.npz": (3, 2, 128, 90)}
     for name, shape in shapes.items():
         save = np.save if name.endswith(".npy") else np.savez
         save(tmp_path / name, np.zeros(shape, np.uint8))
         config = unnoise.preset(str(tmp_path / name), {"device": "cpu"})
-        assert (config.data.image_size, config.data.image_width) == (70, 64)
-        assert config.network.channel_multipliers == (1, 2, 2, 2)
+        assert (config.data.image_size, config.data.image_width) == (128, 90)
+        assert config.network.patch_size == 2
         assert (
             unnoise.preset("pictures", {"data.source": str(tmp_path / name), "device": "cpu"})
             == config
         )
         given = unnoise.preset(str(tmp_path / name), {"data": {"image_size": 32}})
-        assert given.data.image_size == 32 and given.network.channel_multipliers == (1, 1, 2)
+        assert given.data.image_size == 32 and given.network.patch_size == 1
 
 
 def test_the_network_of_arrays_from_python_suits_their_size(tmp_path):
-    data = unnoise.dataset(np.zeros((20, 50, 70), np.uint8))
+    data = unnoise.dataset(np.zeros((20, 90, 110), np.uint8))
     changes = {"train.kimg": 0.016, "train.batch_size": 8, "device": "cpu", "sample.steps": 1}
     model = unnoise.train("pictures", tmp_path / "run", changes, data=data)
-    assert model.config.network.channel_multipliers == (1, 2, 2, 2)
-    assert model.sample(1).shape == (1, 1, 50, 70)
+    assert model.config.network.patch_size == 2
+    assert model.sample(1).shape == (1, 1, 90, 110)
 
 
 def test_the_objective_that_a_preset_has_changes_nothing():

@@ -5,7 +5,6 @@ The keys are those of the command line: "train.lr" is `--train.lr`.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -43,8 +42,8 @@ def digits() -> RunConfig:
     # machine reads right falls from 97 to 94 %
     return _changed(with_objective(_small(8, 8), "v"), "digits", {
         "data.source": "digits",
-        "network.base_channels": 32, "network.channel_multipliers": (1, 2),
-        "network.norm_groups": 2, "network.attention_levels": (1,), "network.skips": "every_block",
+        "network.channel_multipliers": (1, 2), "network.attention_levels": (1,),
+        "network.skips": "every_block",
         "train.kimg": 30, "train.batch_size": 64, "train.lr": 4e-3, "train.ema_halflife_kimg": 5,
         "train.sample_every_kimg": 15, "train.checkpoint_every_kimg": 15,
         "sample.steps": 10,
@@ -71,20 +70,19 @@ def cifar10() -> RunConfig:
 
 
 def _small(height: int, width: int) -> RunConfig:
-    """What was best after minutes of a CPU with AMX (docs/results/time-to-quality.md).
+    """What was good after minutes of a CPU (docs/results/time-to-quality.md, own-pictures.md).
 
-    Muon, flow matching at EDM's density of noise levels, few wide levels with a skip each, and 16
-    images a step: on two cores it is the number of steps that is too small.
+    Muon, flow matching at EDM's density of noise levels, a narrow network with a skip per level,
+    and 16 images a step: on two cores it is the number of steps that is too small.
     """
-    fits = (shape for most, shape in SMALL.items() if height * width <= most**2)
-    base, multipliers, patch = next(fits)
-    patch = patch if height % patch == width % patch == 0 else 1
+    patches = height * width > 96**2 and height % 2 == width % 2 == 0
     return override(with_objective(RunConfig(), "flow"), {
-        "network.base_channels": base, "network.channel_multipliers": multipliers,
-        "network.patch_size": patch, "network.blocks_per_level": 1, "network.skips": "per_level",
+        "network.base_channels": 32, "network.channel_multipliers": (1, 2, 2, 2),
+        "network.patch_size": 2 if patches else 1,
+        "network.blocks_per_level": 1, "network.skips": "per_level",
         # 16 channels in a group: channels_last has slow norms with 4, 8 or 12
-        "network.norm_groups": base // 16, "train.channels_last": "on",
-        "network.attention_levels": (len(multipliers) - 1,), "network.attention_heads": 2,
+        "network.norm_groups": 2, "train.channels_last": "on",
+        "network.attention_levels": (3,), "network.attention_heads": 2,
         "diffusion.times": "log_normal_sigma",
         "train.batch_size": 16, "train.optimizer": "muon", "train.lr": 2e-3,
         "train.ema_halflife_kimg": 10,
@@ -94,20 +92,11 @@ def _small(height: int, width: int) -> RunConfig:
     })  # fmt: skip
 
 
-SMALL: dict[float, tuple[int, tuple[int, ...], int]] = {
-    48: (64, (1, 1, 2), 1),
-    96: (32, (1, 2, 2, 2), 1),
-    math.inf: (32, (1, 2, 2, 2), 2),
-}
-"""Up to this size (the square root of height x width): base channels, multipliers, patches."""
-
-
 def cifar10_small() -> RunConfig:
     """A class-conditional CIFAR-10 network for a CPU: 1.5M parameters."""
     # shape: an hour without AMX (docs/results/time-to-quality.md); guidance: docs/records.md
     return _changed(_small(32, 32), "cifar10-small", {
         "data.source": "cifar10", "train.time": "20m", "sample.guidance_scale": 2.5,
-        "network.base_channels": 32, "network.channel_multipliers": (1, 2, 2, 2),
         "network.norm_groups": 8, "network.attention_levels": (2,),
         "network.skips": "every_block", "train.channels_last": "auto",
     })  # fmt: skip
@@ -183,7 +172,7 @@ def pictures(height: int = FOLDER_SIZE, width: int = FOLDER_SIZE, gpu: bool = Fa
     config = _changed(_small(height, width), "pictures", changes)
     if not gpu:
         return config
-    # wider and deeper, as `cifar10-speedrun` is at 32x32; its quality is not measured
+    # wider and deeper, about as `cifar10-speedrun` is at 32x32; its quality is not measured
     return override(config, {
         "network.base_channels": 128 if height * width <= 48**2 else 64,
         "network.norm_groups": 32,

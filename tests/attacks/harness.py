@@ -34,8 +34,8 @@ from unnoise import cli
 from unnoise.cli.output import Output
 from unnoise.errors import UserError
 
-LIMIT_SEC = 10.0
-"""Of the processor's time; more is a hang."""
+LIMIT_SEC = 10
+"""Of the processor's time in a forked child; more is a hang."""
 PATIENCE_SEC = 60.0
 """Of the clock's; a busy machine can stand still for ten seconds."""
 MOST_BYTES = 16 << 30
@@ -56,7 +56,7 @@ class Ending:
     folder: Path
     """Where it ran."""
     hung: bool
-    """It took too long; `err` then ends with where it stood."""
+    """It took too long; `err` of a forked child then says where it stood."""
 
 
 Check = Callable[[Ending], object]
@@ -137,16 +137,16 @@ def _forked(attack: Attack, folder: Path) -> Ending:
     if pid == 0:
         _child(attack, folder)
     while True:
-        done, status, used = os.wait4(pid, os.WNOHANG)
+        done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             break
         if time.monotonic() - began > PATIENCE_SEC:
-            os.kill(pid, signal.SIGABRT)  # faulthandler prints the stack
+            os.kill(pid, signal.SIGXCPU)
             status = os.waitpid(pid, 0)[1]
             break
         time.sleep(0.002)
-    hung = not done or used.ru_utime + used.ru_stime > LIMIT_SEC
-    return _ending(os.waitstatus_to_exitcode(status), folder, hung)
+    code = os.waitstatus_to_exitcode(status)
+    return _ending(code, folder, hung=code == -signal.SIGXCPU)
 
 
 def _ending(code: int, folder: Path, hung: bool, encoding: str = "utf-8") -> Ending:
@@ -159,11 +159,12 @@ def _child(attack: Attack, folder: Path) -> None:
     try:
         for descriptor, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), descriptor)
-        faulthandler.enable(2)
+        faulthandler.register(signal.SIGXCPU, file=2, chain=True)  # the stack, and then the end
         sys.stdout, sys.stderr = (
             Output(os.fdopen(os.dup(number), "w", encoding="utf-8")) for number in (1, 2)
         )  # as `cli.entry` does it
         resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_SEC, 2 * LIMIT_SEC))
         os.chdir(folder / "here")
         code = _act(attack)
     except SystemExit as error:

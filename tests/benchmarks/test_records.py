@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import sys
@@ -13,6 +14,7 @@ from scipy import stats
 import unnoise
 from benchmarks import records
 
+REAL = records.LINES
 SMALL = {"train.batch_size": 32, "network.base_channels": 8, "train.precision": "fp32"}
 
 
@@ -104,6 +106,27 @@ def test_another_guidance_is_tuned_for_again(tmp_path):
     written = file.stat().st_mtime_ns
     records.tuned(model, file, 60)
     assert file.stat().st_mtime_ns == written
+
+
+def test_the_length_of_a_run_is_measured_once_for_its_settings(command, tmp_path, monkeypatch):
+    rates = iter((1000.0, 2000.0))
+    monkeypatch.setattr(records, "speed", lambda _config: {"median": next(rates)})
+    flags = argparse.Namespace(work=tmp_path, seed=0, data_path=None, set={})
+    first, again = (records.configured("digits-60s", flags)[0] for _ in range(2))
+    assert first == again and first.train.kimg == 1.984  # 31 steps of 64 in 2 s
+    flags.set = {"network.base_channels": 16}
+    assert records.configured("digits-60s", flags)[0].train.kimg == 3.968
+
+
+def test_a_line_keeps_its_number(command):
+    lines = [json.loads(line) for line in REAL.read_text().splitlines()]
+    records.write([*lines, {**lines[1], "weights": "0" * 64}])
+    assert [line["name"] for line in records.read()] == [
+        "digits-60s",
+        "cpu-10m",
+        "cpu-1h",
+        "cpu-10m",
+    ]
 
 
 @pytest.mark.parametrize(("words", "said"), [
