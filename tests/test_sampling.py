@@ -74,11 +74,11 @@ def seen_in(folder: Path) -> np.ndarray:
     [
         ("digits", 8, 1, 256),
         ("cifar10-small", 32, 1, 32),
-        ("pictures", 32, 1, 16),
+        ("pictures", 32, 1, 32),
         ("cifar10", 32, 1, 8),
         ("cifar10", 32, 2, 16),
         ("cifar10", 32, 64, 64),
-        ("pictures", 64, 1, 4),
+        ("pictures", 64, 1, 8),
         ("pictures", 256, 2, 1),
     ],
 )
